@@ -1,0 +1,63 @@
+"""Test environment: one CPU posing as eight devices, exact matrix products, no network.
+
+All of it is environment variables set before anything imports jax, so that tests that need no jax
+(the command line, plots, the tokenizer) do not pay for importing it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+    # XLA compilations that took over half a second are kept between runs of the tests.
+    "JAX_COMPILATION_CACHE_DIR": str(REPO / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+
+def golden_dir() -> Path:
+    """The folder of recorded reference runs; it is handed out next to the repository, not in it."""
+    return Path(os.environ.get("TEMPO_GOLDEN", REPO.parent / "shared" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Recorded runs of the released PyTorch systems; skips where they are not at hand."""
+    folder = golden_dir()
+    if not folder.is_dir():
+        pytest.skip(f"no recorded reference runs at {folder}; set TEMPO_GOLDEN to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer_dir(golden: Path) -> Path:
+    """The real Qwen tokenizer (11 MB, not ours to ship); skips where it is not at hand."""
+    folder = golden / "qwen_tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"no Qwen tokenizer at {folder}; set TEMPO_GOLDEN to the golden folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our small byte-level tokenizer with Qwen's ids for the prompts' own words."""
+    from tempo_jax import demo_tokenizer
+
+    folder = tmp_path_factory.mktemp("demo_tokenizer")
+    demo_tokenizer.write(folder)
+    return folder
