@@ -1,0 +1,174 @@
+"""Frames to model size and to patches, on the device, from uint8.
+
+Bicubic resampling as separable matmuls with weights built on the host. Three published resamplers
+differ only in their arithmetic (facts/tempo.md §2.3, §2.5):
+
+* Pillow (steps A and B of a video): 22-bit integer weights, rounded to 8 bits after the horizontal
+  pass and again after the vertical one, halves up. Horizontal first, as in every Pillow the
+  published system ran on; Pillow 13 turns the passes round where height shrinks more than width.
+* torchvision v1 (step C): float32 throughout, rounded once at the end, halves to even.
+* torchvision v2 (single images): as Pillow, with 16-bit weights.
+
+Integer weights are split into parts so small that float32 sums of their products with uint8 are
+exact integers. So the integer resamplers are reproduced bit by bit on every backend.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Size = tuple[int, int]  # (height, width)
+
+PILLOW_BITS = 22  # fixed-point precision of Pillow's weights for 8-bit pixels
+PART_BITS = 11  # a part's products with uint8, summed over a window, stay below 2**24
+BLOCK = 64  # outputs computed together: they read only their neighbourhood of the input
+
+
+@dataclasses.dataclass(frozen=True)
+class _Band:
+    """Weights of outputs start..start+n from inputs lo..hi: one float32 [hi-lo, n] per part."""
+
+    lo: int
+    hi: int
+    parts: tuple[np.ndarray, ...]
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5, which Pillow and torch's antialiased bicubic share."""
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+@functools.lru_cache(maxsize=64)
+def _windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per output: first input, one past the last, and float64 weights [size_out, taps] summing to 1.
+
+    When shrinking, the kernel is stretched by the scale, which is what removes aliasing.
+    """
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch
+    centers = (np.arange(size_out) + 0.5) * scale
+    first = np.maximum(np.trunc(centers - support + 0.5), 0).astype(int)
+    last = np.minimum(np.trunc(centers + support + 0.5), size_in).astype(int)
+    offsets = np.arange((last - first).max())
+    inputs = first[:, None] + offsets
+    weights = _cubic((inputs - centers[:, None] + 0.5) / stretch)
+    weights = np.where(inputs < last[:, None], weights, 0.0)
+    return first, last, weights / weights.sum(1, keepdims=True)
+
+
+def _torch_bits(largest: float) -> int:
+    """Precision of torch's 16-bit weights: the most bits that keep the largest below 2**15."""
+    bits = 0
+    while bits < 22 and int(0.5 + largest * (1 << (bits + 1))) < 1 << 15:
+        bits += 1
+    return bits
+
+
+def _fixed_point(weights: np.ndarray, bits: int) -> np.ndarray:
+    """Weights times 2**bits, rounded half away from zero, as int64."""
+    return np.trunc(weights * (1 << bits) + np.copysign(0.5, weights)).astype(np.int64)
+
+
+def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
+    """Integer weights as float32 parts, the highest first, each of at most PART_BITS (see module)."""
+    if bits <= 15:
+        return (weights.astype(np.float32),)
+    high = (weights + (1 << (PART_BITS - 1))) >> PART_BITS
+    return high.astype(np.float32), (weights - (high << PART_BITS)).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], int]:
+    """The resampling matrix of one axis as bands of BLOCK outputs, and its fixed-point bits."""
+    first, last, weights = _windows(size_in, size_out)
+    bits = {"pillow": PILLOW_BITS, "torch_uint8": _torch_bits(weights.max()), "torch_float": 0}[mode]
+    bands = []
+    for start in range(0, size_out, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, size_out))
+        lo, hi = first[rows[0]], last[rows[-1]]
+        dense = np.zeros((len(rows), hi - lo + weights.shape[1]))
+        columns = first[rows, None] - lo + np.arange(weights.shape[1])
+        dense[np.arange(len(rows))[:, None], columns] = weights[rows]
+        dense = dense[:, : hi - lo].T
+        parts = _split(_fixed_point(dense, bits), bits) if bits else (dense.astype(np.float32),)
+        bands.append(_Band(int(lo), int(hi), parts))
+    return tuple(bands), bits
+
+
+def _round(parts: list[jax.Array], bits: int) -> jax.Array:
+    """Part sums to pixels: (sum + half) >> bits, clipped to 0..255; float32."""
+    if len(parts) == 2:
+        total = (parts[0].astype(jnp.int32) << PART_BITS) + parts[1].astype(jnp.int32)
+    else:
+        total = parts[0].astype(jnp.int32)
+    pixels = (total + (1 << (bits - 1))) >> bits
+    return jnp.clip(pixels, 0, 255).astype(jnp.float32)
+
+
+def _resize_axis(x: jax.Array, axis: int, size_out: int, mode: str) -> jax.Array:
+    """One pass over axis -1 or -2 of float32 [..., H, W]; rounded unless mode is torch_float."""
+    if x.shape[axis] == size_out:
+        return x
+    bands, bits = _bands(x.shape[axis], size_out, mode)
+    outputs = []
+    for band in bands:
+        window = jax.lax.slice_in_dim(x, band.lo, band.hi, axis=axis)
+        equation = "...hw,wo->...ho" if axis == -1 else "...hw,ho->...ow"
+        sums = [jnp.einsum(equation, window, part, precision="highest") for part in band.parts]
+        outputs.append(_round(sums, bits) if bits else sums[0])
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=axis)
+
+
+def _resize(x: jax.Array, size: Size, mode: str) -> jax.Array:
+    """Float32 [..., H, W] of uint8 values to [..., h, w] of uint8 values; horizontal pass first."""
+    x = _resize_axis(_resize_axis(x, -1, size[1], mode), -2, size[0], mode)
+    return jnp.clip(jnp.round(x), 0, 255) if mode == "torch_float" else x
+
+
+def _resize_chain(frames: jax.Array, steps: Sequence[tuple[Size, str]]) -> jax.Array:
+    x = jnp.moveaxis(frames, -1, -3).astype(jnp.float32)
+    for size, mode in steps:
+        x = _resize(x, tuple(size), mode)
+    return jnp.moveaxis(x, -3, -1)
+
+
+def resize_video(frames_u8: jax.Array, steps: Sequence[Size]) -> jax.Array:
+    """uint8 [..., H, W, 3] to float32 [..., h, w, 3] of whole values 0..255.
+
+    `steps`: the three sizes (height, width) of `tempo_jax.video.resize_steps`: Pillow, Pillow,
+    torchvision. Pure and traceable; the sizes are static.
+    """
+    return _resize_chain(frames_u8, list(zip(steps, ("pillow", "pillow", "torch_float"), strict=True)))
+
+
+def resize_image(image_u8: jax.Array, size: Size) -> jax.Array:
+    """One uint8 image [..., H, W, 3] to float32 [..., h, w, 3] of whole values 0..255.
+
+    `size`: (height, width) of `tempo_jax.video.image_size`. The resampler is that of the Qwen2-VL
+    image processor, a single torchvision v2 bicubic on uint8.
+    """
+    return _resize_chain(image_u8, [(size, "torch_uint8")])
+
+
+def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> jax.Array:
+    """Pixels [B, T=2, H, W, 3] in 0..255 to normalised patches [B, N, 3*T*16*16] in -1..1.
+
+    N = H/16 * W/16, ordered (H/32, W/32, 2, 2) so that the four patches one visual token merges are
+    neighbours; a row is laid out (3, T, 16, 16). T is the temporal patch, one slice (§2.3).
+    """
+    batch, slice_frames, height, width, channels = frames.shape
+    cell = patch_size * merge_size
+    x = (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+    rows, columns = height // cell, width // cell
+    x = x.reshape(batch, slice_frames, rows, merge_size, patch_size, columns, merge_size, patch_size, channels)
+    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    tokens = (height // patch_size) * (width // patch_size)
+    return x.reshape(batch, tokens, channels * slice_frames * patch_size**2)

@@ -1,0 +1,155 @@
+"""Which frames of a video the model sees, and how they fall into segments and time tags.
+
+Source: facts/tempo.md §2.1 (sampling), §2.2 (segments), §1.7 and §2.4 (times). The published
+weights were trained with these exact integers, so the quirks are kept: halves round to the even
+integer, a clip shorter than `min_frames` repeats frames, and times count sampled frames.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+
+
+def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
+    """TempoError unless 0 < fps < inf and 1 <= min_frames <= max_frames."""
+    if not (isinstance(fps, (int, float, np.number)) and math.isfinite(fps) and fps > 0):
+        raise TempoError(f"fps is {fps}, but it must be a number above 0: frames to sample per second.")
+    for name, value in (("min_frames", min_frames), ("max_frames", max_frames)):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise TempoError(f"{name} is {value}, but it must be a whole number of at least 1.")
+    if min_frames > max_frames:
+        raise TempoError(
+            f"min_frames ({min_frames}) is above max_frames ({max_frames}): lower one or raise the other."
+        )
+
+
+def _native_rate(native_fps: float | None, fps: float) -> float:
+    """The rate a file claims or, where it claims none (None, 0, NaN), the target rate (§2.1)."""
+    if native_fps is None or not math.isfinite(native_fps) or native_fps <= 0:
+        return float(fps)
+    return float(native_fps)
+
+
+def sample_indices(
+    total_frames: int,
+    native_fps: float | None,
+    fps: float = 2.0,
+    min_frames: int = 4,
+    max_frames: int = 1024,
+) -> np.ndarray:
+    """The frames to look at: int64 [n], ascending, within 0..total_frames-1.
+
+    n = duration x fps, kept within min_frames..max_frames, spread evenly from the first frame to
+    the last. A clip of fewer than min_frames frames repeats some. n == 1 takes the *last* frame
+    and an empty or one-frame clip gives [0]: so does the published sampler (§2.1).
+    Raises TempoError for limits that make no sense.
+    """
+    check_limits(fps, min_frames, max_frames)
+    if total_frames <= 1:
+        return np.zeros(1, np.int64)
+    wanted = round(total_frames / _native_rate(native_fps, fps) * fps)
+    count = min(max(wanted, 1, min_frames), max_frames)
+    if count == 1:
+        return np.array([total_frames - 1], np.int64)
+    indices = np.round(np.linspace(0, total_frames - 1, count)).astype(np.int64)
+    return np.clip(indices, 0, total_frames - 1)
+
+
+def real_fps(num_frames: int, total_frames: int, native_fps: float | None, fps: float = 2.0) -> float:
+    """Sampled frames per second of video: num_frames / duration (§2.1, not (n-1)/duration).
+
+    A file without a rate is taken as recorded at `fps`, as in `sample_indices` (the published
+    script divides by zero there). One frame of 30 fps video gives 30.0: it covers 1/30 s.
+    """
+    rate = _native_rate(native_fps, fps)
+    if num_frames == total_frames:
+        return rate  # n / (n / rate), without its rounding error
+    return num_frames / (max(total_frames, 1) / rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Up to `segment_frames` consecutive sampled frames, compressed together.
+
+    `start`, `stop`: range of sampled frames. `start_seconds`, `end_seconds`: the span those frames
+    cover. `tag_seconds`: the time of the global LLM's tag. `slice_seconds`: one time per temporal
+    slice (2 frames) for the compressor's prompt.
+    """
+
+    index: int
+    start: int
+    stop: int
+    start_seconds: float
+    end_seconds: float
+    tag_seconds: float
+    slice_seconds: tuple[float, ...]
+
+    @property
+    def num_frames(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def num_slices(self) -> int:
+        return len(self.slice_seconds)
+
+
+def slice_count(num_frames: int) -> int:
+    """Temporal slices of a segment of `num_frames` frames: ceil(n / 2) (§2.2)."""
+    return -(-num_frames // 2)
+
+
+def segment_count(num_frames: int, segment_frames: int = 8) -> int:
+    """Segments of a clip of `num_frames` sampled frames: ceil(n / 8), the last one may be short."""
+    return -(-num_frames // segment_frames)
+
+
+def tag_seconds(index: int, fps: float, segment_frames: int = 8) -> float:
+    """Time of segment `index`'s tag: (8 i + 4) / real_fps (§1.7).
+
+    The centre of the nominal window, also for a short last segment; a rate of 0 or none counts as 1.
+    """
+    return (index * segment_frames + segment_frames / 2) / _native_rate(fps, 1.0)
+
+
+def slice_seconds(index: int, slice_index: int, fps: float, segment_frames: int = 8) -> float:
+    """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames' (§2.4).
+
+    A frame repeated to fill a slice counts as the following one, so the formula has no exceptions.
+    """
+    return (index * segment_frames + 2 * slice_index + 0.5) / _native_rate(fps, 1.0)
+
+
+def segments(num_frames: int, fps: float, segment_frames: int = 8) -> list[Segment]:
+    """All segments of a clip of `num_frames` frames sampled at `fps` = real_fps (§2.2)."""
+    rate = _native_rate(fps, 1.0)
+    result = []
+    for index in range(segment_count(num_frames, segment_frames)):
+        start = index * segment_frames
+        stop = min(start + segment_frames, num_frames)
+        times = (slice_seconds(index, j, rate, segment_frames) for j in range(slice_count(stop - start)))
+        result.append(
+            Segment(
+                index=index,
+                start=start,
+                stop=stop,
+                start_seconds=start / rate,
+                end_seconds=stop / rate,
+                tag_seconds=tag_seconds(index, rate, segment_frames),
+                slice_seconds=tuple(times),
+            )
+        )
+    return result
+
+
+def slice_frames(num_frames: int, segment_frames: int = 8) -> np.ndarray:
+    """Sampled-frame numbers of every temporal slice: int64 [slices, 2], segments in order.
+
+    An odd last segment repeats its last frame to fill the slice (§2.2); a full segment is even.
+    """
+    frames = np.arange(num_frames + num_frames % 2).reshape(-1, 2)
+    if segment_frames % 2:
+        raise ValueError("segment_frames must be even: a temporal slice is two frames")
+    return np.minimum(frames, num_frames - 1)
