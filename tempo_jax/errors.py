@@ -1,0 +1,9 @@
+"""The one exception a user's mistake ends in."""
+
+
+class TempoError(ValueError):
+    """Bad input: one sentence that says what is wrong and what to do about it.
+
+    The command line prints it to stderr and exits with status 2; nothing else of ours is ever
+    caught there, so a bug still shows its traceback under `TEMPO_JAX_TRACEBACK=1`.
+    """

@@ -1,0 +1,50 @@
+"""One attention function; it chooses the library kernel for the device it runs on."""
+
+import jax
+import jax.numpy as jnp
+
+# Queries handled at once on the plain XLA path: bounds the score matrix at BLOCK x keys per head.
+BLOCK = 1024
+
+
+def attention(q_BTNH, k_BSKH, v_BSKH, *, causal: bool = False, kv_valid_BS=None) -> jax.Array:
+    """softmax(q k^T / sqrt(H)) v with grouped key/value heads; [B, T, N, H] in q's dtype.
+
+    causal: query i sees keys up to S - T + i (the queries are the last T of the S keys).
+    kv_valid_BS: bool, keys that may be seen at all (padding and unwritten cache slots are not).
+    """
+    square = q_BTNH.shape[1] == k_BSKH.shape[1]
+    half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
+    if jax.default_backend() == "gpu" and half and kv_valid_BS is None and (square or not causal):
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKH, is_causal=causal, implementation="cudnn"
+        )
+    return _blockwise(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS)
+
+
+def _blockwise(q, k, v, causal: bool, kv_valid):
+    """The XLA path, over blocks of queries so that memory stays linear in the sequence."""
+    batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
+    if queries <= BLOCK:
+        return _masked(q, k, v, jnp.arange(queries) + keys - queries if causal else None, kv_valid)
+    blocks = -(-queries // BLOCK)
+    padded = jnp.pad(q, ((0, 0), (0, blocks * BLOCK - queries), (0, 0), (0, 0)))
+    q_blocks = jnp.moveaxis(padded.reshape(batch, blocks, BLOCK, *q.shape[2:]), 1, 0)
+
+    def block(args):
+        index, q_block = args
+        last = index * BLOCK + jnp.arange(BLOCK) + keys - queries if causal else None
+        return _masked(q_block, k, v, last, kv_valid)
+
+    out = jax.lax.map(block, (jnp.arange(blocks), q_blocks))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, blocks * BLOCK, *q.shape[2:])[:, :queries]
+
+
+def _masked(q, k, v, last_key_T, kv_valid_BS):
+    mask = None
+    if last_key_T is not None:
+        mask = (jnp.arange(k.shape[1]) <= last_key_T[:, None])[None, None]
+    if kv_valid_BS is not None:
+        valid = kv_valid_BS[:, None, None, :]
+        mask = valid if mask is None else mask & valid
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")

@@ -1,0 +1,126 @@
+"""From a config and a parameter tree to a model, and back."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tempo_jax.models.tempo import MODELS
+
+# Nodes whose leaves carry a leading layer axis when stacked.
+STACKS = ("layers", "blocks", "deepstack")
+_STACK = re.compile(r"(layers|blocks|deepstack)/(?!\d)")
+
+
+def init(config: Any, seed: int = 0, *, stacked: bool = True) -> nnx.Module:
+    """A model with random weights, float32."""
+    return MODELS[type(config)](config, rngs=nnx.Rngs(seed), stacked=stacked)
+
+
+def parameters(model: nnx.Module) -> dict:
+    """The model's arrays as a nested dict, as native checkpoints hold them."""
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def shapes(config: Any, *, stacked: bool = True) -> dict:
+    """The nested dict of jax.ShapeDtypeStruct of a model; nothing is allocated."""
+    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: init(config, stacked=stacked))))
+
+
+def build(config: Any, params: dict) -> nnx.Module:
+    """A model around a parameter tree, stacked or with one node per layer as the tree is.
+
+    Raises ValueError naming the first paths whose presence or shape differ from the config's.
+    """
+    stacked = not _is_unstacked(params)
+    model = nnx.eval_shape(lambda: init(config, stacked=stacked))
+    graph, state = nnx.split(model)
+    want, have = _flat(nnx.to_pure_dict(state)), _flat(params)
+    wrong = [p for p in want.keys() | have.keys() if _shape(want.get(p)) != _shape(have.get(p))]
+    if wrong:
+        raise ValueError(f"parameters do not fit the model: {', '.join(sorted(wrong)[:5])}")
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def unstack(params: dict) -> dict:
+    """One node per layer instead of a leading layer axis, for inference.
+
+    Works one stacked array at a time and drops each as it goes, so that the memory needed beyond
+    the model itself is that of its largest stacked array. Empties `params`.
+    """
+    out: dict = {}
+    for key in list(params):
+        node = params.pop(key)
+        if key in STACKS and isinstance(node, dict) and not all(str(k).isdigit() for k in node):
+            out[key] = _unstack_node(node)
+        else:
+            out[key] = unstack(node) if isinstance(node, dict) else node
+    return out
+
+
+def _unstack_node(node: dict) -> dict:
+    layers: dict[int, dict] = {}
+    for path in list(_flat(node)):
+        *parents, leaf = path.split("/")
+        holder = node
+        for parent in parents:
+            holder = holder[parent]
+        for index, part in enumerate(_split(holder.pop(leaf))):
+            target = layers.setdefault(index, {})
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[leaf] = part
+    return layers
+
+
+def _split(stacked) -> list:
+    sharding = getattr(stacked, "sharding", None)
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        spec = jax.P(*sharding.spec[1:])
+        out = [jax.sharding.NamedSharding(sharding.mesh, spec)] * stacked.shape[0]
+        return jax.jit(lambda x: [x[i] for i in range(x.shape[0])], out_shardings=out)(stacked)
+    return [stacked[i] for i in range(stacked.shape[0])]
+
+
+def cast(params: dict, dtype) -> dict:
+    """All floating arrays in `dtype`, the relevance direction excepted (facts §3.1: float32)."""
+    flat = _flat(params)
+    keep = "relevance/direction"
+    return _nest(
+        {
+            path: x
+            if path.endswith(keep) or not jnp.issubdtype(x.dtype, jnp.floating)
+            else x.astype(dtype)
+            for path, x in flat.items()
+        }
+    )
+
+
+def _is_unstacked(tree: dict) -> bool:
+    return not any(_STACK.search(path) and "projector/" not in path for path in _flat(tree))
+
+
+def _shape(leaf):
+    return None if leaf is None else tuple(leaf.shape)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= _flat(value, path + "/") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def _nest(flat: dict[str, Any]) -> dict:
+    tree: dict = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

@@ -1,0 +1,195 @@
+"""Architectures as frozen dataclasses, and the presets of the published systems.
+
+Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector).
+"""
+
+import dataclasses
+from typing import Any
+
+# Token ids shared by every Qwen2.5/Qwen3/Qwen3-VL vocabulary (facts §1.3, §1.9, §3.1).
+PAD_ID = 151643  # <|endoftext|>
+IM_START_ID = 151644
+IM_END_ID = 151645
+VISION_START_ID = 151652
+VISION_END_ID = 151653
+IMAGE_PAD_ID = 151655
+VIDEO_PAD_ID = 151656
+YES_ID = 9454
+NO_ID = 2753
+NEWLINE_ID = 198
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A Qwen2.5, Qwen3 or Qwen3-VL text decoder."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    rms_norm_eps: float = 1e-6
+    qk_norm: bool = True  # Qwen3: RMSNorm on each query and key head
+    qkv_bias: bool = False  # Qwen2.5: bias on the q, k and v projections
+    tie_embeddings: bool = True
+    mrope_sections: tuple[int, int, int] | None = None  # interleaved (t, h, w) rotary pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """The Qwen3-VL vision tower."""
+
+    hidden_size: int
+    intermediate_size: int
+    depth: int
+    num_heads: int
+    out_hidden_size: int
+    num_position_embeddings: int  # a square grid, resampled to each frame's own
+    deepstack_layers: tuple[int, ...]
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+    in_channels: int = 3
+
+    @property
+    def patch_dim(self) -> int:
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def factor(self) -> int:
+        """Pixels of one merged visual token's side."""
+        return self.patch_size * self.spatial_merge_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3VLConfig:
+    vision: VisionConfig
+    text: DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoConfig:
+    """Segmentation and frame-size limits (facts §2.2, §2.3); areas in pixels."""
+
+    segment_frames: int = 8
+    max_side: int = 512
+    min_pixels: int = 131_072
+    max_pixels: int = 786_432
+    image_min_pixels: int = 65_536
+    image_max_pixels: int = 16_777_216
+
+
+@dataclasses.dataclass(frozen=True)
+class TempoConfig:
+    compressor: Qwen3VLConfig
+    llm: DecoderConfig
+    memory_tokens: int = 128
+    projector: str = "linear"  # or "mlpNx_gelu", "identity"
+    context_length: int = 16_384
+    eos_ids: tuple[int, ...] = (IM_END_ID,)
+    video: VideoConfig = VideoConfig()
+
+
+QWEN3_VL_2B = Qwen3VLConfig(
+    vision=VisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        depth=24,
+        num_heads=16,
+        out_hidden_size=2048,
+        num_position_embeddings=2304,
+        deepstack_layers=(5, 11, 17),
+    ),
+    text=DecoderConfig(
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_layers=28,
+        num_heads=16,
+        num_kv_heads=8,
+        head_dim=128,
+        rope_theta=5_000_000.0,
+        mrope_sections=(24, 20, 20),
+    ),
+)
+
+QWEN3_4B = DecoderConfig(
+    vocab_size=151_936,
+    hidden_size=2560,
+    intermediate_size=9728,
+    num_layers=36,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=1_000_000.0,
+)
+
+TEMPO_6B = TempoConfig(compressor=QWEN3_VL_2B, llm=QWEN3_4B)
+
+TINY = TempoConfig(
+    compressor=Qwen3VLConfig(
+        vision=VisionConfig(
+            hidden_size=48,
+            intermediate_size=96,
+            depth=4,
+            num_heads=4,
+            out_hidden_size=64,
+            num_position_embeddings=64,
+            deepstack_layers=(0, 1, 2),
+        ),
+        text=DecoderConfig(
+            vocab_size=151_936,
+            hidden_size=64,
+            intermediate_size=128,
+            num_layers=4,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=16,
+            rope_theta=5_000_000.0,
+            mrope_sections=(4, 2, 2),
+        ),
+    ),
+    llm=DecoderConfig(
+        vocab_size=151_936,
+        hidden_size=80,
+        intermediate_size=160,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        rope_theta=5_000_000.0,
+    ),
+    memory_tokens=16,
+)
+
+PRESETS = {
+    "qwen3-vl-2b": QWEN3_VL_2B,
+    "qwen3-4b": QWEN3_4B,
+    "tempo-6b": TEMPO_6B,
+    "tiny": TINY,
+}
+
+KINDS = {"tempo": TempoConfig, "qwen3": DecoderConfig, "qwen3-vl": Qwen3VLConfig}
+
+
+def to_dict(config: Any) -> dict:
+    """A config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict) -> Any:
+    """The inverse of `to_dict`; unknown or missing keys raise TypeError."""
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no field {', '.join(unknown)}")
+
+    def convert(name, value):
+        if dataclasses.is_dataclass(types[name]):
+            return from_dict(types[name], value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: convert(name, value) for name, value in values.items()})

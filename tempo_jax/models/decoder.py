@@ -1,0 +1,164 @@
+"""One decoder for Qwen2.5, Qwen3 and the text half of Qwen3-VL (facts/tempo.md §1.2, §1.6)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tempo_jax.models import rope
+from tempo_jax.models.attention import attention
+from tempo_jax.models.config import DecoderConfig
+from tempo_jax.models.layers import Embedding, Linear, RMSNorm, layer, layer_count, make_layers, scan_layers
+
+KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, S, kv_heads, head_dim]
+
+
+class Attention(nnx.Module):
+    """Projections of grouped-query attention, with q/k norm (Qwen3) or q/k/v bias (Qwen2.5)."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.head_dim = config.head_dim
+        self.q = Linear(config.hidden_size, q_size, bias=config.qkv_bias, rngs=rngs)
+        self.k = Linear(config.hidden_size, kv_size, bias=config.qkv_bias, rngs=rngs)
+        self.v = Linear(config.hidden_size, kv_size, bias=config.qkv_bias, rngs=rngs)
+        self.o = Linear(q_size, config.hidden_size, rngs=rngs)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def project(self, x_BLD, angles_BLR):
+        """Rotated queries and keys, and values: [B, L, heads, head_dim] each."""
+        q, k, v = (f(x_BLD).reshape(*x_BLD.shape[:2], -1, self.head_dim) for f in (self.q, self.k, self.v))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v
+
+    def out(self, x_BLNH):
+        return self.o(x_BLNH.reshape(*x_BLNH.shape[:2], -1))
+
+
+class MLP(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.gate = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.up = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.down = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
+
+    def __call__(self, x):
+        return self.down(nnx.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP with residuals; what is attended to is the caller's business."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x_BLD, angles_BLR, attend: Callable):
+        """attend(q, k, v) -> [B, L, N, H]."""
+        q, k, v = self.attention.project(self.attention_norm(x_BLD), angles_BLR)
+        x_BLD = x_BLD + self.attention.out(attend(q, k, v))
+        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+
+class Decoder(nnx.Module):
+    """Token embedding, decoder layers, final norm and language-model head.
+
+    Hidden states returned are post final norm. Positions are int [B, L], or [3, B, L] for M-RoPE.
+    Rows are right-padded: under causal attention no real token ever sees its row's padding.
+    """
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, stacked: bool = True):
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.layers = make_layers(
+            lambda rngs: DecoderLayer(config, rngs=rngs), config.num_layers, stacked=stacked, rngs=rngs
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = (
+            None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, rngs=rngs)
+        )
+
+    def angles(self, positions):
+        frequencies = rope.inverse_frequencies(self.config.head_dim, self.config.rope_theta)
+        return rope.angles(positions, frequencies, self.config.mrope_sections)
+
+    def __call__(self, x_BLD, positions, *, deepstack_FBLD=None, remat: bool = False):
+        """All positions at once under causal attention, no cache; hidden states [B, L, D].
+
+        deepstack_FBLD: features added after layers 0..F-1, zero where a position is not visual.
+        """
+        angles = self.angles(positions)
+
+        def body(x, block, index):
+            x = block(x, angles, lambda q, k, v: attention(q, k, v, causal=True))
+            return x if deepstack_FBLD is None else _add_deepstack(x, deepstack_FBLD, index)
+
+        count = layer_count(self.layers)
+        return self.norm(scan_layers(body, x_BLD, self.layers, 0, count, remat=remat))
+
+    def prefill(self, x_BLD, positions, *, deepstack_FBLD=None) -> tuple[jax.Array, list[KV]]:
+        """Like a plain call, and the keys and values of every layer ([B, L, kv_heads, head_dim])."""
+        caches: list[KV] = []
+
+        def attend(q, k, v):
+            caches.append((k, v))
+            return attention(q, k, v, causal=True)
+
+        return self._unrolled(x_BLD, positions, lambda _: attend, deepstack_FBLD), caches
+
+    def after(self, x_BLD, positions, prefix: list[KV], prefix_length_B):
+        """Continues rows whose first tokens are in `prefix` (padded; lengths given); hidden [B, L, D]."""
+        padded = prefix[0][0].shape[1]
+        valid = jnp.arange(padded) < prefix_length_B[:, None]
+        valid = jnp.concatenate([valid, jnp.ones((valid.shape[0], x_BLD.shape[1]), bool)], axis=1)
+
+        def attend_with(cache: KV):
+            def attend(q, k, v):
+                k, v = jnp.concatenate([cache[0], k], axis=1), jnp.concatenate([cache[1], v], axis=1)
+                return attention(q, k, v, causal=True, kv_valid_BS=valid)
+
+            return attend
+
+        return self._unrolled(x_BLD, positions, lambda i: attend_with(prefix[i]))
+
+    def step(self, x_B1D, position_B, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
+        """One token per row, written to slot `position_B` of the cache buffers [B, S, …]."""
+        rows = jnp.arange(x_B1D.shape[0])
+        valid = jnp.arange(cache[0][0].shape[1]) <= position_B[:, None]
+        written: list[KV] = []
+
+        def attend_with(buffers: KV):
+            def attend(q, k, v):
+                k, v = (b.at[rows, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
+                written.append((k, v))
+                return attention(q, k, v, kv_valid_BS=valid)
+
+            return attend
+
+        return self._unrolled(x_B1D, position_B[:, None], lambda i: attend_with(cache[i])), written
+
+    def logits(self, hidden) -> jax.Array:
+        """Next-token logits, float32 [..., vocab]."""
+        kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+    def _unrolled(self, x, positions, attend_of, deepstack=None):
+        angles = self.angles(positions)
+        for index in range(layer_count(self.layers)):
+            x = layer(self.layers, index)(x, angles, attend_of(index))
+            if deepstack is not None and index < deepstack.shape[0]:
+                x = x + deepstack[index]
+        return self.norm(x)
+
+
+def _add_deepstack(x, deepstack_FBLD, index):
+    """Adds feature map `index` while there is one; `index` may be traced (inside a scan)."""
+    count = deepstack_FBLD.shape[0]
+    features = deepstack_FBLD[jnp.minimum(index, count - 1)]
+    return x + jnp.where(index < count, features, jnp.zeros_like(features))

@@ -1,0 +1,102 @@
+"""Building blocks: affine maps, norms, embeddings, and stacks of equal layers.
+
+Parameters carry their own dtype and computation follows it; norms work in float32 inside.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight."""
+
+    def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (in_size, out_size), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + self.bias[...]
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm over the last axis; rounds to x's dtype before the scale, as Qwen does."""
+
+    def __init__(self, size: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(size))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return self.scale[...] * normed.astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis, computed in float32."""
+
+    def __init__(self, size: int, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        y = normed * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors [count, size]."""
+
+    def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (count, size), jnp.float32))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.embedding[...][ids]
+
+
+def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):
+    """`count` equal layers: one module with a leading layer axis (training, checkpoints), or a list.
+
+    The list is for inference: per-layer buffers let a KV cache stay out of `lax.scan`, which would
+    hold it twice (facts/anchors.md §0, fact 4), and spare the loop a copy of every slice.
+    """
+    keys = jax.random.split(rngs.params(), count)
+    if stacked:
+        return jax.vmap(lambda key: make(nnx.Rngs(key)))(keys)
+    return nnx.List([make(nnx.Rngs(key)) for key in keys])
+
+
+def layer_count(layers) -> int:
+    return len(layers) if isinstance(layers, nnx.List) else jax.tree.leaves(layers)[0].shape[0]
+
+
+def layer(layers, index: int):
+    """Layer `index` of a stack or a list."""
+    return layers[index] if isinstance(layers, nnx.List) else jax.tree.map(lambda x: x[index], layers)
+
+
+def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: bool = False):
+    """Runs `carry = body(carry, layer, index)` over layers start..stop-1.
+
+    A stack is scanned (with rematerialisation in the backward pass if asked); a list is unrolled.
+    """
+    if isinstance(layers, nnx.List):
+        for index in range(start, stop):
+            carry = body(carry, layers[index], index)
+        return carry
+    if (start, stop) != (0, layer_count(layers)):
+        layers = jax.tree.map(lambda x: x[start:stop], layers)
+
+    def step(carry, scanned):
+        return body(carry, *scanned), None
+
+    step = jax.checkpoint(step, prevent_cse=False) if remat else step
+    return jax.lax.scan(step, carry, (layers, jnp.arange(start, stop)))[0]

@@ -1,0 +1,76 @@
+"""Tempo: compressor, projector and global LLM (facts/tempo.md §1.1, §1.5, §1.6)."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tempo_jax.models.compressor import Compressor
+from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
+from tempo_jax.models.decoder import Decoder
+from tempo_jax.models.layers import Linear
+from tempo_jax.models.vision import VisionTower
+
+
+def projector_layers(kind: str) -> list[int]:
+    """Places of the affine maps in PyTorch's Sequential: linear -> [0], mlp2x_gelu -> [0, 2], ..."""
+    if kind == "identity":
+        return []
+    if kind == "linear":
+        return [0]
+    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    if not match or int(match[1]) < 1:
+        raise ValueError(f"unknown projector {kind!r}: use linear, identity or mlpNx_gelu")
+    return [2 * i for i in range(int(match[1]))]
+
+
+class Projector(nnx.Module):
+    """Compressor width to LLM width: `linear`, `mlpNx_gelu` (exact GELU between) or `identity`."""
+
+    def __init__(self, kind: str, in_size: int, out_size: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.Dict(
+            {
+                str(place): Linear(in_size if place == 0 else out_size, out_size, bias=True, rngs=rngs)
+                for place in projector_layers(kind)
+            }
+        )
+
+    def __call__(self, x):
+        for place, linear in sorted(self.layers.items(), key=lambda item: int(item[0])):
+            x = linear(x if place == "0" else nnx.gelu(x, approximate=False))
+        return x
+
+
+class Tempo(nnx.Module):
+    """The assembled system. Pure: the engine and the trainer decide what runs when."""
+
+    def __init__(self, config: TempoConfig, *, rngs: nnx.Rngs, stacked: bool = True):
+        self.config = config
+        self.compressor = Compressor(config.compressor, config.memory_tokens, rngs=rngs, stacked=stacked)
+        self.projector = Projector(
+            config.projector, config.compressor.text.hidden_size, config.llm.hidden_size, rngs=rngs
+        )
+        self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
+
+    def assemble(self, token_ids_BL, memory_index_BL, memory_BMD) -> jax.Array:
+        """The LLM's input embeddings [B, L, D] by index.
+
+        memory_index_BL: row of memory_BMD (compressor width, not yet projected), -1 for text.
+        """
+        text = self.llm.embed(token_ids_BL)
+        visual = self.projector(memory_BMD).astype(text.dtype)
+        index = jnp.maximum(memory_index_BL, 0)[..., None]
+        rows = jnp.take_along_axis(visual, index, axis=1)
+        return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
+
+
+class Qwen3VL(nnx.Module):
+    """Vision tower and text decoder alone: what the converter calls `qwen3-vl`."""
+
+    def __init__(self, config: Qwen3VLConfig, *, rngs: nnx.Rngs, stacked: bool = True):
+        self.vision = VisionTower(config.vision, rngs=rngs, stacked=stacked)
+        self.text = Decoder(config.text, rngs=rngs, stacked=stacked)
+
+
+MODELS = {TempoConfig: Tempo, Qwen3VLConfig: Qwen3VL, DecoderConfig: Decoder}

@@ -1,0 +1,163 @@
+"""The Qwen3-VL vision tower (facts/tempo.md §1.2).
+
+Attention stays within a temporal slice (two frames), so slices are a plain batch axis: no ragged
+attention and no block-diagonal mask. Patches come in merge order: rows (H/32, W/32, 2, 2).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tempo_jax.models import rope
+from tempo_jax.models.attention import attention
+from tempo_jax.models.config import VisionConfig
+from tempo_jax.models.layers import Embedding, LayerNorm, Linear, layer, make_layers, scan_layers
+
+ROPE_THETA = 10_000.0
+
+
+class VisionAttention(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
+        self.num_heads = config.num_heads
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=True, rngs=rngs)
+        self.proj = Linear(config.hidden_size, config.hidden_size, bias=True, rngs=rngs)
+
+    def __call__(self, x_BND, angles_1NR):
+        batch, length, width = x_BND.shape
+        qkv = self.qkv(x_BND).reshape(batch, length, 3, self.num_heads, -1)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        out = attention(rope.rotate(q, angles_1NR), rope.rotate(k, angles_1NR), v)
+        return self.proj(out.reshape(batch, length, width))
+
+
+class VisionMLP(nnx.Module):
+    def __init__(self, in_size: int, hidden_size: int, out_size: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(in_size, hidden_size, bias=True, rngs=rngs)
+        self.fc2 = Linear(hidden_size, out_size, bias=True, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc2(nnx.gelu(self.fc1(x), approximate=True))
+
+
+class VisionBlock(nnx.Module):
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.hidden_size)
+        self.attention = VisionAttention(config, rngs=rngs)
+        self.norm2 = LayerNorm(config.hidden_size)
+        self.mlp = VisionMLP(config.hidden_size, config.intermediate_size, config.hidden_size, rngs=rngs)
+
+    def __call__(self, x_BND, angles_1NR):
+        x_BND = x_BND + self.attention(self.norm1(x_BND), angles_1NR)
+        return x_BND + self.mlp(self.norm2(x_BND))
+
+
+class PatchMerger(nnx.Module):
+    """2x2 patches to one visual token; GELU is exact here, unlike in the blocks.
+
+    The final merger norms each patch, the deepstack mergers norm the four together.
+    """
+
+    def __init__(self, config: VisionConfig, *, norm_after_merge: bool, rngs: nnx.Rngs):
+        merged = config.hidden_size * config.spatial_merge_size**2
+        self.norm = LayerNorm(merged if norm_after_merge else config.hidden_size)
+        self.fc1 = Linear(merged, merged, bias=True, rngs=rngs)
+        self.fc2 = Linear(merged, config.out_hidden_size, bias=True, rngs=rngs)
+
+    def __call__(self, x_BND):
+        batch, merged = x_BND.shape[0], self.fc1.kernel.shape[0]
+        if self.norm.scale.shape[0] == merged:
+            x = self.norm(x_BND.reshape(batch, -1, merged))
+        else:
+            x = self.norm(x_BND).reshape(batch, -1, merged)
+        return self.fc2(nnx.gelu(self.fc1(x), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """Patches to visual tokens and deepstack features."""
+
+    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, stacked: bool = True):
+        self.config = config
+        self.patch_embed = Linear(config.patch_dim, config.hidden_size, bias=True, rngs=rngs)
+        self.position = Embedding(config.num_position_embeddings, config.hidden_size, rngs=rngs)
+        self.blocks = make_layers(
+            lambda rngs: VisionBlock(config, rngs=rngs), config.depth, stacked=stacked, rngs=rngs
+        )
+        self.merger = PatchMerger(config, norm_after_merge=False, rngs=rngs)
+        self.deepstack = make_layers(
+            lambda rngs: PatchMerger(config, norm_after_merge=True, rngs=rngs),
+            len(config.deepstack_layers),
+            stacked=stacked,
+            rngs=rngs,
+        )
+
+    def __call__(self, patches_BNP, grid: tuple[int, int], *, remat: bool = False):
+        """Visual tokens [B, N/4, out] and deepstack features [F, B, N/4, out].
+
+        patches_BNP: [slices, patches, patch_dim] in [-1, 1]; grid: (height, width) in patches.
+        """
+        dtype = self.patch_embed.kernel.dtype
+        x = self.patch_embed(patches_BNP.astype(dtype)) + self._positions(grid).astype(dtype)
+        angles = self._angles(grid)
+
+        def body(x, block, _):
+            return block(x, angles)
+
+        features, start = [], 0
+        for index, tap in enumerate(self.config.deepstack_layers):
+            x = scan_layers(body, x, self.blocks, start, tap + 1, remat=remat)
+            features.append(layer(self.deepstack, index)(x))
+            start = tap + 1
+        x = scan_layers(body, x, self.blocks, start, self.config.depth, remat=remat)
+        return self.merger(x), jnp.stack(features)
+
+    def _positions(self, grid):
+        """The learned square grid, bilinearly resampled (corners aligned) to `grid`; [N, D] float32."""
+        indices, weights = _bilinear(grid, self.config)
+        rows = self.position.embedding[...].astype(jnp.float32)[indices]
+        return jnp.sum(rows * weights[..., None], axis=0)
+
+    def _angles(self, grid):
+        """Row angles then column angles for half of the head each; float32 [1, N, head_dim/2]."""
+        half = self.config.hidden_size // self.config.num_heads // 2
+        frequencies = rope.inverse_frequencies(half, ROPE_THETA)
+        rows, columns = _merge_order(grid, self.config.spatial_merge_size)
+        angles = [c.astype(np.float32)[:, None] * frequencies for c in (rows, columns)]
+        return jnp.asarray(np.concatenate(angles, axis=-1))[None]
+
+
+def _merge_order(grid, merge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every patch, in merge order; int [N] each."""
+    height, width = grid
+    coordinates = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"))
+    blocks = coordinates.reshape(2, height // merge, merge, width // merge, merge)
+    rows, columns = blocks.transpose(0, 1, 3, 2, 4).reshape(2, -1)
+    return rows, columns
+
+
+def _bilinear(grid, config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The four neighbours of every patch in the learned grid and their weights: [4, N] each."""
+    side = int(config.num_position_embeddings**0.5)
+    rows, columns = _merge_order(grid, config.spatial_merge_size)
+
+    def neighbours(count, index):
+        place = np.linspace(0, side - 1, count, dtype=np.float32)[index]
+        low = place.astype(np.int32)
+        return low, np.minimum(low + 1, side - 1), place - low
+
+    top, bottom, dy = neighbours(grid[0], rows)
+    left, right, dx = neighbours(grid[1], columns)
+    corners = [(top, left), (top, right), (bottom, left), (bottom, right)]
+    indices = np.stack([r * side + c for r, c in corners])
+    weights = np.stack([(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx])
+    return indices, weights.astype(np.float32)
+
+
+def output_tokens(grid: tuple[int, int], config: VisionConfig) -> int:
+    """Visual tokens of one slice."""
+    return grid[0] * grid[1] // config.spatial_merge_size**2
+
+
+def grid_of(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
+    """Patch grid of a frame of this model size in pixels."""
+    return height // config.patch_size, width // config.patch_size

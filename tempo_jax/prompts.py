@@ -1,0 +1,226 @@
+"""Prompts and their token ids, on the host (facts/tempo.md §1.7-1.9, §4.3).
+
+The published weights depend on these exact strings and ids. Structure is put in as ids and all text
+is tokenised as *plain* text, so a question that contains "<|im_end|>" or "<image>" cannot change
+the prompt's shape.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import (
+    IM_END_ID,
+    IM_START_ID,
+    IMAGE_PAD_ID,
+    NEWLINE_ID,
+    PAD_ID,
+    VIDEO_PAD_ID,
+    VISION_END_ID,
+    VISION_START_ID,
+)
+
+IMAGE_PLACEHOLDER = -200  # where the visual block goes in the LLM's prompt
+IGNORE = -100  # labels that cost nothing
+DEFAULT_QUESTION = "Describe this content."
+LLM_SYSTEM = "You are a helpful assistant."
+TRAINING_SYSTEM = (
+    "You are a query-conditioned visual compressor. Store in the provided memory tokens the minimal "
+    "visual information needed to answer the Query. Ignore irrelevant details."
+)
+INFERENCE_SYSTEM = (
+    TRAINING_SYSTEM + " Now, before compressing, answer exactly 'Yes' or 'No': is this segment "
+    "relevant to the Query?"
+)
+MAX_TAG_TOKENS = 12  # "<", digits, ".", digit, " seconds", ">": enough for 10 million seconds
+QUERY_TURNS = 16  # turns of a conversation that reach the compressor in training
+
+
+def time_tag(seconds: float) -> str:
+    """`<2.0 seconds>`: one decimal, halves to even on the binary value (facts §1.7, §2.4)."""
+    return f"<{seconds:.1f} seconds>"
+
+
+def training_query(conversation: Sequence[dict]) -> str:
+    """The compressor's query in training: the numbered human turns (facts §1.8)."""
+    turns = [
+        str(turn.get("value", "")).replace("<image>", "").strip()
+        for turn in conversation[:QUERY_TURNS]
+        if turn.get("from") == "human"
+    ]
+    numbered = [f"Context turn {i}: {text}" for i, text in enumerate(filter(None, turns), start=1)]
+    return "\n".join(numbered) or DEFAULT_QUESTION
+
+
+class PrefixRows(NamedTuple):
+    """The question-independent part of S compressor prompts, right-padded to one length; int32."""
+
+    token_ids_SL: np.ndarray
+    visual_index_SL: np.ndarray  # which of the segment's visual tokens, -1 for text
+    positions_3SL: np.ndarray  # M-RoPE (t, h, w)
+    length_S: np.ndarray
+    next_position_S: np.ndarray  # the rope position after the last token
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer folder, used for plain text only."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self._full, self._plain = _load(os.fspath(folder))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text: special tokens written out in it are ordinary characters."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._full.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def tag_ids(self, seconds: float) -> list[int]:
+        return self.encode(time_tag(seconds))
+
+    def turn(self, role: str, text: str) -> list[int]:
+        """`<|im_start|>role⏎text<|im_end|>⏎`."""
+        return [IM_START_ID, *self.encode(f"{role}\n{text}"), IM_END_ID, NEWLINE_ID]
+
+    @property
+    def assistant_header(self) -> list[int]:
+        return [IM_START_ID, *self.encode("assistant\n")]
+
+    # The compressor's prompt
+
+    def prefix_row(
+        self, slice_seconds: Sequence[float] | None, tokens: int, *, training: bool = False
+    ) -> list[int]:
+        """System prompt and video of one segment, to the last <|vision_end|>.
+
+        slice_seconds: time of each temporal slice, or None for an image; tokens: visual tokens of
+        one slice.
+        """
+        ids = self.turn("system", TRAINING_SYSTEM if training else INFERENCE_SYSTEM)
+        ids += [IM_START_ID, *self.encode("user\n")]
+        if slice_seconds is None:
+            return [*ids, VISION_START_ID, *[IMAGE_PAD_ID] * tokens, VISION_END_ID]
+        for seconds in slice_seconds:
+            ids += [*self.tag_ids(seconds), VISION_START_ID, *[VIDEO_PAD_ID] * tokens, VISION_END_ID]
+        return ids
+
+    def question_ids(self, query: str) -> list[int]:
+        """What follows the video in the compressor's prompt, up to where the memory tokens go."""
+        return [*self.encode(f"\nQuery:\n{query}"), IM_END_ID, NEWLINE_ID, *self.assistant_header]
+
+    # The LLM's prompt
+
+    @property
+    def llm_prefix_ids(self) -> list[int]:
+        """Everything before the visual block."""
+        return [*self.turn("system", LLM_SYSTEM), IM_START_ID, *self.encode("user\n")]
+
+    def llm_suffix_ids(self, query: str) -> list[int]:
+        """Everything after the visual block, up to the answer."""
+        return [*self.encode(f"\n{query}"), IM_END_ID, NEWLINE_ID, *self.assistant_header]
+
+    def training_prompt(self, conversation: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
+        """The LLM's ids and labels of one conversation; int64 [P] each (facts §4.3).
+
+        IMAGE_PLACEHOLDER stands for the visual block. Assistant turns are learned whole; of the
+        others only line breaks and turn delimiters, which the published code leaves unmasked.
+        """
+        ids, learned = self.turn("system", LLM_SYSTEM), []
+        learned += [False] * len(ids)
+        turns = list(conversation)
+        if turns and turns[0].get("from") != "human":
+            turns = turns[1:]
+        for turn in turns:
+            assistant = turn["from"] != "human"
+            text = turn["value"] if assistant else _placeholder_first(turn["value"])
+            piece = self._turn_with_images("assistant" if assistant else "user", text)
+            ids += piece
+            learned += [assistant] * len(piece)
+        ids_P = np.asarray(ids, np.int64)
+        always = np.isin(ids_P, (NEWLINE_ID, IM_START_ID, IM_END_ID))
+        keep = (np.asarray(learned) | always) & (ids_P != IMAGE_PLACEHOLDER)
+        return ids_P, np.where(keep, ids_P, IGNORE)
+
+    def _turn_with_images(self, role: str, text: str) -> list[int]:
+        first, *rest = f"{role}\n{text}".split("<image>")
+        ids = self.encode(first)
+        for part in rest:
+            ids += [IMAGE_PLACEHOLDER, *self.encode(part)]
+        return [IM_START_ID, *ids, IM_END_ID, NEWLINE_ID]
+
+
+def _placeholder_first(text: str) -> str:
+    """One <image>, or any <video>, moves to the front as `<image>⏎`; several images stay (§4.3)."""
+    if text.count("<image>") == 1 or "<video>" in text:
+        return "<image>\n" + text.replace("<image>", "").replace("<video>", "").strip()
+    return text
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int, merged_grid: tuple[int, int]) -> PrefixRows:
+    """Pads prefix rows to `length` and lays out visual indices and M-RoPE positions (facts §1.4).
+
+    merged_grid: (rows, columns) of one slice's visual tokens.
+    """
+    laid_out = [_lay_out(np.asarray(row), merged_grid) for row in rows]
+
+    def padded(arrays, fill):
+        return np.stack(
+            [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, length - a.shape[-1])], constant_values=fill)
+             for a in arrays]
+        ).astype(np.int32)  # fmt: skip
+
+    return PrefixRows(
+        token_ids_SL=padded([np.asarray(row) for row in rows], PAD_ID),
+        visual_index_SL=padded([visual for visual, _, _ in laid_out], -1),
+        positions_3SL=np.moveaxis(padded([positions for _, positions, _ in laid_out], 0), 0, 1),
+        length_S=np.array([len(row) for row in rows], np.int32),
+        next_position_S=np.array([following for _, _, following in laid_out], np.int32),
+    )
+
+
+def _lay_out(row: np.ndarray, merged_grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Visual index [L], positions [3, L] and the next position of one unpadded row.
+
+    Text counts up on all three axes. A vision block that starts at position c takes t = c,
+    h = c + row, w = c + column, and counting resumes at c + max(rows, columns).
+    """
+    visual = np.isin(row, (VIDEO_PAD_ID, IMAGE_PAD_ID))
+    visual_index = np.where(visual, np.cumsum(visual) - 1, -1)
+    height, width = merged_grid
+    block = np.stack([np.zeros(height * width, int), *divmod(np.arange(height * width), width)])
+    positions, place, following = np.empty((3, len(row)), int), 0, 0
+    starts = np.flatnonzero(visual & ~np.pad(visual, (1, 0))[:-1])
+    for start in [*starts, len(row)]:
+        text = start - place
+        positions[:, place:start] = following + np.arange(text)
+        following += text
+        if start < len(row):
+            place = start + height * width
+            positions[:, start:place] = following + block
+            following += max(height, width)
+    return visual_index, positions, following
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: str):
+    """The tokenizer, and a copy of it that knows no special tokens."""
+    import json
+
+    import tokenizers
+    from transformers import AutoTokenizer
+
+    try:
+        full = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        rules = json.loads(full.backend_tokenizer.to_str())
+    except (OSError, ValueError, AttributeError) as error:
+        raise TempoError(
+            f"{folder} holds no usable Hugging Face fast tokenizer; convert the checkpoint again from a "
+            "folder that has tokenizer.json."
+        ) from error
+    rules["added_tokens"] = []
+    return full, tokenizers.Tokenizer.from_str(json.dumps(rules))
