@@ -4,6 +4,7 @@ Matplotlib's object interface on the Agg canvas only: no pyplot, no global state
 """
 
 import math
+import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +39,9 @@ def check_path(path: str | Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         given = f"ends in {path.suffix}" if path.suffix else "has no file ending"
         raise TempoError(f"The plot {path} {given}; use one of {', '.join(FORMATS)}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise TempoError(f"The plot {path} is a folder; name a file in it.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise TempoError(f"The plot's folder {path.parent} does not exist; create it first.")
     return path
 

@@ -1,0 +1,176 @@
+"""The `tempo` command: `tempo ask` one question, `tempo batch` many.
+
+Answers go to stdout; progress, warnings and errors to stderr. Exit status: 0 success, 2 a user's
+mistake (one sentence on stderr), 130 interrupted, 141 the reader of stdout went away, 1 a bug of
+ours (one line; TEMPO_JAX_TRACEBACK=1 shows where).
+
+Nothing here imports jax before the arguments have been checked, so `--help` answers at once.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from tempo_jax import cli_batch
+from tempo_jax import cli_options as options
+from tempo_jax import progress as progress_lines
+from tempo_jax.errors import TempoError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+DESCRIPTION = "Ask questions about videos, from seconds to hours long."
+EXAMPLES = """\
+examples:
+  tempo ask holiday.mp4 "When does the dog jump into the water?"
+  tempo ask lecture.mp4 "Summarise the second part." --budget 4096 --plot tokens.png
+  tempo ask clip.mp4 "How many people?" --json | jq .text
+  tempo batch cases.json --out answers.jsonl
+
+The model is --checkpoint DIR, else $TEMPO_CHECKPOINT, else checkpoints/demo.
+"""
+VIDEO_HELP = "a video file, .gif, .npy array [T,H,W,3] of uint8, folder of images, or one image"
+BATCH_HELP = """\
+CASES.json is a list of objects with "video_path" and "query"; relative paths start at its folder.
+One JSON line is written per case as soon as it is answered: the case's own fields, its index, and
+the answer's fields or "error". A failed case does not stop the others; the exit status tells."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = options.Parser("tempo", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"tempo {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    ask = commands.add_parser("ask", help="ask one question about one video", description=DESCRIPTION)
+    ask.add_argument("video", metavar="VIDEO", help=VIDEO_HELP)
+    ask.add_argument("question", metavar="QUESTION")
+    options.add_model_options(ask)
+    ask.add_argument(
+        "--plot", metavar="FILE", help="draw where in the video the tokens went (.png, .pdf, .svg)"
+    )
+    ask.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    ask.set_defaults(run=run_ask)
+
+    batch = commands.add_parser(
+        "batch", help="answer a file of cases", description=BATCH_HELP, formatter_class=raw
+    )
+    batch.add_argument("cases", metavar="CASES.json")
+    batch.add_argument("--out", metavar="OUT.jsonl", help="write the lines there (default: stdout)")
+    options.add_model_options(batch)
+    batch.set_defaults(run=cli_batch.run_batch)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tempo_jax")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _check_plot(plot: str | None, video: str) -> None:
+    if plot is None:
+        return
+    if Path(video).suffix.lower() in IMAGE_SUFFIXES:
+        raise TempoError(f"{video} is one image, which has no time axis to plot; leave out --plot.")
+    from tempo_jax.plot import check_path  # matplotlib is slow to import
+
+    check_path(plot)
+
+
+def run_ask(args: argparse.Namespace) -> int:
+    """Answer one question: streamed as text, or as one JSON object."""
+    options.check_frames(args)
+    checkpoint = options.checkpoint_folder(args.checkpoint)
+    if not os.path.exists(args.video):
+        raise TempoError(f"There is no video {args.video}; check the path.")
+    _check_plot(args.plot, args.video)
+    question = options.clean_text(args.question)
+    out = sys.stdout
+    # Whatever a library prints while we work must not get into the answer.
+    with progress_lines.reporter() as progress, contextlib.redirect_stdout(sys.stderr):
+        progress("loading the model", 0, 1)
+        tempo = options.load(checkpoint)
+        progress("loading the model", 1, 1)
+        clip_options = options.chosen(args, options.OPEN_OPTIONS)
+        ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
+        if args.json:
+            answer = tempo.ask(args.video, question, **clip_options, **ask_options)
+        else:
+            clip = tempo.open(args.video, progress=progress, **clip_options)
+            _print_pieces(clip.stream(question, **ask_options), progress, out)
+            answer = clip.last_answer
+    for warning in answer.warnings:
+        options.say(f"warning: {warning}")
+    if args.json:
+        options.utf8_stdout()
+        print(answer.to_json(), flush=True)
+    else:
+        options.say(_stats(answer))
+    if args.plot:
+        answer.plot(args.plot, title=question)
+    return 0
+
+
+def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:
+    """Print text as it comes; the progress display leaves the terminal before the first piece."""
+    ended = True
+    for piece in pieces:
+        progress.close()
+        if piece:
+            print(piece, end="", flush=True, file=out)
+            ended = piece.endswith("\n")
+    progress.close()
+    if not ended:
+        print(flush=True, file=out)
+
+
+def _stats(answer: Any) -> str:
+    """One line of what the answer took."""
+    usage, total = answer.usage, answer.timings.get("total")
+    parts = [
+        f"{usage['frames']} frames in {options.count(usage['segments'], 'segment')}",
+        f"{usage['visual_tokens']} of {usage['budget']} visual tokens",
+        f"{usage['tokens_per_frame']:.3g} a frame",
+        f"{usage['prompt_tokens']} prompt tokens",
+        options.count(usage["new_tokens"], "new token"),
+    ]
+    return ", ".join(parts) + (f", {total:.1f} s" if total is not None else "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows "?"
+            stream.reconfigure(errors="replace")
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except TempoError as error:
+        options.say(f"tempo: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("TEMPO_JAX_TRACEBACK"):
+            raise
+        options.say(f"tempo: {options.bug(error)}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What the commands share: options, checks before anything slow, loading, and lines on stderr.
+
+Nothing above `load` imports jax, so that `--help` and bad arguments answer at once.
+"""
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tempo_jax.errors import TempoError
+
+DEFAULT_CHECKPOINT = "checkpoints/demo"
+STRATEGIES = ("head", "tail", "random", "tome")
+OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
+ASK_OPTIONS = ("budget", "strategy", "compress", "max_new_tokens", "temperature")
+MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors instead of a page of usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], Any]:
+    """An argparse type: an int32 or finite float that is at least `low` (or above it)."""
+    what = "a whole number" if kind is int else "a number"
+    bound = f"{'above' if open_end else 'of at least'} {low:g}"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        in_range = low < value if open_end else low <= value
+        if not in_range or value > MOST:  # NaN is in no range
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+        return value
+
+    return parse
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and video")
+    add = group.add_argument
+    add(
+        "--checkpoint",
+        metavar="DIR",
+        help="folder of a converted model (python -m convert.from_hf writes one)",
+    )
+    add(
+        "--budget",
+        type=number(int, 1),
+        default=8192,
+        metavar="N",
+        help="visual tokens to spend (default 8192)",
+    )
+    add(
+        "--fps",
+        type=number(float, 0, True),
+        default=2.0,
+        metavar="F",
+        help="frames per second to look at (2)",
+    )
+    add("--min-frames", type=number(int, 1), default=4, metavar="N", help="look at no fewer frames (4)")
+    add("--max-frames", type=number(int, 1), default=1024, metavar="N", help="look at no more frames (1024)")
+    add("--strategy", choices=STRATEGIES, default="head", help="which memory tokens of a segment stay (head)")
+    add(
+        "--no-compress",
+        dest="compress",
+        action="store_false",
+        help="keep every memory token, whatever the segment's relevance",
+    )
+    group = parser.add_argument_group("answer")
+    group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")
+    group.add_argument(
+        "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+
+
+def checkpoint_folder(given: str | None) -> Path:
+    """The checkpoint folder to use; TempoError where there is none."""
+    named = given or os.environ.get("TEMPO_CHECKPOINT")
+    if named:
+        places = [Path(named)]
+    else:  # in a clone the default is there from any directory
+        places = [Path(DEFAULT_CHECKPOINT), Path(__file__).resolve().parent.parent / DEFAULT_CHECKPOINT]
+    for place in places:
+        if os.path.isdir(place):
+            return place
+    raise TempoError(
+        f"There is no checkpoint folder {places[0]}; name a converted model with --checkpoint DIR "
+        "(make demo writes checkpoints/tiny)."
+    )
+
+
+def check_frames(args: argparse.Namespace) -> None:
+    if args.min_frames > args.max_frames:
+        raise TempoError(
+            f"--min-frames {args.min_frames} is above --max-frames {args.max_frames}; change one of them."
+        )
+
+
+def load(checkpoint: Path) -> Any:
+    import tempo_jax
+
+    return tempo_jax.load(str(checkpoint))
+
+
+def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
+    return {name: getattr(args, name) for name in names}
+
+
+def clean_text(text: str) -> str:
+    """Lone surrogates (bytes of a command line that are not UTF-8) replaced; no tokenizer takes them."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def utf8_stdout() -> None:
+    """JSON is UTF-8 whatever the terminal's encoding."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def bug(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    return (
+        f"internal error: {type(error).__name__}: {first_line} "
+        "(this is a bug; TEMPO_JAX_TRACEBACK=1 shows where it happened)"
+    )
