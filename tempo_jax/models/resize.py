@@ -168,7 +168,8 @@ def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> ja
     cell = patch_size * merge_size
     x = (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5
     rows, columns = height // cell, width // cell
-    x = x.reshape(batch, slice_frames, rows, merge_size, patch_size, columns, merge_size, patch_size, channels)
+    sides = (rows, merge_size, patch_size, columns, merge_size, patch_size)
+    x = x.reshape(batch, slice_frames, *sides, channels)
     x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
     tokens = (height // patch_size) * (width // patch_size)
     return x.reshape(batch, tokens, channels * slice_frames * patch_size**2)

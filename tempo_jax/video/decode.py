@@ -4,7 +4,9 @@ Frame i is the i-th in presentation order. Nothing but the decoder's own few fra
 memory does not depend on the length of the video.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
@@ -18,24 +20,63 @@ SEEK_MARGIN = 16
 
 
 class FrameReader:
-    """One pass over a file. `errors` counts packets and frames that could not be decoded."""
+    """One pass over a file.
 
-    def __init__(self, index: VideoIndex, wanted: np.ndarray):
-        """`wanted`: ascending, distinct frame numbers, int64 [n]."""
+    `errors` counts packets and frames that could not be decoded, `stand_ins` the wanted frames that
+    were replaced by the nearest good one.
+    """
+
+    def __init__(self, index: VideoIndex, wanted: np.ndarray, repeats: np.ndarray):
+        """`wanted`: ascending, distinct frame numbers, int64 [n]; `repeats`: how often to give each."""
         self._index = index
         self._wanted = wanted
+        self._repeats = repeats
         pts = index.pts
         self._wanted_pts = set() if pts is None else {int(x) for x in pts[wanted]}
         self._container: av.container.InputContainer | None = None
         self.errors = 0
+        self.stand_ins = 0
+
+    def pixels(self, convert: Callable[[av.VideoFrame], np.ndarray]) -> Iterator[np.ndarray]:
+        """RGB of every wanted frame, repeated as asked; always exactly as many as were asked for.
+
+        Raises TempoError if nothing can be decoded any more.
+        """
+        last, given = None, 0
+        with contextlib.closing(iter(self)) as frames:
+            for frame, exact in frames:
+                self.stand_ins += not exact
+                last = convert(frame)
+                yield from itertools.repeat(last, self._repeats[given])
+                given += 1
+        if last is None:
+            raise TempoError(
+                f"{self._index.path} could be opened but no longer be decoded: was it changed meanwhile?"
+            )
+        self.stand_ins += len(self._wanted) - given
+        yield from itertools.repeat(last, self._repeats[given:].sum())
+
+    def warnings(self) -> list[str]:
+        """What went wrong in the pass so far, a sentence or none."""
+        name = self._index.path.name
+        if self.stand_ins:
+            return [
+                f"{name} is damaged: {self.stand_ins} of {len(self._wanted)} sampled frames could not be "
+                "decoded, and the nearest good frame stands in for each."
+            ]
+        if self.errors:
+            return [
+                f"{name} is damaged: {self.errors} of its frames failed to decode; others may show faults."
+            ]
+        return []
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
             self._container = None
 
-    def __iter__(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-        """(wanted index, frame, whether it is that very frame) for every index, in order.
+    def __iter__(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """(frame, whether it is the very one) for every wanted frame, in order.
 
         A frame that cannot be decoded is replaced by the nearest one that can. Yields nothing if
         the file has no decodable frame at all. Closes the file at the end or when abandoned.
@@ -79,7 +120,7 @@ class FrameReader:
             else:
                 yield frame
 
-    def _by_count(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def _by_count(self) -> Iterator[tuple[av.VideoFrame, bool]]:
         """For files without usable times: decode everything and count."""
         self._open()
         frames, number, frame = self._decoded(may_skip=False), -1, None
@@ -88,9 +129,9 @@ class FrameReader:
                 number, frame = number + 1, following
             if frame is None:
                 return
-            yield int(index), frame, number == index
+            yield frame, number == index
 
-    def _by_time(self) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def _by_time(self) -> Iterator[tuple[av.VideoFrame, bool]]:
         """Frames are known by their pts, so a seek may skip what lies between two wanted ones."""
         pts = self._index.pts
         self._open()
@@ -111,9 +152,9 @@ class FrameReader:
             if after is None:
                 return
             if after.pts == wanted:
-                yield int(index), after, True
+                yield after, True
             else:
-                yield int(index), _nearest(before, after, wanted), False
+                yield _nearest(before, after, wanted), False
 
     def _keyframe(self, index: int) -> int:
         """The last keyframe at or before frame `index`; 0 if there is none."""
@@ -176,6 +217,7 @@ class FrameConverter:
 
 def first_frame(index: VideoIndex, wanted: int) -> av.VideoFrame:
     """Frame `wanted`, or the nearest decodable one; TempoError if the file has none."""
-    for _, frame, _ in FrameReader(index, np.array([wanted], np.int64)):
-        return frame
+    with contextlib.closing(iter(FrameReader(index, np.array([wanted]), np.array([1])))) as frames:
+        for frame, _ in frames:
+            return frame
     raise TempoError(f"{index.path} has no frame that can be decoded: it is damaged; get a complete copy.")

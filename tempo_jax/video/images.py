@@ -15,8 +15,9 @@ from tempo_jax.errors import TempoError
 
 # Only these are tried: Pillow also knows formats that run other programs (EPS) and video (MPEG).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .avif .jp2".split()
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif", ".jp2"),
 )
 
 
@@ -82,7 +83,9 @@ def listing(folder: Path) -> list[Path]:
     except OSError as error:
         raise TempoError(f"{folder} may not be read: change its permissions.") from error
     if not files:
-        raise TempoError(f"{folder} has no images in it: give a video file or a folder of .jpg or .png frames.")
+        raise TempoError(
+            f"{folder} has no images in it: give a video file or a folder of .jpg or .png frames."
+        )
     return sorted(files, key=lambda f: (_natural(f), f.name))
 
 

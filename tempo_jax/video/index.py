@@ -154,23 +154,29 @@ def _rate(stream: av.VideoStream, pts: np.ndarray | None) -> float:
     return claimed if abs(claimed / measured - 1) <= RATE_TOLERANCE else measured
 
 
-def _warnings(path: Path, scan: _Scan, promised: float, pts: np.ndarray | None, base: float, fps: float) -> list:
-    found = []
+def _short_warning(name: str, scan: _Scan, promised: float, fps: float) -> list[str]:
+    """A sentence if the file ends well before the duration it promises."""
     present = max(scan.end_seconds - scan.begin_seconds, 0.0)
     missing = promised - present
-    if present and missing > max(MISSING_SECONDS, 2 / fps if fps else 0):
-        found.append(
-            f"{path.name} is cut short: {missing:.1f} of its {promised:.1f} seconds are missing, and the "
-            f"answer is about the {present:.1f} seconds that are there."
-        )
-    if pts is not None and len(pts) > 1 and fps:
-        error = np.abs((pts - pts[0]) * base - np.arange(len(pts)) / fps).max()
-        if error > UNEVEN_SECONDS:
-            found.append(
-                f"{path.name} has a variable frame rate: times follow its average of {fps:.2f} frames per "
-                f"second and are up to {error:.1f} seconds off."
-            )
-    return found
+    if not present or missing <= max(MISSING_SECONDS, 2 / fps if fps else 0):
+        return []
+    return [
+        f"{name} is cut short: {missing:.1f} of its {promised:.1f} seconds are missing, and the answer is "
+        f"about the {present:.1f} seconds that are there."
+    ]
+
+
+def _uneven_warning(name: str, pts: np.ndarray | None, base: float, fps: float) -> list[str]:
+    """A sentence if frame i is far from i / fps seconds, which all times assume (§2.1)."""
+    if pts is None or not fps:
+        return []
+    error = np.abs((pts - pts[0]) * base - np.arange(len(pts)) / fps).max()
+    if error <= UNEVEN_SECONDS:
+        return []
+    return [
+        f"{name} has unevenly spaced frames (a variable frame rate, or lost frames): times follow the "
+        f"average of {fps:.2f} frames per second and are up to {error:.1f} seconds off."
+    ]
 
 
 def read_index(path: Path) -> VideoIndex:
@@ -186,5 +192,6 @@ def read_index(path: Path) -> VideoIndex:
             raise TempoError(f"{path} holds no video frames: it is cut off or empty; get a complete copy.")
         pts, keyframes = _frame_times(scan, stream)
         fps = _rate(stream, pts)
-        warnings = _warnings(path, scan, promised, pts, float(stream.time_base or 0), fps)
+        warnings = _short_warning(path.name, scan, promised, fps)
+        warnings += _uneven_warning(path.name, pts, float(stream.time_base or 0), fps)
         return VideoIndex(path, stream.index, len(scan.pts), fps, pts, keyframes, warnings)

@@ -140,26 +140,11 @@ def _open_file(path: Path, request: _Request) -> Source:
     check_size(convert.height, convert.width, f"The frames of {path.name}")
 
     def read(source: Source) -> Iterator[np.ndarray]:
-        distinct, repeats = np.unique(indices, return_counts=True)
-        missing, given, last = 0, 0, None
-        reader = decode.FrameReader(index, distinct)
-        with contextlib.closing(iter(reader)) as frames:
-            for (_, frame, exact), count in zip(frames, repeats, strict=False):
-                missing += not exact
-                last, given = convert(frame), given + count
-                for _ in range(count):
-                    yield last
-        if last is None:
-            raise TempoError(f"{path} could be opened but no longer be read: was it changed meanwhile?")
-        for _ in range(len(indices) - given):
-            yield last
-        missing += len(indices) - given
-        sentence = (
-            f"{path.name} is damaged: {missing} of {len(distinct)} sampled frames could not be decoded, "
-            "and the nearest good frame stands in for each."
-        )
-        if missing and sentence not in source.warnings:
-            source.warnings.append(sentence)
+        reader = decode.FrameReader(index, *np.unique(indices, return_counts=True))
+        yield from reader.pixels(convert)
+        for sentence in reader.warnings():
+            if sentence not in source.warnings:
+                source.warnings.append(sentence)
 
     return _video(path.name, indices, index.total_frames, index.fps, request, convert, read, index.warnings)
 
@@ -226,7 +211,8 @@ def _open_npy(path: Path, request: _Request) -> Source:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise TempoError(
-            f"{path} is not a complete .npy file of plain numbers: save a uint8 array [T, H, W, 3] with numpy.save."
+            f"{path} is not a complete .npy file of plain numbers: save a uint8 array [T, H, W, 3] with "
+            "numpy.save."
         ) from error
     if not isinstance(array, np.ndarray):  # a zip archive of arrays under the wrong suffix
         raise TempoError(f"{path} is an archive of arrays: save the video alone with numpy.save.")
@@ -253,7 +239,9 @@ def _open_image(picture: Any, name: str, request: _Request, path: Path | None = 
 
     warnings = []
     if getattr(picture, "n_frames", 1) > 1:
-        warnings.append(f"{name} is an animation, of which only the first picture is used: convert it to .gif or .mp4.")
+        warnings.append(
+            f"{name} holds several pictures, of which only the first is used: make it a .gif or .mp4."
+        )
     check_size(picture.height, picture.width, f"The pixels of {name}")
     pixels = images.to_rgb(picture, path or name)
     source = _image(name, picture.height, picture.width, request, lambda source: iter([pixels]))
