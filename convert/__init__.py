@@ -1,0 +1,1 @@
+"""Hugging Face safetensors <-> native checkpoints: `from_hf`, `to_hf`, `verify`, `load_hf`."""

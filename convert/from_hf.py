@@ -1,0 +1,119 @@
+"""Hugging Face safetensors -> native checkpoint, one stacked array in memory at a time.
+
+    python -m convert.from_hf --model=tempo --source=Tempo-6B --base=Qwen3-VL-2B-Instruct --target=DIR
+
+Models: tempo (needs --base, the original Qwen3-VL: architecture and Yes/No rows), tempo-init (--source
+a Qwen3 LLM and --base a Qwen3-VL, for training from stage 0), qwen3, qwen3-vl.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from convert import cli, mapping
+from convert.source import Source
+from tempo_jax.errors import TempoError
+
+MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
+DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
+
+
+def convert(
+    model: str,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    base: str | os.PathLike | None = None,
+    dtype: str = "source",
+    memory_tokens: int = 128,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Writes a native checkpoint to `target`; raises TempoError naming everything that is wrong.
+
+    `dtype` "source" keeps every stack's own (mixed stacks become float32, without loss).
+    `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only.
+    """
+    from tempo_jax import checkpoint, progress
+
+    _check_arguments(model, base, dtype)
+    with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
+        origin = _origin(opened, dtype)
+        args = (target, opened.kind, opened.config, source, origin)
+        with checkpoint.saving(*args, overwrite=overwrite) as put, progress.reporter() as report:
+            total = len(mapping.native_shapes(opened.kind, opened.config))
+            for done, (path, array) in enumerate(_arrays(opened, DTYPES[dtype], seed), 1):
+                put(path, array)
+                del array  # before the next one is read
+                report("converting", done, total)
+
+
+def _arrays(opened: Source, dtype: np.dtype | None, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    for part in opened.parts:
+        yield part.tensor.native, part.read(dtype or part.dtype)
+    if opened.model == "tempo-init":
+        from convert import initial
+
+        yield from initial.arrays(opened, dtype, seed)
+    if opened.kind == "tempo":
+        yield mapping.DIRECTION, opened.direction()
+
+
+def _origin(opened: Source, dtype: str) -> dict[str, Any]:
+    """What `to_hf` needs to write back the very same files."""
+    from convert import hf_config
+
+    origin: dict[str, Any] = {"model": opened.model, "config": hf_config.read_json(opened.folder)}
+    if opened.heads:
+        origin["tied_heads"] = opened.heads
+    if opened.model == "qwen3-vl" and opened.prefixes != mapping.QWEN3_VL_PREFIXES[0]:
+        origin["prefixes"] = list(opened.prefixes)
+    if opened.model == "tempo-init":
+        fresh = hf_config.export("tempo", opened.config, {})
+        origin["config"] |= {k: v for k, v in fresh.items() if v is not None or k not in origin["config"]}
+    if dtype != "source":
+        origin["dtype"] = dtype
+        return origin
+    mixed = {p.tensor.native: p.dtypes for p in opened.parts if len(set(p.dtypes)) > 1}
+    return origin | ({"mixed_dtypes": mixed} if mixed else {})
+
+
+def _check_arguments(model: str, base: Any, dtype: str) -> None:
+    if model == "xcomp":
+        raise TempoError("XComp checkpoints are not read yet: that comes with the XComp part of this package")
+    if model not in MODELS:
+        raise TempoError(f"the model {model!r} is unknown: expected one of {', '.join(MODELS)}")
+    if dtype not in DTYPES:
+        raise TempoError(f"the dtype {dtype!r} is unknown: expected one of {', '.join(DTYPES)}")
+    if base is not None and model not in ("tempo", "tempo-init"):
+        raise TempoError(f"--base is for --model=tempo and tempo-init; leave it out for {model}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, choices=MODELS)
+    parser.add_argument("--source", required=True, metavar="DIR", help="Hugging Face checkpoint")
+    parser.add_argument("--base", metavar="DIR", help="Qwen3-VL base model (tempo, tempo-init)")
+    parser.add_argument("--target", required=True, metavar="DIR", help="native checkpoint to write")
+    parser.add_argument("--dtype", default="source", choices=tuple(DTYPES))
+    parser.add_argument("--memory-tokens", type=int, default=128, help="tempo-init: how many (128)")
+    parser.add_argument("--seed", type=int, default=0, help="tempo-init: of the initial values (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    args = parser.parse_args(argv)
+
+    def command() -> int:
+        options = {k: v for k, v in vars(args).items() if k not in ("model", "source", "target")}
+        convert(args.model, args.source, args.target, **options)
+        print(f"wrote {args.target}")
+        return 0
+
+    return cli.run(parser.prog, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""Safetensors without torch: lazy slices in, shards streamed out.
+
+File format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
+then the tensors' bytes without gaps. Files are read with `pread`, never mapped, so that what is
+resident is what was asked for; and written at known offsets, so that tensors may come in any order.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from tempo_jax.errors import TempoError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# Names of the format -> numpy; others (F8…, packed) are left to the caller's sentence.
+DTYPES = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER = 100_000_000
+# A column slice whose runs are shorter than a disk page costs the same bytes read as whole rows.
+MIN_RUN_BYTES = 4096
+_READ_BYTES = 32 << 20  # rows read at a time for a column slice
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Where a tensor lies; `start` counts from the beginning of the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+class Reader:
+    """The tensors of one file, or of a folder with one file or an index; nothing is read ahead."""
+
+    def __init__(self, source: str | os.PathLike):
+        self.infos: dict[str, Info] = {}
+        self.bytes_read = 0
+        self._descriptors: dict[Path, int] = {}
+        for path, wanted in _files(Path(source)).items():
+            infos = _header(path)
+            absent = sorted(wanted - infos.keys()) if wanted is not None else []
+            if absent:
+                raise TempoError(f"{path} lacks {_some(absent)}, which {INDEX} places there: fetch it again")
+            self.infos |= infos if wanted is None else {name: infos[name] for name in wanted}
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole tensor."""
+        info = self.infos[name]
+        return self._range(info, 0, info.nbytes).reshape(info.shape)
+
+    def read_matrix(self, name: str, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
+        """`tensor.reshape(shape)[index]` (at most two axes, steps of 1), reading only what is needed."""
+        info = self.infos[name]
+        bounds = [s.indices(n)[:2] for s, n in zip(index, shape)] + [(0, n) for n in shape[len(index) :]]
+        (top, bottom), item = bounds[0], info.numpy_dtype.itemsize
+        row = math.prod(shape[1:]) * item
+        if len(shape) == 1 or all(b == (0, n) for b, n in zip(bounds[1:], shape[1:])):
+            return self._range(info, top * row, bottom * row).reshape(bottom - top, *shape[1:])
+        left, right = bounds[1]
+        out = np.empty((bottom - top, right - left), info.numpy_dtype)
+        if (right - left) * item >= MIN_RUN_BYTES:
+            for i in range(top, bottom):
+                out[i - top] = self._range(info, i * row + left * item, i * row + right * item)
+            return out
+        step = max(1, _READ_BYTES // row)
+        for i in range(top, bottom, step):
+            stop = min(i + step, bottom)
+            block = self._range(info, i * row, stop * row).reshape(stop - i, shape[1])
+            out[i - top : stop - top] = block[:, left:right]
+        return out
+
+    def _range(self, info: Info, start: int, stop: int) -> np.ndarray:
+        descriptor = self._descriptors.get(info.file)
+        if descriptor is None:
+            descriptor = self._descriptors[info.file] = os.open(info.file, os.O_RDONLY)
+        out = np.empty(stop - start, np.uint8)
+        view, done = memoryview(out), 0
+        while done < len(out):  # one call returns 2 GiB at most
+            count = os.preadv(descriptor, [view[done:]], info.start + start + done)
+            if count == 0:
+                raise TempoError(f"{info.file} ended early while it was read: fetch it again")
+            done += count
+        self.bytes_read += done
+        return out.view(info.numpy_dtype)
+
+
+class Writer:
+    """One file or numbered shards with an index; every tensor's place is fixed at the start.
+
+    `specs`: (name, dtype name, shape) in the order of the files. Call `write` once per tensor.
+    """
+
+    def __init__(self, folder: Path, specs: Iterable[tuple[str, str, tuple[int, ...]]], max_shard_bytes: int):
+        self.infos: dict[str, Info] = {}
+        self._files: list = []
+        shards = _plan(list(specs), max_shard_bytes)
+        total = 0
+        for i, shard in enumerate(shards):
+            name = SINGLE if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+            total += self._create(folder / name, shard)
+        if len(shards) > 1:
+            index = {
+                "metadata": {"total_size": total},
+                "weight_map": {name: info.file.name for name, info in self.infos.items()},
+            }
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        self._open = {path: file for path, file in self._files}
+        self._left = set(self.infos)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        for _path, file in self._files:
+            if kind is None:
+                file.flush()
+                os.fsync(file.fileno())
+            file.close()
+        if kind is None and self._left:
+            raise RuntimeError(f"never written: {_some(sorted(self._left))}")
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        info = self.infos[name]
+        if array.shape != info.shape or array.dtype != info.numpy_dtype:
+            raise RuntimeError(f"{name}: {array.dtype}{array.shape} where {info} was announced")
+        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        descriptor, done = self._open[info.file].fileno(), 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done:], info.start + done)
+        self._left.discard(name)
+
+    def _create(self, path: Path, shard: list[tuple[str, str, tuple[int, ...]]]) -> int:
+        header: dict = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, dtype, shape in shard:
+            start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        file = path.open("wb")
+        self._files.append((path, file))
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.flush()
+        file.truncate(8 + len(text) + end)
+        for name, dtype, shape in shard:
+            start = 8 + len(text) + header[name]["data_offsets"][0]
+            self.infos[name] = Info(path, dtype, tuple(shape), start)
+        return end
+
+
+def equal_bytes(reader: Reader, one: str, other: str) -> bool:
+    """Whether two tensors of a reader are the same bytes, compared a block of rows at a time."""
+    a, b = reader.infos[one], reader.infos[other]
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return all(
+        np.array_equal(x.view(np.uint8), y.view(np.uint8))
+        for x, y in zip(_blocks(reader, one), _blocks(reader, other))
+    )
+
+
+def _blocks(reader: Reader, name: str) -> Iterable[np.ndarray]:
+    info = reader.infos[name]
+    step = max(1, _READ_BYTES * info.shape[0] // max(1, info.nbytes))
+    for i in range(0, info.shape[0], step):
+        yield reader.read_matrix(name, info.shape, (slice(i, i + step),))
+
+
+def _plan(specs: list, max_bytes: int) -> list[list]:
+    shards: list[list] = [[]]
+    size = 0
+    for spec in specs:
+        nbytes = math.prod(spec[2]) * DTYPES[spec[1]].itemsize
+        if shards[-1] and size + nbytes > max_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += nbytes
+    return shards
+
+
+def _files(source: Path) -> dict[Path, set[str] | None]:
+    """File -> the tensors to take from it (None: all)."""
+    if source.is_file():
+        return {source: None}
+    if not source.is_dir():
+        raise TempoError(f"{source} does not exist: give the folder of a Hugging Face checkpoint")
+    index = source / INDEX
+    if index.is_file():
+        weight_map = _index(index)
+        out: dict[Path, set[str] | None] = {}
+        for name, file in weight_map.items():
+            if Path(file).name != file:
+                raise TempoError(f"{index} names the file {file!r}, which lies outside its folder")
+            out.setdefault(source / file, set()).add(name)
+        absent = sorted(path.name for path in out if not path.is_file())
+        if absent:
+            raise TempoError(f"{source} lacks {_some(absent)} named by {INDEX}: fetch the missing files")
+        return out
+    found = sorted(source.glob("*.safetensors"))
+    if len(found) == 1:
+        return {found[0]: None}
+    if found:
+        raise TempoError(f"{source} holds {len(found)} safetensors files but no {INDEX}: fetch that file too")
+    if any(source.glob("*.bin")) or any(source.glob("*.pt")) or any(source.glob("*.pth")):
+        raise TempoError(
+            f"{source} holds pickled weights only, which can run code: convert them to safetensors first "
+            "(save_pretrained writes safetensors)"
+        )
+    raise TempoError(f"{source} holds no safetensors file: give the folder of a Hugging Face checkpoint")
+
+
+def _index(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(v, str) for v in weight_map.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TempoError(f"{path} is damaged, it holds no weight_map: fetch it again") from error
+    return weight_map
+
+
+def _header(path: Path) -> dict[str, Info]:
+    """The checked header of a file; a sentence when it is cut short or damaged."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise TempoError(f"{path} is cut short or no safetensors file ({size} bytes): fetch it again")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        entries = {
+            n: (e["dtype"], tuple(map(int, e["shape"])), *e["data_offsets"]) for n, e in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TempoError(f"{path} has a damaged header: fetch it again") from error
+    _check_offsets(path, list(entries.values()), size - 8 - length)
+    return {n: Info(path, d, shape, 8 + length + start) for n, (d, shape, start, _) in entries.items()}
+
+
+def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
+    position = 0
+    for dtype, shape, start, stop in sorted(entries, key=lambda e: e[2:]):
+        known = DTYPES.get(dtype)
+        right = known is None or stop - start == math.prod(shape) * known.itemsize
+        if start != position or stop < start or min(shape, default=0) < 0 or not right:
+            raise TempoError(
+                f"{path} has a damaged header (its tensors overlap or leave gaps): fetch it again"
+            )
+        position = stop
+    if position != data_bytes:
+        raise TempoError(
+            f"{path} holds {data_bytes} bytes of tensors where its header announces {position}: fetch it again"
+        )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

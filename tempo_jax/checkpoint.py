@@ -1,0 +1,259 @@
+"""Native checkpoints: a folder with `model.json`, `params/` (Orbax v1) and `tokenizer/`.
+
+model.json: {"format": 1, "kind": ..., "config": ..., "origin": ...}; it is written last and the whole
+folder renamed into place, so that an interrupted save never leaves something that loads.
+Parameters are nested dicts of arrays with string keys, stacked over layers.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from tempo_jax import sharding
+from tempo_jax.errors import TempoError
+from tempo_jax.models import config as cfg
+
+FORMAT = 1
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "vocab.json",
+    "merges.txt", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    "preprocessor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+# Small enough that a host of a pod reads little beyond its own shards, large enough for object stores.
+CHUNK_BYTES = 16 << 20
+FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What model.json says; `origin` is whatever the writer noted about where the weights come from."""
+
+    kind: str
+    config: Any
+    origin: dict
+
+
+def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Model:
+    """The architecture of a checkpoint; with `kind`, a checkpoint of another kind is a TempoError."""
+    folder = Path(directory)
+    path = folder / "model.json"
+    if not folder.is_dir():
+        raise TempoError(f"{folder} is not a folder: give a native checkpoint (python -m convert.from_hf)")
+    if not path.is_file():
+        foreign = (folder / "config.json").is_file()
+        advice = "convert it with python -m convert.from_hf" if foreign else "it is not a native checkpoint"
+        raise TempoError(f"{folder} holds no model.json: {advice}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = int(values["format"])
+        if version > FORMAT:
+            raise TempoError(
+                f"{folder} has checkpoint format {version} and this tempo_jax reads up to {FORMAT}: "
+                "update tempo_jax"
+            )
+        found = values["kind"]
+        if found not in cfg.KINDS:
+            raise TempoError(f"{folder} holds a model of the unknown kind {found!r}: update tempo_jax")
+        config = cfg.from_dict(cfg.KINDS[found], values["config"])
+    except TempoError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TempoError(f"{path} is damaged ({error}): convert the model again") from error
+    if kind is not None and found != kind:
+        raise TempoError(f"{folder} holds a model of kind {found!r} where {kind!r} is needed")
+    return Model(found, config, values.get("origin") or {})
+
+
+def tokenizer_path(directory: str | os.PathLike) -> Path:
+    """The folder of Hugging Face tokenizer files; a TempoError when there is none."""
+    path = Path(directory) / "tokenizer"
+    if not (path / "tokenizer.json").is_file() and not (path / "vocab.json").is_file():
+        raise TempoError(
+            f"{directory} holds no tokenizer: put the model's tokenizer.json and tokenizer_config.json "
+            f"into {path}"
+        )
+    return path
+
+
+def load_params(
+    directory: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    shardings: jax.sharding.Mesh | dict | None = None,
+    only: str | None = None,
+) -> dict:
+    """The parameters as a nested dict of jax arrays, each process reading its own shards only.
+
+    `dtype`: cast while reading (the relevance direction stays float32). `shardings`: a mesh (then
+    `tempo_jax.sharding` places them), a nested dict of shardings, or None for the first device.
+    `only`: the one path to read. Raises TempoError when the folder does not hold sound parameters.
+    """
+    path = (Path(directory) / "params").resolve()
+    if not path.is_dir():
+        raise TempoError(f"{directory} holds no params folder: it is not a native checkpoint")
+    single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    context = ocp.Context()
+    context.pytree.loading.partial_load = only is not None
+    with context, _damage_is_a_sentence(directory):
+        shapes = flatten(ocp.metadata(path).metadata)
+        if only is not None:
+            shapes = {only: shapes[only]}
+    given = flatten(shardings) if isinstance(shardings, dict) else {}
+    abstract = {}
+    for name, leaf in shapes.items():
+        if isinstance(shardings, jax.sharding.Mesh):
+            where = sharding.param_sharding(name, leaf.shape, shardings)
+        else:
+            where = given.get(name, single)
+        wanted = leaf.dtype if dtype is None or name.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
+        wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
+        abstract[name] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
+    with context, _damage_is_a_sentence(directory):
+        return ocp.load(path, nest(abstract))
+
+
+def save(
+    directory: str | os.PathLike,
+    kind: str,
+    config: Any,
+    params: dict,
+    tokenizer_dir: str | os.PathLike | None = None,
+    origin: dict | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of."""
+    arrays = nest({name: value for name, value in flatten(params).items()})
+    with _replacing(Path(directory), overwrite) as folder:
+        with _saving_context():
+            ocp.save(folder / "params", arrays)
+        if jax.process_index() == 0:
+            _describe(folder, kind, config, tokenizer_dir, origin)
+
+
+@contextlib.contextmanager
+def saving(
+    directory: str | os.PathLike,
+    kind: str,
+    config: Any,
+    tokenizer_dir: str | os.PathLike | None = None,
+    origin: dict | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Like `save`, one array at a time: yields `put(path, array)`, which holds no array afterwards.
+
+    For one process. `origin` may be filled in until the block ends. When the block raises, nothing is
+    left of the checkpoint.
+    """
+    with _replacing(Path(directory), overwrite) as folder, _saving_context():
+
+        def put(path: str, array: np.ndarray) -> None:
+            ocp.partial.save(folder / "params", nest({path: array}))
+            _return_memory()
+
+        yield put
+        ocp.partial.finalize(folder / "params")
+        _describe(folder, kind, config, tokenizer_dir, origin)
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}; keys of any type become strings."""
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict:
+    """The inverse of `flatten`."""
+    tree: dict = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _saving_context() -> ocp.Context:
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
+    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
+    context.array.saving.enable_write_sharding_file = False  # loading always says where to
+    return context
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place when the block ends without an exception."""
+    target = target.resolve()
+    if target.exists() and not overwrite:
+        raise TempoError(f"{target} exists already: remove it, choose another folder or pass --overwrite")
+    folder, old = (target.with_name(f".{target.name}.{end}") for end in ("incomplete", "replaced"))
+    first = jax.process_index() == 0
+    if first:
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+        folder.mkdir(parents=True)
+    _barrier(f"begin {target}")
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _barrier(f"written {target}")
+    if first:
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    _barrier(f"end {target}")
+
+
+def _describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
+    if tokenizer_dir is not None:
+        copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
+    values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
+    (folder / "model.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies whichever tokenizer files exist; weights, code and anything else stay behind."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def _damage_is_a_sentence(directory) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, OSError, TypeError, AttributeError, ocp.errors.InvalidLayoutError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
+
+
+def _return_memory() -> None:
+    """Gives freed write buffers back to the system: glibc keeps up to a whole array of them otherwise."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

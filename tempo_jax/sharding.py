@@ -1,0 +1,121 @@
+"""One mesh ("data", "fsdp", "tensor"), one table of logical axes, one table of rules.
+
+Every parameter's axes have logical names (PARAMETERS); RULES says over which mesh axes a logical
+axis is split. A mesh axis that does not divide a dimension is left out there, so that any model
+runs on any mesh. Works for stacked trees (`layers/...` with a leading layer axis) and for trees with
+one node per layer (`layers/<i>/...`) alike.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tempo_jax.errors import TempoError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes it is split over.
+RULES: dict[str, tuple[str, ...]] = {
+    "embed": ("fsdp",),  # model width, also after 2x2 merging
+    "heads": ("tensor",),  # all heads of a projection, side by side
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "segments": ("data", "fsdp"),  # segments or clips of a batch: every chip compresses some
+    "layers": (),
+    "none": (),  # short or one-dimensional: replicated
+}
+
+# Path pattern -> logical axes without the layer axis; the first full match wins. Paths are relative to
+# a component (`llm/`, `compressor/text/`, ...), with layer indices taken out.
+PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"embed/embedding", ("vocab", "embed")),
+    (r"head/kernel", ("embed", "vocab")),
+    (r"(layers|blocks)/attention/(q|k|v|qkv)/kernel", ("embed", "heads")),
+    (r"(layers|blocks)/attention/(o|proj)/kernel", ("heads", "embed")),
+    (r"(layers|blocks)/attention/(q|k|v|qkv)/bias", ("heads",)),
+    (r"layers/mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r"layers/mlp/down/kernel", ("mlp", "embed")),
+    (r"(blocks/mlp|merger|deepstack)/fc1/kernel", ("embed", "mlp")),
+    (r"(blocks/mlp|merger|deepstack)/fc2/kernel", ("mlp", "embed")),
+    (r"(blocks/mlp|merger|deepstack)/fc1/bias", ("mlp",)),
+    (r"(blocks/mlp|merger|deepstack)/fc2/bias", ("none",)),
+    (r"(blocks/attention/proj|patch_embed|projector/layers)/bias", ("none",)),
+    (r"patch_embed/kernel", ("none", "embed")),
+    (r"projector/layers/kernel", ("embed", "none")),
+    (r"(position|memory)/embedding", ("none", "embed")),
+    (r"relevance/direction", ("none",)),
+    (r"(.*/)?\w*norm\d?/(scale|bias)", ("none",)),
+)
+_COMPILED = tuple((re.compile(pattern), axes) for pattern, axes in PARAMETERS)
+_COMPONENT = re.compile(r"(llm|compressor/text|compressor/vision|compressor|vision|text)/")
+_STACKS = ("layers/", "blocks/", "deepstack/")
+
+
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of data x fsdp x tensor devices, Auto axes. Raises TempoError when there are too few.
+
+    `devices`: all by default; with fewer wanted than there are, the first ones serve.
+    """
+    shape, want = (data, fsdp, tensor), data * fsdp * tensor
+    have = list(jax.devices() if devices is None else devices)
+    if min(shape) < 1 or want > len(have):
+        raise TempoError(
+            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} takes {want} devices and there are "
+            f"{len(have)}: choose sizes whose product is at most that"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=have[:want])
+
+
+def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
+    """Logical axis names of a native parameter, e.g. ("layers", "embed", "mlp").
+
+    Raises KeyError for a path the table does not know, or a rank that does not fit it.
+    """
+    relative = path
+    match = _COMPONENT.match(path)
+    if match:
+        relative = path[match.end() :]
+    single = re.sub(r"(^|/)\d+(?=/)", "", relative)
+    for pattern, axes in _COMPILED:
+        if pattern.fullmatch(single):
+            break
+    else:
+        raise KeyError(f"no sharding for {path}: add a row to sharding.PARAMETERS")
+    if ndim == len(axes) + 1 and single == relative and relative.startswith(_STACKS):
+        axes = ("layers", *axes)
+    if ndim != len(axes):
+        raise KeyError(f"{path} has {ndim} axes where sharding.PARAMETERS names {axes}")
+    return axes
+
+
+def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
+    """Rules applied: mesh axes that do not divide a dimension are dropped there, the last first."""
+    parts: list[Any] = []
+    for name, size in zip(axes, shape, strict=True):
+        wanted = tuple(a for a in RULES[name] if mesh.shape.get(a, 1) > 1)
+        while wanted and size % math.prod(mesh.shape[a] for a in wanted):
+            wanted = wanted[:-1]
+        parts.append(wanted if len(wanted) > 1 else wanted[0] if wanted else None)
+    return P(*parts)
+
+
+def param_sharding(path: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where a native parameter lives; see `logical_axes` for KeyError."""
+    return NamedSharding(mesh, spec(logical_axes(path, len(shape)), shape, mesh))
+
+
+def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "") -> dict:
+    """The same for a nested dict of anything with a `.shape`."""
+    return {
+        key: tree_shardings(value, mesh, f"{prefix}{key}/")
+        if isinstance(value, dict)
+        else param_sharding(f"{prefix}{key}", value.shape, mesh)
+        for key, value in shapes.items()
+    }
