@@ -6,7 +6,7 @@ differ only in their arithmetic (facts/tempo.md §2.3, §2.5):
 * Pillow (steps A and B of a video): 22-bit integer weights, rounded to 8 bits after the horizontal
   pass and again after the vertical one, halves up. Horizontal first, as in every Pillow the
   published system ran on; Pillow 13 turns the passes round where height shrinks more than width.
-* torchvision v1 (step C): float32 throughout, rounded once at the end, halves to even.
+* torchvision v1 (step C): float32 throughout, rounded once at the end (`torch_resize`).
 * torchvision v2 (single images): as Pillow, with 16-bit weights.
 
 Integer weights are split into parts so small that float32 sums of their products with uint8 are
@@ -20,6 +20,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tempo_jax.models.torch_resize import resize_float
 
 Size = tuple[int, int]  # (height, width)
 
@@ -42,25 +44,26 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     a, x = -0.5, np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return np.where(x < 1, near, np.where(x < 2, far, x.dtype.type(0)))
 
 
-@functools.lru_cache(maxsize=64)
-def _windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per output: first input, one past the last, and float64 weights [size_out, taps] summing to 1.
+def _windows(size_in: int, size_out: int, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per output: first input, one past the last, and weights [size_out, taps] summing to 1.
 
-    When shrinking, the kernel is stretched by the scale, which is what removes aliasing.
+    When shrinking, the kernel is stretched by the scale, which is what removes aliasing. Computed
+    in `dtype`: torch's float kernel takes float32 for the weights too, and ties hang on that.
     """
-    scale = size_in / size_out
-    stretch = max(scale, 1.0)
-    support = 2.0 * stretch
-    centers = (np.arange(size_out) + 0.5) * scale
-    first = np.maximum(np.trunc(centers - support + 0.5), 0).astype(int)
-    last = np.minimum(np.trunc(centers + support + 0.5), size_in).astype(int)
+    scale = dtype(size_in) / dtype(size_out)
+    stretch = max(scale, dtype(1))
+    support = dtype(2) * stretch
+    centers = (np.arange(size_out).astype(dtype) + dtype(0.5)) * scale
+    first = np.maximum(np.trunc(centers - support + dtype(0.5)), 0).astype(int)
+    last = np.minimum(np.trunc(centers + support + dtype(0.5)), size_in).astype(int)
     offsets = np.arange((last - first).max())
     inputs = first[:, None] + offsets
-    weights = _cubic((inputs - centers[:, None] + 0.5) / stretch)
-    weights = np.where(inputs < last[:, None], weights, 0.0)
+    distance = (offsets.astype(dtype) + (first.astype(dtype) - centers)[:, None] + dtype(0.5)) / stretch
+    weights = _cubic(distance)
+    weights = np.where(inputs < last[:, None], weights, dtype(0))
     return first, last, weights / weights.sum(1, keepdims=True)
 
 
@@ -88,8 +91,8 @@ def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
 @functools.lru_cache(maxsize=64)
 def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], int]:
     """The resampling matrix of one axis as bands of BLOCK outputs, and its fixed-point bits."""
-    first, last, weights = _windows(size_in, size_out)
-    bits = {"pillow": PILLOW_BITS, "torch_uint8": _torch_bits(weights.max()), "torch_float": 0}[mode]
+    first, last, weights = _windows(size_in, size_out, np.float32 if mode == "torch_float" else np.float64)
+    bits = {"pillow": PILLOW_BITS, "torch_uint8": _torch_bits(weights.max())}[mode]
     bands = []
     for start in range(0, size_out, BLOCK):
         rows = np.arange(start, min(start + BLOCK, size_out))
@@ -98,7 +101,7 @@ def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], i
         columns = first[rows, None] - lo + np.arange(weights.shape[1])
         dense[np.arange(len(rows))[:, None], columns] = weights[rows]
         dense = dense[:, : hi - lo].T
-        parts = _split(_fixed_point(dense, bits), bits) if bits else (dense.astype(np.float32),)
+        parts = _split(_fixed_point(dense, bits), bits)
         bands.append(_Band(int(lo), int(hi), parts))
     return tuple(bands), bits
 
@@ -114,7 +117,7 @@ def _round(parts: list[jax.Array], bits: int) -> jax.Array:
 
 
 def _resize_axis(x: jax.Array, axis: int, size_out: int, mode: str) -> jax.Array:
-    """One pass over axis -1 or -2 of float32 [..., H, W]; rounded unless mode is torch_float."""
+    """One pass over axis -1 or -2 of float32 [..., H, W]; rounded to whole values."""
     if x.shape[axis] == size_out:
         return x
     bands, bits = _bands(x.shape[axis], size_out, mode)
@@ -123,14 +126,15 @@ def _resize_axis(x: jax.Array, axis: int, size_out: int, mode: str) -> jax.Array
         window = jax.lax.slice_in_dim(x, band.lo, band.hi, axis=axis)
         equation = "...hw,wo->...ho" if axis == -1 else "...hw,ho->...ow"
         sums = [jnp.einsum(equation, window, part, precision="highest") for part in band.parts]
-        outputs.append(_round(sums, bits) if bits else sums[0])
+        outputs.append(_round(sums, bits))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=axis)
 
 
 def _resize(x: jax.Array, size: Size, mode: str) -> jax.Array:
     """Float32 [..., H, W] of uint8 values to [..., h, w] of uint8 values; horizontal pass first."""
-    x = _resize_axis(_resize_axis(x, -1, size[1], mode), -2, size[0], mode)
-    return jnp.clip(jnp.round(x), 0, 255) if mode == "torch_float" else x
+    if mode == "torch_float":
+        return resize_float(x, size)
+    return _resize_axis(_resize_axis(x, -1, size[1], mode), -2, size[0], mode)
 
 
 def _resize_chain(frames: jax.Array, steps: Sequence[tuple[Size, str]]) -> jax.Array:

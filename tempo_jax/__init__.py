@@ -1,0 +1,44 @@
+"""Long-video question answering on TPUs: Tempo and XComp in JAX.
+
+    import tempo_jax
+    tempo = tempo_jax.load("checkpoints/demo")
+    answer = tempo.ask("video.mp4", "What happens?")
+
+Imports are lazy: `import tempo_jax` alone loads neither jax nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "load": "tempo_jax.inference.engine",
+    "Tempo": "tempo_jax.inference.engine",
+    "Clip": "tempo_jax.inference.clip",
+    "Answer": "tempo_jax.inference.results",
+    "Inspection": "tempo_jax.inference.results",
+    "Segment": "tempo_jax.inference.results",
+    "TempoError": "tempo_jax.errors",
+}
+_MODULES = ("ata", "video", "prompts", "sharding", "checkpoint")
+
+__all__ = ["Answer", "Clip", "Inspection", "Segment", "Tempo", "TempoError", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from tempo_jax.errors import TempoError
+    from tempo_jax.inference.clip import Clip
+    from tempo_jax.inference.engine import Tempo, load
+    from tempo_jax.inference.results import Answer, Inspection, Segment
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"tempo_jax.{name}")
+    raise AttributeError(f"module 'tempo_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_WHERE, *_MODULES])

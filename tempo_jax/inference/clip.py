@@ -1,0 +1,253 @@
+"""`Clip`: one opened video, and the way a question about it takes through the programs."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference import buckets, generate, layout, programs
+from tempo_jax.inference.options import Options
+from tempo_jax.inference.prefetch import prefetch
+from tempo_jax.inference.results import Answer, Inspection, Segment
+from tempo_jax.inference.text import TextStream, finished_text
+from tempo_jax.prompts import DEFAULT_QUESTION
+
+if TYPE_CHECKING:
+    from tempo_jax.inference.engine import Tempo
+
+FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
+STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
+IN_FLIGHT = 2  # chunks the host may run ahead of the device
+
+Progress = Callable[[str, int, int], None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question whose prompt the LLM has read."""
+
+    options: Options
+    bank: programs.Bank
+    selection: programs.Selection
+    prefilled: programs.Prefilled
+    sampling: generate.Sampling
+    budget: int
+    prompt_tokens: int
+    warnings: tuple[str, ...]
+    started: float  # time.perf_counter() when asked
+    compressed: float  # … and when the allocation was known
+
+
+class Clip:
+    """An opened video. With `keep`, later questions cost no decoding and no vision tower.
+
+    Made by `Tempo.open`. `last_answer` is the Answer of the latest question, also after `stream`.
+    """
+
+    def __init__(self, tempo: "Tempo", source: Any, *, keep: bool, prefix_cache: bool = False):
+        self.tempo = tempo
+        self.source = source
+        self.layout = layout.plan(
+            source, tempo.config, tempo.tokenizer, tempo.chunk_segments, tempo.place.segment_shards
+        )
+        self.last_answer: Answer | None = None
+        self._keep, self._prefix_cache = keep, prefix_cache
+        self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
+        self._video_seconds = 0.0
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """Device memory kept for further questions: {"visual": bytes} or {"prefix": bytes}."""
+        total = sum(x.nbytes for x in jax.tree.leaves(self._held))
+        return {"prefix" if self._prefix_cache else "visual": total}
+
+    def read(self, progress: Progress = None) -> None:
+        """Decodes and encodes the video if the clip does not hold it yet."""
+        with self.tempo.place():
+            for _ in self._chunks(progress):
+                pass
+            jax.block_until_ready(self._held)
+
+    def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
+        """Answers a question about the video; options as in `Tempo.ask`."""
+        for _ in self._answer(question, Options(**options), progress, every=None):
+            pass
+        return self.last_answer
+
+    def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
+        """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
+        return self._answer(question, Options(**options), progress, every=STREAM_TOKENS)
+
+    def inspect(self, question: str, **options: Any) -> Inspection:
+        """The numbers between video and answer."""
+        asked = self.prefill(question, Options(**options, max_new_tokens=1))
+        count = self.layout.segments
+        allocation = np.asarray(asked.selection.allocation_S)[:count]
+        return Inspection(
+            relevance=np.asarray(asked.bank.relevance_S)[:count],
+            allocation=allocation[:0] if self.layout.is_image else allocation,
+            memory=np.asarray(asked.bank.memory_SKD)[:count],
+            sequence_length=asked.prompt_tokens,
+            logits=np.asarray(asked.prefilled.logits_BV)[0],
+        )
+
+    def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
+        """Everything up to the LLM's first logits."""
+        started, tempo, plan = time.perf_counter(), self.tempo, self.layout
+        question, warnings = _checked(question)
+        prompt = layout.prompt_of(plan, tempo.tokenizer, question)
+        text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
+        allocate = options.compress and not plan.is_image
+        budget, lowered = layout.affordable_budget(
+            plan,
+            options.budget if allocate else None,
+            memory_tokens=tempo.config.memory_tokens,
+            text_tokens=text,
+            new_tokens=options.max_new_tokens,
+            context=tempo.config.context_length,
+        )
+        warnings += [lowered] if lowered else []
+        keep_key, key = jax.random.split(jax.random.key(options.seed))
+        sampling = generate.Sampling(
+            jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key
+        )
+        with tempo.place():
+            prompt = tempo.place.put(prompt)
+            bank = self._compress(question, progress)
+            strategy = options.strategy if allocate else None
+            selection = programs.select(
+                bank, plan.segments, budget, prompt.tags_ST, keep_key, strategy=strategy
+            )
+            length = text + int(selection.visual_rows)  # the one value the host waits for
+            compressed = time.perf_counter()
+            warnings += self.source.warnings  # complete now that the video has been read
+            prefilled = programs.prefill(
+                tempo.model,
+                selection,
+                prompt,
+                sampling,
+                bucket=buckets.bucket(length, buckets.PREFILL),
+                capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
+                greedy=options.greedy,
+                eos=tempo.config.eos_ids,
+            )
+        return Asked(
+            options, bank, selection, prefilled, sampling, budget, length, tuple(warnings), started, compressed
+        )
+
+    def _chunks(self, progress: Progress) -> Iterator[Any]:
+        """Per chunk its visual tokens or, with a prefix cache, its prefix; reads the video if need be."""
+        total = len(self.layout.chunks)
+        if len(self._held) == total:
+            yield from self._held
+            return
+        self._held, waiting = [], []
+        started = time.perf_counter()
+        for index, frames in enumerate(prefetch(layout.chunk_frames(self.source, self.layout))):
+            self._video_seconds += time.perf_counter() - started
+            item = self._encode(index, frames)
+            if self._keep:
+                self._held.append(item)
+            yield item
+            waiting.append(item)
+            if len(waiting) > IN_FLIGHT:
+                jax.block_until_ready(waiting.pop(0))
+            if progress:
+                progress("reading the video", index + 1, total)
+            started = time.perf_counter()
+
+    def _encode(self, index: int, frames: np.ndarray) -> Any:
+        frames = self.tempo.place.put(frames, programs.SEGMENTS)
+        resized = programs.resize(frames, steps=self.layout.steps, image=self.layout.is_image)
+        visual = programs.see(self.tempo.model.compressor, resized)
+        return self._prefix(index, visual) if self._prefix_cache else visual
+
+    def _prefix(self, index: int, visual: Any) -> Any:
+        rows = self.tempo.place.put(self.layout.chunks[index].rows)
+        return programs.read_prefix(self.tempo.model.compressor, visual, rows)
+
+    def _compress(self, question: str, progress: Progress) -> programs.Bank:
+        """Relevance and memory tokens of every segment for this question."""
+        put, compressor = self.tempo.place.put, self.tempo.model.compressor
+        embedding = compressor.memory.embedding
+        shape = (self.layout.padded_segments, *embedding.shape)
+        bank = put(programs.Bank(np.zeros(shape, embedding.dtype), np.zeros(shape[0], np.float32)))
+        ids, length = layout.question_row(self.tempo.tokenizer, question, compressor.memory_tokens)
+        ids = put(ids)
+        self._video_seconds = 0.0
+        for chunk, (index, held) in zip(self.layout.chunks, enumerate(self._chunks(progress)), strict=True):
+            prefix = held if self._prefix_cache else self._prefix(index, held)
+            bank = programs.compress(
+                compressor, bank, prefix, put(chunk.length_C), put(chunk.next_position_C), ids, length, chunk.start
+            )
+        return bank
+
+    def _answer(self, question, options: Options, progress: Progress, every: int | None) -> Iterator[str]:
+        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
+        self.last_answer = None
+        asked = self.prefill(question, options, progress)
+        tempo, eos = self.tempo, self.tempo.config.eos_ids
+        state, pieces = asked.prefilled.generation, TextStream(tempo.tokenizer, eos)
+        first_token, until, last = None, 1, False
+        while not last:
+            with tempo.place():
+                state = generate.advance(
+                    tempo.model.llm, state, until, asked.sampling, greedy=options.greedy, eos=eos
+                )
+            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
+            first_token = first_token or time.perf_counter()
+            last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
+            piece = pieces.push(ids, last=last)
+            if piece:
+                yield piece
+            if progress:
+                progress("answering", len(ids), options.max_new_tokens)
+            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
+        self.last_answer = self._result(asked, ids, first_token)
+
+    def _result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
+        tempo, plan = self.tempo, self.layout
+        relevance = np.asarray(asked.bank.relevance_S)
+        allocation = np.asarray(asked.selection.allocation_S)
+        visual = int(asked.selection.visual_tokens)
+        now = time.perf_counter()
+        return Answer(
+            text=finished_text(tempo.tokenizer, ids, tempo.config.eos_ids),
+            token_ids=[int(i) for i in ids],
+            segments=tuple(
+                Segment(i, s.start_seconds, s.end_seconds, float(relevance[i]), int(allocation[i]))
+                for i, s in enumerate(plan.times)
+            ),
+            usage={
+                "frames": self.source.num_frames,
+                "segments": plan.segments,
+                "budget": int(asked.budget),
+                "visual_tokens": visual,
+                "tokens_per_frame": visual / self.source.num_frames,
+                "prompt_tokens": asked.prompt_tokens,
+                "new_tokens": len(ids),
+            },
+            timings={
+                "video": self._video_seconds,
+                "compress": asked.compressed - asked.started,
+                "first_token": first_token - asked.started,
+                "answer": now - asked.compressed,
+                "total": now - asked.started,
+            },
+            warnings=asked.warnings,
+            token_limits=(min(FLOOR, tempo.config.memory_tokens), tempo.config.memory_tokens),
+        )
+
+
+def _checked(question: str) -> tuple[str, list[str]]:
+    """The question, or the published default for an empty one with a sentence that says so."""
+    if not isinstance(question, str):
+        raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")
+    if question.strip():
+        return question, []
+    return DEFAULT_QUESTION, [f'The question is empty, so the default one is asked: "{DEFAULT_QUESTION}"']

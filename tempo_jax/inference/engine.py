@@ -1,0 +1,183 @@
+"""`Tempo`: a loaded model that answers questions about videos."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.clip import Clip
+from tempo_jax.inference.placement import Placement
+from tempo_jax.inference.results import Answer, Inspection
+from tempo_jax.models import build
+from tempo_jax.models.config import TempoConfig
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.video import open_video
+
+DEFAULT_CHUNK = 8  # segments per compressor call on one device
+
+
+class Tempo:
+    """The system of one checkpoint on one mesh. Thread-compatible: one call at a time.
+
+    Answers depend only on (weights, video, question, settings): not on the mesh, the chunk size,
+    or what was asked before.
+    """
+
+    def __init__(
+        self,
+        config: TempoConfig,
+        params: dict,
+        tokenizer: Tokenizer,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        chunk_segments: int = DEFAULT_CHUNK,
+    ):
+        """params: parameter tree, stacked or one node per layer, already placed on the mesh.
+
+        chunk_segments: how many segments the compressor takes at once, per device that segments
+        spread over; less memory when smaller.
+        """
+        from tempo_jax.models.tempo import Tempo as Model
+
+        self.config = config
+        self.tokenizer = tokenizer
+        self.model: Model = build.build(config, build.unstack(params))
+        self.dtype = self.model.llm.embed.embedding.dtype
+        self.place = Placement(mesh, exact=self.dtype == jnp.float32)
+        self.chunk_segments = chunk_segments * self.place.segment_shards
+
+    def open(
+        self,
+        video: Any,
+        *,
+        fps: float = 2.0,
+        min_frames: int = 4,
+        max_frames: int = 1024,
+        prefix_cache: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Clip:
+        """Decodes a video and runs the vision tower, once for all further questions.
+
+        prefix_cache: also keep the compressor's keys and values of system prompt and video, so that
+        a question computes only its own tokens and the memory tokens; `clip.held_bytes` says what
+        both take. Other arguments as in `ask`.
+        """
+        source = self._source(video, fps, min_frames, max_frames)
+        clip = Clip(self, source, keep=True, prefix_cache=prefix_cache)
+        clip.read(progress)
+        return clip
+
+    def ask(
+        self,
+        video: Any,
+        question: str,
+        budget: int = 8192,
+        fps: float = 2.0,
+        min_frames: int = 4,
+        max_frames: int = 1024,
+        strategy: str = "head",
+        compress: bool = True,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        *,
+        top_p: float = 1.0,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Answer:
+        """Answers one question about one video.
+
+        video: path of a video, .gif, .npy ([T,H,W,3] uint8, frames as recorded at `fps`), folder of
+          images or one image; or such an array.
+        budget: most memory tokens the LLM may see, over the whole video (time tags not counted).
+        fps, min_frames, max_frames: sampling rate in frames per second and its limits.
+        strategy: which memory tokens of a segment stay: head, tail, random or tome.
+        compress: False keeps every memory token (the published baseline); budget and strategy are
+          then without effect.
+        temperature, top_p, seed: 0.0 is greedy; otherwise nucleus sampling.
+
+        Raises TempoError, one sentence, for input that cannot be used.
+        """
+        clip = Clip(self, self._source(video, fps, min_frames, max_frames), keep=False)
+        return clip.ask(
+            question,
+            budget=budget,
+            strategy=strategy,
+            compress=compress,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            progress=progress,
+        )
+
+    def stream(self, video: Any, question: str, **options: Any) -> Iterator[str]:
+        """Like `ask`, yielding the answer's text piece by piece."""
+        sampling = {k: options.pop(k) for k in ("fps", "min_frames", "max_frames") if k in options}
+        source = self._source(
+            video, sampling.get("fps", 2.0), sampling.get("min_frames", 4), sampling.get("max_frames", 1024)
+        )
+        yield from Clip(self, source, keep=False).stream(question, **options)
+
+    def inspect(
+        self,
+        video: Any,
+        question: str,
+        budget: int = 8192,
+        fps: float = 2.0,
+        min_frames: int = 4,
+        max_frames: int = 1024,
+        strategy: str = "head",
+        compress: bool = True,
+        seed: int = 0,
+    ) -> Inspection:
+        """The numbers between video and answer (arguments as in `ask`)."""
+        clip = Clip(self, self._source(video, fps, min_frames, max_frames), keep=False)
+        return clip.inspect(question, budget=budget, strategy=strategy, compress=compress, seed=seed)
+
+    def _source(self, video, fps, min_frames, max_frames):
+        return open_video(
+            video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
+        )
+
+
+def load(
+    checkpoint: str | os.PathLike,
+    dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    *,
+    chunk_segments: int = DEFAULT_CHUNK,
+    context_length: int | None = None,
+) -> Tempo:
+    """A native checkpoint folder, ready to answer.
+
+    dtype: "bfloat16" or "float32"; None keeps what is stored. mesh: from `sharding.make_mesh`; each
+    process reads only its own shards. context_length: overrides the checkpoint's (published:
+    16,384 for use, 32,768 for evaluation). Raises TempoError for a folder that is no such
+    checkpoint.
+    """
+    from tempo_jax import checkpoint as files
+
+    info = files.read_model_json(checkpoint, kind="tempo")
+    config = info.config
+    if context_length is not None:
+        config = dataclasses.replace(config, context_length=context_length)
+    tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), mesh=mesh)
+    return Tempo(config, params, tokenizer, mesh=mesh, chunk_segments=chunk_segments)
+
+
+def _dtype(dtype: Any):
+    if dtype is None:
+        return None
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if chosen not in (jnp.float32, jnp.bfloat16):
+        raise TempoError(f"dtype {dtype!r} is not supported: use bfloat16 or float32.")
+    return chosen

@@ -1,0 +1,44 @@
+"""Where arrays live: nothing to do on one device, named shardings on a mesh."""
+
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def constrain(x: Any, axes: Any = None) -> Any:
+    """Inside jit: spreads axis 0 of x over mesh `axes` (None: replicated); no-op without a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.P(axes))
+
+
+class Placement:
+    """Puts host arrays on the devices of a mesh (or on the default device) and sets the context."""
+
+    def __init__(self, mesh: jax.sharding.Mesh | None, *, exact: bool):
+        self.mesh = mesh
+        self.exact = exact  # float32 means float32, also on accelerators that would rather not
+
+    @property
+    def segment_shards(self) -> int:
+        """Over how many devices the segments of a video spread."""
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @contextlib.contextmanager
+    def __call__(self):
+        with contextlib.ExitStack() as stack:
+            if self.mesh is not None:
+                stack.enter_context(jax.set_mesh(self.mesh))
+            if self.exact:
+                stack.enter_context(jax.default_matmul_precision("highest"))
+            yield
+
+    def put(self, x: Any, axes: Any = None) -> Any:
+        """A host array (or pytree of them) on the devices, axis 0 over mesh `axes`."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, x)
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)

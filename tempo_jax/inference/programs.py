@@ -1,0 +1,141 @@
+"""The jitted programs between frames and the first token. Pure, static shapes, no I/O.
+
+One chunk of C segments goes frames -> pixels -> visual tokens -> prefix -> memory; the S segments
+of a video then go through allocation and packing into the LLM's prefill.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax import ata
+from tempo_jax.inference import generate
+from tempo_jax.inference.generate import Sampling
+from tempo_jax.models.compressor import Compressor, Rows, Visual
+from tempo_jax.models.resize import patchify, resize_image, resize_video
+from tempo_jax.models.tempo import Tempo
+from tempo_jax.packing import pack, visual_length
+from tempo_jax.inference.placement import constrain
+
+SEGMENTS = ("data", "fsdp")  # mesh axes the segments of a video spread over
+
+
+class Bank(NamedTuple):
+    """Memory tokens of a whole video, filled chunk by chunk."""
+
+    memory_SKD: jax.Array
+    relevance_S: jax.Array  # float32
+
+
+class Selection(NamedTuple):
+    """What allocation makes of a bank."""
+
+    kept_SKD: jax.Array  # kept tokens first
+    allocation_S: jax.Array  # int32
+    visual_tokens: jax.Array  # int32, memory tokens kept
+    visual_rows: jax.Array  # int32, those and their time tags
+
+
+class Prompt(NamedTuple):
+    """The LLM's text around the visual block; int32, padded with -1."""
+
+    prefix_P: jax.Array
+    suffix_Q: jax.Array
+    tags_ST: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "image"))
+def resize(frames, *, steps: tuple, image: bool):
+    """uint8 [C, F, H, W, 3] to model size, uint8, one segment at a time to bound memory."""
+
+    def segment(frames):
+        resized = resize_image(frames, steps[0]) if image else resize_video(frames, steps)
+        return resized.astype(jnp.uint8)
+
+    return constrain(jax.lax.map(segment, frames), SEGMENTS)
+
+
+@jax.jit
+def see(compressor: Compressor, frames) -> Visual:
+    """Visual tokens of a chunk: uint8 [C, F, h, w, 3] -> [C, V, D]."""
+    config = compressor.vision.config
+    segments, count, height, width, channels = frames.shape
+    slices = count // config.temporal_patch_size
+    pixels = frames.reshape(segments * slices, config.temporal_patch_size, height, width, channels)
+    patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
+    patches = constrain(patches.reshape(segments, slices, *patches.shape[1:]), SEGMENTS)
+    return compressor.see(patches, (height // config.patch_size, width // config.patch_size))
+
+
+@jax.jit
+def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
+    """Keys and values of a chunk's system prompts and videos."""
+    return [tuple(constrain(x, SEGMENTS) for x in kv) for kv in compressor.prefix(visual, rows)]
+
+
+@functools.partial(jax.jit, donate_argnames=("bank",))
+def compress(compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start):
+    """Asks the question of a chunk and stores its memory tokens at segments start..start+C-1."""
+    memory, relevance = compressor.answer(prefix, length_C, next_C, question_Q, question_length)
+    return Bank(
+        jax.lax.dynamic_update_slice(bank.memory_SKD, constrain(memory), (start, 0, 0)),
+        jax.lax.dynamic_update_slice(bank.relevance_S, constrain(relevance), (start,)),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("strategy",))
+def select(bank: Bank, segments, budget, tags_ST, key, *, strategy: str | None) -> Selection:
+    """Allocation under `budget` of the first `segments`; strategy None keeps every token."""
+    total, per_segment = bank.memory_SKD.shape[:2]
+    valid = jnp.arange(total) < segments
+    if strategy is None:
+        allocation, kept = jnp.where(valid, per_segment, 0).astype(jnp.int32), bank.memory_SKD
+    else:
+        allocation = ata.allocate(bank.relevance_S, valid, budget, max_tokens=per_segment)
+        kept, _ = ata.keep(bank.memory_SKD, allocation, strategy, key)
+    tag_lengths = jnp.sum(tags_ST >= 0, axis=1)
+    return Selection(kept, allocation, jnp.sum(allocation), visual_length(allocation, tag_lengths))
+
+
+class Prefilled(NamedTuple):
+    """The LLM after its prompt."""
+
+    hidden_BD: jax.Array  # post-norm, at the last prompt token
+    logits_BV: jax.Array  # float32
+    embeddings_BL: jax.Array  # channel sums of the input, to compare with the recorded runs
+    generation: generate.Generation
+
+
+@functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos"))
+def prefill(
+    tempo: Tempo,
+    selection: Selection,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    bucket: int,
+    capacity: int,
+    greedy: bool,
+    eos: tuple[int, ...],
+) -> Prefilled:
+    """Packs, embeds and reads the prompt in a bucket, and chooses the first new token."""
+    kept = selection.kept_SKD
+    packed = pack(
+        selection.allocation_S,
+        prompt.tags_ST,
+        prompt.prefix_P,
+        prompt.suffix_Q,
+        memory_tokens=kept.shape[1],
+        bucket=bucket,
+    )
+    memory = kept.reshape(1, -1, kept.shape[-1])
+    x = tempo.assemble(packed.token_ids[None], packed.memory_index[None], memory)
+    hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
+    last = jax.lax.dynamic_index_in_dim(hidden, packed.length - 1, axis=1, keepdims=False)
+    logits = constrain(tempo.llm.logits(last))
+    state = generate.start(
+        logits, packed.length[None], caches, sampling, capacity=capacity, greedy=greedy, eos=eos
+    )
+    return Prefilled(last, logits, jnp.sum(x, axis=-1), state)
