@@ -146,8 +146,10 @@ def _frame_times(scan: _Scan, stream: av.VideoStream) -> tuple[np.ndarray | None
 
 def _rate(stream: av.VideoStream, pts: np.ndarray | None) -> float:
     """Average frames per second: the header's, unless the frames' own times contradict it."""
+    if pts is None:  # of a bare stream without a container, only the codec itself may know
+        return float(stream.guessed_rate or stream.average_rate or 0)
     claimed = float(stream.average_rate or stream.guessed_rate or 0)
-    if pts is None or len(pts) < 2:
+    if len(pts) < 2:
         return claimed
     # The last frame lasts as long as a typical one.
     measured = 1 / (float(np.mean(np.diff(pts))) * float(stream.time_base))

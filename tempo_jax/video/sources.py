@@ -195,7 +195,7 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     height, width = array.shape[-3:-1]
     check_size(height, width, f"The frames of {name}")
     if array.ndim == 3:
-        return _image(name, height, width, request, lambda source: iter([np.asarray(array)]))
+        return _image(name, height, width, request, array)
     indices = _recorded(len(array), request)
 
     def read(source: Source) -> Iterator[np.ndarray]:
@@ -244,12 +244,12 @@ def _open_image(picture: Any, name: str, request: _Request, path: Path | None = 
         )
     check_size(picture.height, picture.width, f"The pixels of {name}")
     pixels = images.to_rgb(picture, path or name)
-    source = _image(name, picture.height, picture.width, request, lambda source: iter([pixels]))
+    source = _image(name, picture.height, picture.width, request, pixels)
     source.warnings.extend(warnings)
     return source
 
 
-def _image(name, height, width, request, read) -> Source:
+def _image(name, height, width, request, pixels) -> Source:
     image_size(height, width, request.config)
     return Source(
         kind="image",
@@ -263,5 +263,5 @@ def _image(name, height, width, request, read) -> Source:
         native_fps=0.0,
         indices=np.zeros(1, np.int64),
         warnings=[],
-        _read=read,
+        _read=lambda source: (frame for frame in (pixels,)),
     )
