@@ -30,27 +30,22 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
 
-def golden_dir() -> Path:
-    """The folder of recorded reference runs; it is handed out next to the repository, not in it."""
-    return Path(os.environ.get("TEMPO_GOLDEN", REPO.parent / "shared" / "golden"))
-
-
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Recorded runs of the released PyTorch systems; skips where they are not at hand."""
-    folder = golden_dir()
-    if not folder.is_dir():
-        pytest.skip(f"no recorded reference runs at {folder}; set TEMPO_GOLDEN to their folder")
-    return folder
+    """Recorded runs of the released PyTorch systems."""
+    return REPO / "tests" / "golden"
 
 
 @pytest.fixture(scope="session")
-def qwen_tokenizer_dir(golden: Path) -> Path:
+def qwen_tokenizer_dir() -> Path:
     """The real Qwen tokenizer (11 MB, not ours to ship); skips where it is not at hand."""
-    folder = golden / "qwen_tokenizer"
-    if not folder.is_dir():
-        pytest.skip(f"no Qwen tokenizer at {folder}; set TEMPO_GOLDEN to the golden folder")
-    return folder
+    named = os.environ.get("TEMPO_QWEN_TOKENIZER")
+    inside = Path("shared", "golden", "qwen_tokenizer")
+    places = [Path(named)] if named else [REPO.parent / inside, REPO / inside]
+    for folder in places:
+        if (folder / "tokenizer.json").is_file():
+            return folder
+    pytest.skip(f"no Qwen tokenizer at {places[0]}; set TEMPO_QWEN_TOKENIZER to its folder")
 
 
 @pytest.fixture(scope="session")
