@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import cli, mapping
+from convert import cli, hf_config, mapping
 from convert.source import Source
 from tempo_jax.errors import TempoError
 
@@ -41,7 +41,7 @@ def convert(
     """
     from tempo_jax import checkpoint, progress
 
-    _check_arguments(model, base, dtype)
+    check_arguments(model, base, dtype)
     with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
         origin = _origin(opened, dtype)
         args = (target, opened.kind, opened.config, source, origin)
@@ -66,24 +66,26 @@ def _arrays(opened: Source, dtype: np.dtype | None, seed: int) -> Iterator[tuple
 
 def _origin(opened: Source, dtype: str) -> dict[str, Any]:
     """What `to_hf` needs to write back the very same files."""
-    from convert import hf_config
-
-    origin: dict[str, Any] = {"model": opened.model, "config": hf_config.read_json(opened.folder)}
+    embedding = next(p for p in reversed(opened.parts) if p.tensor.native.endswith("embed/embedding"))
+    origin = {
+        "model": opened.model,
+        "config": hf_config.read_json(opened.folder),
+        "source_dtype": embedding.dtype.name,
+    }
+    if opened.model == "tempo-init":
+        fresh = hf_config.export("tempo", opened.config, {}, embedding.dtype.name)
+        origin["config"] |= {k: v for k, v in fresh.items() if v is not None or k not in origin["config"]}
     if opened.heads:
         origin["tied_heads"] = opened.heads
     if opened.model == "qwen3-vl" and opened.prefixes != mapping.QWEN3_VL_PREFIXES[0]:
         origin["prefixes"] = list(opened.prefixes)
-    if opened.model == "tempo-init":
-        fresh = hf_config.export("tempo", opened.config, {})
-        origin["config"] |= {k: v for k, v in fresh.items() if v is not None or k not in origin["config"]}
-    if dtype != "source":
-        origin["dtype"] = dtype
-        return origin
     mixed = {p.tensor.native: p.dtypes for p in opened.parts if len(set(p.dtypes)) > 1}
-    return origin | ({"mixed_dtypes": mixed} if mixed else {})
+    if mixed and dtype == "source":
+        origin["mixed_dtypes"] = mixed
+    return origin
 
 
-def _check_arguments(model: str, base: Any, dtype: str) -> None:
+def check_arguments(model: str, base: Any, dtype: str) -> None:
     if model == "xcomp":
         raise TempoError("XComp checkpoints are not read yet: that comes with the XComp part of this package")
     if model not in MODELS:

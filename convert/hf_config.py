@@ -138,8 +138,8 @@ def tempo(values: dict, base: dict, names: Collection[str], generation: dict) ->
     found = projector_in(names)
     if found is not None and found != projector:
         raise TempoError(
-            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a {found!r} projector: "
-            "correct config.json"
+            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a {found!r} "
+            "projector: correct config.json"
         )
     return cfg.TempoConfig(
         compressor=qwen3_vl(base, None),
@@ -178,21 +178,29 @@ def _tied(values: dict, names: Collection[str]) -> bool:
 # The way back.
 
 
-def export(kind: str, config: Any, origin: dict, dtype: str | None = None) -> dict:
+def export(kind: str, config: Any, origin: dict, dtype: str) -> dict:
     """A config.json for a native model: the original one, brought up to date where the model changed.
 
-    `dtype`: what the tensors were cast to, if they were.
+    `dtype`: of the exported embeddings.
     """
     values = dict(origin.get("config") or {})
     fresh = _generate(kind, config)
     if not values:
         values = fresh
-    elif _reparse(kind, config, values) != config:
+    elif not describes(kind, config, values):
         values |= {k: v for k, v in fresh.items() if k != "architectures"}
-    if dtype:
+    if dtype != origin.get("source_dtype"):
         values.pop("torch_dtype", None)
         values["dtype"] = dtype
     return values
+
+
+def describes(kind: str, config: Any, values: dict) -> bool:
+    """Whether a config.json means `config`, as far as it says (Tempo's leaves the compressor out)."""
+    try:
+        return _reparse(kind, config, values) == config
+    except (KeyError, TypeError, AttributeError, TempoError):
+        return False
 
 
 def _reparse(kind: str, config: Any, values: dict) -> Any:

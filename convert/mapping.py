@@ -243,15 +243,3 @@ def tied_heads(kind: str, config: Any, found: list[Tensor]) -> dict[str, str]:
         return {HEAD: embed["text/embed/embedding"]} if config.text.tie_embeddings else {}
     heads = {f"{SVLM}vlm.{HEAD}": embed["compressor/text/embed/embedding"]}
     return heads | ({HEAD: embed["llm/embed/embedding"]} if config.llm.tie_embeddings else {})
-
-
-def nest(flat: dict[str, Any]) -> dict:
-    """{"a/b": x} -> {"a": {"b": x}}"""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree

@@ -140,7 +140,7 @@ class Writer:
                 "weight_map": {name: info.file.name for name, info in self.infos.items()},
             }
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        self._open = {path: file for path, file in self._files}
+        self._open = dict(self._files)
         self._left = set(self.infos)
 
     def __enter__(self) -> "Writer":
@@ -288,7 +288,7 @@ def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
         position = stop
     if position != data_bytes:
         raise TempoError(
-            f"{path} holds {data_bytes} bytes of tensors where its header announces {position}: fetch it again"
+            f"{path} holds {data_bytes} bytes of tensors, its header announces {position}: fetch it again"
         )
 
 

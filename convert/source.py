@@ -91,9 +91,9 @@ class Source:
             self._open_init(memory_tokens)
         else:
             self.config = hf_config.parse(model, folder, self.reader.infos, base)
-            prefixes = _prefixes(self.reader) if model == "qwen3-vl" else mapping.QWEN3_VL_PREFIXES[0]
-            tensors = mapping.tensors(model, self.config, prefixes)
-            self.prefixes = prefixes
+            naming = prefixes(self.reader) if model == "qwen3-vl" else mapping.QWEN3_VL_PREFIXES[0]
+            tensors = mapping.tensors(model, self.config, naming)
+            self.prefixes = naming
             self.parts = [Part(tensor, self.reader) for tensor in tensors]
             tied = mapping.tied_heads(model, self.config, tensors)
             problems = _problems(self.reader, tensors, set(tied))
@@ -136,7 +136,7 @@ class Source:
             memory_tokens=memory_tokens,
             eos_ids=hf_config.eos_ids(values, generation),
         )
-        self.prefixes = text, vision = _prefixes(self.base_reader)
+        self.prefixes = text, vision = prefixes(self.base_reader)
         theirs = [
             *mapping.vision_tensors(self.config.compressor.vision, vision, "compressor/vision/"),
             *mapping.decoder_tensors(self.config.compressor.text, text, "compressor/text/"),
@@ -167,7 +167,7 @@ class Source:
         tied = values.get("tie_word_embeddings", values["text_config"].get("tie_word_embeddings"))
         if mapping.HEAD in self.base_reader.infos and not tied:
             return mapping.HEAD
-        return _prefixes(self.base_reader)[0] + EMBED
+        return prefixes(self.base_reader)[0] + EMBED
 
     def _base_problems(self) -> list[str]:
         name, width = self._base_head(), self.config.compressor.text.hidden_size
@@ -181,11 +181,11 @@ class Source:
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
 
 
-def _prefixes(reader: Reader) -> tuple[str, str]:
+def prefixes(reader: Reader) -> tuple[str, str]:
     """The naming that a Qwen3-VL checkpoint uses; the published one when none fits."""
-    for prefixes in mapping.QWEN3_VL_PREFIXES:
-        if prefixes[0] + EMBED in reader.infos:
-            return prefixes
+    for naming in mapping.QWEN3_VL_PREFIXES:
+        if naming[0] + EMBED in reader.infos:
+            return naming
     return mapping.QWEN3_VL_PREFIXES[0]
 
 

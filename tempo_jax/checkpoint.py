@@ -11,18 +11,19 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
+from tempo_jax.folders import replacing
 from tempo_jax.models import config as cfg
+from tempo_jax.trees import flatten, nest
 
 FORMAT = 1
 TOKENIZER_FILES = (
@@ -86,41 +87,42 @@ def tokenizer_path(directory: str | os.PathLike) -> Path:
     return path
 
 
+def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
+    """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
+    with _damage_is_a_sentence(directory):
+        return flatten(ocp.metadata(_params(directory)).metadata)
+
+
 def load_params(
-    directory: str | os.PathLike,
-    *,
-    dtype: Any = None,
-    shardings: jax.sharding.Mesh | dict | None = None,
-    only: str | None = None,
+    directory: str | os.PathLike, *, dtype: Any = None, shardings: jax.sharding.Mesh | dict | None = None
 ) -> dict:
     """The parameters as a nested dict of jax arrays, each process reading its own shards only.
 
     `dtype`: cast while reading (the relevance direction stays float32). `shardings`: a mesh (then
     `tempo_jax.sharding` places them), a nested dict of shardings, or None for the first device.
-    `only`: the one path to read. Raises TempoError when the folder does not hold sound parameters.
+    Raises TempoError when the folder does not hold sound parameters.
     """
-    path = (Path(directory) / "params").resolve()
-    if not path.is_dir():
-        raise TempoError(f"{directory} holds no params folder: it is not a native checkpoint")
     single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    context = ocp.Context()
-    context.pytree.loading.partial_load = only is not None
-    with context, _damage_is_a_sentence(directory):
-        shapes = flatten(ocp.metadata(path).metadata)
-        if only is not None:
-            shapes = {only: shapes[only]}
     given = flatten(shardings) if isinstance(shardings, dict) else {}
     abstract = {}
-    for name, leaf in shapes.items():
+    for path, leaf in param_shapes(directory).items():
         if isinstance(shardings, jax.sharding.Mesh):
-            where = sharding.param_sharding(name, leaf.shape, shardings)
+            where = sharding.param_sharding(path, leaf.shape, shardings)
         else:
-            where = given.get(name, single)
-        wanted = leaf.dtype if dtype is None or name.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
+            where = given.get(path, single)
+        wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
         wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
-        abstract[name] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
+        abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
+    with _damage_is_a_sentence(directory):
+        return ocp.load(_params(directory), nest(abstract))
+
+
+def load_array(directory: str | os.PathLike, path: str) -> np.ndarray:
+    """One array as it is stored, on the host."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     with context, _damage_is_a_sentence(directory):
-        return ocp.load(path, nest(abstract))
+        return flatten(ocp.load(_params(directory), nest({path: np.ndarray})))[path]
 
 
 def save(
@@ -134,10 +136,9 @@ def save(
     overwrite: bool = False,
 ) -> None:
     """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of."""
-    arrays = nest({name: value for name, value in flatten(params).items()})
-    with _replacing(Path(directory), overwrite) as folder:
+    with replacing(Path(directory), overwrite) as folder:
         with _saving_context():
-            ocp.save(folder / "params", arrays)
+            ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
             _describe(folder, kind, config, tokenizer_dir, origin)
 
@@ -157,7 +158,7 @@ def saving(
     For one process. `origin` may be filled in until the block ends. When the block raises, nothing is
     left of the checkpoint.
     """
-    with _replacing(Path(directory), overwrite) as folder, _saving_context():
+    with replacing(Path(directory), overwrite) as folder, _saving_context():
 
         def put(path: str, array: np.ndarray) -> None:
             ocp.partial.save(folder / "params", nest({path: array}))
@@ -168,25 +169,11 @@ def saving(
         _describe(folder, kind, config, tokenizer_dir, origin)
 
 
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}; keys of any type become strings."""
-    flat = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict:
-    """The inverse of `flatten`."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+def _params(directory: str | os.PathLike) -> Path:
+    path = (Path(directory) / "params").resolve()
+    if not path.is_dir():
+        raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
+    return path
 
 
 def _saving_context() -> ocp.Context:
@@ -195,33 +182,6 @@ def _saving_context() -> ocp.Context:
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     context.array.saving.enable_write_sharding_file = False  # loading always says where to
     return context
-
-
-@contextlib.contextmanager
-def _replacing(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when the block ends without an exception."""
-    target = target.resolve()
-    if target.exists() and not overwrite:
-        raise TempoError(f"{target} exists already: remove it, choose another folder or pass --overwrite")
-    folder, old = (target.with_name(f".{target.name}.{end}") for end in ("incomplete", "replaced"))
-    first = jax.process_index() == 0
-    if first:
-        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-        folder.mkdir(parents=True)
-    _barrier(f"begin {target}")
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    _barrier(f"written {target}")
-    if first:
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    _barrier(f"end {target}")
 
 
 def _describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
@@ -237,11 +197,6 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager

@@ -83,10 +83,8 @@ def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
     if match:
         relative = path[match.end() :]
     single = re.sub(r"(^|/)\d+(?=/)", "", relative)
-    for pattern, axes in _COMPILED:
-        if pattern.fullmatch(single):
-            break
-    else:
+    axes = next((axes for pattern, axes in _COMPILED if pattern.fullmatch(single)), None)
+    if axes is None:
         raise KeyError(f"no sharding for {path}: add a row to sharding.PARAMETERS")
     if ndim == len(axes) + 1 and single == relative and relative.startswith(_STACKS):
         axes = ("layers", *axes)

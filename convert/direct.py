@@ -1,0 +1,59 @@
+"""Hugging Face safetensors straight onto a mesh, without a native checkpoint in between.
+
+Each process reads the byte ranges of its own devices' shards, transposed and stacked tensors included.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from convert import from_hf, mapping
+from convert.source import Part, Source
+from tempo_jax import sharding
+from tempo_jax.errors import TempoError
+from tempo_jax.trees import nest
+
+
+def load_hf(
+    model: str,
+    source: str | os.PathLike,
+    mesh: jax.sharding.Mesh,
+    *,
+    base: str | os.PathLike | None = None,
+    dtype: str = "source",
+) -> tuple[Any, dict]:
+    """Config and native parameter tree of an HF checkpoint (tempo, qwen3, qwen3-vl), sharded over `mesh`.
+
+    `dtype`: "source", "bfloat16" or "float32". Raises TempoError like `from_hf.convert`.
+    """
+    from_hf.check_arguments(model, base, dtype)
+    if model == "tempo-init":
+        raise TempoError("tempo-init is not loaded directly: write it with python -m convert.from_hf first")
+    with Source(model, Path(source), Path(base) if base else None) as opened:
+        wanted = from_hf.DTYPES[dtype]
+        arrays = {part.tensor.native: _place(part, wanted, mesh) for part in opened.parts}
+        if opened.kind == "tempo":
+            direction = opened.direction()
+            where = sharding.param_sharding(mapping.DIRECTION, direction.shape, mesh)
+            arrays[mapping.DIRECTION] = jax.make_array_from_callback(
+                direction.shape, where, lambda index: direction[index]
+            )
+        return opened.config, nest(arrays)
+
+
+def _place(part: Part, dtype: np.dtype | None, mesh: jax.sharding.Mesh) -> jax.Array:
+    shape = part.tensor.shape
+    where = sharding.param_sharding(part.tensor.native, shape, mesh)
+    target = np.dtype(jax.dtypes.canonicalize_dtype(dtype or part.dtype))
+    read: dict[tuple, np.ndarray] = {}  # devices that hold the same shard share one reading
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        key = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
+        if key not in read:
+            read[key] = part.read_slice(target, index)
+        return read[key]
+
+    return jax.make_array_from_callback(shape, where, shard)
