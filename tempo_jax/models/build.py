@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.models.tempo import MODELS
+from tempo_jax.trees import flatten, nest
 
 # Nodes whose leaves carry a leading layer axis when stacked.
 STACKS = ("layers", "blocks", "deepstack")
@@ -37,7 +38,7 @@ def build(config: Any, params: dict) -> nnx.Module:
     stacked = not _is_unstacked(params)
     model = nnx.eval_shape(lambda: init(config, stacked=stacked))
     graph, state = nnx.split(model)
-    want, have = _flat(nnx.to_pure_dict(state)), _flat(params)
+    want, have = flatten(nnx.to_pure_dict(state)), flatten(params)
     wrong = [p for p in want.keys() | have.keys() if _shape(want.get(p)) != _shape(have.get(p))]
     if wrong:
         raise ValueError(f"parameters do not fit the model: {', '.join(sorted(wrong)[:5])}")
@@ -63,7 +64,7 @@ def unstack(params: dict) -> dict:
 
 def _unstack_node(node: dict) -> dict:
     layers: dict[int, dict] = {}
-    for path in list(_flat(node)):
+    for path in list(flatten(node)):
         *parents, leaf = path.split("/")
         holder = node
         for parent in parents:
@@ -87,9 +88,9 @@ def _split(stacked) -> list:
 
 def cast(params: dict, dtype) -> dict:
     """All floating arrays in `dtype`, the relevance direction excepted (facts §3.1: float32)."""
-    flat = _flat(params)
+    flat = flatten(params)
     keep = "relevance/direction"
-    return _nest(
+    return nest(
         {
             path: x
             if path.endswith(keep) or not jnp.issubdtype(x.dtype, jnp.floating)
@@ -100,27 +101,8 @@ def cast(params: dict, dtype) -> dict:
 
 
 def _is_unstacked(tree: dict) -> bool:
-    return not any(_STACK.search(path) and "projector/" not in path for path in _flat(tree))
+    return not any(_STACK.search(path) for path in flatten(tree))
 
 
 def _shape(leaf):
     return None if leaf is None else tuple(leaf.shape)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= _flat(value, path + "/") if isinstance(value, dict) else {path: value}
-    return flat
-
-
-def _nest(flat: dict[str, Any]) -> dict:
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
