@@ -1,0 +1,180 @@
+"""Sampled frames per second and peak memory of our decoder next to plain PyAV and OpenCV.
+
+    python benchmarks/decode.py                  # 300 s of 640x360 H.264: 2 fps, 64 and 8 uniform frames
+    python benchmarks/decode.py --height 720
+    python benchmarks/decode.py --long           # peak memory at 600 s and 4101 s
+
+Every measurement is a process of its own, so that its peak memory is its own; the fastest of
+`--repeat` runs counts. All three must give the same number of frames, and ours the very same
+pixels as PyAV's.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+# Frames asked for: (name, options of open_video).
+SAMPLINGS = {
+    "2 fps": {"fps": 2.0, "max_frames": 1024},
+    "64 uniform": {"fps": 2.0, "max_frames": 64},
+    "8 uniform": {"fps": 2.0, "max_frames": 8},
+}
+
+
+def ours(path: str, options: dict):
+    from tempo_jax.video import open_video
+
+    for chunk in open_video(path, **options).chunks(16):
+        yield from chunk
+
+
+def _wanted(path: str, options: dict) -> list[int]:
+    """The same indices, from the header's frame count (true for our own files), in no time."""
+    import av
+
+    from tempo_jax.video import sample_indices
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        return sample_indices(stream.frames, float(stream.average_rate), **options).tolist()
+
+
+def pyav(path: str, options: dict):
+    """Decode everything in order, convert what is wanted."""
+    import av
+
+    wanted = _wanted(path, options)
+    with av.open(path) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        place = 0
+        for number, frame in enumerate(container.decode(video=0)):
+            if number == wanted[place]:
+                yield frame.to_ndarray(format="rgb24")
+                place += 1
+                if place == len(wanted):
+                    return
+
+
+def opencv(path: str, options: dict):
+    """Grab everything in order, retrieve what is wanted."""
+    import cv2
+
+    wanted = _wanted(path, options)
+    capture = cv2.VideoCapture(path)
+    number = -1
+    for index in wanted:
+        while number < index:
+            capture.grab()
+            number += 1
+        yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+    capture.release()
+
+
+METHODS = {"ours": ours, "pyav": pyav, "opencv": opencv}
+
+
+def measure_here(method: str, path: str, options: dict) -> None:
+    """Run one measurement in this process and print it as JSON."""
+    # Imports are not decoding; first use of each library is paid for before the clock starts.
+    import av  # noqa: F401
+
+    from tempo_jax.video import decode, sources  # noqa: F401
+
+    if method == "opencv":
+        import cv2  # noqa: F401
+    start, frames, checksum = time.perf_counter(), 0, 0
+    for frame in METHODS[method](path, options):
+        frames += 1
+        checksum = zlib.crc32(frame.data if frame.flags.c_contiguous else frame.tobytes(), checksum)
+    seconds = time.perf_counter() - start
+    print(json.dumps({"frames": frames, "seconds": seconds, "peak_mib": peak_mib(), "checksum": checksum}))
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this program; getrusage's would include the parent's before exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def measure(method: str, path: Path, options: dict, repeat: int) -> dict:
+    command = [sys.executable, __file__, "--child", method, str(path), json.dumps(options)]
+    runs = []
+    for _ in range(repeat):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{method} failed on {path}:\n{done.stderr}")
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    return min(runs, key=lambda run: run["seconds"])
+
+
+def make(folder: Path, seconds: int, fps: int, height: int, noise: float) -> Path:
+    from tempo_jax.video.synthetic import Clip, write_video
+
+    width = {96: 128, 360: 640, 720: 1280}.get(height, height * 16 // 9 // 2 * 2)
+    path = folder / f"bench_{seconds}s_{height}p_{fps}fps_noise{noise:g}.mp4"
+    if not path.exists():
+        print(f"making {path} ...", flush=True)
+        partial = path.with_suffix(".partial.mp4")
+        clip = Clip(seconds=seconds, fps=fps, height=height, width=width, noise=noise)
+        write_video(partial, clip, gop=250)
+        partial.rename(path)
+    return path
+
+
+def compare(path: Path, repeat: int) -> None:
+    print(f"{path.name}: sampled frames/s (seconds, peak MiB), and ours relative to the others")
+    for name, options in SAMPLINGS.items():
+        results = {m: measure(m, path, options, repeat) for m in METHODS}
+        rates = {m: r["frames"] / r["seconds"] for m, r in results.items()}
+        cells = [
+            f"{m} {rates[m]:7.1f} ({r['seconds']:.2f} s, {r['peak_mib']:.0f} MiB)" for m, r in results.items()
+        ]
+        ratios = [f"x{rates['ours'] / rates[m]:.2f} {m}" for m in ("pyav", "opencv")]
+        same = results["ours"]["checksum"] == results["pyav"]["checksum"]
+        count = results["ours"]["frames"]
+        print(f"  {name:>10} = {count:4d} frames: {'  '.join(cells)}  -> {', '.join(ratios)}", end="")
+        print("  same pixels as pyav" if same else "  PIXELS DIFFER FROM PYAV", flush=True)
+
+
+def long(folder: Path) -> None:
+    peaks = []
+    for seconds in (600, 4101):
+        path = make(folder, seconds, 5, 96, 0.0)
+        result = measure("ours", path, SAMPLINGS["2 fps"], 1)
+        peaks.append(result["peak_mib"])
+        speed = f"{result['frames']} frames in {result['seconds']:.2f} s"
+        print(f"{seconds} s: {speed}, peak {result['peak_mib']:.1f} MiB")
+    print(f"6.8 times the length costs {peaks[1] - peaks[0]:+.1f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/tempo_jax_bench"), help="keeps the videos")
+    parser.add_argument("--height", type=int, default=360)
+    parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--long", action="store_true", help="peak memory at 600 s and 4101 s")
+    parser.add_argument("--child", nargs=3, metavar=("METHOD", "PATH", "OPTIONS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        method, path, options = arguments.child
+        measure_here(method, path, json.loads(options))
+        return
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.long:
+        long(arguments.folder)
+    else:
+        compare(make(arguments.folder, arguments.seconds, 25, arguments.height, 14.0), arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()
