@@ -134,7 +134,7 @@ def _stats(answer: Any) -> str:
     """One line of what the answer took."""
     usage, total = answer.usage, answer.timings.get("total")
     parts = [
-        f"{usage['frames']} frames in {options.count(usage['segments'], 'segment')}",
+        f"{options.count(usage['frames'], 'frame')} in {options.count(usage['segments'], 'segment')}",
         f"{usage['visual_tokens']} of {usage['budget']} visual tokens",
         f"{usage['tokens_per_frame']:.3g} a frame",
         f"{usage['prompt_tokens']} prompt tokens",

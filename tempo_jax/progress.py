@@ -24,22 +24,17 @@ class Reporter:
 
 
 class Lines(Reporter):
-    """A line when a stage ends, and every few seconds while it lasts."""
+    """A line every few seconds, so nothing at all for what is quickly done or quickly fails."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = time.monotonic()
-        self._ended: set[tuple[str, int]] = set()
         self._closed = False
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         with self._lock:
-            ends = 0 < total <= done and (stage, total) not in self._ended
-            due = time.monotonic() - self._last > SECONDS_BETWEEN_LINES and not 0 < total <= done
-            if self._closed or not (ends or due):
+            if self._closed or time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
                 return
-            if ends:
-                self._ended.add((stage, total))
             self._last = time.monotonic()
             print(f"{stage} {done}/{total}" if total else f"{stage} {done}", file=sys.stderr, flush=True)
 

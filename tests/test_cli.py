@@ -226,8 +226,7 @@ def test_mistake_found_by_the_model(fake, capsys):
     assert cli.main(["ask", "v.mp4", "bad", "--json"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "tempo: This video cannot be decoded; try another one.\n" in err
-    assert "Traceback" not in err
+    assert err == "a library prints\ntempo: This video cannot be decoded; try another one.\n"
 
 
 def test_bug_is_one_line_unless_asked(fake, capsys, monkeypatch):
@@ -358,15 +357,13 @@ def test_progress_lines_are_sparse(capsys, monkeypatch):
     lines = progress.Lines()
     for i in range(101):
         lines("decode", i, 100)
-        lines("count", i, 0)
-    assert capsys.readouterr().err == "decode 100/100\n"
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines("compress", 3, 10)
-    lines("compress", 10, 10)
-    lines("compress", 10, 10)
+    lines("count", 7, 0)
     lines.close()
     lines("late", 1, 1)
-    assert capsys.readouterr().err == "compress 3/10\ncompress 10/10\n"
+    assert capsys.readouterr().err == "compress 3/10\ncount 7\n"
 
 
 def test_live_progress_in_a_terminal(monkeypatch):
