@@ -108,6 +108,9 @@ def check_frames(args: argparse.Namespace) -> None:
 
 
 def load(checkpoint: Path) -> Any:
+    """The model of a native checkpoint; from here on jax is imported."""
+    # transformers, of which we take the tokenizer, would advise on stderr to install PyTorch.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import tempo_jax
 
     return tempo_jax.load(str(checkpoint))

@@ -33,7 +33,8 @@ class Lines(Reporter):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         with self._lock:
-            if self._closed or time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+            early = time.monotonic() - self._last < SECONDS_BETWEEN_LINES
+            if self._closed or early or 0 < total <= done:  # what follows shows that a stage is over
                 return
             self._last = time.monotonic()
             print(f"{stage} {done}/{total}" if total else f"{stage} {done}", file=sys.stderr, flush=True)

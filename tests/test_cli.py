@@ -360,6 +360,7 @@ def test_progress_lines_are_sparse(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines("compress", 3, 10)
+    lines("compress", 10, 10)
     lines("count", 7, 0)
     lines.close()
     lines("late", 1, 1)
