@@ -148,7 +148,7 @@ class Tokenizer:
 
     def _turn_with_images(self, role: str, text: str) -> list[int]:
         first, *rest = f"{role}\n{text}".split("<image>")
-        ids = self.encode(first)
+        ids = [*self.encode(first)]
         for part in rest:
             ids += [IMAGE_PLACEHOLDER, *self.encode(part)]
         return [IM_START_ID, *ids, IM_END_ID, NEWLINE_ID]

@@ -46,7 +46,10 @@ class Tempo:
 
         self.config = config
         self.tokenizer = tokenizer
-        self.model: Model = build.build(config, build.unstack(params))
+        try:
+            self.model: Model = build.build(config, build.unstack(params))
+        except ValueError as error:
+            raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
         self.chunk_segments = chunk_segments * self.place.segment_shards
@@ -167,7 +170,7 @@ def load(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
-    params = files.load_params(checkpoint, dtype=_dtype(dtype), mesh=mesh)
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
     return Tempo(config, params, tokenizer, mesh=mesh, chunk_segments=chunk_segments)
 
 

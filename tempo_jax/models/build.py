@@ -4,11 +4,10 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.models.tempo import MODELS
-from tempo_jax.trees import flatten, nest
+from tempo_jax.trees import flatten
 
 # Nodes whose leaves carry a leading layer axis when stacked.
 STACKS = ("layers", "blocks", "deepstack")
@@ -84,20 +83,6 @@ def _split(stacked) -> list:
         out = [jax.sharding.NamedSharding(sharding.mesh, spec)] * stacked.shape[0]
         return jax.jit(lambda x: [x[i] for i in range(x.shape[0])], out_shardings=out)(stacked)
     return [stacked[i] for i in range(stacked.shape[0])]
-
-
-def cast(params: dict, dtype) -> dict:
-    """All floating arrays in `dtype`, the relevance direction excepted (facts §3.1: float32)."""
-    flat = flatten(params)
-    keep = "relevance/direction"
-    return nest(
-        {
-            path: x
-            if path.endswith(keep) or not jnp.issubdtype(x.dtype, jnp.floating)
-            else x.astype(dtype)
-            for path, x in flat.items()
-        }
-    )
 
 
 def _is_unstacked(tree: dict) -> bool:
