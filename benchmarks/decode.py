@@ -136,7 +136,7 @@ def compare(path: Path, repeat: int) -> None:
         results = {m: measure(m, path, options, repeat) for m in METHODS}
         rates = {m: r["frames"] / r["seconds"] for m, r in results.items()}
         cells = [
-            f"{m} {rates[m]:.1f} ({r['seconds']:.2f} s, {r['cpu_seconds']:.2f} CPU s, {r['peak_mib']:.0f} MiB)"
+            f"{m} {rates[m]:.1f} ({r['seconds']:.2f} s, {r['cpu_seconds']:.2f} CPU, {r['peak_mib']:.0f} MiB)"
             for m, r in results.items()
         ]
         ratios = [f"x{rates['ours'] / rates[m]:.2f} {m}" for m in ("pyav", "opencv")]

@@ -1,6 +1,7 @@
 """open_video: exact frames, streaming, every accepted form, every mistake, damaged files."""
 
 import gc
+import io
 import os
 import pickle
 import re
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import Clip, render, write_video
 
@@ -341,8 +341,6 @@ def test_files_that_are_no_videos(tmp_path, folder):
 
 
 def _png() -> bytes:
-    import io
-
     stream = io.BytesIO()
     Image.fromarray(render(Clip(noise=20), 0)).save(stream, "png")
     return stream.getvalue()
@@ -397,8 +395,3 @@ def test_bad_frame_sizes_in_files(tmp_path):
 @pytest.mark.parametrize("limits", [{"fps": 0}, {"fps": -2.0}, {"min_frames": 9, "max_frames": 8}])
 def test_bad_limits(folder, limits):
     sentence(folder / "plain.mp4", **limits)
-
-
-def test_a_models_own_limits_are_accepted(folder):
-    config = VideoConfig(max_side=128, min_pixels=4096, max_pixels=16_384)
-    assert open_video(folder / "plain.mp4", config=config).num_frames == 24
