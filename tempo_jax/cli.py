@@ -102,7 +102,7 @@ def run_ask(args: argparse.Namespace) -> int:
         if args.json:
             answer = tempo.ask(args.video, question, **clip_options, **ask_options)
         else:
-            clip = tempo.open(args.video, progress=progress, **clip_options)
+            clip = tempo.open(args.video, keep=False, **clip_options)  # one question: keep nothing of it
             _print_pieces(clip.stream(question, **ask_options), progress, out)
             answer = clip.last_answer
     for warning in answer.warnings:

@@ -7,18 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tempo_jax import demo_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate, prefetch
 from tempo_jax.inference.text import TextStream
+from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
-from tests.systems import recorded_frames, relative, tiny_tempo
+from tests import systems
+from tests.systems import recorded_frames, relative
 
 QUESTION = "What colour is the ball?"
 
 
+def tiny_tempo(tokenizer, **changes):
+    """The tiny system on small frames: 64 patches a slice instead of 512."""
+    return systems.tiny_tempo(tokenizer, video=VideoConfig(min_pixels=16_384), **changes)
+
+
 @pytest.fixture(scope="module")
-def tokenizer(demo_tokenizer_dir):
-    return Tokenizer(demo_tokenizer_dir)
+def tokenizer(tmp_path_factory):
+    """Names every id, so that random answers are text."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    demo_tokenizer.write(folder, fill=True)
+    return Tokenizer(folder)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +131,9 @@ def test_a_mesh_gives_the_numbers_of_one_device(tokenizer, frames, seen, clip, s
     from tempo_jax.sharding import make_mesh
 
     data, fsdp, tensor = shape
-    sharded = tiny_tempo(tokenizer, mesh=make_mesh(data, fsdp, tensor))
-    same_numbers(sharded.inspect(frames, QUESTION, budget=40), seen)
-    answer = sharded.ask(frames, QUESTION, budget=40, max_new_tokens=4)
+    sharded = tiny_tempo(tokenizer, mesh=make_mesh(data, fsdp, tensor)).open(frames)
+    same_numbers(sharded.inspect(QUESTION, budget=40), seen)
+    answer = sharded.ask(QUESTION, budget=40, max_new_tokens=4)
     assert answer.token_ids == clip.ask(QUESTION, budget=40, max_new_tokens=4).token_ids
 
 

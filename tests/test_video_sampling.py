@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
+from tempo_jax.prompts import time_tag
 from tempo_jax.video import (
     image_size,
     model_size,
@@ -19,6 +20,7 @@ from tempo_jax.video import (
     segment_count,
     segments,
     slice_frames,
+    slice_seconds,
 )
 
 CASES = json.loads((Path(__file__).parent / "golden" / "pipeline_cases.json").read_text())
@@ -148,3 +150,8 @@ def test_impossible_sizes_are_one_sentence(function, size):
 def test_bad_limits_are_one_sentence(limits):
     with pytest.raises(TempoError):
         sample_indices(100, 25.0, **limits)
+
+
+def test_slice_times_are_means_of_rounded_frame_times():
+    """6.5 / 10 is just above 0.65, the mean of 0.6 and 0.7 just below: the published tag says 0.6."""
+    assert time_tag(slice_seconds(0, 3, 10.0)) == "<0.6 seconds>"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,18 +61,25 @@ class Tempo:
         fps: float = 2.0,
         min_frames: int = 4,
         max_frames: int = 1024,
+        keep: bool = True,
         prefix_cache: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Clip:
         """Decodes a video and runs the vision tower, once for all further questions.
 
-        prefix_cache: also keep the compressor's keys and values of system prompt and video, so that
-        a question computes only its own tokens and the memory tokens; `clip.held_bytes` says what
-        both take. Other arguments as in `ask`.
+        keep: False puts off both until a question is asked, reads the video anew for each and keeps
+          nothing of it, in bounded memory.
+        prefix_cache: instead of the vision tower's output keep the compressor's keys and values of
+          system prompt and video, so that a question computes only its own tokens and the memory
+          tokens. `clip.held_bytes` says what is kept.
+        Other arguments as in `ask`.
         """
-        source = self._source(video, fps, min_frames, max_frames)
-        clip = Clip(self, source, keep=True, prefix_cache=prefix_cache)
-        clip.read(progress)
+        source = open_video(
+            video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
+        )
+        clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache and keep)
+        if keep:
+            clip.read(progress)
         return clip
 
     def ask(
@@ -105,7 +112,7 @@ class Tempo:
 
         Raises TempoError, one sentence, for input that cannot be used.
         """
-        clip = Clip(self, self._source(video, fps, min_frames, max_frames), keep=False)
+        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
         return clip.ask(
             question,
             budget=budget,
@@ -117,14 +124,6 @@ class Tempo:
             seed=seed,
             progress=progress,
         )
-
-    def stream(self, video: Any, question: str, **options: Any) -> Iterator[str]:
-        """Like `ask`, yielding the answer's text piece by piece."""
-        sampling = {k: options.pop(k) for k in ("fps", "min_frames", "max_frames") if k in options}
-        source = self._source(
-            video, sampling.get("fps", 2.0), sampling.get("min_frames", 4), sampling.get("max_frames", 1024)
-        )
-        yield from Clip(self, source, keep=False).stream(question, **options)
 
     def inspect(
         self,
@@ -139,13 +138,8 @@ class Tempo:
         seed: int = 0,
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""
-        clip = Clip(self, self._source(video, fps, min_frames, max_frames), keep=False)
+        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
         return clip.inspect(question, budget=budget, strategy=strategy, compress=compress, seed=seed)
-
-    def _source(self, video, fps, min_frames, max_frames):
-        return open_video(
-            video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
-        )
 
 
 def load(

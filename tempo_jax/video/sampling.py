@@ -118,8 +118,11 @@ def slice_seconds(index: int, slice_index: int, fps: float, segment_frames: int 
     """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames' (§2.4).
 
     A frame repeated to fill a slice counts as the following one, so the formula has no exceptions.
+    Each frame's time is rounded first, as published: at 10 fps frames 6 and 7 make 0.65 just below
+    the tie, hence `<0.6 seconds>`, where 6.5 / 10 would give `<0.7 seconds>`.
     """
-    return (index * segment_frames + 2 * slice_index + 0.5) / _native_rate(fps, 1.0)
+    first, rate = index * segment_frames + 2 * slice_index, _native_rate(fps, 1.0)
+    return (first / rate + (first + 1) / rate) / 2
 
 
 def segments(num_frames: int, fps: float, segment_frames: int = 8) -> list[Segment]:
