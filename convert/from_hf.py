@@ -39,17 +39,18 @@ def convert(
     `dtype` "source" keeps every stack's own (mixed stacks become float32, without loss).
     `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only.
     """
-    from tempo_jax import checkpoint, progress
+    from convert import native_io
+    from tempo_jax import progress
 
     check_arguments(model, base, dtype)
     with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
         origin = _origin(opened, dtype)
         args = (target, opened.kind, opened.config, source, origin)
-        with checkpoint.saving(*args, overwrite=overwrite) as put, progress.reporter() as report:
+        with native_io.saving(*args, overwrite=overwrite) as put, progress.reporter() as report:
             total = len(mapping.native_shapes(opened.kind, opened.config))
-            for done, (path, array) in enumerate(_arrays(opened, DTYPES[dtype], seed), 1):
-                put(path, array)
-                del array  # before the next one is read
+            arrays = _arrays(opened, DTYPES[dtype], seed)
+            for done in range(1, total + 1):  # enumerate() would hold an array while the next is read
+                put(*next(arrays))
                 report("converting", done, total)
 
 

@@ -175,9 +175,8 @@ class Source:
         if info is None:
             return [f"missing in the base model {self.base}: {name}"]
         if len(info.shape) != 2 or info.shape[0] <= cfg.YES_ID or info.shape[1] != width:
-            return [
-                f"wrong shape in the base model: {name} is {list(info.shape)}, expected [> {cfg.YES_ID}, {width}]"
-            ]
+            wanted = f"[more than {cfg.YES_ID}, {width}]"
+            return [f"wrong shape in the base model: {name} is {list(info.shape)}, expected {wanted}"]
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
 
 

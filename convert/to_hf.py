@@ -35,6 +35,7 @@ def convert(
 
     `dtype` "source": each tensor in the dtype it is stored in, or came in. Raises TempoError.
     """
+    from convert import native_io
     from tempo_jax import checkpoint, folders, progress
 
     model = checkpoint.read_model_json(source)
@@ -51,10 +52,9 @@ def convert(
     )
     with folders.replacing(Path(target), overwrite) as folder, progress.reporter() as report:
         with Writer(folder, sorted(specs, key=_natural), max_shard_bytes) as writer:
+            arrays = native_io.stored_arrays(source, [tensor.native for tensor in found])
             for done, tensor in enumerate(found, 1):
-                array = checkpoint.load_array(source, tensor.native)
-                _write(writer, tensor, dtypes[tensor.native], array, copies)
-                del array  # before the next one is read
+                _write(writer, tensor, dtypes[tensor.native], next(arrays), copies)
                 report("exporting", done, len(found))
         tokenizer = Path(source) / "tokenizer"
         if tokenizer.is_dir():

@@ -33,6 +33,7 @@ class Report:
 
 def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.PathLike | None = None) -> Report:
     """Compares; one stacked array and one HF tensor are in memory at a time. TempoError: unreadable."""
+    from convert import native_io
     from tempo_jax import checkpoint, progress
 
     model = checkpoint.read_model_json(native)
@@ -43,8 +44,9 @@ def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.Path
             found = mapping.tensors(model.kind, model.config, source.prefixes(reader))
         tied = mapping.tied_heads(model.kind, model.config, found)
         _compare_names(report, reader, found, tied)
+        arrays = native_io.stored_arrays(native, [tensor.native for tensor in found])
         for done, tensor in enumerate(found, 1):
-            _compare(report, reader, tensor, checkpoint.load_array(native, tensor.native))
+            _compare(report, reader, tensor, next(arrays))
             show("comparing", done, len(found))
         for head, embedding in tied.items():
             if head in reader.infos and embedding in reader.infos:
@@ -54,7 +56,7 @@ def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.Path
         report.differing.append("config.json: another architecture than model.json's")
     if base is not None and model.kind == "tempo":
         with source.Source("tempo", Path(hf), Path(base)) as opened:
-            theirs, ours = opened.direction(), checkpoint.load_array(native, mapping.DIRECTION)
+            theirs, (ours,) = opened.direction(), native_io.stored_arrays(native, [mapping.DIRECTION])
             same = np.array_equal(theirs, ours)
             _count(report, mapping.DIRECTION, _distance(ours, theirs), identical=same, equal=same)
     return report

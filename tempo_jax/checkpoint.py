@@ -6,12 +6,11 @@ Parameters are nested dicts of arrays with string keys, stacked over layers.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,8 @@ def tokenizer_path(directory: str | os.PathLike) -> Path:
 
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
     """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
-    with _damage_is_a_sentence(directory):
-        return flatten(ocp.metadata(_params(directory)).metadata)
+    with damage_is_a_sentence(directory):
+        return flatten(ocp.metadata(params_folder(directory)).metadata)
 
 
 def load_params(
@@ -113,16 +112,8 @@ def load_params(
         wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
         wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
         abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
-    with _damage_is_a_sentence(directory):
-        return ocp.load(_params(directory), nest(abstract))
-
-
-def load_array(directory: str | os.PathLike, path: str) -> np.ndarray:
-    """One array as it is stored, on the host."""
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context, _damage_is_a_sentence(directory):
-        return flatten(ocp.load(_params(directory), nest({path: np.ndarray})))[path]
+    with damage_is_a_sentence(directory):
+        return ocp.load(params_folder(directory), nest(abstract))
 
 
 def save(
@@ -137,46 +128,20 @@ def save(
 ) -> None:
     """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of."""
     with replacing(Path(directory), overwrite) as folder:
-        with _saving_context():
+        with saving_context():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
-            _describe(folder, kind, config, tokenizer_dir, origin)
+            describe(folder, kind, config, tokenizer_dir, origin)
 
 
-@contextlib.contextmanager
-def saving(
-    directory: str | os.PathLike,
-    kind: str,
-    config: Any,
-    tokenizer_dir: str | os.PathLike | None = None,
-    origin: dict | None = None,
-    *,
-    overwrite: bool = False,
-) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Like `save`, one array at a time: yields `put(path, array)`, which holds no array afterwards.
-
-    For one process. `origin` may be filled in until the block ends. When the block raises, nothing is
-    left of the checkpoint.
-    """
-    with replacing(Path(directory), overwrite) as folder, _saving_context():
-
-        def put(path: str, array: np.ndarray) -> None:
-            ocp.partial.save(folder / "params", nest({path: array}))
-            _return_memory()
-
-        yield put
-        ocp.partial.finalize(folder / "params")
-        _describe(folder, kind, config, tokenizer_dir, origin)
-
-
-def _params(directory: str | os.PathLike) -> Path:
+def params_folder(directory: str | os.PathLike) -> Path:
     path = (Path(directory) / "params").resolve()
     if not path.is_dir():
         raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
     return path
 
 
-def _saving_context() -> ocp.Context:
+def saving_context() -> ocp.Context:
     context = ocp.Context()
     context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
@@ -184,7 +149,7 @@ def _saving_context() -> ocp.Context:
     return context
 
 
-def _describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
+def describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
@@ -200,15 +165,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _damage_is_a_sentence(directory) -> Iterator[None]:
+def damage_is_a_sentence(directory) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, OSError, TypeError, AttributeError, ocp.errors.InvalidLayoutError) as error:
+    except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
-
-
-def _return_memory() -> None:
-    """Gives freed write buffers back to the system: glibc keeps up to a whole array of them otherwise."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -51,8 +51,8 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"relevance/direction", ("none",)),
     (r"(.*/)?\w*norm\d?/(scale|bias)", ("none",)),
 )
-_COMPILED = tuple((re.compile(pattern), axes) for pattern, axes in PARAMETERS)
-_COMPONENT = re.compile(r"(llm|compressor/text|compressor/vision|compressor|vision|text)/")
+_COMPONENT = re.compile(r"^(llm|compressor/text|compressor/vision|compressor|vision|text)/")
+_INDEX = re.compile(r"(?<=/)\d+/")  # of a layer on its own
 _STACKS = ("layers/", "blocks/", "deepstack/")
 
 
@@ -78,19 +78,22 @@ def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
 
     Raises KeyError for a path the table does not know, or a rank that does not fit it.
     """
-    relative = path
-    match = _COMPONENT.match(path)
-    if match:
-        relative = path[match.end() :]
-    single = re.sub(r"(^|/)\d+(?=/)", "", relative)
-    axes = next((axes for pattern, axes in _COMPILED if pattern.fullmatch(single)), None)
-    if axes is None:
-        raise KeyError(f"no sharding for {path}: add a row to sharding.PARAMETERS")
-    if ndim == len(axes) + 1 and single == relative and relative.startswith(_STACKS):
+    _, axes = _row(path)
+    relative = _COMPONENT.sub("", path)
+    if ndim == len(axes) + 1 and relative.startswith(_STACKS) and not _INDEX.search(relative):
         axes = ("layers", *axes)
     if ndim != len(axes):
         raise KeyError(f"{path} has {ndim} axes where sharding.PARAMETERS names {axes}")
     return axes
+
+
+def _row(path: str) -> tuple[str, tuple[str, ...]]:
+    """The row of PARAMETERS that a path falls under."""
+    single = _INDEX.sub("", _COMPONENT.sub("", path))
+    for pattern, axes in PARAMETERS:
+        if re.fullmatch(pattern, single):
+            return pattern, axes
+    raise KeyError(f"no sharding for {path}: add a row to sharding.PARAMETERS")
 
 
 def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:

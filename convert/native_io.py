@@ -1,0 +1,86 @@
+"""Native checkpoints written and read one array at a time, so that no model has to fit into memory."""
+
+import contextlib
+import ctypes
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from tempo_jax import checkpoint
+from tempo_jax.folders import replacing
+from tempo_jax.trees import flatten, nest
+
+BATCH_BYTES = 64 << 20  # small arrays are written and read together
+
+
+@contextlib.contextmanager
+def saving(
+    directory: str | os.PathLike,
+    kind: str,
+    config: Any,
+    tokenizer_dir: str | os.PathLike | None = None,
+    origin: dict | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Like `save`, one array at a time: yields `put(path, array)`, which keeps a few small ones at most.
+
+    For one process. When the block raises, nothing is left of the checkpoint.
+    """
+    with replacing(Path(directory), overwrite) as folder, checkpoint.saving_context():
+        waiting: dict[str, np.ndarray] = {}
+
+        def flush() -> None:
+            if waiting:
+                ocp.partial.save(folder / "params", nest(waiting))
+                waiting.clear()
+                _return_memory()
+
+        def put(path: str, array: np.ndarray) -> None:
+            waiting[path] = array
+            if sum(x.nbytes for x in waiting.values()) > BATCH_BYTES:
+                flush()
+
+        yield put
+        flush()
+        ocp.partial.finalize(folder / "params")
+        checkpoint.describe(folder, kind, config, tokenizer_dir, origin)
+
+
+def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """The arrays of `paths` as they are stored, on the host: one large one or a few small ones at a time."""
+    shapes = checkpoint.param_shapes(directory)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    for group in _groups([(path, shapes[path]) for path in paths]):
+        with context, checkpoint.damage_is_a_sentence(directory):
+            found = flatten(
+                ocp.load(checkpoint.params_folder(directory), nest(dict.fromkeys(group, np.ndarray)))
+            )
+        for path in group:
+            yield found.pop(path)
+
+
+def _groups(leaves: list[tuple[str, Any]]) -> Iterator[list[str]]:
+    """Neighbours of together at most BATCH_BYTES, or one that is larger."""
+    group, size = [], 0
+    for path, leaf in leaves:
+        nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        if group and size + nbytes > BATCH_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(path)
+        size += nbytes
+    if group:
+        yield group
+
+
+def _return_memory() -> None:
+    """Gives freed write buffers back to the system: glibc keeps up to a whole array of them otherwise."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

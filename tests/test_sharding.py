@@ -1,0 +1,101 @@
+"""The sharding table knows every parameter, and places it on any mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convert import mapping
+from tempo_jax import sharding
+from tempo_jax.errors import TempoError
+from tempo_jax.models import build
+from tempo_jax.models import config as cfg
+from tempo_jax.trees import flatten
+
+QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)
+MLP = dataclasses.replace(cfg.TINY, projector="mlp2x_gelu")
+CASES = {
+    "tempo-6b": ("tempo", cfg.TEMPO_6B),
+    "tiny": ("tempo", cfg.TINY),
+    "mlp projector": ("tempo", MLP),
+    "qwen3": ("qwen3", cfg.QWEN3_4B),
+    "qwen2.5": ("qwen3", QWEN25),
+    "qwen3-vl": ("qwen3-vl", cfg.QWEN3_VL_2B),
+}
+
+
+@pytest.mark.parametrize(("kind", "config"), CASES.values(), ids=CASES)
+def test_the_table_is_complete(kind, config):
+    for path, shape in mapping.native_shapes(kind, config).items():
+        axes = sharding.logical_axes(path, len(shape))
+        assert set(axes) <= sharding.RULES.keys()
+        # What is worth splitting is split: no matrix of a backbone is left whole on every chip.
+        if len(shape) > 1 and min(shape[-2:]) >= 1024:
+            assert set(axes) - {"none", "layers"}, path
+
+
+def test_every_row_is_used():
+    paths = [p for kind, config in CASES.values() for p in mapping.native_shapes(kind, config)]
+    for pattern, axes in sharding.PARAMETERS:
+        alone = [p for p in paths if sharding._row(p) == (pattern, axes)]
+        assert alone, f"{pattern} matches nothing, or only what an earlier row matches"
+
+
+def test_layers_one_by_one_are_placed_as_in_a_stack():
+    mesh = sharding.make_mesh(2, 2, 2)
+    stacked = flatten(build.shapes(cfg.TINY))
+    single = flatten(build.shapes(cfg.TINY, stacked=False))
+    assert len(single) > len(stacked)
+    for path, leaf in single.items():
+        parts = path.split("/")
+        whole = "/".join(p for i, p in enumerate(parts) if not (p.isdigit() and parts[i - 1] != "projector"))
+        spec = sharding.param_sharding(path, leaf.shape, mesh).spec
+        if whole in stacked and len(stacked[whole].shape) == len(leaf.shape) + 1:
+            spec_of_stack = sharding.param_sharding(whole, stacked[whole].shape, mesh).spec
+            assert (None, *spec) == tuple(spec_of_stack), path
+
+
+def test_known_placements():
+    mesh = sharding.make_mesh(1, 4, 2)
+
+    def spec(path):
+        return sharding.param_sharding(path, mapping.native_shapes("tempo", cfg.TEMPO_6B)[path], mesh).spec
+
+    assert spec("llm/layers/mlp/up/kernel") == jax.P(None, "fsdp", "tensor")
+    assert spec("llm/layers/attention/o/kernel") == jax.P(None, "tensor", "fsdp")
+    assert spec("llm/embed/embedding") == jax.P("tensor", "fsdp")
+    assert spec("compressor/vision/blocks/mlp/fc2/kernel") == jax.P(None, "tensor", "fsdp")
+    assert spec("compressor/text/norm/scale") == jax.P(None)
+
+
+def test_axes_that_do_not_divide_are_dropped():
+    mesh = sharding.make_mesh(2, 4, 1)
+    assert sharding.spec(("segments", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)
+    assert sharding.spec(("segments", "none"), (6, 3), mesh) == jax.P("data", None)
+    assert sharding.spec(("segments", "none"), (5, 3), mesh) == jax.P(None, None)
+    assert sharding.spec(("embed", "mlp"), (8, 8), mesh) == jax.P("fsdp", None)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1), (1, 1, 8), (1, 1, 1)])
+def test_tiny_tree_on_any_mesh(shape):
+    mesh = sharding.make_mesh(*shape)
+    shapes = build.shapes(cfg.TINY)
+    places = flatten(sharding.tree_shardings(shapes, mesh))
+    for path, leaf in flatten(shapes).items():
+        places[path].shard_shape(leaf.shape)  # raises where it does not divide
+    x = jax.device_put(
+        jnp.arange(32.0).reshape(8, 4), places["llm/layers/mlp/up/kernel"].update(spec=jax.P())
+    )
+    np.testing.assert_array_equal(x, np.arange(32.0).reshape(8, 4))
+
+
+def test_mistakes_are_named():
+    with pytest.raises(TempoError, match="takes 16 devices and there are 8"):
+        sharding.make_mesh(4, 4)
+    with pytest.raises(KeyError, match="no sharding for llm/mystery/kernel"):
+        sharding.logical_axes("llm/mystery/kernel", 2)
+    with pytest.raises(KeyError, match="has 4 axes"):
+        sharding.logical_axes("llm/layers/mlp/up/kernel", 4)
+    assert sharding.make_mesh(1, 2).axis_types == (jax.sharding.AxisType.Auto,) * 3
