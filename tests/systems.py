@@ -65,10 +65,8 @@ def recorded_frames(seed: int, count: int, height: int, width: int) -> np.ndarra
     base = np.random.RandomState(seed).randint(0, 255, (8, 8, 3)).astype(np.float32)
     rows = np.floor(np.linspace(0, 7, height)).astype(int)
     columns = np.floor(np.linspace(0, 7, width)).astype(int)
-    frames = [
-        (np.roll(base, k // 2, axis=0) * (0.6 + 0.4 * np.sin(k / 3.0)))[rows][:, columns] for k in range(count)
-    ]
-    return np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+    moving = (np.roll(base, k // 2, axis=0) * (0.6 + 0.4 * np.sin(k / 3.0)) for k in range(count))
+    return np.clip(np.stack([frame[rows][:, columns] for frame in moving]), 0, 255).astype(np.uint8)
 
 
 def relative(ours, theirs) -> float:

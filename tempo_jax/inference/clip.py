@@ -113,9 +113,7 @@ class Clip:
         )
         warnings += [lowered] if lowered else []
         keep_key, key = jax.random.split(jax.random.key(options.seed))
-        sampling = generate.Sampling(
-            jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key
-        )
+        sampling = generate.Sampling(jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key)
         with tempo.place():
             prompt = tempo.place.put(prompt)
             bank = self._compress(question, progress)
@@ -137,7 +135,16 @@ class Clip:
                 eos=tempo.config.eos_ids,
             )
         return Asked(
-            options, bank, selection, prefilled, sampling, budget, length, tuple(warnings), started, compressed
+            options,
+            bank,
+            selection,
+            prefilled,
+            sampling,
+            budget,
+            length,
+            tuple(warnings),
+            started,
+            compressed,
         )
 
     def _chunks(self, progress: Progress) -> Iterator[Any]:
@@ -183,7 +190,14 @@ class Clip:
         for chunk, (index, held) in zip(self.layout.chunks, enumerate(self._chunks(progress)), strict=True):
             prefix = held if self._prefix_cache else self._prefix(index, held)
             bank = programs.compress(
-                compressor, bank, prefix, put(chunk.length_C), put(chunk.next_position_C), ids, length, chunk.start
+                compressor,
+                bank,
+                prefix,
+                put(chunk.length_C),
+                put(chunk.next_position_C),
+                ids,
+                length,
+                chunk.start,
             )
         return bank
 

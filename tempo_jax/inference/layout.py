@@ -117,14 +117,14 @@ def affordable_budget(
     everything = layout.segments * memory_tokens
     if room < 1:
         raise TempoError(
-            f"The question ({text_tokens} tokens with the prompt's frame), {layout.tag_tokens} time-tag tokens "
-            f"and {new_tokens} new tokens leave no room in a context of {context}: ask for less."
+            f"The question ({text_tokens} tokens with the prompt's frame), {layout.tag_tokens} time-tag "
+            f"tokens and {new_tokens} new tokens leave no room in a context of {context}: ask for less."
         )
     if budget is None:
         if everything > room:
             raise TempoError(
-                f"Without compression the video takes {everything} tokens but the context of {context} has room "
-                f"for {room}: turn compression on or sample fewer frames (max_frames)."
+                f"Without compression the video takes {everything} tokens but the context of {context} has "
+                f"room for {room}: turn compression on or sample fewer frames (max_frames)."
             )
         return everything, None
     if min(budget, everything) > room:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from tempo_jax import ata
 from tempo_jax.inference import generate
 from tempo_jax.inference.generate import Sampling
+from tempo_jax.inference.placement import constrain
 from tempo_jax.models.compressor import Compressor, Rows, Visual
 from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
-from tempo_jax.inference.placement import constrain
 
 SEGMENTS = ("data", "fsdp")  # mesh axes the segments of a video spread over
 
@@ -76,7 +76,9 @@ def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))
-def compress(compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start):
+def compress(
+    compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
+):
     """Asks the question of a chunk and stores its memory tokens at segments start..start+C-1."""
     memory, relevance = compressor.answer(prefix, length_C, next_C, question_Q, question_length)
     return Bank(

@@ -16,9 +16,7 @@ def attention(q_BTNH, k_BSKH, v_BSKH, *, causal: bool = False, kv_valid_BS=None)
     square = q_BTNH.shape[1] == k_BSKH.shape[1]
     half = q_BTNH.dtype in (jnp.bfloat16, jnp.float16)
     if jax.default_backend() == "gpu" and half and kv_valid_BS is None and (square or not causal):
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, is_causal=causal, implementation="cudnn"
-        )
+        return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, is_causal=causal, implementation="cudnn")
     return _blockwise(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS)
 
 

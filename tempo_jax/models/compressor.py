@@ -35,9 +35,7 @@ class Rows(NamedTuple):
 class Compressor(nnx.Module):
     """Qwen3-VL with memory tokens and the Yes/No direction of the base model."""
 
-    def __init__(
-        self, config: Qwen3VLConfig, memory_tokens: int, *, rngs: nnx.Rngs, stacked: bool = True
-    ):
+    def __init__(self, config: Qwen3VLConfig, memory_tokens: int, *, rngs: nnx.Rngs, stacked: bool = True):
         self.vision = VisionTower(config.vision, rngs=rngs, stacked=stacked)
         self.text = Decoder(config.text, rngs=rngs, stacked=stacked)
         self.memory = Embedding(memory_tokens, config.text.hidden_size, rngs=rngs)

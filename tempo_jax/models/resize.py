@@ -44,26 +44,24 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     a, x = -0.5, np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, x.dtype.type(0)))
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def _windows(size_in: int, size_out: int, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per output: first input, one past the last, and weights [size_out, taps] summing to 1.
+def _windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per output: first input, one past the last, and float64 weights [size_out, taps] summing to 1.
 
-    When shrinking, the kernel is stretched by the scale, which is what removes aliasing. Computed
-    in `dtype`: torch's float kernel takes float32 for the weights too, and ties hang on that.
+    When shrinking, the kernel is stretched by the scale, which is what removes aliasing.
     """
-    scale = dtype(size_in) / dtype(size_out)
-    stretch = max(scale, dtype(1))
-    support = dtype(2) * stretch
-    centers = (np.arange(size_out).astype(dtype) + dtype(0.5)) * scale
-    first = np.maximum(np.trunc(centers - support + dtype(0.5)), 0).astype(int)
-    last = np.minimum(np.trunc(centers + support + dtype(0.5)), size_in).astype(int)
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch
+    centers = (np.arange(size_out) + 0.5) * scale
+    first = np.maximum(np.trunc(centers - support + 0.5), 0).astype(int)
+    last = np.minimum(np.trunc(centers + support + 0.5), size_in).astype(int)
     offsets = np.arange((last - first).max())
     inputs = first[:, None] + offsets
-    distance = (offsets.astype(dtype) + (first.astype(dtype) - centers)[:, None] + dtype(0.5)) / stretch
-    weights = _cubic(distance)
-    weights = np.where(inputs < last[:, None], weights, dtype(0))
+    weights = _cubic((offsets + (first - centers)[:, None] + 0.5) / stretch)
+    weights = np.where(inputs < last[:, None], weights, 0.0)
     return first, last, weights / weights.sum(1, keepdims=True)
 
 
@@ -91,7 +89,7 @@ def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
 @functools.lru_cache(maxsize=64)
 def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], int]:
     """The resampling matrix of one axis as bands of BLOCK outputs, and its fixed-point bits."""
-    first, last, weights = _windows(size_in, size_out, np.float32 if mode == "torch_float" else np.float64)
+    first, last, weights = _windows(size_in, size_out)
     bits = {"pillow": PILLOW_BITS, "torch_uint8": _torch_bits(weights.max())}[mode]
     bands = []
     for start in range(0, size_out, BLOCK):

@@ -4,7 +4,6 @@ Attention stays within a temporal slice (two frames), so slices are a plain batc
 attention and no block-diagonal mask. Patches come in merge order: rows (H/32, W/32, 2, 2).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
