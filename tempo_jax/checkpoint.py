@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from tempo_jax import sharding
@@ -89,7 +90,10 @@ def tokenizer_path(directory: str | os.PathLike) -> Path:
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
     """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
     with damage_is_a_sentence(directory):
-        return flatten(ocp.metadata(params_folder(directory)).metadata)
+        found = ocp.metadata(params_folder(directory)).metadata
+        if found is None:
+            raise ValueError("their metadata cannot be read")
+        return flatten(found)
 
 
 def load_params(
@@ -146,6 +150,8 @@ def saving_context() -> ocp.Context:
     context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     context.array.saving.enable_write_sharding_file = False  # loading always says where to
+    # Replicas share the writing of large arrays only: each slice of a small one costs a compilation.
+    context.array.saving.min_slice_bytes_for_replica_parallel = CHUNK_BYTES
     return context
 
 
@@ -165,9 +171,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def damage_is_a_sentence(directory) -> Iterator[None]:
+def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # Orbax warns of the same damage in its own words
     try:
         yield
     except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
+    finally:
+        logging.set_verbosity(level)

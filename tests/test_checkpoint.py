@@ -1,0 +1,225 @@
+"""Native checkpoints: what is saved loads, on any mesh; anything else is a sentence."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from convert import mapping, native_io
+from tempo_jax import checkpoint, sharding
+from tempo_jax.errors import TempoError
+from tempo_jax.models import build
+from tempo_jax.trees import flatten, nest
+from tests import tiny_checkpoints as tiny
+
+CONFIG = tiny.tiny_config(16, 64)
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(1)
+    shapes = mapping.native_shapes("tempo", CONFIG)
+    return nest({path: jnp.asarray(rng.standard_normal(s), jnp.float32) for path, s in shapes.items()})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, params, demo_tokenizer_dir):
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    checkpoint.save(folder, "tempo", CONFIG, params, demo_tokenizer_dir, {"note": "random"})
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """The saved checkpoint, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def assert_equal(tree, other):
+    one, two = flatten(tree), flatten(other)
+    assert one.keys() == two.keys()
+    for path in one:
+        np.testing.assert_array_equal(one[path], two[path], err_msg=path)
+
+
+def test_what_is_saved_loads(saved, params):
+    model = checkpoint.read_model_json(saved, "tempo")
+    assert (model.kind, model.config, model.origin) == ("tempo", CONFIG, {"note": "random"})
+    assert (checkpoint.tokenizer_path(saved) / "tokenizer.json").is_file()
+    loaded = checkpoint.load_params(saved)
+    assert_equal(loaded, params)
+    build.build(model.config, loaded)
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_orbax_reads_it_alone(saved, params):
+    """No code of ours is needed to read the parameters."""
+    shapes = jax.tree.map(lambda x: np.ndarray, checkpoint.load_params(saved))
+    assert_equal(ocp.load(saved / "params", shapes), params)
+
+
+def test_dtype_on_the_way_in(saved):
+    loaded = flatten(checkpoint.load_params(saved, dtype=jnp.bfloat16))
+    other = {path for path, x in loaded.items() if x.dtype != jnp.bfloat16}
+    assert other == {"compressor/relevance/direction"}
+    assert loaded["compressor/relevance/direction"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_onto_a_mesh_and_back(saved, params, tmp_path, shape):
+    mesh = sharding.make_mesh(*shape)
+    loaded = checkpoint.load_params(saved, shardings=mesh)
+    for path, x in flatten(loaded).items():
+        assert x.sharding == sharding.param_sharding(path, x.shape, mesh)
+    assert_equal(loaded, params)
+    checkpoint.save(tmp_path / "sharded", "tempo", CONFIG, loaded)
+    assert_equal(checkpoint.load_params(tmp_path / "sharded"), params)
+
+
+def test_given_shardings(saved):
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[3])
+    loaded = checkpoint.load_params(saved, shardings={"llm": {"norm": {"scale": where}}})
+    assert loaded["llm"]["norm"]["scale"].devices() == {jax.devices()[3]}
+    assert loaded["projector"]["layers"]["0"]["bias"].devices() == {jax.devices()[0]}
+
+
+def test_one_array_at_a_time(tmp_path, params, monkeypatch):
+    """Streamed writing gives the same checkpoint, whatever is grouped with what."""
+    monkeypatch.setattr(native_io, "BATCH_BYTES", 20_000)
+    flat = flatten(params)
+    with native_io.saving(tmp_path / "model", "tempo", CONFIG) as put:
+        for path, x in flat.items():
+            put(path, np.asarray(x))
+    assert_equal(checkpoint.load_params(tmp_path / "model"), params)
+    for path, x in zip(flat, native_io.stored_arrays(tmp_path / "model", list(flat)), strict=True):
+        np.testing.assert_array_equal(x, flat[path])
+
+
+def test_large_arrays_are_stored_in_chunks(tmp_path, monkeypatch):
+    """A host of a pod can read a part of an array: it is stored in pieces along both wide axes."""
+    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 1 << 18)
+    with native_io.saving(tmp_path / "model", "tempo", CONFIG) as put:
+        put("llm/layers/mlp/up/kernel", np.zeros((4, 512, 640), np.float32))
+    leaf = checkpoint.param_shapes(tmp_path / "model")["llm/layers/mlp/up/kernel"]
+    _, rows, columns = leaf.storage_metadata.chunk_shape
+    assert rows <= 256 and columns <= 320
+
+
+def test_failed_save_leaves_nothing_and_keeps_the_old(saved, copy, params):
+    class Config:  # not a dataclass: describing it fails after the arrays are written
+        pass
+
+    with pytest.raises(TypeError):
+        checkpoint.save(copy, "tempo", Config(), params, overwrite=True)
+    with pytest.raises(TypeError):
+        checkpoint.save(copy.parent / "new", "tempo", Config(), params)
+    assert [f.name for f in copy.parent.iterdir()] == ["copy"]
+    assert_equal(checkpoint.load_params(copy), params)
+    with pytest.raises(TempoError, match="exists already"):
+        checkpoint.save(copy, "tempo", CONFIG, params)
+
+
+def edit(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_model_json_mistakes(copy, tmp_path):
+    def message(folder, kind=None):
+        with pytest.raises(TempoError) as caught:
+            checkpoint.read_model_json(folder, kind)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "is not a folder" in message(tmp_path / "nowhere")
+    assert "holds no model.json" in message(tmp_path)
+    assert "kind 'tempo' where 'qwen3' is needed" in message(copy, "qwen3")
+    edit(copy, format=2)
+    assert "update tempo_jax" in message(copy)
+    edit(copy, format=1, kind="spaceship")
+    assert "unknown kind 'spaceship'" in message(copy)
+    edit(copy, kind="tempo", config={"depth": 3})
+    assert "is damaged" in message(copy)
+    (copy / "model.json").write_text("{")
+    assert "is damaged" in message(copy)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").touch()
+    assert "convert.from_hf" in message(tmp_path / "hf")
+
+
+def test_missing_parts_are_named(copy):
+    shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(TempoError, match="holds no tokenizer"):
+        checkpoint.tokenizer_path(copy)
+    shutil.rmtree(copy / "params")
+    with pytest.raises(TempoError, match="no params folder"):
+        checkpoint.load_params(copy)
+
+
+@pytest.mark.parametrize("what", ["data", "metadata", "commit", "all"])
+def test_damaged_params_are_a_sentence(copy, what):
+    for file in [f for f in (copy / "params").rglob("*") if f.is_file()]:
+        if what == "data" and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif (what == "metadata" and file.name == "_METADATA") or what == "all":
+            file.write_bytes(b"")
+        elif what == "commit" and file.name == "manifest.ocdbt":
+            file.unlink()
+    with pytest.raises(TempoError, match="damaged or incomplete"):
+        checkpoint.load_params(copy)
+
+
+WORKER = """if True:
+    import os, sys
+    rank, port, folder, source = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+    os.environ |= {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    import jax, numpy as np
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, rank)
+    from convert import direct, safetensors_io
+    from tempo_jax import checkpoint, sharding
+    from tempo_jax.trees import flatten
+    mesh = sharding.make_mesh(1, 4, 1)
+    safetensors_io.MIN_RUN_BYTES = 1
+    counts, real = [], safetensors_io.Reader._range
+    safetensors_io.Reader._range = lambda self, i, a, b: counts.append(b - a) or real(self, i, a, b)
+    _, params = direct.load_hf("qwen3", source, mesh)
+    mine = [{str(s.index): s.data.nbytes for s in x.addressable_shards} for x in flatten(params).values()]
+    assert sum(counts) == sum(sum(sizes.values()) for sizes in mine)
+    whole = sum(x.nbytes for x in flatten(params).values())
+    assert sum(counts) < 0.6 * whole
+    config = __import__("tests.tiny_checkpoints", fromlist=["x"]).tiny_config(16, 64).llm
+    checkpoint.save(folder, "qwen3", config, params)
+    again = checkpoint.load_params(folder, shardings=mesh)
+    again = flatten(again)
+    for path, a in flatten(params).items():
+        for x, y in zip(a.addressable_shards, again[path].addressable_shards, strict=True):
+            np.testing.assert_array_equal(x.data, y.data)
+"""
+
+
+def test_two_processes_read_and_write_their_own_shards(tmp_path):
+    source = tiny.write_llm(tmp_path / "hf", vocab=64)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    commands = [
+        [sys.executable, "-c", WORKER, str(rank), str(port), str(tmp_path / "native"), str(source)]
+        for rank in range(2)
+    ]
+    workers = [subprocess.Popen(c, cwd=REPO, stderr=subprocess.PIPE, text=True) for c in commands]
+    errors = [worker.communicate(timeout=100)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)[-3000:]
+    expected = tiny.tensors("qwen3", CONFIG.llm)
+    loaded = flatten(checkpoint.load_params(tmp_path / "native"))
+    down = expected["model.layers.1.mlp.down_proj.weight"]
+    np.testing.assert_array_equal(loaded["layers/mlp/down/kernel"][1], down.T)
