@@ -43,9 +43,8 @@ def read_all(folder: Path) -> dict[str, np.ndarray]:
 
 def assert_same_bytes(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
-    wrong = [n for n in one if one[n].dtype != other[n].dtype or one[n].shape != other[n].shape] or [
-        n for n in one if one[n].tobytes() != other[n].tobytes()
-    ]
+    what = {n: (x.dtype, x.shape, x.tobytes()) for n, x in one.items()}
+    wrong = [n for n, x in other.items() if (x.dtype, x.shape, x.tobytes()) != what[n]]
     assert not wrong
 
 
