@@ -49,7 +49,10 @@ def main() -> None:
             peaks.append(result["mib"])
             times = ", ".join(f"{name} {value:.1f} s" for name, value in result["timings"].items())
             frames, segments = result["usage"]["frames"], result["usage"]["segments"]
-            print(f"{seconds} s: peak {peaks[-1]} MiB, {frames} frames, {segments} segments; {times}", flush=True)
+            print(
+                f"{seconds} s: peak {peaks[-1]} MiB, {frames} frames, {segments} segments; {times}",
+                flush=True,
+            )
     print(f"difference {peaks[1] - peaks[0]:+d} MiB (target: within 200)")
 
 

@@ -56,3 +56,22 @@ def demo_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo_tokenizer")
     demo_tokenizer.write(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir: Path) -> Path:
+    """A native checkpoint of the tiny weights, converted; it sees small frames, for speed."""
+    import json
+
+    from convert import from_hf
+    from tests.tiny_checkpoints import write_base, write_tempo
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tempo(folder / "tempo", tokenizer_dir=demo_tokenizer_dir)
+    write_base(folder / "base")
+    from_hf.convert("tempo", folder / "tempo", folder / "model", base=folder / "base")
+    path = folder / "model" / "model.json"
+    values = json.loads(path.read_text())
+    values["config"]["video"]["min_pixels"] = 16_384
+    path.write_text(json.dumps(values))
+    return folder / "model"
