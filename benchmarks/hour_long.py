@@ -20,7 +20,8 @@ import json, sys, time, tempo_jax
 tempo = tempo_jax.load(sys.argv[1])
 answer = tempo.ask(sys.argv[2], "What colour is the ball?", budget=4096, max_new_tokens=16)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({"usage": answer.usage, "timings": answer.timings, "mib": int(status["VmHWM"].split()[0]) // 1024}))
+mib = int(status["VmHWM"].split()[0]) // 1024
+print(json.dumps({"usage": answer.usage, "timings": answer.timings, "mib": mib}))
 """
 
 
