@@ -36,7 +36,6 @@ INFERENCE_SYSTEM = (
     TRAINING_SYSTEM + " Now, before compressing, answer exactly 'Yes' or 'No': is this segment "
     "relevant to the Query?"
 )
-MAX_TAG_TOKENS = 12  # "<", digits, ".", digit, " seconds", ">": enough for 10 million seconds
 QUERY_TURNS = 16  # turns of a conversation that reach the compressor in training
 
 

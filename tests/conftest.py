@@ -7,7 +7,12 @@ All of it is environment variables set before anything imports jax, so that test
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples every time, however slow the machine is today.
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("deterministic")
 
 REPO = Path(__file__).resolve().parent.parent
 

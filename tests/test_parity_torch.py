@@ -252,3 +252,24 @@ def test_vision_position_resampling_matches_pytorch_bilinear():
     expected = torch.nn.functional.interpolate(grid, (10, 6), mode="bilinear", align_corners=True)
     expected = expected[0].permute(1, 2, 0).reshape(5, 2, 3, 2, 5).permute(0, 2, 1, 3, 4).reshape(-1, 5)
     assert difference(ours, expected) < TOLERANCE_LAYER
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bfloat16_is_no_further_from_float32_than_pytorchs(seed):
+    """Root-mean-square distance of the logits from the float32 ones, both in bfloat16 on CPU."""
+    import copy
+
+    rng = np.random.RandomState(seed)
+    config = reference.random_decoder(rng)
+    theirs = reference.qwen3(config, seed)
+    ours = reference.native("qwen3", config, theirs)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ours)
+    ids = ids_of(rng, 4, 64)
+    with torch.no_grad():
+        exact = theirs(torch.tensor(ids)).logits.numpy()
+        rounded = copy.deepcopy(theirs).to(torch.bfloat16)(torch.tensor(ids)).logits.float().numpy()
+    positions = jnp.broadcast_to(jnp.arange(64), (4, 64))
+    hidden = jax.jit(lambda m, i: m(m.embed(i), positions))(half, jnp.asarray(ids))
+    logits = np.asarray(half.logits(hidden), np.float32)
+    distance = lambda x: float(np.sqrt(np.mean((x - exact) ** 2)))  # noqa: E731
+    assert distance(logits) <= 1.02 * distance(rounded)

@@ -7,7 +7,7 @@ ROW = 128  # compressor prompt rows and LLM text are padded to multiples of this
 SEGMENTS = (8, 16, 32, 64, 128, 256)  # segments of a video, then multiples of the last
 PREFILL = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384, 24576, 32768)
 NEW_TOKENS = (64, 256, 1024)
-TAG_TOKENS = 4
+TAG_TOKENS = 12  # a time tag: "<", digits, ".", digit, " seconds", ">"
 
 
 def multiple(length: int, step: int) -> int:

@@ -103,6 +103,7 @@ class Clip:
         prompt = layout.prompt_of(plan, tempo.tokenizer, question)
         text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
         allocate = options.compress and not plan.is_image
+        everything = plan.segments * tempo.config.memory_tokens
         budget, lowered = layout.affordable_budget(
             plan,
             options.budget if allocate else None,
@@ -119,11 +120,11 @@ class Clip:
             bank = self._compress(question, progress)
             strategy = options.strategy if allocate else None
             selection = programs.select(
-                bank, plan.segments, budget, prompt.tags_ST, keep_key, strategy=strategy
+                bank, plan.segments, min(budget, everything), prompt.tags_ST, keep_key, strategy=strategy
             )
             length = text + int(selection.visual_rows)  # the one value the host waits for
             compressed = time.perf_counter()
-            warnings += self.source.warnings  # complete now that the video has been read
+            warnings += dict.fromkeys(self.source.warnings)  # complete now that the video has been read
             prefilled = programs.prefill(
                 tempo.model,
                 selection,

@@ -145,7 +145,7 @@ def _chunk(table, start: int, chunk: int) -> Chunk:
 def _tags(times: tuple[Segment, ...], tokenizer: Tokenizer, padded: int) -> np.ndarray:
     tags = [tokenizer.tag_ids(s.tag_seconds) for s in times]
     width = multiple(max(map(len, tags), default=1), buckets.TAG_TOKENS)
-    table = np.full((padded, max(width, 12)), -1, np.int32)
+    table = np.full((padded, width), -1, np.int32)
     for row, tag in zip(table, tags, strict=False):
         row[: len(tag)] = tag
     return table
