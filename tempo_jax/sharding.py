@@ -73,6 +73,17 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=have[:want])
 
 
+def adopt(mesh: Mesh) -> Mesh:
+    """A caller's mesh with Auto axes (`jax.make_mesh` makes Explicit ones, which our programs are not
+    written for); TempoError unless its axes are data, fsdp and tensor."""
+    if mesh.axis_names != AXES:
+        raise TempoError(
+            f"the mesh has the axes {', '.join(mesh.axis_names)} where {', '.join(AXES)} are needed: make "
+            "it with tempo_jax.sharding.make_mesh"
+        )
+    return Mesh(mesh.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
     """Logical axis names of a native parameter, e.g. ("layers", "embed", "mlp").
 

@@ -99,3 +99,10 @@ def test_mistakes_are_named():
     with pytest.raises(KeyError, match="has 4 axes"):
         sharding.logical_axes("llm/layers/mlp/up/kernel", 4)
     assert sharding.make_mesh(1, 2).axis_types == (jax.sharding.AxisType.Auto,) * 3
+
+
+def test_a_callers_mesh_becomes_auto_and_must_have_our_axes():
+    mesh = sharding.adopt(jax.make_mesh((2, 2, 2), sharding.AXES))
+    assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto} and mesh.shape["fsdp"] == 2
+    with pytest.raises(TempoError, match="x, y where data, fsdp, tensor are needed"):
+        sharding.adopt(jax.make_mesh((4, 2), ("x", "y")))

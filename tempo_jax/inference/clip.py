@@ -12,6 +12,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate, layout, programs
 from tempo_jax.inference.options import Options
+from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
 from tempo_jax.inference.results import Answer, Inspection, Segment
 from tempo_jax.inference.text import TextStream, finished_text
@@ -170,7 +171,7 @@ class Clip:
             started = time.perf_counter()
 
     def _encode(self, index: int, frames: np.ndarray) -> Any:
-        frames = self.tempo.place.put(frames, programs.SEGMENTS)
+        frames = self.tempo.place.put(frames, SEGMENTS)
         resized = programs.resize(frames, steps=self.layout.steps, image=self.layout.is_image)
         visual = programs.see(self.tempo.model.compressor, resized)
         return self._prefix(index, visual) if self._prefix_cache else visual

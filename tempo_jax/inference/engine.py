@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.clip import Clip
 from tempo_jax.inference.placement import Placement
@@ -159,6 +160,7 @@ def load(
     """
     from tempo_jax import checkpoint as files
 
+    mesh = None if mesh is None else sharding.adopt(mesh)
     info = files.read_model_json(checkpoint, kind="tempo")
     config = info.config
     if context_length is not None:

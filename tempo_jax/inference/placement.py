@@ -1,11 +1,16 @@
 """Where arrays live: nothing to do on one device, named shardings on a mesh."""
 
 import contextlib
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tempo_jax.sharding import RULES
+
+SEGMENTS = RULES["segments"]  # mesh axes the segments of a video spread over
 
 
 def constrain(x: Any, axes: Any = None) -> Any:
@@ -25,7 +30,7 @@ class Placement:
     @property
     def segment_shards(self) -> int:
         """Over how many devices the segments of a video spread."""
-        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in SEGMENTS)
 
     @contextlib.contextmanager
     def __call__(self):

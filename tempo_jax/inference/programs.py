@@ -13,13 +13,11 @@ import jax.numpy as jnp
 from tempo_jax import ata
 from tempo_jax.inference import generate
 from tempo_jax.inference.generate import Sampling
-from tempo_jax.inference.placement import constrain
+from tempo_jax.inference.placement import SEGMENTS, constrain
 from tempo_jax.models.compressor import Compressor, Rows, Visual
 from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
-
-SEGMENTS = ("data", "fsdp")  # mesh axes the segments of a video spread over
 
 
 class Bank(NamedTuple):
