@@ -130,7 +130,7 @@ def prefill(
         memory_tokens=kept.shape[1],
         bucket=bucket,
     )
-    memory = kept.reshape(1, -1, kept.shape[-1])
+    memory = kept.reshape(-1, kept.shape[-1])
     x = tempo.assemble(packed.token_ids[None], packed.memory_index[None], memory)
     hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
     last = jax.lax.dynamic_index_in_dim(hidden, packed.length - 1, axis=1, keepdims=False)

@@ -53,15 +53,15 @@ class Tempo(nnx.Module):
         )
         self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
 
-    def assemble(self, token_ids_BL, memory_index_BL, memory_BMD) -> jax.Array:
+    def assemble(self, token_ids_BL, memory_index_BL, memory_MD) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
-        memory_index_BL: row of memory_BMD (compressor width, not yet projected), -1 for text.
+        memory_MD: a pool of memory tokens (compressor width, not yet projected) shared by all rows;
+        memory_index_BL: a row of the pool, -1 for text.
         """
         text = self.llm.embed(token_ids_BL)
-        visual = self.projector(memory_BMD).astype(text.dtype)
-        index = jnp.maximum(memory_index_BL, 0)[..., None]
-        rows = jnp.take_along_axis(visual, index, axis=1)
+        visual = self.projector(memory_MD).astype(text.dtype)
+        rows = visual[jnp.maximum(memory_index_BL, 0)]
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
 
 

@@ -1,0 +1,110 @@
+"""From prepared samples to one static batch: prompts, index arrays and labels. Host side, numpy."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tempo_jax.models.compressor import Rows
+from tempo_jax.models.config import PAD_ID, TempoConfig
+from tempo_jax.models.vision import grid_of, output_tokens
+from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, pad_rows, training_query
+from tempo_jax.training.loss import Batch
+from tempo_jax.video import segments
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A conversation about frames already at the model's size."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]; one frame and real_fps None: an image
+    real_fps: float | None
+    conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The static sizes of a batch."""
+
+    pool: int  # segments
+    row_length: int  # compressor prompt, memory tokens included
+    conversations: int
+    length: int  # LLM prompt and answer, memory tokens included
+
+
+class TooLong(ValueError):
+    """A sample does not fit the batch's shape."""
+
+
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
+    """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`."""
+    frames_per_segment, memory = config.video.segment_frames, config.memory_tokens
+    vision = config.compressor.vision
+    height, width = samples[0].frames.shape[1:3]
+    grid = grid_of(height, width, vision)
+    tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
+    frames, rows, texts = [], [], []
+    for sample in samples:
+        times = segments(len(sample.frames), sample.real_fps, frames_per_segment) if sample.real_fps else []
+        question = tokenizer.question_ids(training_query(sample.conversation))
+        block_ids, block_memory = [], []
+        for time in times or [None]:
+            seconds = None if time is None else time.slice_seconds
+            part = sample.frames if time is None else sample.frames[time.start : time.stop]
+            start = len(rows) * memory
+            tag = [] if time is None else tokenizer.tag_ids(time.tag_seconds)
+            block_ids += [*tag, *[PAD_ID] * memory]
+            block_memory += [*[-1] * len(tag), *range(start, start + memory)]
+            missing = frames_per_segment - len(part)
+            frames.append(np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]))
+            rows.append([*tokenizer.prefix_row(seconds, tokens, training=True), *question])
+        texts.append(_splice(*tokenizer.training_prompt(sample.conversation), block_ids, block_memory))
+    return _pad(frames, rows, texts, shape, memory, (grid[0] // merge, grid[1] // merge))
+
+
+def _splice(ids, labels, block_ids, block_memory):
+    """The visual block in place of the placeholder: ids, memory index and labels, equal lengths."""
+    (place,) = np.flatnonzero(ids == IMAGE_PLACEHOLDER)
+    join = lambda x, block, tail: [*x[:place], *block, *tail]  # noqa: E731
+    text = [-1] * len(ids)
+    return (
+        join(ids, block_ids, ids[place + 1 :]),
+        join(text, block_memory, text[place + 1 :]),
+        join(labels, [IGNORE] * len(block_ids), labels[place + 1 :]),
+    )
+
+
+def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid) -> Batch:
+    longest_row = max(map(len, rows)) + memory
+    longest = max(len(ids) for ids, _, _ in texts)
+    for name, need, have in (
+        ("segments", len(rows), shape.pool),
+        ("compressor tokens", longest_row, shape.row_length),
+        ("conversations", len(texts), shape.conversations),
+        ("tokens", longest, shape.length),
+    ):
+        if need > have:
+            raise TooLong(f"{need} {name} do not fit a batch of {have}")
+    frames += [frames[-1]] * (shape.pool - len(frames))
+    lengths = [len(row) for row in rows]
+    # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
+    laid_out = [[*row, *[PAD_ID] * memory] for row in rows]
+    padding = shape.pool - len(rows)
+    table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid)
+    empty = ([], [], [])
+    texts += [empty] * (shape.conversations - len(texts))
+
+    def table_of(column: int, fill: int) -> np.ndarray:
+        out = np.full((len(texts), shape.length), fill, np.int32)
+        for row, text in zip(out, texts, strict=True):
+            row[: len(text[column])] = text[column]
+        return out
+
+    return Batch(
+        frames_PFHWC=np.stack(frames),
+        rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
+        row_length_P=np.asarray([*lengths, *[lengths[-1]] * padding], np.int32),
+        token_ids_BL=table_of(0, PAD_ID),
+        memory_index_BL=table_of(1, -1),
+        labels_BL=table_of(2, IGNORE),
+    )

@@ -1,0 +1,1 @@
+"""Training Tempo: loss, parameter groups, optimiser, step."""

@@ -1,0 +1,85 @@
+"""Next-token cross-entropy over the assembled sequence (facts/tempo.md §1.9, §4.3)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax.models.compressor import Rows
+from tempo_jax.models.resize import patchify
+from tempo_jax.models.tempo import Tempo
+from tempo_jax.prompts import IGNORE
+
+CHUNK = 512  # positions whose logits exist at once
+
+
+class Batch(NamedTuple):
+    """B conversations over a pool of P segments; static shapes, padded. Integers are int32.
+
+    Padding segments have any content and no memory_index that points at them; padding positions
+    have label IGNORE.
+    """
+
+    frames_PFHWC: jax.Array  # uint8, at the model's size
+    rows: Rows  # compressor prompts with room for the memory tokens
+    row_length_P: jax.Array
+    token_ids_BL: jax.Array
+    memory_index_BL: jax.Array  # row of the pool's P*K memory tokens, -1 for text
+    labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
+
+
+class Loss(NamedTuple):
+    """A sum and its denominator, so that batches can be added up exactly."""
+
+    total: jax.Array  # float32, nats
+    tokens: jax.Array  # float32, labels that count
+
+
+def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
+    """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1)."""
+    hidden = forward(model, batch, remat=remat)
+    # Position t predicts label t + 1.
+    labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    return cross_entropy(model.llm.logits, hidden, labels)
+
+
+def forward(model: Tempo, batch: Batch, *, remat: bool = True) -> jax.Array:
+    """Hidden states of the LLM, [B, L, D]."""
+    config = model.config.compressor.vision
+    pool, count, height, width, channels = batch.frames_PFHWC.shape
+    slices = count // config.temporal_patch_size
+    pixels = batch.frames_PFHWC.reshape(-1, config.temporal_patch_size, height, width, channels)
+    patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
+    grid = (height // config.patch_size, width // config.patch_size)
+    visual = model.compressor.see(patches.reshape(pool, slices, *patches.shape[1:]), grid, remat=remat)
+    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
+    memory = memory.reshape(-1, memory.shape[-1])
+    x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory)
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    return model.llm(x, positions, remat=remat)
+
+
+def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
+    """Sum over labels that are not IGNORE, `chunk` positions at a time.
+
+    Logits of a chunk are recomputed in the backward pass, so no more of them ever exist.
+    logits_of: hidden [..., D] -> logits float32 [..., vocabulary].
+    """
+    batch, length, width = hidden_BLD.shape
+    chunk = min(chunk, length)
+    padding = -length % chunk
+    hidden = jnp.pad(hidden_BLD, ((0, 0), (0, padding), (0, 0))).reshape(batch, -1, chunk, width)
+    labels = jnp.pad(labels_BL, ((0, 0), (0, padding)), constant_values=IGNORE).reshape(batch, -1, chunk)
+
+    @jax.checkpoint
+    def part(carry: Loss, block) -> tuple[Loss, None]:
+        hidden, labels = block
+        logits = logits_of(hidden)
+        chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+        nats = jax.nn.logsumexp(logits, axis=-1) - chosen
+        counts = labels != IGNORE
+        total = carry.total + jnp.sum(jnp.where(counts, nats, 0.0))
+        return Loss(total, carry.tokens + jnp.sum(counts)), None
+
+    zero = Loss(jnp.float32(0), jnp.float32(0))
+    return jax.lax.scan(part, zero, (jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(labels, 1, 0)))[0]
