@@ -1,0 +1,59 @@
+"""AdamW with warm-up, cosine decay, global-norm clipping and a learning rate per parameter group."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tempo_jax.training.groups import group_of
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group."""
+
+    rates: Mapping[str, float]
+    steps: int
+    warmup_ratio: float = 0.03  # share of the steps, the ancestors' value (facts §4.2)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    final_ratio: float = 0.0  # of the peak, at the last step
+
+
+def schedule(config: OptimiserConfig, peak: float) -> optax.Schedule:
+    """Linear from 0 over the warm-up, then half a cosine to final_ratio x peak at the last step."""
+    warmup = max(1, round(config.warmup_ratio * config.steps))
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup, max(config.steps, warmup + 1), peak * config.final_ratio
+    )
+
+
+def make(config: OptimiserConfig, paths: Iterable[str]) -> optax.GradientTransformation:
+    """The transformation for a flat dict of learning parameters with these paths.
+
+    The norm that is clipped is that of all groups together. State is float32.
+    """
+    labels = {path: group_of(path) for path in paths}
+    groups = {
+        name: optax.adamw(
+            schedule(config, config.rates[name]),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mu_dtype=jnp.float32,
+            mask=_decays,
+        )
+        for name in sorted(set(labels.values()))
+    }
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(groups, labels))
+
+
+def _decays(params):
+    """Weight decay is for matrices: norms and biases are vectors (stacked: one more axis), by name."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not jax.tree_util.keystr(path).rstrip("']").endswith(("scale", "bias")), params
+    )

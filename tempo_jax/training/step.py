@@ -1,0 +1,86 @@
+"""One optimiser step: accumulated gradients, clipping, update; not-finite steps are skipped."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+from tempo_jax.checkpoint import FLOAT32_ALWAYS
+from tempo_jax.models import build
+from tempo_jax.models.compressor import Rows
+from tempo_jax.sharding import RULES
+from tempo_jax.training.groups import join
+from tempo_jax.training.loss import Batch, Loss, loss
+
+Flat = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """What changes from step to step; master weights and optimiser state are float32."""
+
+    learning: Flat
+    optimiser: Any
+    step: jax.Array  # int32, updates asked for
+    skipped: jax.Array  # int32, of them left out because loss or gradients were not finite
+
+
+class Metrics(NamedTuple):
+    loss: jax.Array  # mean nats per label
+    tokens: jax.Array  # labels that counted
+    gradient_norm: jax.Array  # before clipping
+    finite: jax.Array  # bool
+
+
+def batch_specs() -> Batch:
+    """How a batch of micro-batches lies on a mesh: segments and conversations over data x fsdp."""
+    spread = RULES["segments"]
+    row = P(None, spread)
+    return Batch(row, Rows(row, row, P(None, None, spread)), row, row, row, row)
+
+
+def initial(learning: Flat, optimiser: optax.GradientTransformation) -> State:
+    return State(learning, optimiser.init(learning), jnp.int32(0), jnp.int32(0))
+
+
+def make_step(
+    config: Any, optimiser: optax.GradientTransformation, *, dtype=jnp.bfloat16, remat: bool = True
+) -> Callable[[State, Flat, Batch], tuple[State, Metrics]]:
+    """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
+
+    Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
+    division by all labels: accumulation equals one big batch. dtype: of the computation.
+    """
+
+    def summed(learning: Flat, frozen: Flat, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        params = join(_cast(learning, dtype), _cast(frozen, dtype))
+        result: Loss = loss(build.build(config, params), batch, remat=remat)
+        return result.total, result.tokens
+
+    def step(state: State, frozen: Flat, batch: Batch) -> tuple[State, Metrics]:
+        def micro(carry, part: Batch):
+            (total, tokens), grads = jax.value_and_grad(summed, has_aux=True)(state.learning, frozen, part)
+            return jax.tree.map(jnp.add, carry, (total, tokens, grads)), None
+
+        zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.learning))
+        (total, tokens, grads), _ = jax.lax.scan(micro, zeros, batch)
+        count = jnp.maximum(tokens, 1)
+        grads = jax.tree.map(lambda g: g / count, grads)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(total)
+        updates, moved = optimiser.update(grads, state.optimiser, state.learning)
+        new = (optax.apply_updates(state.learning, updates), moved)
+        # A step that is not finite leaves weights and optimiser as they were.
+        learning, kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), new, (state.learning, state.optimiser)
+        )
+        skipped = state.skipped + (~finite).astype(jnp.int32)
+        return State(learning, kept, state.step + 1, skipped), Metrics(total / count, tokens, norm, finite)
+
+    return step
+
+
+def _cast(flat: Flat, dtype) -> Flat:
+    return {path: x if path.endswith(FLOAT32_ALWAYS) else x.astype(dtype) for path, x in flat.items()}
