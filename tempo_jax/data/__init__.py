@@ -1,0 +1,1 @@
+"""Data: builders and pipelines for training, and the minireel world."""

@@ -1,0 +1,166 @@
+"""One video with its questions, and collections of them as training records."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tempo_jax.data.minireel import draw, generate, texts
+from tempo_jax.data.minireel.questions import Question, questions
+from tempo_jax.data.minireel.world import Spec
+from tempo_jax.errors import TempoError
+
+# Form of a question -> (what the human says, what is to be answered).
+FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
+    "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
+    "text": (lambda question: question.text, lambda question: question.answer_text),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reel:
+    """A video of the world and what can be asked about it."""
+
+    spec: Spec
+    questions: tuple[Question, ...]
+
+    @property
+    def name(self) -> str:
+        """Unique among all videos of the default sampling: split, index and length."""
+        return f"{self.spec.split}-{self.spec.index:06d}-{self.spec.seconds:g}s"
+
+    def frames(self, indices: Iterable[int]) -> np.ndarray:
+        """Frames of the recording at spec.fps, drawn, not decoded: uint8 [n, size, size, 3].
+
+        TempoError for an index outside the video.
+        """
+        indices = np.asarray(list(indices), np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < self.spec.num_frames):
+            raise TempoError(
+                f"{self.name} has frames 0 to {self.spec.num_frames - 1}; others were asked for."
+            )
+        pixels = np.empty((len(indices), self.spec.size, self.spec.size, 3), np.uint8)
+        for frame, index in zip(pixels, indices):
+            draw.draw(self.spec, int(index) / self.spec.fps, frame)
+        return pixels
+
+    def write(self, path: str | Path, fps: float | None = None, *, gop: int = 120, crf: int = 26) -> None:
+        """Record as H.264, at spec.fps or `fps`; the suffix chooses the container. Memory does not grow.
+
+        `gop`: frames between keyframes. `crf`: libx264's quality, lower is better and larger.
+        TempoError for a rate out of range, OSError where the path cannot be written.
+        """
+        spec = self.spec if fps is None else dataclasses.replace(self.spec, fps=float(fps))
+        generate.check(spec.split, spec.index, spec.seconds, spec.size, spec.fps)
+        encode(path, (draw.render(spec, i) for i in range(spec.num_frames)), spec.fps, gop=gop, crf=crf)
+
+
+def encode(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, gop: int, crf: int) -> None:
+    """Frames, uint8 [height, width, 3] with even sides, into an H.264 file.
+
+    `video.synthetic.write_video` draws its own clips and takes no frames from elsewhere, hence this.
+    """
+    import av
+
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(str(path), "w") as output:
+        stream = None
+        for index, pixels in enumerate(frames):
+            if stream is None:
+                stream = output.add_stream("libx264", rate=rate)
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"preset": "medium", "crf": str(crf), "g": str(gop)}
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            output.mux(stream.encode(frame))
+        if stream is not None:
+            output.mux(stream.encode(None))
+
+
+def make(split: str, index: int, **options: Any) -> Reel:
+    """Video `index` (0, 1, …, as many as wanted) of "train", "validation" or "test", with its questions.
+
+    The same arguments always make the same reel. `options`: those of generate.spec (seconds, size, fps,
+    sample_fps, max_frames). Raises TempoError for a value out of range.
+    """
+    spec = generate.spec(split, index, **options)
+    return Reel(spec, questions(spec))
+
+
+def relevance(question: Question, segment_times: Iterable[Sequence[float]]) -> np.ndarray:
+    """Ground truth: share of each segment's frames that show what the answer rests on, float32 [segments].
+
+    `segment_times`: for each segment the times of its frames, in seconds (see segment_times). Above
+    0: the segment matters.
+    """
+    spans = np.array(question.relevant_seconds, float).reshape(-1, 2)
+
+    def share(times: Sequence[float]) -> float:
+        times = np.asarray(times, float)[:, None]
+        return float(((spans[:, 0] <= times) & (times < spans[:, 1])).any(1).mean()) if times.size else 0.0
+
+    return np.array([share(times) for times in segment_times], np.float32)
+
+
+def segment_times(sampled: Sequence[int], fps: float, segment_frames: int = 8) -> list[np.ndarray]:
+    """Times of the frames of each segment, in seconds; the last may have fewer frames.
+
+    `sampled`: frame indices as video.sampling.sample_indices gives them; `fps`: of the recording.
+    """
+    times = np.asarray(sampled, float) / fps
+    return [times[start : start + segment_frames] for start in range(0, len(times), segment_frames)]
+
+
+def records(
+    split: str,
+    count: int,
+    *,
+    start: int = 0,
+    forms: Sequence[str] = ("choice",),
+    kinds: Sequence[str] = texts.KINDS,
+    folder: str = "videos",
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """LLaVA-style records of `count` videos, one per question and form, in order.
+
+    {"id", "video", "conversations": [{"from": "human", "value": "<video>\\n…"}, {"from": "gpt", …}]};
+    "video" is folder/name.mp4, where Reel.write should put it. `options`: those of make.
+    Raises TempoError for an unknown form or kind.
+    """
+    for what, given, known in (("form", forms, FORMS), ("kind", kinds, texts.KINDS)):
+        for unknown in (name for name in given if name not in known):
+            raise TempoError(f"There is no {what} {unknown!r}: choose from {', '.join(known)}.")
+    for index in range(start, start + count):
+        yield from reel_records(make(split, index, **options), forms, kinds, folder)
+
+
+def reel_records(
+    reel: Reel, forms: Sequence[str] = ("choice",), kinds: Sequence[str] = texts.KINDS, folder: str = "videos"
+) -> Iterator[dict[str, Any]]:
+    """The records of one reel, see `records`."""
+    for number, question in enumerate(reel.questions):
+        if question.kind not in kinds:
+            continue
+        for form in forms:
+            ask, answer = FORMS[form]
+            yield {
+                "id": f"{reel.name}-{number}-{form}",
+                "video": f"{folder}/{reel.name}.mp4",
+                "conversations": [
+                    {"from": "human", "value": f"<video>\n{ask(question)}"},
+                    {"from": "gpt", "value": answer(question)},
+                ],
+            }
+
+
+def benchmark_rows(reel: Reel, folder: str = "videos") -> list[dict[str, Any]]:
+    """One row per question, ready for JSON: the multiple-choice record and the whole ground truth."""
+    chosen = reel_records(reel, folder=folder)
+    length = {"seconds": reel.spec.seconds}
+    return [
+        record | dataclasses.asdict(question) | length for record, question in zip(chosen, reel.questions)
+    ]

@@ -1,0 +1,115 @@
+"""Every sentence of minireel, as tables; and all of them at once, to train a tokenizer on."""
+
+import re
+from collections.abc import Iterator
+from itertools import product
+
+from tempo_jax.data.minireel import world
+
+KINDS = ("needle", "when", "order", "count", "global")
+LETTERS = "ABCD"
+CHOICE_SUFFIX = "Answer the question with the option letter"  # as in the evaluations of facts §5.1
+
+# Asked about -> (kind, phrasings).
+QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "letter": (
+        "needle",
+        ("Which letter is on the {colour} card?", "What letter does the {colour} card show?"),
+    ),
+    "colour": ("needle", ("What colour is the {shape}?", "Which colour does the {shape} have?")),
+    "shape": (
+        "needle",
+        ("Which shape flashes up in {colour}?", "What is the {colour} shape that flashes up?"),
+    ),
+    "turn": (
+        "needle",
+        ("What colour does the {lead} turn for a moment?", "Which colour does the {lead} change to?"),
+    ),
+    "place": ("needle", ("Where does the {name} appear?", "In which place is the {name} seen?")),
+    "when": ("when", ("When does the {name} appear?", "At what time is the {name} visible?")),
+    "when_turn": ("when", ("When does the {lead} turn {colour}?", "At what time is the {lead} {colour}?")),
+    "after": ("order", ("What appears right after the {name}?", "Which thing comes next after the {name}?")),
+    "before": (
+        "order",
+        ("What appears right before the {name}?", "Which thing comes just before the {name}?"),
+    ),
+    "count": ("count", ("How many times does a {name} appear?", "How often is a {name} shown?")),
+    "most_place": (
+        "global",
+        ("Where does most of the video take place?", "In which place does the video mainly play?"),
+    ),
+    "most_shape": (
+        "global",
+        ("Which shape is the video mostly about?", "Which moving shape is on screen most of the time?"),
+    ),
+}
+
+
+def interval(start: int, end: int) -> str:
+    return f"from {start} to {end} seconds"
+
+
+def moment(seconds: float) -> str:
+    """As the model's own time tags say it, so that it can be copied from there."""
+    return f"{seconds:.1f} seconds"
+
+
+def choice_prompt(question: str, options: tuple[str, ...]) -> str:
+    """A multiple-choice question as it is asked."""
+    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options)]
+    return "\n".join([question, *lines, CHOICE_SUFFIX])
+
+
+def _slots() -> dict[str, list[dict[str, str]]]:
+    """What may stand in the gaps of each entry of QUESTIONS."""
+    colours = [{"colour": colour} for colour in world.COLOURS]
+    shapes = [{"shape": shape} for shape in world.VISITORS]
+    visits = [{"name": f"{colour} {shape}"} for colour, shape in product(world.COLOURS, world.VISITORS)]
+    cards = [{"name": f"letter {letter}"} for letter in world.LETTERS]
+    leads = [f"{colour} {shape}" for colour, shape in product(world.COLOURS, world.ACTORS)]
+    turns = [{"lead": lead, **colour} for lead, colour in product(leads, colours)]
+    shown = visits + cards
+    return {
+        "letter": colours, "colour": shapes, "shape": colours, "turn": [{"lead": lead} for lead in leads],
+        "place": shown, "when": shown, "when_turn": turns, "after": shown, "before": shown,
+        "count": visits, "most_place": [{}], "most_shape": [{}],
+    }  # fmt: skip
+
+
+def _answers() -> Iterator[str]:
+    yield from world.COLOURS
+    yield from world.VISITORS
+    yield from world.PLACES
+    yield from world.LETTERS
+    yield from (f"letter {letter}" for letter in world.LETTERS)
+    yield from (
+        f"{colour} {shape}" for colour, shape in product(world.COLOURS, world.ACTORS + world.VISITORS)
+    )
+    yield from map(str, range(10))
+
+
+def corpus(longest: int = 4101) -> Iterator[str]:
+    """All the text the world can produce, times up to `longest` seconds by example; finite, in fixed order.
+
+    Questions and answers come by themselves and as multiple choice; times as intervals and as the
+    time tags of the model's prompts, one for every 4 seconds of the shortest and every 32 of the longest.
+    """
+    for asked, slots in _slots().items():
+        for slot, phrasing in product(slots, QUESTIONS[asked][1]):
+            yield phrasing.format(**slot)
+    answers = list(_answers())
+    yield from answers
+    yield from (f"({letter}) {answer}" for letter, answer in product(LETTERS, answers))
+    yield from LETTERS
+    yield CHOICE_SUFFIX
+    for step, end in ((4, min(longest, 512)), (32, longest)):
+        for start in range(0, end, step):
+            yield interval(start, start + step)
+            yield f"(A) {interval(start, start + step)}"
+            yield moment(start + step / 2)
+            yield f"<{moment(start + step / 2)}>"
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Words, single digits and punctuation of the corpus, each once, sorted."""
+    return tuple(sorted({piece for text in corpus() for piece in re.findall(r"[A-Za-z]+|\S", text)}))
