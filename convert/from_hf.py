@@ -42,7 +42,7 @@ def convert(
     from convert import native_io
     from tempo_jax import progress
 
-    check_arguments(model, base, dtype)
+    check_arguments(model, base, dtype, memory_tokens)
     with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
         origin = _origin(opened, dtype)
         args = (target, opened.kind, opened.config, source, origin)
@@ -86,13 +86,16 @@ def _origin(opened: Source, dtype: str) -> dict[str, Any]:
     return origin
 
 
-def check_arguments(model: str, base: Any, dtype: str) -> None:
+def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -> None:
+    """TempoError for values that no conversion takes."""
     if model == "xcomp":
         raise TempoError("XComp checkpoints are not read yet: that comes with the XComp part of this package")
     if model not in MODELS:
         raise TempoError(f"the model {model!r} is unknown: expected one of {', '.join(MODELS)}")
     if dtype not in DTYPES:
         raise TempoError(f"the dtype {dtype!r} is unknown: expected one of {', '.join(DTYPES)}")
+    if memory_tokens < 1:
+        raise TempoError(f"--memory-tokens is {memory_tokens}: give at least 1 (the published model has 128)")
     if base is not None and model not in ("tempo", "tempo-init"):
         raise TempoError(f"--base is for --model=tempo and tempo-init; leave it out for {model}")
 

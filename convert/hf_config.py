@@ -60,6 +60,12 @@ def parse(kind: str, folder: Path, names: Collection[str], base: Path | None = N
         base_values = read_json(base)
         check_model_type("qwen3-vl", base_values, base)
         return tempo(values, base_values, names, read_json(folder, "generation_config.json", required=False))
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, TempoError):
+            raise
+        raise TempoError(
+            f"config.json in {folder} has a field of the wrong type ({error}): fetch it again"
+        ) from error
     except KeyError as error:
         where = folder / "config.json" if base is None else f"config.json in {folder} or {base}"
         raise TempoError(f"{where} lacks the field {error}: fetch it again") from error

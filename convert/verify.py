@@ -16,6 +16,7 @@ import numpy as np
 
 from convert import cli, hf_config, mapping, source, to_hf
 from convert.safetensors_io import Reader
+from tempo_jax import checkpoint
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class Report:
 def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.PathLike | None = None) -> Report:
     """Compares; one stacked array and one HF tensor are in memory at a time. TempoError: unreadable."""
     from convert import native_io
-    from tempo_jax import checkpoint, progress
+    from tempo_jax import progress
 
     model = checkpoint.read_model_json(native)
     found = to_hf.plan(model, checkpoint.param_shapes(native))
@@ -124,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{report.identical} tensors byte-identical, {report.cast} equal after the cast, "
             f"{len(report.differing)} differences"
         )
+        if args.base is None and checkpoint.read_model_json(args.native).kind == "tempo":
+            print("not compared: the relevance direction, which is the base model's; give --base to check it")
         return 0 if report.equal else 1
 
     return cli.run(parser.prog, command)

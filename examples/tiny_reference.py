@@ -45,7 +45,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return 0.5 * x
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else shape[0]
     gain = 3.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-    return x * (gain / np.sqrt(fan_in))
+    return (x * (gain / np.sqrt(fan_in))).astype(np.float32)
 
 
 def shapes(kind: str, config) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
-"""Long-video question answering on TPUs: Tempo and XComp in JAX.
+"""Long-video question answering on TPUs: Tempo in JAX.
 
     import tempo_jax
-    tempo = tempo_jax.load("checkpoints/demo")
+    tempo = tempo_jax.load("checkpoints/tempo-6b")
     answer = tempo.ask("video.mp4", "What happens?")
 
 Imports are lazy: `import tempo_jax` alone loads neither jax nor transformers.

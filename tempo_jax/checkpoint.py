@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Mo
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         version = int(values["format"])
+        if version < 1:
+            raise ValueError(f"format {version}")
         if version > FORMAT:
             raise TempoError(
                 f"{folder} has checkpoint format {version} and this tempo_jax reads up to {FORMAT}: "
@@ -139,6 +142,7 @@ def save(
 
 
 def params_folder(directory: str | os.PathLike) -> Path:
+    """The absolute path of a checkpoint's arrays; TempoError when there is none."""
     path = (Path(directory) / "params").resolve()
     if not path.is_dir():
         raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
@@ -146,6 +150,7 @@ def params_folder(directory: str | os.PathLike) -> Path:
 
 
 def saving_context() -> ocp.Context:
+    """How Orbax writes our arrays."""
     context = ocp.Context()
     context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
@@ -156,6 +161,7 @@ def saving_context() -> ocp.Context:
 
 
 def describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
+    """Writes what is not arrays: the tokenizer, then model.json, without which nothing loads."""
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
@@ -172,12 +178,27 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong while reading arrays becomes one TempoError."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)  # Orbax warns of the same damage in its own words
     try:
         yield
-    except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    except TempoError:
+        raise
+    except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
+        _ignore_late_reads()
+        reason = next(iter(str(error).splitlines()), type(error).__name__).split(". See full")[0][:200]
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
     finally:
         logging.set_verbosity(level)
+
+
+def _ignore_late_reads() -> None:
+    """Reads still under way when one fails come back to Orbax's closed event loop, each with a traceback."""
+    previous = sys.excepthook
+
+    def hook(kind, error, trace) -> None:
+        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
+            previous(kind, error, trace)
+
+    sys.excepthook = hook

@@ -85,7 +85,6 @@ def _check_plot(plot: str | None, video: str) -> None:
 
 def run_ask(args: argparse.Namespace) -> int:
     """Answer one question: streamed as text, or as one JSON object."""
-    options.check_frames(args)
     checkpoint = options.checkpoint_folder(args.checkpoint)
     if not os.path.exists(args.video):
         raise TempoError(f"There is no video {args.video}; check the path.")
@@ -172,5 +171,17 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def command() -> None:
+    """The `tempo` program: `main`, and its status to the system."""
+    status = main()
+    if status == 2:
+        # Reads of a damaged checkpoint that are still under way would print tracebacks while Python
+        # shuts down; after a mistake there is nothing left to tidy up.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -39,8 +39,10 @@ def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], An
         except ValueError:
             value = math.nan
         in_range = low < value if open_end else low <= value
-        if not in_range or value > MOST:  # NaN is in no range
+        if not in_range:  # NaN is in no range
             raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+        if value > MOST:
+            raise argparse.ArgumentTypeError(f"{text!r} is above {MOST}, the most there can be")
         return value
 
     return parse
@@ -100,13 +102,6 @@ def checkpoint_folder(given: str | None) -> Path:
     )
 
 
-def check_frames(args: argparse.Namespace) -> None:
-    if args.min_frames > args.max_frames:
-        raise TempoError(
-            f"--min-frames {args.min_frames} is above --max-frames {args.max_frames}; change one of them."
-        )
-
-
 def load(checkpoint: Path) -> Any:
     """The model of a native checkpoint; from here on jax is imported."""
     # transformers, of which we take the tokenizer, would advise on stderr to install PyTorch.
@@ -128,7 +123,7 @@ def clean_text(text: str) -> str:
 def utf8_stdout() -> None:
     """JSON is UTF-8 whatever the terminal's encoding."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # file names need not be valid UTF-8
 
 
 def count(number: int, noun: str) -> str:

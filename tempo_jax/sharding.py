@@ -76,6 +76,8 @@ def make_mesh(
 def adopt(mesh: Mesh) -> Mesh:
     """A caller's mesh with Auto axes (`jax.make_mesh` makes Explicit ones, which our programs are not
     written for); TempoError unless its axes are data, fsdp and tensor."""
+    if not isinstance(mesh, Mesh):
+        raise TempoError(f"mesh is {mesh!r}: make one with tempo_jax.sharding.make_mesh")
     if mesh.axis_names != AXES:
         raise TempoError(
             f"the mesh has the axes {', '.join(mesh.axis_names)} where {', '.join(AXES)} are needed: make "

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from tempo_jax import checkpoint, cli
 from tempo_jax.prompts import DEFAULT_QUESTION
 from tempo_jax.video.synthetic import Clip, write_video
 from tests.systems import recorded_frames
+
+REPO = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,14 @@ def test_unusable_videos(folder, capfd, video):
 
 @pytest.mark.parametrize(
     "options",
-    [["--budget", "0"], ["--budget", "-3"], ["--max-frames", "0"], ["--fps", "0"], ["--strategy", "best"]]
+    [
+        ["--budget", "0"],
+        ["--budget", "-3"],
+        ["--budget", "1000000000000"],
+        ["--max-frames", "0"],
+        ["--fps", "0"],
+        ["--strategy", "best"],
+    ]
     + [["--temperature", "-1"], ["--plot", "nowhere/at/all.png"], ["--plot", "plot.txt"]],
 )
 def test_unusable_options(folder, capfd, options, monkeypatch, tmp_path):
@@ -118,13 +130,19 @@ def _break(path, how):
         _edit_model_json(path, lambda values: values["config"].update(memory_tokens=17))
     elif how == "json":
         (path / "model.json").write_text("{")
+    elif how == "old":
+        _edit_model_json(path, lambda values: values.update(format=0))
+    elif how == "vocabulary":
+        (path / "tokenizer" / "tokenizer.json").write_text("{}")
     elif how == "tokenizer":
         shutil.rmtree(path / "tokenizer")
     elif how == "params":
         shutil.rmtree(path / "params")
 
 
-@pytest.mark.parametrize("how", ["format", "kind", "shape", "json", "tokenizer", "params"])
+@pytest.mark.parametrize(
+    "how", ["format", "old", "kind", "shape", "json", "tokenizer", "vocabulary", "params"]
+)
 def test_unusable_checkpoints(folder, capfd, tmp_path, how):
     broken = tmp_path / "broken"
     shutil.copytree(folder / "model", broken)
@@ -153,3 +171,14 @@ def test_batch_goes_on_after_a_bad_case(folder, capfd):
 def test_the_checkpoint_says_what_it_is(folder):
     info = checkpoint.read_model_json(folder / "model")
     assert info.kind == "tempo" and info.config.video.min_pixels == 16_384
+
+
+def test_damaged_arrays_are_one_sentence_and_no_traceback(folder, tmp_path):
+    """In a process of its own: what is left of the reading speaks up late."""
+    broken = tmp_path / "broken"
+    shutil.copytree(folder / "model", broken)
+    largest = max((f for f in broken.glob("params/**/d/*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    command = [sys.executable, "-m", "tempo_jax.cli", "ask", str(folder / "good.mp4"), "What?"]
+    done = subprocess.run([*command, "--checkpoint", str(broken)], capture_output=True, text=True, cwd=REPO)
+    _one_sentence((done.returncode, done.stdout, done.stderr), "damaged or incomplete")

@@ -200,7 +200,6 @@ MISTAKES = [
     (["v.mp4", "q", "--fps", "inf"], "--fps"),
     (["v.mp4", "q", "--temperature", "-1"], "--temperature"),
     (["v.mp4", "q", "--max-new-tokens", "0"], "--max-new-tokens"),
-    (["v.mp4", "q", "--min-frames", "9", "--max-frames", "8"], "--min-frames 9"),
     (["v.mp4", "q", "--strategy", "best"], "--strategy"),
     (["v.mp4", "q", "--nonsense"], "--nonsense"),
     (["none.mp4", "q"], "There is no video none.mp4"),

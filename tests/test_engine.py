@@ -148,7 +148,7 @@ def test_bfloat16_stays_close(tokenizer, frames, seen):
 # Budgets
 
 
-@pytest.mark.parametrize("budget", [1, 3, 20, 64, 10_000])
+@pytest.mark.parametrize("budget", [1, 3, 20, 64, 10**12])
 def test_the_budget_is_never_exceeded(clip, budget):
     answer = clip.ask(QUESTION, budget=budget, max_new_tokens=1)
     tokens = [s.tokens for s in answer.segments]
@@ -179,6 +179,9 @@ def test_running_out_of_context_lowers_the_budget_and_says_so(tokenizer, frames,
     answer = short.ask(frames, QUESTION, max_new_tokens=4)
     assert answer.usage["budget"] == 30 >= answer.usage["visual_tokens"]
     assert "lowered from 8192 to 30" in answer.warnings[0]
+    seen = short.inspect(frames, QUESTION, max_new_tokens=4)
+    assert seen.allocation.tolist() == [s.tokens for s in answer.segments]
+    assert seen.warnings == answer.warnings
     with pytest.raises(TempoError, match="Without compression the video takes 80 tokens"):
         short.ask(frames, QUESTION, compress=False, max_new_tokens=4)
     with pytest.raises(TempoError, match="leave no room"):
@@ -212,6 +215,7 @@ def test_sampling_depends_on_the_seed_only(clip):
     hot = ask(1, temperature=5.0)
     assert hot == ask(1, temperature=5.0) != ask(2, temperature=5.0)
     assert ask(3, temperature=5.0, top_p=1e-6) == ask(0)  # nothing but the likeliest token is left
+    assert ask(4, temperature=1e-40) == ask(0)
 
 
 def test_top_p_keeps_the_smallest_sufficient_set():
@@ -224,6 +228,26 @@ def test_an_image_has_all_memory_tokens_and_no_time(tempo):
     answer = tempo.ask(recorded_frames(5, 1, 120, 200)[0], QUESTION, max_new_tokens=2)
     assert answer.segments == () and answer.usage["visual_tokens"] == 16
     assert tempo.inspect(recorded_frames(5, 1, 120, 200)[0], QUESTION).allocation.shape == (0,)
+
+
+def test_loading_mistakes_are_one_sentence(tmp_path):
+    import tempo_jax
+
+    for arguments in ({"checkpoint": None}, {"checkpoint": ""}, {"checkpoint": tmp_path / "no"}):
+        with pytest.raises(TempoError):
+            tempo_jax.load(**arguments)
+    for options in ({"chunk_segments": 0}, {"context_length": "a"}, {"mesh": (2, 2, 2)}):
+        with pytest.raises(TempoError):
+            tempo_jax.load(tmp_path, **options)
+
+
+def test_keeping_nothing_and_a_prefix_is_refused(tempo, frames):
+    with pytest.raises(TempoError, match="leave out keep=False"):
+        tempo.open(frames, keep=False, prefix_cache=True)
+
+
+def test_lone_surrogates_are_no_text(clip):
+    assert clip.ask("a\ud800b", max_new_tokens=2).usage["new_tokens"] == 2
 
 
 def test_an_empty_question_is_the_published_default_and_said(clip):
@@ -241,7 +265,11 @@ def test_an_empty_question_is_the_published_default_and_said(clip):
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"strategy": "best"}, "head, tail, random, tome"),
         ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": "x"}, "temperature is 'x'"),
+        ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"seed": 2**63}, "seed is 9"),
+        ({"seed": 1.5}, "seed is 1.5"),
     ],
 )
 def test_senseless_options_are_one_sentence(clip, options, words):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tempo_jax import plot
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.results import USAGE_KEYS, Answer, Segment
+from tempo_jax.inference.results import Answer, Segment
 
 
 def segments(tokens, seconds=4.0):
@@ -19,7 +19,7 @@ def segments(tokens, seconds=4.0):
 
 
 def answer(parts):
-    return Answer("A cat.", [1, 2], parts, dict.fromkeys(USAGE_KEYS, 1), {"total": 1.0})
+    return Answer("A cat.", [1, 2], parts, {"frames": 1, "visual_tokens": 1}, {"total": 1.0})
 
 
 def pixels(path):

@@ -59,7 +59,9 @@ def test_values_follow_the_recorded_rule(golden):
     recorded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recorded)
     for name, shape in tiny_reference.shapes("tempo", SMALL).items():
-        np.testing.assert_array_equal(tiny_reference.tensor(name, shape), recorded.tensor(name, shape))
+        ours = tiny_reference.tensor(name, shape)
+        assert ours.dtype == np.float32  # NumPy 2 makes some of the recorded rule's values float64
+        np.testing.assert_array_equal(ours, recorded.tensor(name, shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("shards", [1, 3])

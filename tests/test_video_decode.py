@@ -392,6 +392,6 @@ def test_bad_frame_sizes_in_files(tmp_path):
     assert "aspect ratio" in sentence(path)
 
 
-@pytest.mark.parametrize("limits", [{"fps": 0}, {"fps": -2.0}, {"min_frames": 9, "max_frames": 8}])
+@pytest.mark.parametrize("limits", [{"fps": 0}, {"fps": -2.0}, {"min_frames": 0}])
 def test_bad_limits(folder, limits):
     sentence(folder / "plain.mp4", **limits)

@@ -143,13 +143,17 @@ def test_impossible_sizes_are_one_sentence(function, size):
         {"fps": "2"},
         {"min_frames": 0},
         {"max_frames": 0},
-        {"min_frames": 9, "max_frames": 8},
         {"max_frames": 8.5},
     ],
 )
 def test_bad_limits_are_one_sentence(limits):
     with pytest.raises(TempoError):
         sample_indices(100, 25.0, **limits)
+
+
+def test_the_upper_limit_wins():
+    assert len(sample_indices(100, 25.0, min_frames=9, max_frames=2)) == 2
+    assert sample_indices(100.0, 25.0).dtype == np.int64
 
 
 def test_slice_times_are_means_of_rounded_frame_times():

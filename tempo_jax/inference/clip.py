@@ -86,7 +86,7 @@ class Clip:
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer."""
-        asked = self.prefill(question, Options(**options, max_new_tokens=1))
+        asked = self.prefill(question, Options(**options))
         count = self.layout.segments
         allocation = np.asarray(asked.selection.allocation_S)[:count]
         return Inspection(
@@ -95,6 +95,7 @@ class Clip:
             memory=np.asarray(asked.bank.memory_SKD)[:count],
             sequence_length=asked.prompt_tokens,
             logits=np.asarray(asked.prefilled.logits_BV)[0],
+            warnings=asked.warnings,
         )
 
     def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
@@ -264,6 +265,7 @@ def _checked(question: str) -> tuple[str, list[str]]:
     """The question, or the published default for an empty one with a sentence that says so."""
     if not isinstance(question, str):
         raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")
+    question = question.encode("utf-8", "replace").decode()  # lone surrogates are no text
     if question.strip():
         return question, []
     return DEFAULT_QUESTION, [f'The question is empty, so the default one is asked: "{DEFAULT_QUESTION}"']

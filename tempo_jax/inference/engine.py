@@ -78,7 +78,9 @@ class Tempo:
         source = open_video(
             video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
         )
-        clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache and keep)
+        if prefix_cache and not keep:
+            raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
+        clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache)
         if keep:
             clip.read(progress)
         return clip
@@ -136,11 +138,19 @@ class Tempo:
         max_frames: int = 1024,
         strategy: str = "head",
         compress: bool = True,
+        max_new_tokens: int = 1024,
         seed: int = 0,
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""
         clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
-        return clip.inspect(question, budget=budget, strategy=strategy, compress=compress, seed=seed)
+        return clip.inspect(
+            question,
+            budget=budget,
+            strategy=strategy,
+            compress=compress,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
 
 
 def load(
@@ -160,6 +170,11 @@ def load(
     """
     from tempo_jax import checkpoint as files
 
+    if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
+        raise TempoError(f"The checkpoint is {checkpoint!r}, but it must be the path of a native checkpoint.")
+    for name, value in (("chunk_segments", chunk_segments), ("context_length", context_length or 1)):
+        if not isinstance(value, int) or value < 1:
+            raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
     mesh = None if mesh is None else sharding.adopt(mesh)
     info = files.read_model_json(checkpoint, kind="tempo")
     config = info.config

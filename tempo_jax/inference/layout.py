@@ -118,7 +118,8 @@ def affordable_budget(
     if room < 1:
         raise TempoError(
             f"The question ({text_tokens} tokens with the prompt's frame), {layout.tag_tokens} time-tag "
-            f"tokens and {new_tokens} new tokens leave no room in a context of {context}: ask for less."
+            f"tokens and {new_tokens} new tokens leave no room in a context of {context}: shorten the "
+            "question, or lower max_frames or max_new_tokens."
         )
     if budget is None:
         if everything > room:

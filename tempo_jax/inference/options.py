@@ -1,6 +1,7 @@
 """What may be asked of one question, checked."""
 
 import dataclasses
+from numbers import Real
 
 import numpy as np
 
@@ -28,11 +29,14 @@ class Options:
         if self.strategy not in KEEP_STRATEGIES:
             known = ", ".join(KEEP_STRATEGIES)
             raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
-        if not (np.isfinite(self.temperature) and self.temperature >= 0):
-            raise TempoError(f"temperature is {self.temperature}, but it must be 0 (greedy) or above.")
-        if not 0 < self.top_p <= 1:
-            raise TempoError(f"top_p is {self.top_p}, but it must be above 0 and at most 1.")
+        if not isinstance(self.temperature, Real) or not 0 <= self.temperature <= 1e6:
+            raise TempoError(f"temperature is {self.temperature!r}, but it must be from 0 (greedy) to 1e6.")
+        if not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1:
+            raise TempoError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
+        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 2**63:
+            raise TempoError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        """Also for temperatures so low that float32 logits divided by them would overflow."""
+        return self.temperature < 1e-6

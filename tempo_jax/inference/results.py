@@ -19,15 +19,6 @@ import numpy as np
 #   tokens_per_frame   visual_tokens / frames
 #   prompt_tokens      length of the global LLM's prompt: text, time tags and memory tokens
 #   new_tokens         length of the answer
-USAGE_KEYS = (
-    "frames",
-    "segments",
-    "budget",
-    "visual_tokens",
-    "tokens_per_frame",
-    "prompt_tokens",
-    "new_tokens",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +80,7 @@ class Inspection:
     memory: np.ndarray  # [S, K, D] before truncation and projector
     sequence_length: int  # prompt length of the global LLM
     logits: np.ndarray  # [V] float32 of the first new token
+    warnings: Sequence[str] = ()  # whole sentences
 
 
 def _plain(value: Any) -> Any:

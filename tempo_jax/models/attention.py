@@ -1,4 +1,4 @@
-"""One attention function; it chooses the library kernel for the device it runs on."""
+"""One attention function; it chooses between cuDNN (NVIDIA, half precision) and XLA (all else)."""
 
 import jax
 import jax.numpy as jnp

@@ -48,6 +48,8 @@ def open_container(path: Path) -> av.container.InputContainer:
         return av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"})
     except PermissionError as error:
         raise TempoError(f"{path} may not be read: change its permissions.") from error
+    except FileNotFoundError as error:
+        raise TempoError(f"There is no video {path} any more: check the path.") from error
     except (av.FFmpegError, ValueError, OSError) as error:
         with path.open("rb") as file:
             head = file.read(12)

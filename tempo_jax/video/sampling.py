@@ -14,16 +14,12 @@ from tempo_jax.errors import TempoError
 
 
 def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
-    """TempoError unless 0 < fps < inf and 1 <= min_frames <= max_frames."""
+    """TempoError unless 0 < fps < inf and both limits are at least 1; max_frames wins over min_frames."""
     if not (isinstance(fps, (int, float, np.number)) and math.isfinite(fps) and fps > 0):
         raise TempoError(f"fps is {fps}, but it must be a number above 0: frames to sample per second.")
     for name, value in (("min_frames", min_frames), ("max_frames", max_frames)):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
             raise TempoError(f"{name} is {value}, but it must be a whole number of at least 1.")
-    if min_frames > max_frames:
-        raise TempoError(
-            f"min_frames ({min_frames}) is above max_frames ({max_frames}): lower one or raise the other."
-        )
 
 
 def _native_rate(native_fps: float | None, fps: float) -> float:
@@ -48,6 +44,7 @@ def sample_indices(
     Raises TempoError for limits that make no sense.
     """
     check_limits(fps, min_frames, max_frames)
+    total_frames = int(total_frames)
     if total_frames <= 1:
         return np.zeros(1, np.int64)
     wanted = round(total_frames / _native_rate(native_fps, fps) * fps)

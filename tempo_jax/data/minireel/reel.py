@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tempo_jax.data.minireel import draw, generate, texts
 from tempo_jax.data.minireel.questions import Question, questions
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
+from tempo_jax.video.encode import encode
 
 # Form of a question -> (what the human says, what is to be answered).
 FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
@@ -55,30 +55,8 @@ class Reel:
         """
         spec = self.spec if fps is None else dataclasses.replace(self.spec, fps=float(fps))
         generate.check(spec.split, spec.index, spec.seconds, spec.size, spec.fps)
-        encode(path, (draw.render(spec, i) for i in range(spec.num_frames)), spec.fps, gop=gop, crf=crf)
-
-
-def encode(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, gop: int, crf: int) -> None:
-    """Frames, uint8 [height, width, 3] with even sides, into an H.264 file.
-
-    `video.synthetic.write_video` draws its own clips and takes no frames from elsewhere, hence this.
-    """
-    import av
-
-    rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w") as output:
-        stream = None
-        for index, pixels in enumerate(frames):
-            if stream is None:
-                stream = output.add_stream("libx264", rate=rate)
-                stream.height, stream.width = pixels.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {"preset": "medium", "crf": str(crf), "g": str(gop)}
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, 1 / rate
-            output.mux(stream.encode(frame))
-        if stream is not None:
-            output.mux(stream.encode(None))
+        frames = (draw.render(spec, i) for i in range(spec.num_frames))
+        encode(path, frames, spec.fps, gop=gop, preset="medium", options={"crf": str(crf)})
 
 
 def make(split: str, index: int, **options: Any) -> Reel:
