@@ -21,8 +21,6 @@ from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
 DESCRIPTION = "Ask questions about videos, from seconds to hours long."
 EXAMPLES = """\
 examples:
@@ -76,10 +74,11 @@ def _version() -> str:
 def _check_plot(plot: str | None, video: str) -> None:
     if plot is None:
         return
-    if Path(video).suffix.lower() in IMAGE_SUFFIXES:
-        raise TempoError(f"{video} is one image, which has no time axis to plot; leave out --plot.")
-    from tempo_jax.plot import check_path  # matplotlib is slow to import
+    from tempo_jax.plot import check_path  # matplotlib is slow to import, and so is Pillow
+    from tempo_jax.video.images import SUFFIXES
 
+    if (suffix := Path(video).suffix.lower()) in SUFFIXES and suffix != ".gif":
+        raise TempoError(f"{video} is one image, which has no time axis to plot; leave out --plot.")
     check_path(plot)
 
 
