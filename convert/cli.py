@@ -1,18 +1,12 @@
-"""What the conversion commands share: one-sentence errors, exit statuses, CPU only."""
+"""What the conversion commands share: exit statuses and one-sentence errors, CPU only."""
 
-import argparse
 import os
-import sys
 from collections.abc import Callable
 
+from tempo_jax.cli_options import Parser, bug, say
 from tempo_jax.errors import TempoError
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse with a one-sentence error instead of a page of usage."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+__all__ = ["Parser", "run"]
 
 
 def run(prog: str, command: Callable[[], int]) -> int:
@@ -21,19 +15,15 @@ def run(prog: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except TempoError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        say(f"{prog}: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        if not error.strerror:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"{prog}: {error.strerror}{where}", file=sys.stderr)
-        return 2
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # no space left, no permission, …
+            say(f"{prog}: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
+            return 2
         if os.environ.get("TEMPO_JAX_TRACEBACK"):
             raise
-        kind = type(error).__name__
-        print(f"{prog}: a bug of ours, {kind}: {error} (TEMPO_JAX_TRACEBACK=1 shows where)", file=sys.stderr)
+        say(f"{prog}: {bug(error)}")
         return 1
