@@ -38,9 +38,9 @@ def test_qwen3_hidden_states_of_every_layer_and_logits(seed):
         expected = theirs(torch.tensor(ids), output_hidden_states=True)
     x, positions = ours.embed(jnp.asarray(ids)), jnp.broadcast_to(jnp.arange(37), (2, 37))
     angles = ours.angles(positions)
+    block = jax.jit(lambda block, x: block(x, angles, lambda q, k, v: attention(q, k, v, causal=True)))
     for index in range(config.num_layers - 1):
-        given = jnp.asarray(expected.hidden_states[index].numpy())
-        out = layer(ours.layers, index)(given, angles, lambda q, k, v: attention(q, k, v, causal=True))
+        out = block(layer(ours.layers, index), jnp.asarray(expected.hidden_states[index].numpy()))
         assert difference(out, expected.hidden_states[index + 1]) < TOLERANCE_LAYER
     hidden = jax.jit(lambda m, x: m(x, positions))(ours, x)
     assert difference(hidden, expected.hidden_states[-1]) < TOLERANCE_MODEL
@@ -91,12 +91,14 @@ def test_prefix_then_rest_equals_the_whole():
     ids, lengths = ids_of(rng, 2, 12), np.array([12, 7])
     rest = ids_of(rng, 1, 6)[0]
     spread = lambda n: jnp.broadcast_to(jnp.arange(n), (2, n))  # noqa: E731
-    _, prefix = ours.prefill(ours.embed(jnp.asarray(ids)), spread(12))
+    _, prefix = jax.jit(lambda m, x: m.prefill(x, spread(12)))(ours, ours.embed(jnp.asarray(ids)))
     x = jnp.broadcast_to(ours.embed(jnp.asarray(rest)), (2, 6, config.hidden_size))
-    after = ours.after(x, jnp.asarray(lengths)[:, None] + jnp.arange(6), prefix, jnp.asarray(lengths))
-    for b, n in enumerate(lengths):
+    places, lengths = jnp.asarray(lengths)[:, None] + jnp.arange(6), jnp.asarray(lengths)
+    after = jax.jit(lambda m, x, prefix: m.after(x, places, prefix, lengths))(ours, x, prefix)
+    whole_of = jax.jit(lambda m, x: m(x, jnp.arange(x.shape[1])[None]))
+    for b, n in enumerate(lengths.tolist()):
         row = np.concatenate([ids[b, :n], rest])[None]
-        whole = ours(ours.embed(jnp.asarray(row)), jnp.arange(n + 6)[None])
+        whole = whole_of(ours, ours.embed(jnp.asarray(row)))
         assert difference(after[b], np.asarray(whole)[0, n:]) < TOLERANCE_LAYER
 
 
@@ -175,7 +177,7 @@ def test_qwen3_vl_whole_model(seed, kind):
 
     compressor = _compressor(config, ours)
     rows_J = Rows(*map(jnp.asarray, padded[:3]))
-    visual = compressor.see(jnp.asarray(patches), grid)
+    visual = jax.jit(lambda c, x: c.see(x, grid))(compressor, jnp.asarray(patches))
     hidden = jax.jit(_forward)(compressor, visual, rows_J)
     for b, n in enumerate(padded.length_S):
         assert difference(hidden[b, :n], expected.hidden_states[-1][b, :n]) < TOLERANCE_MODEL
@@ -207,7 +209,7 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
     prefix_row = _prompt(rng, VIDEO_PAD_ID, slices, 8)
     row = [*prefix_row, *question]
     patches = rng.uniform(-1, 1, (1, slices, 32, 1536)).astype(np.float32)
-    visual = compressor.see(jnp.asarray(patches), grid)
+    visual = jax.jit(lambda c, x: c.see(x, grid))(compressor, jnp.asarray(patches))
     with torch.no_grad():
         ids = torch.tensor([[*row, *memory_ids]])
         expected = theirs.model(
@@ -218,14 +220,20 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
         ).last_hidden_state[0, -8:]
 
     whole = pad_rows([[*row, *[0] * 8]], len(row) + 11, (2, 4))
-    memory, _ = compressor(visual, Rows(*map(jnp.asarray, whole[:3])), jnp.array([len(row)]))
+    one_pass = jax.jit(lambda c, visual, rows: c(visual, rows, jnp.array([len(row)])))
+    memory, _ = one_pass(compressor, visual, Rows(*map(jnp.asarray, whole[:3])))
     assert difference(memory[0], expected) < TOLERANCE_MODEL
 
     part = pad_rows([prefix_row], len(prefix_row) + 6, (2, 4))
-    kv = compressor.prefix(visual, Rows(*map(jnp.asarray, part[:3])))
+    kv = jax.jit(lambda c, *x: c.prefix(*x))(compressor, visual, Rows(*map(jnp.asarray, part[:3])))
     padded_question = jnp.asarray(np.pad(question, (0, 4)))
-    memory, _ = compressor.answer(
-        kv, jnp.asarray(part.length_S), jnp.asarray(part.next_position_S), padded_question, len(question)
+    memory, _ = jax.jit(lambda c, *x: c.answer(*x))(
+        compressor,
+        kv,
+        jnp.asarray(part.length_S),
+        jnp.asarray(part.next_position_S),
+        padded_question,
+        len(question),
     )
     assert difference(memory[0], expected) < TOLERANCE_MODEL
 
