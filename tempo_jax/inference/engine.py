@@ -25,8 +25,8 @@ DEFAULT_CHUNK = 8  # segments per compressor call on one device
 class Tempo:
     """The system of one checkpoint on one mesh. Thread-compatible: one call at a time.
 
-    Answers depend only on (weights, video, question, settings): not on the mesh, the chunk size,
-    or what was asked before.
+    Answers depend only on (weights, video, question, settings): not on what was asked before and,
+    up to floating-point rounding, not on the mesh or the chunk size.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Tempo:
           tokens. `clip.held_bytes` says what is kept.
         Other arguments as in `ask`.
         """
+        if prefix_cache and not keep:
+            raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
         source = open_video(
             video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
         )
-        if prefix_cache and not keep:
-            raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
         clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache)
         if keep:
             clip.read(progress)
