@@ -169,7 +169,7 @@ def projector_in(names: Collection[str]) -> str | None:
 
 def eos_ids(*configs: dict) -> tuple[int, ...]:
     """End-of-sequence ids of all configs, always with <|im_end|> (facts §1.9), in a stable order."""
-    ids = [cfg.IM_END_ID]
+    ids = [cfg.QWEN_IDS.im_end]
     for values in configs:
         found = values.get("eos_token_id")
         ids += found if isinstance(found, list) else [] if found is None else [found]
@@ -244,7 +244,7 @@ def _generate(kind: str, config: Any) -> dict:
         "architectures": ["TempoQwenForCausalLM"],
         "model_type": "tempo_qwen",
         "eos_token_id": config.eos_ids[0] if len(config.eos_ids) == 1 else list(config.eos_ids),
-        "bos_token_id": cfg.PAD_ID,
+        "bos_token_id": cfg.QWEN_IDS.end_of_text,
         "mm_vision_tower_aux_list": [BASE_NAME],
         "mm_projector_type": config.projector,
         "mm_hidden_size": config.compressor.text.hidden_size,
@@ -287,10 +287,10 @@ def qwen3_vl_json(config: cfg.Qwen3VLConfig) -> dict:
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "model_type": "qwen3_vl",
-        "image_token_id": cfg.IMAGE_PAD_ID,
-        "video_token_id": cfg.VIDEO_PAD_ID,
-        "vision_start_token_id": cfg.VISION_START_ID,
-        "vision_end_token_id": cfg.VISION_END_ID,
+        "image_token_id": cfg.QWEN_IDS.image_pad,
+        "video_token_id": cfg.QWEN_IDS.video_pad,
+        "vision_start_token_id": cfg.QWEN_IDS.vision_start,
+        "vision_end_token_id": cfg.QWEN_IDS.vision_end,
         "tie_word_embeddings": config.text.tie_embeddings,
         "text_config": text,
         "vision_config": vision | {"model_type": "qwen3_vl", "hidden_act": "gelu_pytorch_tanh"},

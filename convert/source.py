@@ -115,7 +115,8 @@ class Source:
         name = self._base_head()
         shape = self.base_reader.infos[name].shape
         yes, no = (
-            self.base_reader.read_matrix(name, shape, (slice(i, i + 1),))[0] for i in (cfg.YES_ID, cfg.NO_ID)
+            self.base_reader.read_matrix(name, shape, (slice(i, i + 1),))[0]
+            for i in (cfg.QWEN_IDS.yes, cfg.QWEN_IDS.no)
         )
         return (yes - no).astype(np.float32)
 
@@ -174,8 +175,8 @@ class Source:
         info = self.base_reader.infos.get(name)
         if info is None:
             return [f"missing in the base model {self.base}: {name}"]
-        if len(info.shape) != 2 or info.shape[0] <= cfg.YES_ID or info.shape[1] != width:
-            wanted = f"[more than {cfg.YES_ID}, {width}]"
+        if len(info.shape) != 2 or info.shape[0] <= cfg.QWEN_IDS.yes or info.shape[1] != width:
+            wanted = f"[more than {cfg.QWEN_IDS.yes}, {width}]"
             return [f"wrong shape in the base model: {name} is {list(info.shape)}, expected {wanted}"]
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
 

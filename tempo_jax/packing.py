@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tempo_jax.models.config import PAD_ID
+from tempo_jax.models.config import PADDING_ID
 
 
 class Packed(NamedTuple):
     """One prefill bucket."""
 
-    token_ids: jax.Array  # int32[bucket], PAD_ID on memory rows and padding
+    token_ids: jax.Array  # int32[bucket], PADDING_ID on memory rows and padding
     memory_index: jax.Array  # int32[bucket], row of memory flattened to [S*K, D]; -1 on text and padding
     length: jax.Array  # int32 scalar, the true length, also where it exceeds the bucket
 
@@ -57,9 +57,9 @@ def pack(allocation, tag_ids, prefix_ids, suffix_ids, *, memory_tokens: int, buc
     # them; a negative index would wrap round.
     nowhere = bucket + lax.iota(jnp.int32, codes.shape[0])
     target = jnp.where(wanted & (ends <= bucket), ends - 1, nowhere)
-    packed = jnp.full(bucket, PAD_ID, jnp.int32).at[target].set(codes, mode="drop", unique_indices=True)
+    packed = jnp.full(bucket, PADDING_ID, jnp.int32).at[target].set(codes, mode="drop", unique_indices=True)
     return Packed(
-        token_ids=jnp.where(packed >= 0, packed, PAD_ID),
+        token_ids=jnp.where(packed >= 0, packed, PADDING_ID),
         memory_index=jnp.where(packed < 0, -1 - packed, -1),
         length=jnp.sum(wanted, dtype=jnp.int32),
     )

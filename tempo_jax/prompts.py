@@ -13,16 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import (
-    IM_END_ID,
-    IM_START_ID,
-    IMAGE_PAD_ID,
-    NEWLINE_ID,
-    PAD_ID,
-    VIDEO_PAD_ID,
-    VISION_END_ID,
-    VISION_START_ID,
-)
+from tempo_jax.models.config import PADDING_ID, QWEN_IDS, SpecialIds
 
 IMAGE_PLACEHOLDER = -200  # where the visual block goes in the LLM's prompt
 IGNORE = -100  # labels that cost nothing
@@ -36,6 +27,9 @@ INFERENCE_SYSTEM = (
     TRAINING_SYSTEM + " Now, before compressing, answer exactly 'Yes' or 'No': is this segment "
     "relevant to the Query?"
 )
+SPECIAL_TOKENS = (
+    "endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"
+)  # fmt: skip
 QUERY_TURNS = 16  # turns of a conversation that reach the compressor in training
 
 
@@ -66,10 +60,13 @@ class PrefixRows(NamedTuple):
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer folder, used for plain text only."""
+    """A Hugging Face tokenizer folder with Qwen's special tokens, used for plain text only."""
+
+    ids: SpecialIds = QWEN_IDS
 
     def __init__(self, folder: str | os.PathLike):
         self._full, self._plain = _load(os.fspath(folder))
+        self.ids = self._special_ids(folder)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: special tokens written out in it are ordinary characters."""
@@ -79,16 +76,28 @@ class Tokenizer:
         """Text of ids, special tokens left out."""
         return self._full.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def _special_ids(self, folder) -> SpecialIds:
+        """Where this vocabulary has the tokens that prompts are built of."""
+        special = self._full.get_added_vocab()
+        found = [special.get(f"<|{name}|>") for name in SPECIAL_TOKENS]
+        words = [self.encode(word) for word in ("Yes", "No", "\n")]
+        if None in found or any(len(word) != 1 for word in words):
+            raise TempoError(
+                f"{folder} is no Qwen-style tokenizer: it needs <|{'|>, <|'.join(SPECIAL_TOKENS)}|>, and one "
+                "token each for Yes, No and the line break."
+            )
+        return SpecialIds(*found, *(word[0] for word in words))
+
     def tag_ids(self, seconds: float) -> list[int]:
         return self.encode(time_tag(seconds))
 
     def turn(self, role: str, text: str) -> list[int]:
         """`<|im_start|>role⏎text<|im_end|>⏎`."""
-        return [IM_START_ID, *self.encode(f"{role}\n{text}"), IM_END_ID, NEWLINE_ID]
+        return [self.ids.im_start, *self.encode(f"{role}\n{text}"), self.ids.im_end, self.ids.newline]
 
     @property
     def assistant_header(self) -> list[int]:
-        return [IM_START_ID, *self.encode("assistant\n")]
+        return [self.ids.im_start, *self.encode("assistant\n")]
 
     # The compressor's prompt
 
@@ -100,28 +109,37 @@ class Tokenizer:
         slice_seconds: time of each temporal slice, or None for an image; tokens: visual tokens of
         one slice.
         """
-        ids = self.turn("system", TRAINING_SYSTEM if training else INFERENCE_SYSTEM)
-        ids += [IM_START_ID, *self.encode("user\n")]
+        return self.video_row(TRAINING_SYSTEM if training else INFERENCE_SYSTEM, slice_seconds, tokens)
+
+    def video_row(self, system: str | None, slice_seconds: Sequence[float] | None, tokens: int) -> list[int]:
+        """The same with any system prompt, or none."""
+        ids = self.turn("system", system) if system else []
+        ids += [self.ids.im_start, *self.encode("user\n")]
         if slice_seconds is None:
-            return [*ids, VISION_START_ID, *[IMAGE_PAD_ID] * tokens, VISION_END_ID]
+            return [*ids, self.ids.vision_start, *[self.ids.image_pad] * tokens, self.ids.vision_end]
         for seconds in slice_seconds:
-            ids += [*self.tag_ids(seconds), VISION_START_ID, *[VIDEO_PAD_ID] * tokens, VISION_END_ID]
+            ids += [
+                *self.tag_ids(seconds),
+                self.ids.vision_start,
+                *[self.ids.video_pad] * tokens,
+                self.ids.vision_end,
+            ]
         return ids
 
     def question_ids(self, query: str) -> list[int]:
         """What follows the video in the compressor's prompt, up to where the memory tokens go."""
-        return [*self.encode(f"\nQuery:\n{query}"), IM_END_ID, NEWLINE_ID, *self.assistant_header]
+        return [*self.encode(f"\nQuery:\n{query}"), self.ids.im_end, self.ids.newline, *self.assistant_header]
 
     # The LLM's prompt
 
     @property
     def llm_prefix_ids(self) -> list[int]:
         """Everything before the visual block."""
-        return [*self.turn("system", LLM_SYSTEM), IM_START_ID, *self.encode("user\n")]
+        return [*self.turn("system", LLM_SYSTEM), self.ids.im_start, *self.encode("user\n")]
 
     def llm_suffix_ids(self, query: str) -> list[int]:
         """Everything after the visual block, up to the answer."""
-        return [*self.encode(f"\n{query}"), IM_END_ID, NEWLINE_ID, *self.assistant_header]
+        return [*self.encode(f"\n{query}"), self.ids.im_end, self.ids.newline, *self.assistant_header]
 
     def training_prompt(self, conversation: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
         """The LLM's ids and labels of one conversation; int64 [P] each (facts §4.3).
@@ -141,7 +159,7 @@ class Tokenizer:
             ids += piece
             learned += [assistant] * len(piece)
         ids_P = np.asarray(ids, np.int64)
-        always = np.isin(ids_P, (NEWLINE_ID, IM_START_ID, IM_END_ID))
+        always = np.isin(ids_P, (self.ids.newline, self.ids.im_start, self.ids.im_end))
         keep = (np.asarray(learned) | always) & (ids_P != IMAGE_PLACEHOLDER)
         return ids_P, np.where(keep, ids_P, IGNORE)
 
@@ -150,7 +168,7 @@ class Tokenizer:
         ids = [*self.encode(first)]
         for part in rest:
             ids += [IMAGE_PLACEHOLDER, *self.encode(part)]
-        return [IM_START_ID, *ids, IM_END_ID, NEWLINE_ID]
+        return [self.ids.im_start, *ids, self.ids.im_end, self.ids.newline]
 
 
 def _placeholder_first(text: str) -> str:
@@ -160,12 +178,17 @@ def _placeholder_first(text: str) -> str:
     return text
 
 
-def pad_rows(rows: Sequence[Sequence[int]], length: int, merged_grid: tuple[int, int]) -> PrefixRows:
+def pad_rows(
+    rows: Sequence[Sequence[int]],
+    length: int,
+    merged_grid: tuple[int, int],
+    ids: SpecialIds = QWEN_IDS,
+) -> PrefixRows:
     """Pads prefix rows to `length` and lays out visual indices and M-RoPE positions (facts §1.4).
 
     merged_grid: (rows, columns) of one slice's visual tokens.
     """
-    laid_out = [_lay_out(np.asarray(row), merged_grid) for row in rows]
+    laid_out = [_lay_out(np.asarray(row), merged_grid, ids) for row in rows]
 
     def padded(arrays, fill):
         return np.stack(
@@ -174,7 +197,7 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, merged_grid: tuple[int,
         ).astype(np.int32)  # fmt: skip
 
     return PrefixRows(
-        token_ids_SL=padded([np.asarray(row) for row in rows], PAD_ID),
+        token_ids_SL=padded([np.asarray(row) for row in rows], PADDING_ID),
         visual_index_SL=padded([visual for visual, _, _ in laid_out], -1),
         positions_3SL=np.moveaxis(padded([positions for _, positions, _ in laid_out], 0), 0, 1),
         length_S=np.array([len(row) for row in rows], np.int32),
@@ -182,13 +205,15 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, merged_grid: tuple[int,
     )
 
 
-def _lay_out(row: np.ndarray, merged_grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+def _lay_out(
+    row: np.ndarray, merged_grid: tuple[int, int], ids: SpecialIds
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Visual index [L], positions [3, L] and the next position of one unpadded row.
 
     Text counts up on all three axes. A vision block that starts at position c takes t = c,
     h = c + row, w = c + column, and counting resumes at c + max(rows, columns).
     """
-    visual = np.isin(row, (VIDEO_PAD_ID, IMAGE_PAD_ID))
+    visual = np.isin(row, (ids.video_pad, ids.image_pad))
     visual_index = np.where(visual, np.cumsum(visual) - 1, -1)
     height, width = merged_grid
     block = np.stack([np.zeros(height * width, int), *divmod(np.arange(height * width), width)])

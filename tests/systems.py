@@ -11,7 +11,7 @@ import numpy as np
 from convert import mapping
 from examples.tiny_reference import tensor
 from tempo_jax.inference.engine import Tempo
-from tempo_jax.models.config import NO_ID, TINY, YES_ID
+from tempo_jax.models.config import QWEN_IDS, TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
 from tempo_jax.trees import nest
@@ -41,7 +41,7 @@ def weights(memory_tokens: int) -> dict[str, np.ndarray]:
         parts = [mapping.to_native(entry.transform, tensor(name, entry.hf_shape)) for name in entry.hf]
         flat[entry.native] = np.stack(parts) if entry.stacked else parts[0]
     embedding = tensor("base.model.language_model.embed_tokens.weight", (151_936, 64))
-    flat["compressor/relevance/direction"] = embedding[YES_ID] - embedding[NO_ID]
+    flat["compressor/relevance/direction"] = embedding[QWEN_IDS.yes] - embedding[QWEN_IDS.no]
     return flat
 
 

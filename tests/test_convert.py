@@ -106,7 +106,7 @@ def test_values_land_where_they_belong(folders):
     np.testing.assert_array_equal(native["compressor/vision/patch_embed/kernel"], patch.reshape(48, 1536).T)
     np.testing.assert_array_equal(native["compressor/memory/embedding"], hf[f"{svlm}compression_tokens"][0])
     rows = read_all(folders / "base")["model.language_model.embed_tokens.weight"]
-    np.testing.assert_array_equal(native[mapping.DIRECTION], rows[cfg.YES_ID] - rows[cfg.NO_ID])
+    np.testing.assert_array_equal(native[mapping.DIRECTION], rows[cfg.QWEN_IDS.yes] - rows[cfg.QWEN_IDS.no])
     build.build(CONFIG, checkpoint.load_params(folders / "native"))
 
 
@@ -136,7 +136,7 @@ def test_direction_is_formed_in_the_bases_dtype(folders, tmp_path):
     rows = arrays["model.language_model.embed_tokens.weight"]
     (stored,) = native_io.stored_arrays(tmp_path / "native", [mapping.DIRECTION])
     assert stored.dtype == np.float32
-    np.testing.assert_array_equal(stored, (rows[cfg.YES_ID] - rows[cfg.NO_ID]).astype(np.float32))
+    np.testing.assert_array_equal(stored, (rows[cfg.QWEN_IDS.yes] - rows[cfg.QWEN_IDS.no]).astype(np.float32))
 
 
 def test_cast_while_converting(folders, tmp_path):
@@ -364,7 +364,11 @@ def test_both_generations_of_config_json():
     assert hf_config.decoder(llm, tied=True) == CONFIG.llm
     with pytest.raises(TempoError, match="rope_type='yarn'"):
         hf_config.decoder(llm | {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, tied=True)
-    assert hf_config.eos_ids({"eos_token_id": [151643]}, {"eos_token_id": 7}) == (cfg.IM_END_ID, 151643, 7)
+    assert hf_config.eos_ids({"eos_token_id": [151643]}, {"eos_token_id": 7}) == (
+        cfg.QWEN_IDS.im_end,
+        151643,
+        7,
+    )
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])

@@ -14,7 +14,7 @@ from convert import from_hf
 from examples import tiny_reference
 from tempo_jax.inference import layout
 from tempo_jax.inference.options import Options
-from tempo_jax.models.config import PAD_ID, TINY
+from tempo_jax.models.config import QWEN_IDS, TINY
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, training_query
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative
 
@@ -89,7 +89,7 @@ def _check_prompts(tempo, clip, run, question):
     for row, n, expected in zip(rows, plan.chunks[0].length_C, run["vlm_input_ids"], strict=False):
         whole = [*row[:n], *ids[:length]]
         np.testing.assert_array_equal(whole, expected[: len(whole)])
-        assert set(expected[len(whole) :]) <= {PAD_ID}
+        assert set(expected[len(whole) :]) <= {QWEN_IDS.end_of_text}
     if run["tag_ids"].size:
         np.testing.assert_array_equal(plan.tags_ST[: plan.segments, :12], run["tag_ids"])
     np.testing.assert_array_equal(

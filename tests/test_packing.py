@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo_jax import ata, packing
-from tempo_jax.models.config import PAD_ID
+from tempo_jax.models.config import PADDING_ID
 
 SEGMENTS, TAG, ROWS = 5, 6, 4
 
@@ -24,9 +24,9 @@ def reference(allocation, tags, prefix, suffix, rows, bucket):
     for s, (k, tag) in enumerate(zip(allocation, tags, strict=True)):
         if k > 0:
             text += [(t, -1) for t in tag if t >= 0]
-            text += [(PAD_ID, s * rows + j) for j in range(min(k, rows))]
+            text += [(PADDING_ID, s * rows + j) for j in range(min(k, rows))]
     text += [(t, -1) for t in suffix if t >= 0]
-    cells = (text + [(PAD_ID, -1)] * bucket)[:bucket]
+    cells = (text + [(PADDING_ID, -1)] * bucket)[:bucket]
     return [c[0] for c in cells], [c[1] for c in cells], len(text)
 
 
@@ -61,7 +61,20 @@ def test_agrees_with_appending_one_by_one(allocation, tags, prefix, suffix, buck
 def test_small_example_by_hand():
     tags = np.stack([padded([10, 11], 3), padded([20], 3), padded([30, 31, 32], 3)])
     got = check([2, 0, 1], tags, padded([1, 2], 4), padded([3], 2), 12)
-    assert got.token_ids.tolist() == [1, 2, 10, 11, PAD_ID, PAD_ID, 30, 31, 32, PAD_ID, 3, PAD_ID]
+    assert got.token_ids.tolist() == [
+        1,
+        2,
+        10,
+        11,
+        PADDING_ID,
+        PADDING_ID,
+        30,
+        31,
+        32,
+        PADDING_ID,
+        3,
+        PADDING_ID,
+    ]
     assert got.memory_index.tolist() == [-1, -1, -1, -1, 0, 1, -1, -1, -1, 8, -1, -1]
     assert int(got.length) == 11
 

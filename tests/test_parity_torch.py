@@ -13,9 +13,10 @@ pytest.importorskip("transformers")
 
 from tempo_jax.models import rope, vision  # noqa: E402
 from tempo_jax.models.attention import attention  # noqa: E402
-from tempo_jax.models.compressor import Compressor, Rows  # noqa: E402
-from tempo_jax.models.config import IMAGE_PAD_ID, VIDEO_PAD_ID  # noqa: E402
+from tempo_jax.models.compressor import Compressor  # noqa: E402
+from tempo_jax.models.config import QWEN_IDS  # noqa: E402
 from tempo_jax.models.layers import layer  # noqa: E402
+from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
 from tests import torch_reference as reference  # noqa: E402
 from tests.torch_reference import TOLERANCE_LAYER, TOLERANCE_MODEL, difference  # noqa: E402
@@ -152,7 +153,7 @@ def test_qwen3_vl_whole_model(seed, kind):
     ours = reference.native("qwen3-vl", config, theirs)
     grid, slices = (4, 6) if kind == "image" else (6, 4), [1, 1] if kind == "image" else [3, 1]
     tokens = grid[0] * grid[1] // 4
-    pad_id = IMAGE_PAD_ID if kind == "image" else VIDEO_PAD_ID
+    pad_id = QWEN_IDS.image_pad if kind == "image" else QWEN_IDS.video_pad
     rows = [_prompt(rng, pad_id, n, tokens) for n in slices]
     padded = pad_rows(rows, max(map(len, rows)) + 5, (grid[0] // 2, grid[1] // 2))
     patches = rng.uniform(-1, 1, (2, max(slices), grid[0] * grid[1], 1536)).astype(np.float32)
@@ -206,7 +207,7 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
     memory_ids, question = rng.randint(0, 1000, 8), rng.randint(0, 1000, 5)
     compressor.memory.embedding[...] = compressor.text.embed(jnp.asarray(memory_ids))
     grid, slices = (4, 8), 3
-    prefix_row = _prompt(rng, VIDEO_PAD_ID, slices, 8)
+    prefix_row = _prompt(rng, QWEN_IDS.video_pad, slices, 8)
     row = [*prefix_row, *question]
     patches = rng.uniform(-1, 1, (1, slices, 32, 1536)).astype(np.float32)
     visual = jax.jit(lambda c, x: c.see(x, grid))(compressor, jnp.asarray(patches))
@@ -216,7 +217,7 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
             ids,
             pixel_values_videos=torch.tensor(patches.reshape(-1, 1536)),
             video_grid_thw=torch.tensor([[slices, *grid]]),
-            mm_token_type_ids=torch.tensor((np.asarray(ids) == VIDEO_PAD_ID) * 2),
+            mm_token_type_ids=torch.tensor((np.asarray(ids) == QWEN_IDS.video_pad) * 2),
         ).last_hidden_state[0, -8:]
 
     whole = pad_rows([[*row, *[0] * 8]], len(row) + 11, (2, 4))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import IM_END_ID, IM_START_ID, PAD_ID, VIDEO_PAD_ID
+from tempo_jax.models.config import PADDING_ID, QWEN_IDS
 from tempo_jax.prompts import (
     DEFAULT_QUESTION,
     IMAGE_PLACEHOLDER,
@@ -77,16 +77,16 @@ def test_the_real_tokenizer_gives_the_recorded_ids_and_the_templates(qwen_tokeni
 def test_a_question_cannot_change_the_structure(tokenizer, question):
     plain = tokenizer.question_ids("x")
     hostile = tokenizer.question_ids(question)
-    special = lambda ids: [i for i in ids if i >= PAD_ID]  # noqa: E731
-    assert special(hostile) == special(plain) == [IM_END_ID, IM_START_ID]
-    assert special(tokenizer.llm_suffix_ids(question)) == [IM_END_ID, IM_START_ID]
+    special = lambda ids: [i for i in ids if i >= QWEN_IDS.end_of_text]  # noqa: E731
+    assert special(hostile) == special(plain) == [QWEN_IDS.im_end, QWEN_IDS.im_start]
+    assert special(tokenizer.llm_suffix_ids(question)) == [QWEN_IDS.im_end, QWEN_IDS.im_start]
     assert tokenizer.decode(tokenizer.encode(question)) == question
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=60))
 def test_any_text_is_plain_text(tokenizer, text):
-    assert all(i < PAD_ID for i in tokenizer.encode(text))
+    assert all(i < QWEN_IDS.end_of_text for i in tokenizer.encode(text))
 
 
 def test_recorded_positions():
@@ -103,7 +103,7 @@ def test_recorded_positions():
     question = len(tokenizer.question_ids("What happens?"))
     assert rows.next_position_S.tolist() == [167 - question, 95 - question]
     assert (rows.visual_index_SL[1] >= 0).sum() == 128
-    assert rows.token_ids_SL[1, rows.length_S[1] :].tolist() == [PAD_ID] * (640 - rows.length_S[1])
+    assert rows.token_ids_SL[1, rows.length_S[1] :].tolist() == [PADDING_ID] * (640 - rows.length_S[1])
 
 
 @given(
@@ -116,7 +116,7 @@ def test_positions_never_repeat_or_run_back_in_text(pieces, height, width):
     for text, visual in pieces:
         row += [1] * text
         for _ in range(visual):
-            row += [*[VIDEO_PAD_ID] * (height * width), 2]
+            row += [*[QWEN_IDS.video_pad] * (height * width), 2]
     rows = pad_rows([row], len(row) + 3, (height, width))
     positions = rows.positions_3SL[:, 0, : len(row)]
     text = rows.visual_index_SL[0, : len(row)] < 0

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo_jax.models.compressor import Rows
-from tempo_jax.models.config import PAD_ID, TempoConfig
+from tempo_jax.models.config import PADDING_ID, TempoConfig
+from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, pad_rows, training_query
 from tempo_jax.training.loss import Batch
@@ -20,6 +20,7 @@ class Sample:
     frames: np.ndarray  # uint8 [T, H, W, 3]; one frame and real_fps None: an image
     real_fps: float | None
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
+    start_seconds: float = 0.0  # of the first frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,13 @@ class TooLong(ValueError):
     """A sample does not fit the batch's shape."""
 
 
+def check_fits(*needs: tuple[str, int, int]) -> None:
+    """Raises TooLong for the first (what, needed, available) that does not fit."""
+    for what, need, have in needs:
+        if need > have:
+            raise TooLong(f"{need} {what} do not fit a batch of {have}")
+
+
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
     """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`."""
     frames_per_segment, memory = config.video.segment_frames, config.memory_tokens
@@ -49,17 +57,17 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
         question = tokenizer.question_ids(training_query(sample.conversation))
         block_ids, block_memory = [], []
         for time in times or [None]:
-            seconds = None if time is None else time.slice_seconds
+            seconds = time and [sample.start_seconds + s for s in time.slice_seconds]
             part = sample.frames if time is None else sample.frames[time.start : time.stop]
             start = len(rows) * memory
-            tag = [] if time is None else tokenizer.tag_ids(time.tag_seconds)
-            block_ids += [*tag, *[PAD_ID] * memory]
+            tag = [] if time is None else tokenizer.tag_ids(sample.start_seconds + time.tag_seconds)
+            block_ids += [*tag, *[PADDING_ID] * memory]
             block_memory += [*[-1] * len(tag), *range(start, start + memory)]
             missing = frames_per_segment - len(part)
             frames.append(np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]))
             rows.append([*tokenizer.prefix_row(seconds, tokens, training=True), *question])
         texts.append(_splice(*tokenizer.training_prompt(sample.conversation), block_ids, block_memory))
-    return _pad(frames, rows, texts, shape, memory, (grid[0] // merge, grid[1] // merge))
+    return _pad(frames, rows, texts, shape, memory, (grid[0] // merge, grid[1] // merge), tokenizer.ids)
 
 
 def _splice(ids, labels, block_ids, block_memory):
@@ -74,23 +82,21 @@ def _splice(ids, labels, block_ids, block_memory):
     )
 
 
-def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid) -> Batch:
+def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Batch:
     longest_row = max(map(len, rows)) + memory
     longest = max(len(ids) for ids, _, _ in texts)
-    for name, need, have in (
+    check_fits(
         ("segments", len(rows), shape.pool),
         ("compressor tokens", longest_row, shape.row_length),
         ("conversations", len(texts), shape.conversations),
         ("tokens", longest, shape.length),
-    ):
-        if need > have:
-            raise TooLong(f"{need} {name} do not fit a batch of {have}")
+    )
     frames += [frames[-1]] * (shape.pool - len(frames))
     lengths = [len(row) for row in rows]
     # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
-    laid_out = [[*row, *[PAD_ID] * memory] for row in rows]
+    laid_out = [[*row, *[PADDING_ID] * memory] for row in rows]
     padding = shape.pool - len(rows)
-    table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid)
+    table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid, ids)
     empty = ([], [], [])
     texts += [empty] * (shape.conversations - len(texts))
 
@@ -104,7 +110,7 @@ def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid) -> Batch:
         frames_PFHWC=np.stack(frames),
         rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         row_length_P=np.asarray([*lengths, *[lengths[-1]] * padding], np.int32),
-        token_ids_BL=table_of(0, PAD_ID),
+        token_ids_BL=table_of(0, PADDING_ID),
         memory_index_BL=table_of(1, -1),
         labels_BL=table_of(2, IGNORE),
     )

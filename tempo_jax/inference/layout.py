@@ -10,8 +10,8 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets
 from tempo_jax.inference.buckets import ROW, bucket, multiple, power_of_two
 from tempo_jax.inference.programs import Prompt
-from tempo_jax.models.compressor import Rows
 from tempo_jax.models.config import TempoConfig
+from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import Tokenizer, pad_rows
 from tempo_jax.video import Segment, image_size, resize_steps, segments
@@ -64,7 +64,9 @@ def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, sha
     rows = [tokenizer.prefix_row(s.slice_seconds, tokens) for s in times]
     rows = rows or [tokenizer.prefix_row(None, tokens)]
     rows += [rows[-1]] * (multiple(count, chunk) - count)
-    table = pad_rows(rows, multiple(max(map(len, rows)), ROW), (grid[0] // merge, grid[1] // merge))
+    table = pad_rows(
+        rows, multiple(max(map(len, rows)), ROW), (grid[0] // merge, grid[1] // merge), tokenizer.ids
+    )
     return Layout(
         is_image=is_image,
         times=times,

@@ -14,7 +14,8 @@ from tempo_jax import ata
 from tempo_jax.inference import generate
 from tempo_jax.inference.generate import Sampling
 from tempo_jax.inference.placement import SEGMENTS, constrain
-from tempo_jax.models.compressor import Compressor, Rows, Visual
+from tempo_jax.models.compressor import Compressor
+from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length

@@ -5,39 +5,21 @@ Prompt order: system | video | question | assistant header | memory tokens, plai
 keys and values are the *prefix*, which an open video may keep for further questions.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.models.config import Qwen3VLConfig
-from tempo_jax.models.decoder import KV, Decoder
+from tempo_jax.models.decoder import KV
 from tempo_jax.models.layers import Embedding
-from tempo_jax.models.vision import VisionTower
+from tempo_jax.models.qwen3_vl import Qwen3VL, Rows, Visual
 
 
-class Visual(NamedTuple):
-    """What the vision tower makes of S segments with V visual tokens each."""
-
-    tokens_SVD: jax.Array
-    deepstack_FSVD: jax.Array
-
-
-class Rows(NamedTuple):
-    """Compressor prompts, right-padded; int32."""
-
-    token_ids_SL: jax.Array
-    visual_index_SL: jax.Array  # index among the row's visual tokens, -1 where there is text
-    positions_3SL: jax.Array
-
-
-class Compressor(nnx.Module):
+class Compressor(Qwen3VL):
     """Qwen3-VL with memory tokens and the Yes/No direction of the base model."""
 
     def __init__(self, config: Qwen3VLConfig, memory_tokens: int, *, rngs: nnx.Rngs, stacked: bool = True):
-        self.vision = VisionTower(config.vision, rngs=rngs, stacked=stacked)
-        self.text = Decoder(config.text, rngs=rngs, stacked=stacked)
+        super().__init__(config, rngs=rngs, stacked=stacked)
         self.memory = Embedding(memory_tokens, config.text.hidden_size, rngs=rngs)
         self.relevance = RelevanceHead(config.text.hidden_size)
 
@@ -45,24 +27,13 @@ class Compressor(nnx.Module):
     def memory_tokens(self) -> int:
         return self.memory.embedding.shape[0]
 
-    def see(self, patches_STNP, grid: tuple[int, int], *, remat: bool = False) -> Visual:
-        """The vision tower over S segments of T slices; patches in [-1, 1]."""
-        segments, slices = patches_STNP.shape[:2]
-        flat = patches_STNP.reshape(segments * slices, *patches_STNP.shape[2:])
-        tokens, deepstack = self.vision(flat, grid, remat=remat)
-        width = tokens.shape[-1]
-        return Visual(
-            tokens.reshape(segments, -1, width),
-            deepstack.reshape(deepstack.shape[0], segments, -1, width),
-        )
-
     def __call__(self, visual: Visual, rows: Rows, length_S, *, remat: bool = False):
         """Memory [S, K, D] and relevance float32 [S] in one pass over whole rows (training).
 
         rows must leave room for the memory tokens: they take places length_S .. length_S + K - 1,
         right after each row's last token (facts §1.3).
         """
-        x, deepstack = self._embed(visual, rows)
+        x, deepstack = self.embed(visual, rows)
         offset = jnp.arange(x.shape[1]) - length_S[:, None]
         is_memory = (offset >= 0) & (offset < self.memory_tokens)
         memory = self.memory(jnp.clip(offset, 0, self.memory_tokens - 1)).astype(x.dtype)
@@ -74,7 +45,7 @@ class Compressor(nnx.Module):
 
     def prefix(self, visual: Visual, rows: Rows) -> list[KV]:
         """Keys and values of the rows' question-independent part, per layer [S, L, kv_heads, H]."""
-        x, deepstack = self._embed(visual, rows)
+        x, deepstack = self.embed(visual, rows)
         return self.text.prefill(x, rows.positions_3SL, deepstack_FBLD=deepstack)[1]
 
     def answer(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
@@ -98,14 +69,6 @@ class Compressor(nnx.Module):
         start = question_length - 1
         picked = jax.lax.dynamic_slice_in_dim(hidden, start, self.memory_tokens + 1, axis=1)
         return picked[:, 1:], self.relevance(picked[:, 0])
-
-    def _embed(self, visual: Visual, rows: Rows):
-        is_visual = (rows.visual_index_SL >= 0)[..., None]
-        index = jnp.maximum(rows.visual_index_SL, 0)[..., None]
-        tokens = jnp.take_along_axis(visual.tokens_SVD, index, axis=1)
-        x = jnp.where(is_visual, tokens, self.text.embed(rows.token_ids_SL))
-        deepstack = jnp.take_along_axis(visual.deepstack_FSVD, index[None], axis=2)
-        return x, jnp.where(is_visual, deepstack, jnp.zeros_like(deepstack))
 
 
 class RelevanceHead(nnx.Module):

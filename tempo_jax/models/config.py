@@ -4,19 +4,29 @@ Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
-# Token ids shared by every Qwen2.5/Qwen3/Qwen3-VL vocabulary (facts §1.3, §1.9, §3.1).
-PAD_ID = 151643  # <|endoftext|>
-IM_START_ID = 151644
-IM_END_ID = 151645
-VISION_START_ID = 151652
-VISION_END_ID = 151653
-IMAGE_PAD_ID = 151655
-VIDEO_PAD_ID = 151656
-YES_ID = 9454
-NO_ID = 2753
-NEWLINE_ID = 198
+# Stands on padding and under memory tokens: in every vocabulary, and nothing attends to it.
+PADDING_ID = 0
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the tokens that give a prompt its structure (facts §1.3, §1.9, §3.1)."""
+
+    end_of_text: int
+    im_start: int
+    im_end: int
+    vision_start: int
+    vision_end: int
+    image_pad: int
+    video_pad: int
+    yes: int
+    no: int
+    newline: int
+
+
+# Of every Qwen2.5/Qwen3/Qwen3-VL vocabulary.
+QWEN_IDS = SpecialIds(151_643, 151_644, 151_645, 151_652, 151_653, 151_655, 151_656, 9454, 2753, 198)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +99,7 @@ class TempoConfig:
     memory_tokens: int = 128
     projector: str = "linear"  # or "mlpNx_gelu", "identity"
     context_length: int = 16_384
-    eos_ids: tuple[int, ...] = (IM_END_ID,)
+    eos_ids: tuple[int, ...] = (QWEN_IDS.im_end,)
     video: VideoConfig = VideoConfig()
 
 

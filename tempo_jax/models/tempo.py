@@ -10,7 +10,7 @@ from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.layers import Linear
-from tempo_jax.models.vision import VisionTower
+from tempo_jax.models.qwen3_vl import Qwen3VL
 
 
 def projector_layers(kind: str) -> list[int]:
@@ -63,14 +63,6 @@ class Tempo(nnx.Module):
         visual = self.projector(memory_MD).astype(text.dtype)
         rows = visual[jnp.maximum(memory_index_BL, 0)]
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
-
-
-class Qwen3VL(nnx.Module):
-    """Vision tower and text decoder alone: what the converter calls `qwen3-vl`."""
-
-    def __init__(self, config: Qwen3VLConfig, *, rngs: nnx.Rngs, stacked: bool = True):
-        self.vision = VisionTower(config.vision, rngs=rngs, stacked=stacked)
-        self.text = Decoder(config.text, rngs=rngs, stacked=stacked)
 
 
 MODELS = {TempoConfig: Tempo, Qwen3VLConfig: Qwen3VL, DecoderConfig: Decoder}

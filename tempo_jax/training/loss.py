@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tempo_jax.models.compressor import Rows
-from tempo_jax.models.resize import patchify
+from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
 
@@ -45,13 +44,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
 
 def forward(model: Tempo, batch: Batch, *, remat: bool = True) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
-    config = model.config.compressor.vision
-    pool, count, height, width, channels = batch.frames_PFHWC.shape
-    slices = count // config.temporal_patch_size
-    pixels = batch.frames_PFHWC.reshape(-1, config.temporal_patch_size, height, width, channels)
-    patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
-    grid = (height // config.patch_size, width // config.patch_size)
-    visual = model.compressor.see(patches.reshape(pool, slices, *patches.shape[1:]), grid, remat=remat)
+    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
     memory = memory.reshape(-1, memory.shape[-1])
     x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory)

@@ -10,10 +10,11 @@ from jax.sharding import PartitionSpec as P
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
-from tempo_jax.models.compressor import Rows
+from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.sharding import RULES
 from tempo_jax.training.groups import join
-from tempo_jax.training.loss import Batch, Loss, loss
+from tempo_jax.training.loss import Loss
+from tempo_jax.training.tasks import TASKS, Task
 
 Flat = dict[str, jax.Array]
 
@@ -34,11 +35,12 @@ class Metrics(NamedTuple):
     finite: jax.Array  # bool
 
 
-def batch_specs() -> Batch:
+def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     """How a batch of micro-batches lies on a mesh: segments and conversations over data x fsdp."""
     spread = RULES["segments"]
     row = P(None, spread)
-    return Batch(row, Rows(row, row, P(None, None, spread)), row, row, row, row)
+    rows = Rows(row, row, P(None, None, spread))
+    return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
 def initial(learning: Flat, optimiser: optax.GradientTransformation) -> State:
@@ -46,21 +48,26 @@ def initial(learning: Flat, optimiser: optax.GradientTransformation) -> State:
 
 
 def make_step(
-    config: Any, optimiser: optax.GradientTransformation, *, dtype=jnp.bfloat16, remat: bool = True
-) -> Callable[[State, Flat, Batch], tuple[State, Metrics]]:
+    config: Any,
+    optimiser: optax.GradientTransformation,
+    *,
+    task: Task = TASKS["tempo"],
+    dtype=jnp.bfloat16,
+    remat: bool = True,
+) -> Callable[[State, Flat, Any], tuple[State, Metrics]]:
     """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation.
     """
 
-    def summed(learning: Flat, frozen: Flat, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
         params = join(_cast(learning, dtype), _cast(frozen, dtype))
-        result: Loss = loss(build.build(config, params), batch, remat=remat)
+        result: Loss = task.loss(build.build(config, params), batch, remat=remat)
         return result.total, result.tokens
 
-    def step(state: State, frozen: Flat, batch: Batch) -> tuple[State, Metrics]:
-        def micro(carry, part: Batch):
+    def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:
+        def micro(carry, part):
             (total, tokens), grads = jax.value_and_grad(summed, has_aux=True)(state.learning, frozen, part)
             return jax.tree.map(jnp.add, carry, (total, tokens, grads)), None
 

@@ -1,0 +1,26 @@
+"""Next-token cross-entropy of the small VLM alone, over conversations about single segments."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax.models.qwen3_vl import Qwen3VL, Rows
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training.loss import Loss, cross_entropy
+
+
+class Batch(NamedTuple):
+    """P conversations, each about a segment of its own; static shapes, padded. Integers are int32."""
+
+    frames_PFHWC: jax.Array  # uint8, at the model's size
+    rows: Rows
+    labels_PL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
+
+
+def loss(model: Qwen3VL, batch: Batch, *, remat: bool = True) -> Loss:
+    """The batch's summed loss."""
+    visual = model.see_frames(batch.frames_PFHWC, remat=remat)
+    hidden = model(visual, batch.rows, remat=remat)
+    labels = jnp.pad(batch.labels_PL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    return cross_entropy(model.text.logits, hidden, labels)

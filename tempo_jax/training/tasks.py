@@ -1,0 +1,28 @@
+"""What can be trained: a table of tasks, each with its batch, its loss and its way to make batches."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tempo_jax.data import collate, collate_svlm
+from tempo_jax.training import loss, loss_svlm
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """`kind`: of the model (models.config.KINDS). `batch`: a NamedTuple whose leaves, but for the M-RoPE
+    positions, have segments or conversations first. `collate`: (samples, tokenizer, config, shape) -> batch.
+    """
+
+    kind: str
+    batch: type
+    loss: Callable[..., loss.Loss]  # (model, batch, remat=)
+    collate: Callable[..., Any]
+
+
+TASKS: dict[str, Task] = {
+    # The whole system answers conversations about videos and images (stages 0 to 3).
+    "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate),
+    # The small VLM alone answers conversations about single segments: where none is published.
+    "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate),
+}
