@@ -1,0 +1,45 @@
+"""How much of a batch a sample takes, per task; the token counts are those of the task's collate."""
+
+from collections.abc import Callable
+
+from tempo_jax.data.collate import Sample
+from tempo_jax.data.collate_svlm import _row as svlm_row
+from tempo_jax.data.packing import Need
+from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig
+from tempo_jax.models.vision import grid_of, output_tokens
+from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer, training_query
+from tempo_jax.video import segments
+
+
+def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Need:
+    """Of a conversation about a video or an image, as collate.collate lays it out."""
+    vision, memory = config.compressor.vision, config.memory_tokens
+    visual = output_tokens(grid_of(*sample.frames.shape[1:3], vision), vision)
+    question = len(tokenizer.question_ids(training_query(sample.conversation))) + memory
+    ids, _ = tokenizer.training_prompt(sample.conversation)
+    if (marks := int((ids == IMAGE_PLACEHOLDER).sum())) != 1:
+        raise ValueError(f"{marks} <image> marks in a conversation, not one")
+    prompt = len(ids) - 1  # the mark gives way to memory tokens
+    if sample.real_fps is None:
+        rows = [len(tokenizer.prefix_row(None, visual, training=True)) + question]
+        return Need(1, rows[0], rows[0], prompt + memory)
+    rows, tags = [], 0
+    for time in segments(len(sample.frames), sample.real_fps, config.video.segment_frames):
+        seconds = [sample.start_seconds + s for s in time.slice_seconds]
+        rows.append(len(tokenizer.prefix_row(seconds, visual, training=True)) + question)
+        tags += len(tokenizer.tag_ids(sample.start_seconds + time.tag_seconds))
+    return Need(len(rows), sum(rows), max(rows), prompt + tags + memory * len(rows))
+
+
+def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Need:
+    """Of a conversation about one segment, as collate_svlm.collate lays it out."""
+    frames = VideoConfig().segment_frames
+    if len(sample.frames) != frames:
+        raise ValueError(f"a segment of {len(sample.frames)} frames, not {frames}")
+    visual = output_tokens(grid_of(*sample.frames.shape[1:3], config.vision), config.vision)
+    length = len(svlm_row(sample, tokenizer, visual)[0])
+    return Need(1, length, length, 0)
+
+
+# Task -> the need of one of its samples.
+NEEDS: dict[str, Callable[..., Need]] = {"tempo": tempo_need, "svlm": svlm_need}

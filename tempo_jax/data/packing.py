@@ -1,0 +1,69 @@
+"""Which samples go into one batch: they are taken from a window so that little of the batch stays empty.
+
+A batch has room for some segments (the pool) and some conversations. The window holds samples in
+order of arrival; a batch takes the one that came first, so that nobody waits for ever, and then the
+largest that fits, again and again. Large samples leave the window early and small ones fill gaps, so
+the window soon holds what is needed to fill every batch. Pure and deterministic.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from tempo_jax.data.collate import Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What a sample takes of a batch's Shape."""
+
+    segments: int
+    compressor_tokens: int  # of all its segments
+    longest_row: int  # of them; each has Shape.row_length to itself
+    tokens: int  # LLM prompt and answer; each conversation has Shape.length to itself
+
+
+def too_long(need: Need, shape: Shape) -> str | None:
+    """Why a batch of `shape` can never hold the sample, or None."""
+    for what, needed, room in (
+        ("segments", need.segments, shape.pool),
+        ("compressor tokens in a segment", need.longest_row, shape.row_length),
+        ("LLM tokens", need.tokens, shape.length),
+        ("conversations", 1, shape.conversations),
+    ):
+        if needed > room:
+            return f"more than {room} {what}"
+    return None
+
+
+def choose(window: Sequence[Need], shape: Shape) -> list[int]:
+    """Positions in `window` of the samples of the next batch, ascending; 0 is among them.
+
+    Each must fit by itself (too_long). Work: O(window x conversations).
+    """
+    chosen, room = [0], shape.pool - window[0].segments
+    # Largest first; of equals the one that came first.
+    rest = sorted(range(1, len(window)), key=lambda i: (-window[i].segments, i))
+    for position in rest:
+        if len(chosen) < shape.conversations and window[position].segments <= room:
+            chosen.append(position)
+            room -= window[position].segments
+    return sorted(chosen)
+
+
+def usage(needs: Sequence[Need], shape: Shape) -> Counter:
+    """What one batch holds and could hold, by kind: {"segments": …, "segments_room": …, …}; they add up."""
+    return Counter(
+        segments=sum(need.segments for need in needs),
+        segments_room=shape.pool,
+        compressor_tokens=sum(need.compressor_tokens for need in needs),
+        compressor_tokens_room=shape.pool * shape.row_length,
+        llm_tokens=sum(need.tokens for need in needs),
+        llm_tokens_room=shape.conversations * shape.length,
+    )
+
+
+def waste(used: Counter) -> dict[str, float]:
+    """Share of the room that stayed empty, by kind, over all that was added to `used`."""
+    kinds = ("segments", "compressor_tokens", "llm_tokens")
+    return {kind: 1 - used[kind] / used[f"{kind}_room"] for kind in kinds if used[kind]}

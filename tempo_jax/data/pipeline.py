@@ -1,0 +1,212 @@
+"""The stream of training batches: grain pipelines, one per data shard, put together into global batches.
+
+    source -> shuffle -> repeat -> [shard::shards] -> read (threads) ┐
+    source -> …                                                      ┴> mix by weight -> window -> batch
+
+The config fixes how many shards a global batch is made of, not the number of processes: process p of n
+owns the contiguous shards [p*shards/n, (p+1)*shards/n), so one, two or four processes see the same
+batches, and a shard's small state restores on any of them.
+
+Frames of one step have one size, everywhere: the size of step t is batch.sizes[t % len(batch.sizes)]
+(repeat a size there to have it more often), each shard has a stream of its own per size, and samples of
+other sizes are left out and counted. Where batch.sizes is empty, the first sample's size is the only one.
+
+A sample that cannot be read, or never fits, is skipped and counted with its reason.
+"""
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from tempo_jax.data import packing
+from tempo_jax.data.collate import Shape
+from tempo_jax.data.shards import SKIPPED, Recipe, Shard
+from tempo_jax.data.sources import RandomAccess, open_source
+from tempo_jax.errors import TempoError
+from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training.tasks import TASKS
+
+_REASONS = 32  # kinds of skipped samples that are told apart
+_SHARD_AHEAD, _STEPS_AHEAD = 1, 1  # batches and global batches that wait, complete, to be asked for
+
+
+class _StepsIterator(grain.DatasetIterator):
+    """Global batches of some shards, as (batch, counts, {shard: state after it})."""
+
+    def __init__(self, recipe: Recipe, shards: Sequence[int], parts: Sequence[grain.DatasetIterator]):
+        super().__init__(parts)
+        self._recipe, self._shards, self._parts = recipe, shards, parts
+        task = TASKS[recipe.task]
+        # The axis along which shards are put together; rows' positions have their three axes first.
+        self._axes = task.batch(
+            **{name: Rows(0, 0, 1) if name == "rows" else 0 for name in task.batch._fields}
+        )
+        for part in parts:
+            part.start_prefetch()
+
+    def __next__(self) -> tuple[Any, Counter, dict[int, dict]]:
+        counts, states, batches = Counter(), {}, []
+        for shard, part in zip(self._shards, self._parts, strict=True):
+            for _ in range(self._recipe.micro_batches):
+                batch, more, state = next(part)
+                batches.append(_globally(batch, shard, self._recipe))
+                counts.update(more)
+            states[shard] = json.loads(state)
+        return jax.tree.map(self._join, self._axes, *batches), counts, states
+
+    def _join(self, axis: int, *leaves: np.ndarray) -> np.ndarray:
+        """Leaves of shard 0's micro-batches, then shard 1's, …, as [micro-batches, …]."""
+        micro, shape = self._recipe.micro_batches, list(leaves[0].shape)
+        shape[axis] *= len(self._shards)
+        out = np.empty((micro, *shape), leaves[0].dtype)
+        for number in range(micro):
+            np.concatenate(leaves[number::micro], axis, out=out[number])
+        return out
+
+    def get_state(self) -> dict:  # grain's prefetching asks; ours travels with the batches
+        return {}
+
+    def set_state(self, state: Mapping) -> None:
+        raise NotImplementedError
+
+
+def _globally(batch: Any, shard: int, recipe: Recipe) -> Any:
+    """The shard's batch with indices into the memory tokens of all shards' pools."""
+    if "memory_index_BL" not in batch._fields:
+        return batch
+    index_BL = batch.memory_index_BL
+    offset = np.int32(shard * recipe.shape.pool * recipe.model.memory_tokens)
+    return batch._replace(memory_index_BL=np.where(index_BL >= 0, index_BL + offset, index_BL))
+
+
+class _Steps(grain.IterDataset):
+    """Global batches of some shards."""
+
+    def __init__(self, recipe: Recipe, shards: Sequence[int], parts: Sequence[grain.IterDataset]):
+        super().__init__(parts)
+        self._recipe, self._shards = recipe, shards
+
+    def __iter__(self) -> _StepsIterator:
+        return _StepsIterator(self._recipe, self._shards, [iter(part) for part in self._parents])
+
+
+class Batches:
+    """This process's part of the global batches, for ever.
+
+    `config`: seed, task, batch (shards, micro_batches, pool, row_length, conversations, length, sizes)
+    and data (sources, window, workers, threads) of a training config. `shards`: those this process
+    builds, of range(config.batch.shards). A batch is the task's NamedTuple of numpy arrays with leaves
+    [micro_batches, len(shards) * size in one shard, ...]; memory indices point into the pool of all
+    shards. The same config gives the same batches, whatever runs where.
+
+    Raises TempoError for sources that cannot be opened and, from `next`, where no sample is usable.
+    """
+
+    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, model_config: Any, shards: Sequence[int]):
+        self._recipe = _recipe(config, tokenizer, model_config)
+        self._workers = config.data.workers
+        self._states: dict[int, dict | None] = dict.fromkeys(shards)
+        self._counts, self._iterator = Counter(), None
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch, counts, self._states = next(self._iterator)
+        self._counts.update(counts)
+        return batch
+
+    def _start(self) -> grain.DatasetIterator:
+        parts = []
+        for shard, state in self._states.items():
+            part = Shard(self._recipe, shard, state)
+            if self._workers:
+                if not flags.FLAGS.is_parsed():  # grain reads flags of its own there
+                    flags.FLAGS.mark_as_parsed()
+                options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=_SHARD_AHEAD)
+                parts.append(part.mp_prefetch(options, worker_init_fn=_keep_off_accelerators))
+            else:
+                parts.append(
+                    grain.experimental.ThreadPrefetchIterDataset(part, prefetch_buffer_size=_SHARD_AHEAD)
+                )
+        steps = _Steps(self._recipe, list(self._states), parts)
+        return iter(grain.experimental.ThreadPrefetchIterDataset(steps, prefetch_buffer_size=_STEPS_AHEAD))
+
+    def get_state(self) -> dict[int, dict | None]:
+        """Where each shard stands after the last batch given out; small, made of JSON's types."""
+        return dict(self._states)
+
+    def set_state(self, states: Mapping[int | str, dict | None]) -> None:
+        """Go on from there. `states` may hold other shards too; TempoError where one of ours is missing."""
+        given = {int(shard): state for shard, state in states.items()}
+        if missing := [shard for shard in self._states if shard not in given]:
+            raise TempoError(f"The saved data state has no shard {missing[0]}: keep batch.shards as it was.")
+        self.close()
+        self._states = {shard: given[shard] for shard in self._states}
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: share}."""
+        skipped = Counter(
+            {name.removeprefix(SKIPPED): n for name, n in self._counts.items() if name.startswith(SKIPPED)}
+        )
+        told = dict(skipped.most_common(_REASONS))
+        if others := skipped.total() - sum(told.values()):
+            told["other reasons"] = others
+        return {"samples": self._counts["samples"], "skipped": told, "waste": packing.waste(self._counts)}
+
+    def close(self) -> None:
+        """Stop threads and worker processes; a later `next` starts them again where they stood."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def _keep_off_accelerators(worker: int, workers: int) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Recipe:
+    batch, data = config.batch, config.data
+    if not data.sources:
+        raise TempoError("The config names no data: set data.sources.")
+    sources = tuple(open_source(source) for source in data.sources)
+    weights = tuple(float(source.get("weight", 1.0)) for source in data.sources)
+    if min(weights) <= 0:
+        raise TempoError(f"A data source has weight {min(weights):g}: leave it out or give it one above 0.")
+    sizes = tuple((int(height), int(width)) for height, width in batch.get("sizes", ()))
+    return Recipe(
+        task=config.task,
+        tokenizer=tokenizer,
+        model=model_config,
+        shape=Shape(batch.pool, batch.row_length, batch.conversations, batch.length),
+        sizes=sizes or (_first_size(sources),),
+        micro_batches=batch.micro_batches,
+        window=data.window,
+        threads=data.threads,
+        weights=weights,
+        sources=sources,
+        seed=config.seed,
+        shards=batch.shards,
+    )
+
+
+def _first_size(sources: Sequence[RandomAccess]) -> tuple[int, int]:
+    for source in sources:
+        for index in range(len(source)):
+            with contextlib.suppress(Exception):  # counted where it is skipped
+                height, width = source[index].frames.shape[1:3]
+                return height, width
+    raise TempoError("No sample of the data can be read: prepare them again.")

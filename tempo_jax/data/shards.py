@@ -1,0 +1,241 @@
+"""One data shard: an endless stream of batches made from its part of the sources.
+
+Packing looks at what samples need, not at their pixels: a window holds samples with their frames still
+encoded (or not yet rendered), and frames are made when their batch is. The state of a shard is where its
+sources stand and which samples are in the window; a restored shard reads those again.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from tempo_jax.data import packing
+from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.sources import RandomAccess
+from tempo_jax.errors import TempoError
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training.tasks import TASKS
+
+SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """A usable sample and where it came from, so that it can be read again."""
+
+    sample: Sample
+    need: packing.Need
+    source: int
+    index: int  # in the shard's endless stream of this source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Skipped:
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """A source as grain sees it: every element is an _Item (index yet unknown) or _Skipped."""
+
+    source: RandomAccess
+    number: int
+    size: tuple[int, int]
+    recipe: "Recipe"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> _Item | _Skipped:
+        try:
+            sample = self.source[index]
+            if sample is None:
+                return _Skipped("the source has none there")
+            size = tuple(sample.frames.shape[1:3])
+            if size != self.size:
+                return _Skipped(f"frames of {size[0]}x{size[1]}")
+            need = self.recipe.need(sample)
+        except Exception as error:  # whatever a damaged record makes of itself: never fatal
+            return _Skipped(_reason(error))
+        reason = packing.too_long(need, self.recipe.shape)
+        return _Skipped(reason) if reason else _Item(sample, need, self.number, -1)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _with_index(index: int, item: _Item | _Skipped) -> _Item | _Skipped:
+    return dataclasses.replace(item, index=int(index)) if isinstance(item, _Item) else item
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What every shard does with samples; small, and can be pickled."""
+
+    task: str
+    tokenizer: Tokenizer
+    model: Any
+    shape: Shape
+    sizes: tuple[tuple[int, int], ...]  # of step t: sizes[t % len(sizes)]
+    micro_batches: int
+    window: int
+    threads: int
+    weights: tuple[float, ...]
+    sources: tuple[RandomAccess, ...]
+    seed: int
+    shards: int
+
+    def need(self, sample: Sample) -> packing.Need:
+        return NEEDS[self.task](sample, self.tokenizer, self.model)
+
+    def collate(self, samples: Sequence[Sample]) -> Any:
+        return TASKS[self.task].collate(samples, self.tokenizer, self.model, self.shape)
+
+    def streams(self, shard: int, size: tuple[int, int]) -> list[grain.MapDataset]:
+        """For each source, the shard's endless part of it."""
+        result = []
+        for number, source in enumerate(self.sources):
+            seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+            data = grain.MapDataset.source(_Reader(source, number, size, self))
+            data = data.shuffle(seed=seed).repeat()[shard :: self.shards]
+            result.append(data.map_with_index(_with_index))
+        return result
+
+
+class _Patience:
+    """Counts samples skipped in a row, and gives up after a whole pass over the data."""
+
+    def __init__(self, limit: int, size: tuple[int, int]):
+        self._limit, self._size, self._reasons = limit, size, Counter()
+
+    def reset(self) -> None:
+        self._reasons.clear()
+
+    def skip(self, reason: str, counts: Counter) -> None:
+        counts[SKIPPED + reason] += 1
+        self._reasons[reason] += 1
+        if (total := self._reasons.total()) >= self._limit:
+            ((reason, number),) = self._reasons.most_common(1)
+            height, width = self._size
+            raise TempoError(
+                f"No sample with frames of {height}x{width} is usable in a whole pass over the data; most "
+                f"often ({number} of {total}) because of this: {reason}."
+            )
+
+
+class _Stream:
+    """One shard's samples of one size, in batches."""
+
+    def __init__(self, recipe: Recipe, shard: int, size: tuple[int, int], pool):
+        self._recipe, self._size, self._pool = recipe, size, pool
+        self._maps = recipe.streams(shard, size)
+        options = grain.ReadOptions(num_threads=recipe.threads, prefetch_buffer_size=2 * recipe.threads)
+        parts = [part.to_iter_dataset(options) for part in self._maps]
+        self.iterator = iter(grain.IterDataset.mix(parts, weights=list(recipe.weights)))
+        self._window: list[_Item] = []
+        # After so many samples in a row every source has been read once.
+        pairs = zip(recipe.sources, recipe.weights, strict=True)
+        whole = max(math.ceil(len(source) * sum(recipe.weights) / weight) for source, weight in pairs)
+        self._unread, self._unmade = _Patience(whole, size), _Patience(whole, size)
+
+    def next(self, counts: Counter) -> Any:
+        """The next batch; what was read, used and skipped on the way is added to `counts`."""
+        while True:
+            self._fill(counts)
+            chosen = packing.choose([item.need for item in self._window], self._recipe.shape)
+            items = [self._window[position] for position in chosen]
+            self._window = [item for n, item in enumerate(self._window) if n not in set(chosen)]
+            made = [(item, sample) for item in items if (sample := self._develop(item.sample, counts))]
+            if made:
+                self._unmade.reset()
+                counts.update(packing.usage([item.need for item, _ in made], self._recipe.shape))
+                counts["samples"] += len(made)
+                return self._recipe.collate([sample for _, sample in made])
+
+    def _fill(self, counts: Counter) -> None:
+        while len(self._window) < self._recipe.window:
+            item = next(self.iterator)
+            if isinstance(item, _Item):
+                self._unread.reset()
+                self._window.append(item)
+            else:
+                self._unread.skip(item.reason, counts)
+
+    def _develop(self, sample: Sample, counts: Counter) -> Sample | None:
+        """The sample with its frames in memory; None, and counted, where they cannot be made."""
+        if isinstance(sample.frames, np.ndarray):
+            return sample
+        try:
+            frames = np.stack(list(self._pool.map(sample.frames.__getitem__, range(len(sample.frames)))))
+        except Exception as error:  # a damaged image: not found before it was decoded
+            self._unmade.skip(_reason(error), counts)
+            return None
+        return dataclasses.replace(sample, frames=frames)
+
+    def get_state(self) -> dict:
+        return {
+            "read": self.iterator.get_state(),
+            "window": [[item.source, item.index] for item in self._window],
+        }
+
+    def set_state(self, state: Mapping) -> None:
+        self.iterator.set_state(state["read"])
+        self._window = list(self._pool.map(lambda at: self._maps[at[0]][at[1]], state["window"]))
+        if not all(isinstance(item, _Item) for item in self._window):
+            raise TempoError("The data have changed since the checkpoint was saved: start from its weights.")
+
+
+class _ShardIterator(grain.DatasetIterator):
+    """One shard's batches, as (batch, counts, state after it as JSON)."""
+
+    def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
+        self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads, thread_name_prefix="frames")
+        self._streams = {
+            size: _Stream(recipe, shard, size, self._pool) for size in dict.fromkeys(recipe.sizes)
+        }
+        super().__init__([stream.iterator for stream in self._streams.values()])
+        self._recipe, self._batches = recipe, 0
+        if state is not None:
+            self.set_state(state)
+
+    def __next__(self) -> tuple[Any, Counter, str]:
+        step = self._batches // self._recipe.micro_batches
+        stream = self._streams[self._recipe.sizes[step % len(self._recipe.sizes)]]
+        counts = Counter()
+        batch = stream.next(counts)
+        self._batches += 1
+        return batch, counts, json.dumps(self.get_state())
+
+    def get_state(self) -> dict:
+        streams = {f"{h}x{w}": stream.get_state() for (h, w), stream in self._streams.items()}
+        return {"batches": self._batches, "streams": streams}
+
+    def set_state(self, state: Mapping) -> None:
+        self._batches = state["batches"]
+        for (height, width), stream in self._streams.items():
+            stream.set_state(state["streams"][f"{height}x{width}"])
+
+    def close(self) -> None:
+        super().close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Shard(grain.IterDataset):
+    """One shard's batches, from a state on; each comes with the state after it, so that it does not
+    matter who runs ahead: reading threads, a worker process, the assembly."""
+
+    def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
+        super().__init__()
+        self._arguments = recipe, shard, state
+
+    def __iter__(self) -> _ShardIterator:
+        return _ShardIterator(*self._arguments)
