@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+INITIAL_STD = 0.02  # of random kernels and embeddings, Qwen's own
+
 
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight."""
 
     def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.02)
+        init = nnx.initializers.normal(INITIAL_STD)
         self.kernel = nnx.Param(init(rngs.params(), (in_size, out_size), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
 
@@ -56,10 +58,20 @@ class Embedding(nnx.Module):
     """A table of vectors [count, size]."""
 
     def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (count, size), jnp.float32))
+        init = nnx.initializers.normal(INITIAL_STD)
+        self.embedding = nnx.Param(init(rngs.params(), (count, size), jnp.float32))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return self.embedding[...][ids]
+
+
+# What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all
+# but the results of matrix products with weights ("dots"), nothing ("none").
+REMAT: dict[str, Callable | None] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": None,
+}
 
 
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):
@@ -83,10 +95,10 @@ def layer(layers, index: int):
     return layers[index] if isinstance(layers, nnx.List) else jax.tree.map(lambda x: x[index], layers)
 
 
-def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: bool = False):
+def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: bool | str = False):
     """Runs `carry = body(carry, layer, index)` over layers start..stop-1.
 
-    A stack is scanned (with rematerialisation in the backward pass if asked); a list is unrolled.
+    A stack is scanned, with the rematerialisation of REMAT (True: "full"); a list is unrolled.
     """
     if isinstance(layers, nnx.List):
         for index in range(start, stop):
@@ -98,5 +110,6 @@ def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: 
     def step(carry, scanned):
         return body(carry, *scanned), None
 
-    step = jax.checkpoint(step, prevent_cse=False) if remat else step
+    policy = REMAT[{True: "full", False: "none"}.get(remat, remat)]
+    step = step if policy is None else jax.checkpoint(step, prevent_cse=False, policy=policy)
     return jax.lax.scan(step, carry, (layers, jnp.arange(start, stop)))[0]

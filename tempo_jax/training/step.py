@@ -53,12 +53,13 @@ def make_step(
     *,
     task: Task = TASKS["tempo"],
     dtype=jnp.bfloat16,
-    remat: bool = True,
+    remat: str = "full",
 ) -> Callable[[State, Flat, Any], tuple[State, Metrics]]:
     """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
-    division by all labels: accumulation equals one big batch. dtype: of the computation.
+    division by all labels: accumulation equals one big batch. dtype: of the computation. remat: a name in
+    models.layers.REMAT.
     """
 
     def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:

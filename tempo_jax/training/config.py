@@ -1,0 +1,173 @@
+"""What a training run is: one ConfigDict, checked before anything slow happens.
+
+Every file in configs/ starts from `default()` and changes what is its own.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import PRESETS
+from tempo_jax.models.layers import REMAT
+from tempo_jax.training.groups import LEARNABLE
+from tempo_jax.training.tasks import TASKS
+
+DTYPES = ("bfloat16", "float32")
+# What may differ when a run continues: nothing that changes a number of it on the same devices.
+FREE = (
+    "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "keep",
+    "max_not_finite", "profile_step", "init",
+)  # fmt: skip
+
+
+def default() -> ConfigDict:
+    """All fields with their types; a field that is not here is a mistake."""
+    config = ConfigDict()
+    config.seed = 0
+    config.task = "tempo"  # training.tasks.TASKS
+    config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
+
+    config.init = ConfigDict()
+    config.init.checkpoint = ""  # native checkpoint of the task's own kind
+    config.init.compressor = ""  # task tempo: native qwen3-vl checkpoint that fills compressor/*
+    config.init.llm = ""  # task tempo: native qwen3 checkpoint that fills llm/*
+    # Folder of tokenizer files. Empty: that of init.checkpoint or init.compressor; "demo": our own
+    # byte-level one with Qwen's ids.
+    config.init.tokenizer = ""
+
+    config.rates = ConfigDict(dict.fromkeys(LEARNABLE, 0.0))  # peak learning rates; 0 freezes
+    config.optimiser = ConfigDict()
+    config.optimiser.warmup_ratio = 0.03
+    config.optimiser.weight_decay = 0.0
+    config.optimiser.clip_norm = 1.0
+    config.optimiser.b1 = 0.9
+    config.optimiser.b2 = 0.999
+    config.optimiser.final_ratio = 0.0  # of the peak, at the last step
+    config.steps = 1000
+
+    config.batch = ConfigDict()
+    config.batch.shards = 1  # independent parts of the global batch, whoever builds them
+    config.batch.micro_batches = 1  # whose gradients are added up
+    # Of one shard's one micro-batch (data.collate.Shape):
+    config.batch.pool = 16
+    config.batch.row_length = 768
+    config.batch.conversations = 1
+    config.batch.length = 4096
+    config.batch.sizes = ()  # (height, width) of frames, one after the other; empty: the first sample's
+
+    config.data = ConfigDict()
+    config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
+    config.data.window = 64  # samples looked at together for packing
+    config.data.workers = 0  # processes that read ahead, per shard
+    config.data.threads = 4  # that read, per shard
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
+    config.dtype = "bfloat16"  # of the computation; master weights are float32
+    config.remat = "full"  # models.layers.REMAT: what the backward pass computes again
+
+    config.log_every = 10  # steps, as the next ones
+    config.checkpoint_every = 500
+    config.keep = 2  # checkpoints
+    config.max_not_finite = 10  # in a row before training stops
+    config.profile_step = -1  # traced into workdir/profile
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises one TempoError that names everything wrong with the values."""
+    problems = list(_problems(config))
+    if problems:
+        raise TempoError("; ".join(problems))
+
+
+def _problems(config: ConfigDict) -> Iterator[str]:
+    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("remat", REMAT)):
+        if config[name] not in allowed:
+            yield f"config.{name} is {config[name]!r}: use one of {', '.join(allowed)}"
+    if config.model and config.model not in PRESETS:
+        yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
+    if not config.model and not config.init.checkpoint:
+        yield "config.model and config.init.checkpoint are both empty: give one of them"
+    if config.task == "svlm" and (config.init.compressor or config.init.llm):
+        yield "config.init.compressor and config.init.llm are for the task tempo: use config.init.checkpoint"
+    if not any(config.rates.values()):
+        yield "config.rates are all 0: give at least one group a learning rate"
+    for name, fine, wanted in _BOUNDS:
+        value = _field(config, name)
+        if not fine(value):
+            yield f"config.{name} is {value}: it must be {wanted}"
+    if list(config.mesh.values()).count(-1) > 1:
+        yield "config.mesh has more than one -1: only one axis can take whatever is left"
+
+
+def _at_least(low: float) -> tuple[Callable[[float], bool], str]:
+    return lambda value: value >= low, f"at least {low:g}"
+
+
+_POSITIVE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "max_not_finite",
+    "data.window",
+    "data.threads",
+)
+_BATCH = ("shards", "micro_batches", "pool", "row_length", "conversations", "length")
+_AXIS = (lambda value: value == -1 or value >= 1, "at least 1, or -1 for whatever is left")
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    *((name, *_at_least(1)) for name in (*_POSITIVE, *(f"batch.{name}" for name in _BATCH))),
+    *((f"rates.{name}", *_at_least(0)) for name in LEARNABLE),
+    *((f"mesh.{name}", *_AXIS) for name in ("data", "fsdp", "tensor")),
+    *((f"optimiser.{name}", *_SHARE) for name in ("warmup_ratio", "b1", "b2")),
+    ("optimiser.weight_decay", *_at_least(0)),
+    ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
+    ("data.workers", *_at_least(0)),
+)
+
+
+def _field(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def to_json(config: ConfigDict) -> dict:
+    """Plain values, as they are written beside checkpoints."""
+    return _plain(config.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
+    """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
+    old, new = _leaves(saved), _leaves(to_json(config))
+    changed = [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+    ]
+    if changed:
+        raise TempoError(
+            f"{workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir, "
+            "or the old settings to continue it"
+        )
+
+
+def _leaves(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

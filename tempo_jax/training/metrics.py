@@ -1,0 +1,178 @@
+"""What a run tells: a line every few steps, the same as JSON lines, TensorBoard scalars."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training import flops
+from tempo_jax.training.optimiser import OptimiserConfig, schedule
+
+
+class Work(NamedTuple):
+    """What of a host batch is no padding."""
+
+    tokens: int  # positions of the decoder that learns to answer
+    frames: int
+
+
+def work(batch: Any, memory_tokens: int) -> Work:
+    """Counts a host batch of either task (leaves [micro-batches, rows, ...])."""
+    per_segment = batch.frames_PFHWC.shape[2]
+    if hasattr(batch, "memory_index_BL"):
+        segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
+        return Work(_lengths(batch.labels_BL), segments * per_segment)
+    conversations = int((batch.labels_PL != IGNORE).any(-1).sum())
+    return Work(_lengths(batch.labels_PL), conversations * per_segment)
+
+
+def _lengths(labels: np.ndarray) -> int:
+    """Positions up to each row's last label, which ends its last turn."""
+    learned = labels != IGNORE
+    last = labels.shape[-1] - np.argmax(learned[..., ::-1], axis=-1)
+    return int(np.where(learned.any(-1), last, 0).sum())
+
+
+class Meter:
+    """Rates since the last line. Times are seconds of the wall clock."""
+
+    def __init__(self, config: ConfigDict, model: Any):
+        self._config, self._model = config, model
+        rates = {name: rate for name, rate in config.rates.items() if rate > 0}
+        self._peaks = rates
+        self._schedule = schedule(optimiser_config(config), 1.0)
+        self._chips, self._local = jax.device_count(), jax.local_device_count()
+        self._peak = flops.peak(jax.devices()[0])
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget: compilation or a checkpoint must not count as a step's time."""
+        self._began, self._steps = time.perf_counter(), 0
+        self._waited = self._flops = 0.0
+        self._work = Work(0, 0)
+
+    def count(self, host: Any, waited: float) -> None:
+        """One more step on this host batch; waited: seconds the device had nothing to do for it."""
+        done = work(host, getattr(self._model, "memory_tokens", 0))
+        self._work = Work(*(a + b for a, b in zip(self._work, done)))
+        # Host batches are this process's share of the step.
+        self._flops += flops.of_step(self._model, host, self._peaks) * jax.process_count()
+        self._steps += 1
+        self._waited += waited
+
+    def row(self, step: int, metrics: Mapping[str, float], skipped: int, stats: Mapping[str, Any]) -> dict:
+        """All values of one line, and a new start."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        factor = float(self._schedule(step - 1 - skipped))
+        per_step = seconds / max(self._steps, 1)
+        row = {
+            "step": step,
+            **metrics,
+            "lr": factor * max(self._peaks.values()),
+            "skipped": skipped,
+            "step_seconds": per_step,
+            "tokens_per_second_per_chip": self._work.tokens / seconds / self._local,
+            "frames_per_second": self._work.frames / seconds * jax.process_count(),
+            "tflops_per_second_per_chip": self._flops / seconds / self._chips / 1e12,
+            "mfu": self._flops / seconds / self._chips / self._peak if self._peak else None,
+            "data_wait": min(self._waited / seconds, 1.0),
+            **stats,
+            "eta_seconds": (self._config.steps - step) * per_step,
+        }
+        self.restart()
+        return row
+
+
+def optimiser_config(config: ConfigDict) -> OptimiserConfig:
+    """The optimiser's part of a run's config."""
+    return OptimiserConfig(rates=dict(config.rates), steps=config.steps, **config.optimiser)
+
+
+class Log:
+    """The files of process 0, and its lines on stderr; other processes write nothing."""
+
+    def __init__(self, workdir: Path, step: int):
+        """Continues after `step`: what an interrupted run wrote beyond it is taken back."""
+        self._file = self._board = None
+        if jax.process_index() != 0:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "log.jsonl"
+        _truncate(path, step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, row: dict, steps: int) -> None:
+        """One line everywhere."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                self._board.add_scalar(name, value, row["step"])
+        say(line(row, steps))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Drops rows after `step` and a line that was cut off in the middle."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            kept.append(text + "\n")
+    fresh = path.with_name(".log.jsonl.incomplete")
+    fresh.write_text("".join(kept), encoding="utf-8")
+    fresh.replace(path)
+
+
+def line(row: dict, steps: int) -> str:
+    """A row for people."""
+    mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
+    parts = [
+        f"step {row['step']}/{steps}",
+        f"loss {row['loss']:.4f}",
+        f"grad {row['gradient_norm']:.3g}",
+        f"lr {row['lr']:.3g}",
+        f"{row['step_seconds']:.3g} s/step",
+        f"{row['tokens_per_second_per_chip']:,.0f} tokens/s/chip",
+        f"{row['frames_per_second']:,.1f} frames/s",
+        f"MFU {mfu}",
+        f"data wait {row['data_wait']:.0%}",
+    ]
+    if row.get("padding") is not None:
+        parts.append(f"padding {row['padding']:.0%}")
+    if row["skipped"]:
+        parts.append(f"skipped {row['skipped']}")
+    return "  ".join([*parts, f"ETA {clock(row['eta_seconds'])}"])
+
+
+def clock(seconds: float) -> str:
+    """ "2:03:04", or "3 d 02:03:04" from a day on."""
+    days, rest = divmod(round(seconds), 86_400)
+    hours, minutes = divmod(rest // 60, 60)
+    return f"{f'{days} d ' if days else ''}{hours:02d}:{minutes:02d}:{rest % 60:02d}"
+
+
+def say(text: str) -> None:
+    """A line of process 0 on stderr."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)

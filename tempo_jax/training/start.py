@@ -1,0 +1,173 @@
+"""Where a run's parameters come from: native checkpoints for what there is, random numbers for the rest.
+
+Everything is born in its place on the mesh; no host ever holds a whole model.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tempo_jax import checkpoint, demo_tokenizer
+from tempo_jax.errors import TempoError
+from tempo_jax.models import build
+from tempo_jax.models.config import KINDS, PRESETS, SpecialIds
+from tempo_jax.models.layers import INITIAL_STD
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.sharding import param_sharding
+from tempo_jax.training.tasks import TASKS
+from tempo_jax.trees import flatten
+
+Flat = dict[str, jax.Array]
+DEMO_TOKENIZER = "demo"
+# Component of Tempo -> (field of config.init, kind of checkpoint that fills it).
+PARTS = {"compressor": ("compressor", "qwen3-vl"), "llm": ("llm", "qwen3")}
+EMBEDDING, HEAD = "compressor/text/embed/embedding", "compressor/text/head/kernel"
+MEMORY, DIRECTION = "compressor/memory/embedding", "compressor/relevance/direction"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    kind: str  # models.config.KINDS
+    config: Any
+    origin: dict  # where the parameters come from, for model.json
+
+
+def architecture(config: ConfigDict) -> Architecture:
+    """The model that is to be trained; TempoError where checkpoints and config.model do not agree."""
+    kind, init = TASKS[config.task].kind, config.init
+    if init.checkpoint and (init.compressor or init.llm):
+        raise TempoError(
+            "config.init.checkpoint is a whole model: leave config.init.compressor and init.llm empty"
+        )
+    found = checkpoint.read_model_json(init.checkpoint, kind).config if init.checkpoint else None
+    model = PRESETS[config.model] if config.model else found
+    if not isinstance(model, KINDS[kind]):
+        raise TempoError(
+            f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"
+        )
+    for part, (field, needed) in PARTS.items():
+        if init[field]:
+            _check_same(
+                f"config.init.{field}", checkpoint.read_model_json(init[field], needed).config, model, part
+            )
+    origin = {name: value for name, value in init.items() if value}
+    return Architecture(kind, model, {"trained from": origin or "random numbers"})
+
+
+def _check_same(name: str, theirs: Any, ours: Any) -> None:
+    ours, theirs = dataclasses.asdict(ours), dataclasses.asdict(theirs)
+    for values in (ours, theirs):  # the compressor's own language head is not used
+        values.get("text", {}).pop("tie_embeddings", None)
+    flat = flatten(ours), flatten(theirs)
+    wrong = [f"{key} is {flat[1].get(key)} there and {flat[0].get(key)} here"
+             for key in flat[0] if flat[0][key] != flat[1].get(key)]  # fmt: skip
+    if wrong:
+        raise TempoError(f"{name} does not fit config.model ({'; '.join(wrong)}): choose another of the two")
+
+
+def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
+    """The folder of tokenizer files; "demo" is written into the working directory first."""
+    given = config.init.tokenizer
+    if given == DEMO_TOKENIZER:
+        folder = workdir / "tokenizer"
+        if jax.process_index() == 0:
+            demo_tokenizer.write(folder)
+        return folder
+    if given:
+        return Path(given)
+    for source in (config.init.checkpoint, config.init.compressor):
+        if source:
+            return checkpoint.tokenizer_path(source)
+    raise TempoError(
+        "there is no tokenizer: set config.init.tokenizer to a folder that has one, or to "
+        f"{DEMO_TOKENIZER!r} for our small one"
+    )
+
+
+def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Flat:
+    """All parameters as {path: array} on the mesh, in the dtype they are stored in (float32: random)."""
+    shapes = flatten(build.shapes(model))
+    given = dict(_given(config, mesh))
+    base = {path: given.pop(path) for path in [HEAD] if path in given and path not in shapes}
+    _check_shapes(shapes, given)
+    drawn = _random(model, config.seed, mesh, shapes.keys() - given.keys())
+    params = drawn | given
+    if config.task == "tempo" and not config.init.checkpoint:
+        params |= _new_of_tempo(
+            params, base.get(HEAD), shapes[MEMORY].shape, tokenizer.ids, config.seed, mesh
+        )
+    return params
+
+
+def _given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
+    if config.init.checkpoint:
+        yield from flatten(checkpoint.load_params(config.init.checkpoint, shardings=mesh)).items()
+    for part, (field, _) in PARTS.items():
+        if config.init[field]:
+            loaded = checkpoint.load_params(config.init[field], shardings=mesh)
+            yield from flatten(loaded, f"{part}/").items()
+
+
+def _check_shapes(shapes: dict, given: dict) -> None:
+    wrong = [path for path, x in given.items() if path not in shapes or shapes[path].shape != x.shape]
+    if wrong:
+        raise TempoError(
+            f"the parameters of config.init do not fit config.model ({', '.join(sorted(wrong)[:5])}): leave "
+            "config.model empty to take the checkpoint's architecture"
+        )
+
+
+def _random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
+    """The wanted parameters of a fresh model; the numbers do not depend on the mesh."""
+    if not wanted:
+        return {}
+
+    def draw() -> Flat:
+        flat = flatten(build.parameters(build.init(model, seed)))
+        return {path: _scaled(path, flat[path]) for path in sorted(wanted)}
+
+    shapes = jax.eval_shape(draw)
+    return jax.jit(draw, out_shardings={p: param_sharding(p, x.shape, mesh) for p, x in shapes.items()})()
+
+
+def _scaled(path: str, x: jax.Array) -> jax.Array:
+    """Kernels by their number of inputs, and smaller where they add to a residual stream of n layers.
+
+    A fixed deviation of 0.02 is right for the published widths and far too small for narrow models.
+    """
+    if not path.endswith("kernel"):
+        return x
+    std = 1 / math.sqrt(x.shape[-2])
+    if re.search(r"(attention/(o|proj)|mlp/(down|fc2))/kernel$", path):
+        std /= math.sqrt(2 * x.shape[0])
+    if path.startswith("projector/"):
+        std /= math.sqrt(3)  # as torch.nn.Linear starts, uniform within 1/sqrt(inputs)
+    return x * (std / INITIAL_STD)
+
+
+def _new_of_tempo(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:
+    """What Tempo adds to its compressor (facts/tempo.md §1.3, §3.1).
+
+    Memory tokens [K, D]: Normal(mean_d, std_d) of the embedding's columns. Direction [D]: the language
+    head's rows of Yes and No, their difference formed in their own dtype.
+    """
+
+    def make(embedding: jax.Array, head: jax.Array | None) -> Flat:
+        table = embedding.astype(jnp.float32)
+        noise = jax.random.normal(jax.random.key(seed), params[MEMORY].shape)
+        rows = embedding if head is None else head.T
+        return {
+            MEMORY: table.mean(0) + table.std(0, ddof=1) * noise,
+            DIRECTION: (rows[ids.yes] - rows[ids.no]).astype(jnp.float32),
+        }
+
+    where = {path: param_sharding(path, params[path].shape, mesh) for path in (MEMORY, DIRECTION)}
+    made: Callable = jax.jit(make, out_shardings=where)
+    return made(params[EMBEDDING], head)

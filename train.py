@@ -1,0 +1,74 @@
+"""Trains Tempo, or the small VLM alone: one entry point from a laptop to a pod.
+
+    python train.py --config=configs/tiny_stage0.py --workdir=build/tiny0 [--config.field=value ...]
+
+The same command continues a run that was interrupted. On several hosts start it on each with
+--distributed; Cloud TPU needs nothing else, elsewhere give --coordinator, --processes and --process.
+Exit status: 0 finished, 2 a mistake (one sentence on stderr), 143 stopped by SIGTERM after saving, 1 a
+bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+"""
+
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to train: a file of configs/.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; found out on Cloud TPU.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are; found out on Cloud TPU.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0; found out on Cloud TPU.")
+
+STATUS = {"finished": 0, "preempted": 143}
+
+
+def parse(argv: list[str]) -> None:
+    """Reads the flags; a mistake in them, or in a field of the config, is one sentence."""
+    from tempo_jax.errors import TempoError
+
+    try:
+        rest = flags.FLAGS(argv)
+        for flag in (_CONFIG, _WORKDIR):
+            if flag.value is None:
+                raise TempoError(f"--{flag.name} is missing (see python train.py --help)")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = next(iter(str(error).strip("'\"").strip().splitlines()), type(error).__name__)
+        raise TempoError(reason) from error
+    if rest[1:]:
+        raise TempoError(f"{rest[1]!r} is no flag: give --config, --workdir and --config.field=value")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit status."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from tempo_jax.errors import TempoError
+
+    try:
+        parse(argv)
+        import jax
+
+        if _DISTRIBUTED.value:
+            jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        from tempo_jax.training import loop
+
+        return STATUS[loop.train(_CONFIG.value, _WORKDIR.value)]
+    except TempoError as error:
+        print(f"train: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("TEMPO_JAX_TRACEBACK"):
+            raise
+        from tempo_jax.cli_options import bug
+
+        print(f"train: {bug(error)}", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
