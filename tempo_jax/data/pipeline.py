@@ -16,7 +16,6 @@ A sample that cannot be read, or never fits, is skipped and counted with its rea
 
 import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,7 +124,7 @@ class Batches:
         if self._iterator is None:
             self._iterator = self._start()
         batch, counts, self._states = next(self._iterator)
-        self._counts.update(counts)
+        self._counts = self._counts + counts  # a new one: other threads may be reading the old
         return batch
 
     def _start(self) -> grain.DatasetIterator:
@@ -175,7 +174,7 @@ class Batches:
 
 
 def _keep_off_accelerators(worker: int, workers: int) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
 
 
 def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Recipe:

@@ -25,6 +25,8 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.training.tasks import TASKS
 
 SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
+_CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
+_ELSEWHERE = "frames of another size of batch.sizes"  # not lost: the stream of that size has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,8 @@ class _Reader:
                 return _Skipped("the source has none there")
             size = tuple(sample.frames.shape[1:3])
             if size != self.size:
-                return _Skipped(f"frames of {size[0]}x{size[1]}")
+                listed = size in self.recipe.sizes
+                return _Skipped(_ELSEWHERE if listed else f"frames of {size[0]}x{size[1]}")
             need = self.recipe.need(sample)
         except Exception as error:  # whatever a damaged record makes of itself: never fatal
             return _Skipped(_reason(error))
@@ -121,7 +124,8 @@ class _Patience:
         self._reasons.clear()
 
     def skip(self, reason: str, counts: Counter) -> None:
-        counts[SKIPPED + reason] += 1
+        if reason != _ELSEWHERE:
+            counts[SKIPPED + reason] += 1
         self._reasons[reason] += 1
         if (total := self._reasons.total()) >= self._limit:
             ((reason, number),) = self._reasons.most_common(1)
@@ -191,7 +195,7 @@ class _Stream:
         self.iterator.set_state(state["read"])
         self._window = list(self._pool.map(lambda at: self._maps[at[0]][at[1]], state["window"]))
         if not all(isinstance(item, _Item) for item in self._window):
-            raise TempoError("The data have changed since the checkpoint was saved: start from its weights.")
+            raise TempoError(_CHANGED)
 
 
 class _ShardIterator(grain.DatasetIterator):
@@ -204,6 +208,7 @@ class _ShardIterator(grain.DatasetIterator):
         }
         super().__init__([stream.iterator for stream in self._streams.values()])
         self._recipe, self._batches = recipe, 0
+        self._lengths = [len(source) for source in recipe.sources]
         if state is not None:
             self.set_state(state)
 
@@ -217,9 +222,11 @@ class _ShardIterator(grain.DatasetIterator):
 
     def get_state(self) -> dict:
         streams = {f"{h}x{w}": stream.get_state() for (h, w), stream in self._streams.items()}
-        return {"batches": self._batches, "streams": streams}
+        return {"batches": self._batches, "lengths": self._lengths, "streams": streams}
 
     def set_state(self, state: Mapping) -> None:
+        if state["lengths"] != self._lengths or len(state["streams"]) != len(self._streams):
+            raise TempoError(_CHANGED)
         self._batches = state["batches"]
         for (height, width), stream in self._streams.items():
             stream.set_state(state["streams"][f"{height}x{width}"])

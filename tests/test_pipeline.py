@@ -1,0 +1,393 @@
+"""The input pipeline: sources, packing, and batches that do not depend on who builds them."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from tempo_jax.data import collate_svlm, minireel, packing
+from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.data.needs import svlm_need, tempo_need
+from tempo_jax.data.packing import Need
+from tempo_jax.data.pipeline import Batches
+from tempo_jax.data.sources import SOURCES, MinireelSource, open_source
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import TINY
+from tempo_jax.prompts import Tokenizer
+
+SIZE = 32  # pixels: one visual token per slice
+
+
+def sample(value, segments=1, size=SIZE, question="What?", answer="Yes.") -> Sample:
+    """A video of whole segments whose pixels all have one value."""
+    conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    return Sample(np.full((8 * segments, size, size, 3), value, np.uint8), 2.0, conversation)
+
+
+@dataclasses.dataclass(frozen=True)
+class DamagedFrames:
+    """As encoded frames are that turn out to be damaged when they are decoded."""
+
+    shape = (8, SIZE, SIZE, 3)
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        raise OSError("damaged image")
+
+
+class Numbered:
+    """`count` videos of 1 to 4 segments; pixels of sample i have value first + i."""
+
+    def __init__(self, count=20, first=0, size=SIZE, most=4):
+        self.count, self.first, self.size, self.most = count, first, size, most
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return sample(self.first + index, 1 + index * 7 % self.most, self.size)
+
+
+class Mixed(Numbered):
+    """Two sizes in turn."""
+
+    def __getitem__(self, index):
+        return sample(self.first + index, 1, SIZE if index % 2 else 64)
+
+
+class Faulty(Numbered):
+    """One in six is good: the others raise, are missing, too long, of another size or damaged."""
+
+    def __getitem__(self, index):
+        if index % 6 == 0:
+            raise OSError("no such file")
+        damaged = dataclasses.replace(sample(0), frames=DamagedFrames())
+        return (None, sample(0, segments=9), sample(0, size=64), damaged, sample(self.first + index))[
+            index % 6 - 1
+        ]
+
+
+class Hopeless(Numbered):
+    def __getitem__(self, index):
+        raise OSError("no such file")
+
+
+@pytest.fixture(autouse=True)
+def _sources(monkeypatch):
+    for cls in (Numbered, Mixed, Faulty, Hopeless):
+        monkeypatch.setitem(SOURCES, cls.__name__, cls)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(demo_tokenizer_dir):
+    return Tokenizer(demo_tokenizer_dir)
+
+
+def config(*sources, **changes) -> ConfigDict:
+    values = ConfigDict(
+        {
+            "seed": 3,
+            "task": "tempo",
+            "batch": {
+                "shards": 1, "micro_batches": 1, "pool": 8, "row_length": 256, "conversations": 3,
+                "length": 256, "sizes": (),
+            },
+            "data": {"sources": sources or ({"kind": "Numbered"},), "window": 6, "workers": 0, "threads": 2},
+        }
+    )  # fmt: skip
+    values.update_from_flattened_dict(changes)
+    return values
+
+
+@pytest.fixture
+def batches(tokenizer):
+    """Makes pipelines, and stops their threads after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(values: ConfigDict, shards=None) -> Batches:
+            shards = range(values.batch.shards) if shards is None else shards
+            return stack.enter_context(contextlib.closing(Batches(values, tokenizer, TINY, shards)))
+
+        yield make
+
+
+def take(pipeline, count):
+    return [next(pipeline) for _ in range(count)]
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def values(batch) -> list[int]:
+    """Which samples are in a batch with one micro-batch and shard: the values that memory points at."""
+    first = batch.frames_PFHWC[0, :, 0, 0, 0, 0]
+    index = batch.memory_index_BL[0]
+    used = sorted({int(i) // TINY.memory_tokens for i in index[index >= 0]})
+    return list(dict.fromkeys(int(first[segment]) for segment in used))
+
+
+# Packing
+
+needs = st.builds(lambda segments: Need(segments, 10 * segments, 10, 20), segments=st.integers(1, 12))
+SMALL = Shape(pool=12, row_length=10, conversations=3, length=20)
+
+
+@given(st.lists(needs, min_size=1, max_size=60), st.integers(1, 10))
+def test_every_sample_is_placed_once_and_soon_and_batches_fit(stream, size):
+    waiting, placed, number = list(enumerate(stream)), [], 0
+    window, since = [], {}
+    while waiting or window:
+        while waiting and len(window) < size:
+            window.append(waiting.pop(0))
+            since[window[-1][0]] = number
+        chosen = packing.choose([need for _, need in window], SMALL)
+        assert chosen == packing.choose([need for _, need in window], SMALL) == sorted(set(chosen))
+        batch = [window[i] for i in chosen]
+        assert chosen[0] == 0  # the one that waited longest
+        assert len(batch) <= SMALL.conversations
+        assert sum(need.segments for _, need in batch) <= SMALL.pool
+        left = [entry for i, entry in enumerate(window) if i not in chosen]
+        room = SMALL.pool - sum(need.segments for _, need in batch)
+        full = len(batch) == SMALL.conversations
+        assert full or all(need.segments > room for _, need in left)  # nothing more would have fitted
+        assert all(number - since[name] < size for name, _ in batch)
+        placed += [name for name, _ in batch]
+        window, number = left, number + 1
+    assert sorted(placed) == list(range(len(stream)))
+
+
+def test_waste_is_the_share_left_empty():
+    used = packing.usage([Need(3, 24, 9, 15), Need(6, 60, 10, 20)], SMALL)
+    used += packing.usage([Need(12, 120, 10, 20)], SMALL)
+    assert packing.waste(used) == pytest.approx(
+        {"segments": 1 - 21 / 24, "compressor_tokens": 1 - 204 / 240, "llm_tokens": 1 - 55 / 120}
+    )
+
+
+def test_too_long_says_what_does_not_fit():
+    for need, what in (
+        (Need(13, 10, 10, 20), "more than 12 segments"),
+        (Need(1, 11, 11, 20), "more than 10 compressor tokens in a segment"),
+        (Need(1, 10, 10, 21), "more than 20 LLM tokens"),
+    ):
+        assert packing.too_long(need, SMALL) == what
+    assert packing.too_long(Need(12, 120, 10, 20), SMALL) is None
+
+
+# Needs
+
+IMAGE = dataclasses.replace(sample(1), frames=np.zeros((1, 64, 96, 3), np.uint8), real_fps=None)
+SHORT_END = dataclasses.replace(sample(1), frames=np.zeros((19, 64, 96, 3), np.uint8), start_seconds=95.0)
+
+
+@pytest.mark.parametrize("given", [sample(1, segments=13), IMAGE, SHORT_END])
+def test_need_is_what_collate_takes(given, tokenizer):
+    need = tempo_need(given, tokenizer, TINY)
+    fits = {"pool": need.segments, "row_length": need.longest_row, "conversations": 1, "length": need.tokens}
+    made = collate([given], tokenizer, TINY, Shape(**fits))
+    assert need.compressor_tokens == made.row_length_P.sum() + need.segments * TINY.memory_tokens
+    for name in fits:
+        with pytest.raises(TooLong):
+            collate([given], tokenizer, TINY, Shape(**(fits | {name: fits[name] - 1})))
+
+
+def test_need_of_a_segment_conversation(tokenizer):
+    given, vlm = sample(1), TINY.compressor
+    need = svlm_need(given, tokenizer, vlm)
+    fits = Shape(pool=1, row_length=need.longest_row, conversations=1, length=1)
+    collate_svlm.collate([given], tokenizer, vlm, fits)
+    with pytest.raises(TooLong):
+        collate_svlm.collate(
+            [given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1)
+        )
+    with pytest.raises(ValueError, match="16 frames"):
+        svlm_need(sample(1, segments=2), tokenizer, vlm)
+
+
+# Sources
+
+
+def test_mistakes_in_a_source_are_one_sentence():
+    for fields, message in (
+        ({"kind": "youtube"}, "no data source of kind 'youtube': choose from prepared, minireel"),
+        ({"kind": "minireel", "fsp": 2}, "has no field 'fsp': it may have split, count"),
+        ({"kind": "prepared"}, "needs the field 'path'"),
+        ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
+        ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text"),
+        ({"kind": "minireel", "kinds": ("why",)}, "no kind 'why'"),
+        ({"kind": "minireel", "seconds": 1}, "1 seconds is not between"),
+    ):
+        with pytest.raises(TempoError, match=message):
+            open_source(ConfigDict(fields))
+
+
+def test_a_config_without_data_or_with_a_weight_of_0_is_refused(batches):
+    with pytest.raises(TempoError, match=r"set data\.sources"):
+        batches(config(**{"data.sources": ()}))
+    with pytest.raises(TempoError, match="weight 0"):
+        batches(config({"kind": "Numbered", "weight": 0.0}))
+
+
+def test_minireel_asks_every_question_of_a_reel():
+    source = MinireelSource(count=3, seconds=64, size=32, forms={"choice": 1.0})
+    reel = minireel.make("train", 1, seconds=64, size=32)
+    per_reel = len(source) // 3
+    asked = [source[i].conversation[0]["value"] for i in range(per_reel, 2 * per_reel)]
+    assert set(asked) == {f"<image>\n{question.prompt}" for question in reel.questions}
+    first = source[per_reel]
+    frames = np.stack([first.frames[i] for i in range(len(first.frames))])
+    assert first.real_fps == 2.0 and first.frames.shape == frames.shape
+    np.testing.assert_array_equal(frames, reel.frames(range(reel.spec.num_frames)))
+
+
+def test_minireel_draws_lengths_and_forms_by_index():
+    fields = {"count": 40, "seconds": (8, 16), "size": 32, "forms": {"choice": 0.75, "text": 0.25}}
+    source, again = MinireelSource(**fields), MinireelSource(**fields)
+    samples = [source[i] for i in range(0, len(source), 2)]
+    lengths = {len(s.frames) for s in samples}
+    chosen = np.mean(["(A)" in s.conversation[0]["value"] for s in samples])
+    assert lengths == {16, 32} and 0.6 < chosen < 0.9
+    for i in (0, 17, 33):
+        assert source[i].conversation == again[i].conversation
+
+
+# Batches
+
+
+def test_the_same_config_gives_the_same_batches(batches):
+    one, other = batches(config()), batches(config(**{"data.threads": 1}))
+    ours = take(one, 12)
+    assert_same(ours, take(other, 12))
+    assert [values(b) for b in ours] != [values(b) for b in take(batches(config(seed=4)), 12)]
+
+
+def test_every_pass_has_every_sample_once_in_an_order_of_its_own(batches):
+    """Of two shards together; without a window, as that mixes passes."""
+    made = batches(config(**{"data.window": 1, "batch.shards": 2}))
+    seen = [int(v) for b in take(made, 20) for v in b.frames_PFHWC[0, ::8, 0, 0, 0, 0]]
+    first, second = seen[:20], seen[20:]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second and sorted(first) != first
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_resume_is_exact(batches, after):
+    """From the state as JSON, in the middle of a window, with both sizes and micro-batches under way."""
+    given = config({"kind": "Mixed"}, {"kind": "Numbered", "first": 100, "size": 64, "weight": 2.0})
+    given.batch.update(sizes=((SIZE, SIZE), (64, 64), (64, 64)), micro_batches=2)
+    one = batches(given)
+    take(one, after)
+    state = json.loads(json.dumps(one.get_state()))
+    expected = take(one, 6)
+    other = batches(given)
+    other.set_state(state)
+    assert_same(take(other, 6), expected)
+    one.set_state(state)  # also where it has run on
+    assert_same(take(one, 6), expected)
+
+
+def test_a_worker_process_changes_nothing(batches):
+    """The same batches and states; a state of one kind continues in the other; errors get through."""
+    here, there = batches(config()), batches(config(**{"data.workers": 1}))
+    assert_same(take(here, 3), take(there, 3))
+    assert here.get_state() == there.get_state()
+    assert here.stats == there.stats
+    expected, state = take(here, 2), there.get_state()
+    assert_same(take(there, 2), expected)
+    here.set_state(state)
+    assert_same(take(here, 2), expected)
+    there.close()
+    hopeless = batches(config({"kind": "Hopeless"}, **{"data.workers": 1, "batch.sizes": ((SIZE, SIZE),)}))
+    with pytest.raises(TempoError, match=r"No sample .* is usable"):
+        next(hopeless)
+
+
+def test_processes_build_parts_of_the_same_global_batch(batches):
+    """Four shards here equal two and two elsewhere, and a shard's state moves between them."""
+    given = config(**{"batch.shards": 4, "batch.micro_batches": 2})
+    whole, left, right = batches(given), batches(given, (0, 1)), batches(given, (2, 3))
+    take(whole, 2), take(left, 2)
+    right.set_state(whole.get_state())
+    ours, parts = next(whole), [next(left), next(right)]
+    assert ours.frames_PFHWC.shape[:2] == (2, 4 * given.batch.pool)
+    axis = lambda leaf: 2 if leaf.ndim == 4 and leaf.shape[1] == 3 else 1  # noqa: E731
+    assert_same(ours, jax.tree.map(lambda a, b: np.concatenate([a, b], axis(a)), *parts))
+    assert whole.get_state() == left.get_state() | right.get_state()
+    rows = ours.memory_index_BL.reshape(2, 4, given.batch.conversations, -1)
+    room = given.batch.pool * TINY.memory_tokens
+    for shard in range(4):  # each points into its own part of the pool
+        used = rows[:, shard][rows[:, shard] >= 0]
+        assert used.min() == shard * room and used.max() < (shard + 1) * room
+
+
+def test_micro_batches_are_batches_in_turn(batches):
+    single, double = batches(config()), batches(config(**{"batch.micro_batches": 2}))
+    stacked = jax.tree.map(lambda a, b: np.concatenate([a, b]), *take(single, 2))
+    assert_same(next(double), stacked)
+
+
+def test_sources_are_mixed_by_weight(batches):
+    one, three = {"kind": "Numbered", "most": 1}, {"kind": "Numbered", "most": 1, "first": 100, "weight": 3.0}
+    seen = [value for batch in take(batches(config(one, three)), 40) for value in values(batch)]
+    assert len(seen) == 120
+    assert np.mean([value >= 100 for value in seen]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_step_has_frames_of_one_size(batches):
+    given = config({"kind": "Mixed"}, **{"batch.sizes": ((64, 64), (SIZE, SIZE), (SIZE, SIZE))})
+    made = batches(given)
+    steps = take(made, 6)
+    assert [b.frames_PFHWC.shape[3] for b in steps] == [64, SIZE, SIZE, 64, SIZE, SIZE]
+    assert all(value % 2 == (b.frames_PFHWC.shape[3] == SIZE) for b in steps for value in values(b))
+    assert not made.stats["skipped"]
+    only = batches(config({"kind": "Mixed"}))  # that of the first sample
+    assert {b.frames_PFHWC.shape[3] for b in take(only, 3)} == {64}
+    assert set(only.stats["skipped"]) == {f"frames of {SIZE}x{SIZE}"}
+
+
+def test_what_cannot_be_used_is_skipped_and_counted(batches):
+    made = batches(config({"kind": "Faulty", "count": 60}, **{"batch.sizes": ((SIZE, SIZE),)}))
+    seen = [value for batch in take(made, 4) for value in values(batch)]
+    assert seen and all(value % 6 == 5 for value in seen)
+    assert made.stats["samples"] == len(seen)
+    assert set(made.stats["skipped"]) == {
+        "OSError: no such file", "the source has none there", "more than 8 segments", "frames of 64x64",
+        "OSError: damaged image",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{"kind": "Hopeless"}, {"kind": "Numbered", "size": 64}])
+def test_data_without_a_usable_sample_end_in_one_sentence(batches, given):
+    made = batches(config(given, **{"batch.sizes": ((SIZE, SIZE),)}))
+    with pytest.raises(TempoError, match=r"No sample with frames of 32x32 .* of this: (OSE|frames of)"):
+        next(made)
+    with pytest.raises(TempoError, match="No sample of the data can be read"):
+        batches(config({"kind": "Hopeless"}))
+
+
+def test_a_state_of_other_data_is_refused(batches):
+    state = batches(config())
+    next(state)
+    state = state.get_state()
+    with pytest.raises(TempoError, match="no shard 1"):
+        batches(config(**{"batch.shards": 2})).set_state(state)
+    other = batches(config({"kind": "Numbered", "count": 21}))
+    other.set_state(state)
+    with pytest.raises(TempoError, match="not those of the saved state"):
+        next(other)
+
+
+def test_waste_counts_what_was_given_out(batches, tokenizer):
+    made = batches(config({"kind": "Numbered", "most": 1}))
+    take(made, 2)
+    need, shape = tempo_need(sample(0), tokenizer, TINY), Shape(8, 256, 3, 256)  # of config()
+    assert made.stats["waste"] == pytest.approx(packing.waste(packing.usage([need] * 3, shape)))
