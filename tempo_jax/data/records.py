@@ -12,13 +12,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from tempo_jax.data.collate import Sample
 from tempo_jax.errors import TempoError
+
+if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
+    from tempo_jax.data.collate import Sample
 
 KINDS = ("image", "video", "text")
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
@@ -33,6 +35,12 @@ class Encoding:
 
     format: str = "jpeg"
     quality: int = 90
+
+    def __post_init__(self):
+        if self.format not in FORMATS:
+            raise TempoError(f"Frames cannot be stored as {self.format!r}: choose from {', '.join(FORMATS)}.")
+        if not 1 <= self.quality <= 100:
+            raise TempoError(f"The quality of stored frames is {self.quality}, but it must be 1 to 100.")
 
     def encode(self, frame: np.ndarray) -> bytes:
         """uint8 [H, W, 3] as an image file."""
@@ -115,8 +123,10 @@ def to_example(
     }
 
 
-def to_sample(example: dict[str, Any]) -> Sample:
+def to_sample(example: dict[str, Any]) -> "Sample":
     """The Sample of an example as stored (text in UTF-8); its frames are EncodedFrames."""
+    from tempo_jax.data.collate import Sample
+
     fps = example["fps"].decode()
     return Sample(
         frames=EncodedFrames(example["frames"]),
@@ -145,7 +155,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> "Sample":
         """TempoError where the record cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)

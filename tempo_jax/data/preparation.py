@@ -1,0 +1,116 @@
+"""What preparing a sample takes, whatever it comes from: settings, frames as stored, bad samples."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tempo_jax.data import resize
+from tempo_jax.data.records import Encoding, to_sample
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import TempoConfig, VideoConfig
+from tempo_jax.video import image_size, model_size, segment_count
+from tempo_jax.video.sampling import check_limits
+
+DUMMY_SIDE = 336  # of the white picture that keeps the compressor in a text-only sample (facts §2.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a model sees of a sample, and how it is stored.
+
+    video: the model's frame limits. fps, min_frames, max_frames: of the sampling (video.sample_indices).
+    encoding: of the stored frames. sizes: the only (height, width) frames may have, each sample taking
+    the one whose shape is nearest; empty: every sample keeps the size at which the model would see it.
+    """
+
+    video: VideoConfig = dataclasses.field(default_factory=VideoConfig)
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 384
+    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        check_limits(self.fps, self.min_frames, self.max_frames)
+        for height, width in self.sizes:
+            if min(height, width) < 32 or height % 32 or width % 32:
+                raise TempoError(f"The frame size {height}x{width} cannot be: sides are multiples of 32.")
+
+    def frame(self, pixels: np.ndarray, image: bool = False) -> np.ndarray:
+        """uint8 [H, W, 3] at the model's size; `image`: a single image, no frame of a video."""
+        rule = resize.image if image else resize.video_frame
+        size = (image_size if image else model_size)(*pixels.shape[:2], self.video)
+        if not self.sizes or size in self.sizes:
+            return rule(pixels, self.video)
+        return resize.to_size(pixels, min(self.sizes, key=functools.partial(_distance, size)))
+
+    def encode(self, frames: Iterable[np.ndarray], image: bool = False) -> list[bytes]:
+        return [self.encoding.encode(self.frame(pixels, image)) for pixels in frames]
+
+    def dummy(self) -> list[bytes]:
+        """The frame of a text-only sample."""
+        return self.encode([np.full((DUMMY_SIDE, DUMMY_SIDE, 3), 255, np.uint8)], image=True)
+
+
+def _distance(wanted: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """How much `size` distorts `wanted`, then how much it scales it."""
+    tall, wide = (math.log(a / b) for a, b in zip(wanted, size))
+    return round(abs(tall - wide), 6), abs(tall + wide)
+
+
+class BadSample(ValueError):
+    """A sample that cannot be used. `reason`: a few words that many may share; str(): the sentence."""
+
+    def __init__(self, reason: str, sentence: str):
+        super().__init__(sentence)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return BadSample, (self.reason, str(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """One line of skipped.jsonl. `where`: as "line 7" or "record 7", counted from 1."""
+
+    where: str
+    id: str
+    reason: str
+    message: str
+
+
+class Limit:
+    """The longest sample that is prepared, in tokens of the LLM, memory tokens included.
+
+    Without a tokenizer only the memory tokens are counted.
+    """
+
+    def __init__(self, config: TempoConfig, most: int, tokenizer_folder: str | os.PathLike | None = None):
+        self.config, self.most, self.tokenizer = config, most, None
+        if tokenizer_folder is not None:
+            from tempo_jax.prompts import Tokenizer
+
+            self.tokenizer = Tokenizer(tokenizer_folder)
+
+    def check(self, example: dict[str, Any]) -> None:
+        """BadSample where the example is longer."""
+        tokens = self._tokens(example)
+        if tokens > self.most:
+            raise BadSample("too long", f"it takes {tokens} tokens of at most {self.most}")
+
+    def _tokens(self, example: dict[str, Any]) -> int:
+        if self.tokenizer is None:
+            segments = segment_count(len(example["frames"]), self.config.video.segment_frames)
+            return 0 if example["kind"] == "text" else segments * self.config.memory_tokens
+        from tempo_jax.data.needs import tempo_need
+
+        stored = example | {name: example[name].encode() for name in ("conversations", "fps")}
+        sample = to_sample(stored)
+        if example["kind"] == "text":
+            return len(self.tokenizer.training_prompt(sample.conversation)[0])
+        return tempo_need(sample, self.tokenizer, self.config).length
