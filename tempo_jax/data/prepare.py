@@ -1,0 +1,211 @@
+"""Prepare a data set for training: sample, resize and encode frames once, and leave out what is broken.
+
+    python -m tempo_jax.data.prepare --source=data.jsonl --media=media --target=prepared --max-frames=64
+    python -m tempo_jax.data.prepare --minireel=train --count=1000 --seconds=64 --model=demo --target=reels
+
+SOURCE: LLaVA-style records, a JSON list or one a line. TARGET: a TFDS folder (array_record) that configs
+name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when all
+is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
+interrupted, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tempo_jax import cli_options as options
+from tempo_jax.errors import TempoError
+from tempo_jax.models import config as models
+from tempo_jax.video.sampling import check_limits
+
+if TYPE_CHECKING:
+    from tempo_jax.data.builders import Preparing
+    from tempo_jax.data.preparation import Limit, Settings
+
+SKIPPED = "skipped.jsonl"
+MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, models.TempoConfig))
+
+
+def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, overwrite: bool = False) -> str:
+    """Runs a builder (Llava or Minireel, waiting for its data_dir) and returns a report, one paragraph.
+
+    `target` appears when everything is in it. TempoError when it is there already, or nothing is usable.
+    """
+    from tempo_jax.folders import replacing
+
+    target = Path(target)
+    with replacing(target, overwrite) as fresh:
+        work = fresh / "work"
+        built = builder(data_dir=work)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads
+            built.download_and_prepare()
+        if not built.counts["samples"]:
+            raise TempoError(f"There is nothing to prepare: {_skipped_sentence(built)}; nothing is written.")
+        for path in Path(built.data_dir).iterdir():
+            path.rename(fresh / path.name)
+        shutil.rmtree(work)
+        lines = (json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n" for bad in built.skipped)
+        (fresh / SKIPPED).write_text("".join(lines), encoding="utf-8")
+    return _report(built, target)
+
+
+def _report(built: "Preparing", target: Path) -> str:
+    counts = built.counts
+    kinds = ", ".join(f"{counts[key]} {key.split()[1]}" for key in sorted(counts) if key.startswith("kind "))
+    sizes = [(n, key.split()[1]) for key, n in counts.items() if key.startswith("size ")]
+    common = ", ".join(f"{size} ({n})" for n, size in sorted(sizes, reverse=True)[:5])
+    more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
+    text = (
+        f"{target}: {options.count(counts['samples'], 'sample')} prepared ({kinds}), "
+        f"{options.count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
+        f"on average, height x width {common}{more}. {_skipped_sentence(built).capitalize()}"
+    )
+    return text + (f"; each is named in {target / SKIPPED}." if built.skipped else ".")
+
+
+def _skipped_sentence(built: "Preparing") -> str:
+    reasons = collections.Counter(bad.reason for bad in built.skipped)
+    listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+    if not reasons:
+        return "no sample was skipped"
+    named = "" if built.counts["samples"] else f" (first, {_first(built)})"
+    return f"{options.count(len(built.skipped), 'sample')} skipped: {listed}{named}"
+
+
+def _first(built: "Preparing") -> str:
+    return f"{built.skipped[0].where}: {built.skipped[0].message}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = options.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
+    whole, above_0 = options.number(int, 1), options.number(float, 0, open_end=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--source", type=Path, metavar="FILE", help="LLaVA-style records, .json or .jsonl")
+    what.add_argument("--minireel", metavar="SPLIT", help="reels of train, validation or test instead")
+    add = parser.add_argument
+    add("--media", type=Path, metavar="DIR", help="folder of images and videos (default: SOURCE's)")
+    add("--target", type=Path, required=True, metavar="DIR", help="data set to write")
+    add("--overwrite", action="store_true", help="replace an existing target")
+    add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
+    reels = parser.add_argument_group("minireel")
+    reels.add_argument("--count", type=whole, default=100, metavar="N", help="reels (100)")
+    reels.add_argument("--start", type=options.number(int, 0), default=0, metavar="N", help="first one (0)")
+    reels.add_argument("--seconds", type=above_0, metavar="S", help="length of each (default: it varies)")
+    reels.add_argument("--size", type=options.number(int, 32), default=96, metavar="PX", help="drawn at (96)")
+    reels.add_argument("--forms", default="choice", metavar="F,…", help="choice, text or both (choice)")
+    model = parser.add_argument_group("model and frames")
+    add = model.add_argument
+    add("--model", choices=MODELS, help="whose frame limits to keep (default: tempo-6b)")
+    add("--checkpoint", metavar="DIR", help="the same of a converted or trained model, with its tokenizer")
+    add("--fps", type=above_0, default=2.0, metavar="F", help="frames to take per second of video (2)")
+    add("--min-frames", type=whole, default=4, metavar="N", help="take no fewer of a video (4)")
+    add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
+    add(
+        "--sizes",
+        type=_sizes,
+        default=(),
+        metavar="HxW,…",
+        help="the only frame sizes there may be; each sample takes the one nearest in shape (default: any)",
+    )
+    add(
+        "--max-tokens",
+        type=whole,
+        metavar="N",
+        help="leave out what is longer in the LLM (default: the model's context; without --checkpoint "
+        "there is no tokenizer, and memory tokens alone are counted)",
+    )
+    add("--format", choices=("jpeg", "webp"), default="jpeg", help="of stored frames (jpeg)")
+    add("--quality", type=whole, default=90, metavar="Q", help="of stored frames, 1 to 100 (90)")
+    return parser
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    found = [re.fullmatch(r"(\d{1,5})x(\d{1,5})", part) for part in text.split(",")]
+    if None in found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, or several with commas between")
+    return tuple((int(match[1]), int(match[2])) for match in found)
+
+
+def _model(args: argparse.Namespace) -> tuple[models.TempoConfig, Path | None]:
+    """The model's architecture and, of a checkpoint, the folder of its tokenizer."""
+    if args.checkpoint is None:
+        return models.PRESETS[args.model or "tempo-6b"], None
+    if args.model:
+        raise TempoError("--model and --checkpoint exclude each other: leave one out.")
+    from tempo_jax import checkpoint
+
+    config = checkpoint.read_model_json(args.checkpoint, kind="tempo").config
+    return config, checkpoint.tokenizer_path(args.checkpoint)
+
+
+def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "Preparing"]:
+    """The builder that the arguments ask for, still without its folder."""
+    from tempo_jax.data import builders
+
+    settings, limit = _settings(args)
+    common = {"settings": settings, "limit": limit, "workers": args.workers, "report": report}
+    if args.source is not None:
+        return lambda **where: builders.Llava(source=args.source, media=args.media, **common, **where)
+    chosen = {name: getattr(args, name) for name in ("count", "start", "seconds", "size")}
+    chosen |= {"split": args.minireel, "forms": tuple(args.forms.split(","))}
+    return lambda **where: builders.Minireel(**chosen, **common, **where)
+
+
+def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
+    check_limits(args.fps, args.min_frames, args.max_frames)
+    from tempo_jax.data.preparation import Limit, Settings
+    from tempo_jax.data.records import Encoding
+
+    config, tokenizer = _model(args)
+    settings = Settings(
+        video=config.video,
+        fps=args.fps,
+        min_frames=args.min_frames,
+        max_frames=args.max_frames,
+        encoding=Encoding(args.format, args.quality),
+        sizes=args.sizes,
+    )
+    return settings, Limit(config, args.max_tokens or config.context_length, tokenizer)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # preparing takes no accelerator from its users
+    from tempo_jax import progress
+
+    try:
+        args = _parser().parse_args(argv)
+        with progress.reporter() as report:
+            text = prepare(_builder(args, report), args.target, args.overwrite)
+        print(text)
+        return 0
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except TempoError as error:
+        options.say(f"prepare: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("TEMPO_JAX_TRACEBACK"):
+            raise
+        if isinstance(error, OSError) and error.strerror:  # no space left, no permission, …
+            options.say(f"prepare: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
+            return 2
+        options.say(f"prepare: {options.bug(error)}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
