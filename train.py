@@ -32,14 +32,23 @@ def parse(argv: list[str]) -> None:
 
     try:
         rest = flags.FLAGS(argv)
-        for flag in (_CONFIG, _WORKDIR):
-            if flag.value is None:
-                raise TempoError(f"--{flag.name} is missing (see python train.py --help)")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = next(iter(str(error).strip("'\"").strip().splitlines()), type(error).__name__)
-        raise TempoError(reason) from error
+    except (AttributeError, KeyError) as error:
+        name = str(error.args[0] if error.args else error).splitlines()[0].strip("'\"")
+        raise TempoError(
+            f"the config has no field {name}: the fields are in tempo_jax/training/config.py"
+        ) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise TempoError(str(error).strip().splitlines()[-1]) from error
+    for flag in (_CONFIG, _WORKDIR):
+        if flag.value is None:
+            raise TempoError(f"--{flag.name} is missing (see python train.py --help)")
     if rest[1:]:
         raise TempoError(f"{rest[1]!r} is no flag: give --config, --workdir and --config.field=value")
+    try:
+        _CONFIG.value.lock()
+    except OSError as error:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise TempoError(f"there is no config file {path}: name one of configs/") from error
 
 
 def main(argv: list[str]) -> int:

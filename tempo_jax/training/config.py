@@ -33,8 +33,8 @@ def default() -> ConfigDict:
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
     config.init.compressor = ""  # task tempo: native qwen3-vl checkpoint that fills compressor/*
     config.init.llm = ""  # task tempo: native qwen3 checkpoint that fills llm/*
-    # Folder of tokenizer files. Empty: that of init.checkpoint or init.compressor; "demo": our own
-    # byte-level one with Qwen's ids.
+    # Folder of tokenizer files, or a name in start.OWN_TOKENIZERS; empty: that of init.checkpoint or
+    # init.compressor.
     config.init.tokenizer = ""
 
     config.rates = ConfigDict(dict.fromkeys(LEARNABLE, 0.0))  # peak learning rates; 0 freezes

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from tempo_jax import checkpoint, demo_tokenizer
+from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
+from tempo_jax.folders import replacing
 from tempo_jax.models import build
-from tempo_jax.models.config import KINDS, PRESETS, SpecialIds
+from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
 from tempo_jax.models.layers import INITIAL_STD
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
@@ -25,7 +27,11 @@ from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import flatten
 
 Flat = dict[str, jax.Array]
-DEMO_TOKENIZER = "demo"
+# Names that config.init.tokenizer may have in place of a folder -> what writes it.
+OWN_TOKENIZERS: dict[str, Callable[[Path], None]] = {
+    "demo": demo_tokenizer.write,  # ours for published vocabularies: Qwen's ids, mostly bytes
+    "minireel": minireel_tokenizer.write,  # 768 tokens, for the presets with that vocabulary
+}
 # Component of Tempo -> (field of config.init, kind of checkpoint that fills it).
 PARTS = {"compressor": ("compressor", "qwen3-vl"), "llm": ("llm", "qwen3")}
 EMBEDDING, HEAD = "compressor/text/embed/embedding", "compressor/text/head/kernel"
@@ -48,6 +54,8 @@ def architecture(config: ConfigDict) -> Architecture:
         )
     found = checkpoint.read_model_json(init.checkpoint, kind).config if init.checkpoint else None
     model = PRESETS[config.model] if config.model else found
+    if kind == "qwen3-vl" and isinstance(model, TempoConfig):
+        model = model.compressor
     if not isinstance(model, KINDS[kind]):
         raise TempoError(
             f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"
@@ -73,21 +81,21 @@ def _check_same(name: str, theirs: Any, ours: Any) -> None:
 
 
 def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
-    """The folder of tokenizer files; "demo" is written into the working directory first."""
+    """The folder of tokenizer files; one of our own is written into the working directory first."""
     given = config.init.tokenizer
-    if given == DEMO_TOKENIZER:
-        folder = workdir / "tokenizer"
-        if jax.process_index() == 0:
-            demo_tokenizer.write(folder)
-        return folder
+    if given in OWN_TOKENIZERS:
+        with replacing(workdir / "tokenizer", overwrite=True) as folder:
+            if jax.process_index() == 0:
+                OWN_TOKENIZERS[given](folder)
+        return workdir / "tokenizer"
     if given:
         return Path(given)
     for source in (config.init.checkpoint, config.init.compressor):
         if source:
             return checkpoint.tokenizer_path(source)
     raise TempoError(
-        "there is no tokenizer: set config.init.tokenizer to a folder that has one, or to "
-        f"{DEMO_TOKENIZER!r} for our small one"
+        "there is no tokenizer: set config.init.tokenizer to a folder that has one, or to one of ours: "
+        f"{', '.join(OWN_TOKENIZERS)}"
     )
 
 
@@ -100,9 +108,7 @@ def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.s
     drawn = _random(model, config.seed, mesh, shapes.keys() - given.keys())
     params = drawn | given
     if config.task == "tempo" and not config.init.checkpoint:
-        params |= _new_of_tempo(
-            params, base.get(HEAD), shapes[MEMORY].shape, tokenizer.ids, config.seed, mesh
-        )
+        params |= _new_of_tempo(params, base.get(HEAD), tokenizer.ids, config.seed, mesh)
     return params
 
 
