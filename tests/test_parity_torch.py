@@ -186,7 +186,7 @@ def test_qwen3_vl_whole_model(seed, kind):
 
 
 def _forward(compressor, visual, rows):
-    x, deepstack = compressor._embed(visual, rows)
+    x, deepstack = compressor.embed(visual, rows)
     return compressor.text(x, rows.positions_3SL, deepstack_FBLD=deepstack)
 
 

@@ -175,7 +175,50 @@ TINY = TempoConfig(
     memory_tokens=16,
 )
 
+# Trained from nothing on minireel (configs/demo_*.py); its vocabulary is that world's own.
+DEMO = TempoConfig(
+    compressor=Qwen3VLConfig(
+        vision=VisionConfig(
+            hidden_size=128,
+            intermediate_size=384,
+            depth=4,
+            num_heads=4,
+            out_hidden_size=128,
+            num_position_embeddings=16,
+            deepstack_layers=(1,),
+        ),
+        text=DecoderConfig(
+            vocab_size=768,
+            hidden_size=128,
+            intermediate_size=384,
+            num_layers=4,
+            num_heads=2,
+            num_kv_heads=2,
+            head_dim=64,
+            rope_theta=10_000.0,
+            mrope_sections=(16, 8, 8),
+        ),
+    ),
+    llm=DecoderConfig(
+        vocab_size=768,
+        hidden_size=192,
+        intermediate_size=576,
+        num_layers=4,
+        num_heads=6,
+        num_kv_heads=6,
+        head_dim=32,
+        rope_theta=100_000.0,
+    ),
+    memory_tokens=16,
+    context_length=8192,
+    eos_ids=(2,),
+    video=VideoConfig(
+        max_side=128, min_pixels=4096, max_pixels=4096, image_min_pixels=4096, image_max_pixels=4096
+    ),
+)
+
 PRESETS = {
+    "demo": DEMO,
     "qwen3-vl-2b": QWEN3_VL_2B,
     "qwen3-4b": QWEN3_4B,
     "tempo-6b": TEMPO_6B,

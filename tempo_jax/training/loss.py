@@ -9,7 +9,7 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
 
-CHUNK = 512  # positions whose logits exist at once
+CHUNK = 64  # labels of each row whose logits exist at once
 
 
 class Batch(NamedTuple):
@@ -53,26 +53,35 @@ def forward(model: Tempo, batch: Batch, *, remat: bool = True) -> jax.Array:
 
 
 def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
-    """Sum over labels that are not IGNORE, `chunk` positions at a time.
+    """Sum over labels that are not IGNORE, `chunk` of a row's labels at a time.
 
-    Logits of a chunk are recomputed in the backward pass, so no more of them ever exist.
+    Labelled positions are moved to the front first, and chunks without any are skipped: of a row that
+    is mostly visual tokens hardly any logits are made. Those of a chunk are recomputed in the backward
+    pass, so no more of them ever exist.
     logits_of: hidden [..., D] -> logits float32 [..., vocabulary].
     """
     batch, length, width = hidden_BLD.shape
     chunk = min(chunk, length)
     padding = -length % chunk
-    hidden = jnp.pad(hidden_BLD, ((0, 0), (0, padding), (0, 0))).reshape(batch, -1, chunk, width)
-    labels = jnp.pad(labels_BL, ((0, 0), (0, padding)), constant_values=IGNORE).reshape(batch, -1, chunk)
+    order = jnp.argsort(labels_BL == IGNORE, axis=1, stable=True)
+    labels = jnp.take_along_axis(labels_BL, order, axis=1)
+    order = jnp.pad(order, ((0, 0), (0, padding))).reshape(batch, -1, chunk)
+    labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=IGNORE).reshape(batch, -1, chunk)
 
     @jax.checkpoint
-    def part(carry: Loss, block) -> tuple[Loss, None]:
-        hidden, labels = block
-        logits = logits_of(hidden)
-        chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-        nats = jax.nn.logsumexp(logits, axis=-1) - chosen
-        counts = labels != IGNORE
-        total = carry.total + jnp.sum(jnp.where(counts, nats, 0.0))
-        return Loss(total, carry.tokens + jnp.sum(counts)), None
+    def nats(place_BC, labels_BC) -> Loss:
+        logits = logits_of(jnp.take_along_axis(hidden_BLD, place_BC[..., None], axis=1))
+        chosen = jnp.take_along_axis(logits, jnp.maximum(labels_BC, 0)[..., None], axis=-1)[..., 0]
+        counts = labels_BC != IGNORE
+        cost = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0.0)
+        return Loss(jnp.sum(cost), jnp.sum(counts, dtype=jnp.float32))
 
     zero = Loss(jnp.float32(0), jnp.float32(0))
-    return jax.lax.scan(part, zero, (jnp.moveaxis(hidden, 1, 0), jnp.moveaxis(labels, 1, 0)))[0]
+
+    def part(carry: Loss, block) -> tuple[Loss, None]:
+        place, labels = block
+        some = jnp.any(labels != IGNORE)
+        found = jax.lax.cond(some, nats, lambda *_: zero, place, labels)
+        return Loss(carry.total + found.total, carry.tokens + found.tokens), None
+
+    return jax.lax.scan(part, zero, (jnp.moveaxis(order, 1, 0), jnp.moveaxis(labels, 1, 0)))[0]

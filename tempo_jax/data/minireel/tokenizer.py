@@ -1,0 +1,91 @@
+"""The tokenizer of the demo model: byte-level BPE trained on all the text of this world.
+
+Any text can be written with it, since all 256 bytes are tokens; words of the world are one token, and so
+are the sentences that every prompt repeats. The special tokens are Qwen's, under ids of their own.
+
+    python -m tempo_jax.data.minireel.tokenizer build/tokenizer
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tempo_jax import prompts
+from tempo_jax.data.minireel import segments, texts
+from tempo_jax.demo_tokenizer import CHAT_TEMPLATE, PATTERN, SPECIAL, byte_characters
+
+SIZE = 768  # of the vocabulary, at most
+# Said in every prompt: kept whole by the splitting rule, so that merging makes one token of each.
+PHRASES = (
+    prompts.TRAINING_SYSTEM,
+    prompts.INFERENCE_SYSTEM.removeprefix(prompts.TRAINING_SYSTEM),
+    prompts.LLM_SYSTEM,
+    prompts.DEFAULT_QUESTION,
+    f"\n{texts.CHOICE_SUFFIX}",
+    "\nQuery:\n",
+    "Context turn 1: ",
+    *(f"\n({letter})" for letter in texts.LETTERS),
+    *(f".{digit} seconds>" for digit in range(10)),
+    *(f".{digit} seconds" for digit in range(10)),
+)
+_REPEATS = 20  # of the phrases in the training text, so that their merges come first
+
+
+def _pattern() -> str:
+    """Qwen's rule after the phrases; punctuation leaves a following line break to the option it begins."""
+    return "|".join([*map(re.escape, PHRASES), PATTERN.replace(r"+[\r\n]*|", "+|")])
+
+
+def _texts() -> Iterator[str]:
+    for _ in range(_REPEATS):
+        yield from PHRASES
+        for word in ("Yes", "No", "\n", "user", "system", "assistant"):
+            yield word
+    for text in (*texts.corpus(), *segments.corpus()):
+        yield text
+        yield f" {text}"
+
+
+def write(folder: str | Path, size: int = SIZE) -> None:
+    """Train, and write tokenizer.json, tokenizer_config.json and chat_template.jinja into `folder`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_pattern()), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(byte_characters()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(), trainer)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 8192,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": False,
+    }
+    files = {
+        "tokenizer.json": tokenizer.to_str(),
+        "tokenizer_config.json": json.dumps(config, indent=1),
+        "chat_template.jinja": CHAT_TEMPLATE,
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])
