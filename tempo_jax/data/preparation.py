@@ -113,4 +113,4 @@ class Limit:
         sample = to_sample(stored)
         if example["kind"] == "text":
             return len(self.tokenizer.training_prompt(sample.conversation)[0])
-        return tempo_need(sample, self.tokenizer, self.config).length
+        return tempo_need(sample, self.tokenizer, self.config).tokens

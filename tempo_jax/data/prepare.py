@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,8 @@ def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, over
     with replacing(target, overwrite) as fresh:
         work = fresh / "work"
         built = builder(data_dir=work)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would speak of downloads
+        # TFDS would speak of downloads.
+        with contextlib.redirect_stdout(io.StringIO()), _failed_writing(target):
             built.download_and_prepare()
         if not built.counts["samples"]:
             raise TempoError(f"There is nothing to prepare: {_skipped_sentence(built)}; nothing is written.")
@@ -57,6 +58,18 @@ def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, over
         lines = (json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n" for bad in built.skipped)
         (fresh / SKIPPED).write_text("".join(lines), encoding="utf-8")
     return _report(built, target)
+
+
+@contextlib.contextmanager
+def _failed_writing(target: Path) -> Iterator[None]:
+    """array_record knows RuntimeError only; a full disk is the user's."""
+    try:
+        yield
+    except RuntimeError as error:
+        failure = re.search(r"failed: (.*?); writing", str(error))
+        if failure is None:
+            raise
+        raise TempoError(f"{target} cannot be written: {failure[1]}; choose another place.") from error
 
 
 def _report(built: "Preparing", target: Path) -> str:

@@ -161,7 +161,7 @@ class Prepared:
             raise IndexError(index)
         try:
             return to_sample(self._source[index])
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, OSError, ValueError, LookupError) as error:
             raise TempoError(
                 f"Record {index} of the prepared data set {self.folder} cannot be read "
                 f"({_first_line(error)}): prepare it again with {PREPARE}."
@@ -185,10 +185,9 @@ class Prepared:
             )
         for file, length in zip(self.files, self.lengths, strict=True):
             reader = ArrayRecordReader(file)
-            found = reader.num_records()
-            reader.close()
-            if found != length:
+            if (found := reader.num_records()) != length:
                 raise ValueError(f"{Path(file).name} holds {found} of {length} records")
+            reader.close()
 
 
 def open_prepared(folder: str | os.PathLike) -> Prepared:
