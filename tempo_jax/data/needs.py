@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.collate_svlm import _row as svlm_row
 from tempo_jax.data.packing import Need
-from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig
+from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer, training_query
 from tempo_jax.video import segments
@@ -41,5 +41,10 @@ def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Ne
     return Need(1, length, length, 0)
 
 
+def llm_need(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> Need:
+    """Of a conversation in words, as collate_llm.collate lays it out."""
+    return Need(0, 0, 0, len(tokenizer.training_prompt(sample.conversation)[0]))
+
+
 # Task -> the need of one of its samples.
-NEEDS: dict[str, Callable[..., Need]] = {"tempo": tempo_need, "svlm": svlm_need}
+NEEDS: dict[str, Callable[..., Need]] = {"tempo": tempo_need, "svlm": svlm_need, "llm": llm_need}

@@ -18,6 +18,8 @@ import numpy as np
 from tempo_jax.data import minireel
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.reel import FORMS
+from tempo_jax.data.minireel.segments import SegmentSource
+from tempo_jax.data.minireel.told import ToldSource
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
@@ -133,6 +135,8 @@ def open_prepared(path: str) -> RandomAccess:
 SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared": open_prepared,
     "minireel": MinireelSource,
+    "minireel_segments": SegmentSource,
+    "minireel_told": ToldSource,
 }
 
 

@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-INITIAL_STD = 0.02  # of random kernels and embeddings, Qwen's own
+
+def initial_std(width: int) -> float:
+    """Of random kernels with `width` inputs and of embeddings that wide: about Qwen's 0.02 at Qwen's widths."""
+    return width**-0.5
 
 
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight."""
 
     def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(INITIAL_STD)
+        init = nnx.initializers.normal(initial_std(in_size))
         self.kernel = nnx.Param(init(rngs.params(), (in_size, out_size), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
 
@@ -58,7 +61,7 @@ class Embedding(nnx.Module):
     """A table of vectors [count, size]."""
 
     def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(INITIAL_STD)
+        init = nnx.initializers.normal(initial_std(size))
         self.embedding = nnx.Param(init(rngs.params(), (count, size), jnp.float32))
 
     def __call__(self, ids: jax.Array) -> jax.Array:

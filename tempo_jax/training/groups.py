@@ -7,13 +7,14 @@ from typing import Any
 from tempo_jax.errors import TempoError
 from tempo_jax.trees import flatten, nest
 
-# Group -> the native paths it owns. Every parameter of Tempo, or of a Qwen3-VL alone, belongs to exactly one.
+# Group -> the native paths it owns. Every parameter of Tempo, or of a
+# backbone alone, belongs to exactly one.
 GROUPS: dict[str, str] = {
     "vision": r"(compressor/)?vision/.*",
     "svlm": r"(compressor/)?text/.*",
     "memory": r"compressor/memory/.*",
     "projector": r"projector/.*",
-    "llm": r"llm/.*",
+    "llm": r"(llm/)?(embed|layers|norm|head)/.*",
     "relevance": r"compressor/relevance/.*",  # the base model's Yes/No direction: never learned (§3.1)
 }
 LEARNABLE = tuple(name for name in GROUPS if name != "relevance")

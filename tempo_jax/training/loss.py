@@ -60,7 +60,7 @@ def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
     pass, so no more of them ever exist.
     logits_of: hidden [..., D] -> logits float32 [..., vocabulary].
     """
-    batch, length, width = hidden_BLD.shape
+    batch, length = labels_BL.shape
     chunk = min(chunk, length)
     padding = -length % chunk
     order = jnp.argsort(labels_BL == IGNORE, axis=1, stable=True)

@@ -20,7 +20,6 @@ from tempo_jax.errors import TempoError
 from tempo_jax.folders import replacing
 from tempo_jax.models import build
 from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
-from tempo_jax.models.layers import INITIAL_STD
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training.tasks import TASKS
@@ -144,18 +143,12 @@ def _random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
 
 
 def _scaled(path: str, x: jax.Array) -> jax.Array:
-    """Kernels by their number of inputs, and smaller where they add to a residual stream of n layers.
-
-    A fixed deviation of 0.02 is right for the published widths and far too small for narrow models.
-    """
-    if not path.endswith("kernel"):
-        return x
-    std = 1 / math.sqrt(x.shape[-2])
+    """Smaller where a kernel adds to a residual stream of n layers, and the projector as PyTorch starts it."""
     if re.search(r"(attention/(o|proj)|mlp/(down|fc2))/kernel$", path):
-        std /= math.sqrt(2 * x.shape[0])
-    if path.startswith("projector/"):
-        std /= math.sqrt(3)  # as torch.nn.Linear starts, uniform within 1/sqrt(inputs)
-    return x * (std / INITIAL_STD)
+        return x / math.sqrt(2 * x.shape[0])
+    if path.startswith("projector/") and path.endswith("kernel"):
+        return x / math.sqrt(3)  # uniform within 1/sqrt(inputs)
+    return x
 
 
 def _new_of_tempo(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tempo_jax.data import collate, collate_svlm
-from tempo_jax.training import loss, loss_svlm
+from tempo_jax.data import collate, collate_llm, collate_svlm
+from tempo_jax.training import loss, loss_llm, loss_svlm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,4 +25,6 @@ TASKS: dict[str, Task] = {
     "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate),
     # The small VLM alone answers conversations about single segments: where none is published.
     "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate),
+    # The LLM alone continues conversations in words: where none is published.
+    "llm": Task("qwen3", loss_llm.Batch, loss_llm.loss, collate_llm.collate),
 }

@@ -99,7 +99,9 @@ class SegmentSource:
     another does not.
     """
 
-    def __init__(self, split: str, count: int, seconds: Sequence[float], size: int):
+    def __init__(
+        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), size: int = 64
+    ):
         self.split, self.count, self.seconds, self.size = split, count, tuple(seconds), size
 
     def __len__(self) -> int:

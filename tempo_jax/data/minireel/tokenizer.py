@@ -41,8 +41,7 @@ def _pattern() -> str:
 def _texts() -> Iterator[str]:
     for _ in range(_REPEATS):
         yield from PHRASES
-        for word in ("Yes", "No", "\n", "user", "system", "assistant"):
-            yield word
+        yield from ("Yes", "No", "\n", "user", "system", "assistant")
     for text in (*texts.corpus(), *segments.corpus()):
         yield text
         yield f" {text}"

@@ -1,0 +1,60 @@
+"""Videos told in words: what each segment shows, then questions, to teach the LLM alone to answer.
+
+What the published LLM brings along, reading and reasoning over a long context, the demo model's LLM
+has to learn first. A sample has the form of Tempo's prompt, with a caption where memory tokens will be:
+
+    <2.0 seconds>sea, red circle<6.0 seconds>sea, red circle, pink star … ⏎ When does the pink star appear?
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tempo_jax.data.collate import Sample
+from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.reel import FORMS, make
+from tempo_jax.data.minireel.segments import Segment, caption
+from tempo_jax.prompts import time_tag
+from tempo_jax.video import segments
+from tempo_jax.video.sampling import real_fps, sample_indices
+
+NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
+
+
+class ToldSource:
+    """Reels of a split in words, with all their questions in one conversation; same index, same sample.
+
+    seconds: lengths of reels to choose from. Questions come in any order, each as multiple choice or
+    in words with equal chances.
+    """
+
+    def __init__(self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,)):
+        self.split, self.count, self.seconds = split, count, tuple(seconds)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = generate.generator(self.split, index, 3)
+        reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
+        turns = conversation(reel.questions, rng)
+        turns[0]["value"] = f"{told(reel.spec)}\n{turns[0]['value']}"
+        return Sample(NO_FRAMES, None, turns)
+
+
+def told(spec) -> str:
+    """All segments under the standard sampling, each with its time tag."""
+    total = spec.num_frames
+    chosen = sample_indices(total, spec.fps, 2.0)
+    times = segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
+    return "".join(f"{time_tag(t.tag_seconds)}{caption(Segment(spec, t.index))}" for t in times)
+
+
+def conversation(questions, rng: np.random.Generator) -> list[dict]:
+    """Human and assistant turns about the questions, shuffled."""
+    turns = []
+    for number in rng.permutation(len(questions)):
+        ask, answer = FORMS[str(rng.choice(list(FORMS)))]
+        turns.append({"from": "human", "value": ask(questions[number])})
+        turns.append({"from": "gpt", "value": answer(questions[number])})
+    return turns
