@@ -230,11 +230,13 @@ def test_mistakes_in_a_source_are_one_sentence():
             open_source(ConfigDict(fields))
 
 
-def test_a_config_without_data_or_with_a_weight_of_0_is_refused(batches):
+def test_mistakes_in_the_rest_of_a_config_are_one_sentence(batches):
     with pytest.raises(TempoError, match=r"set data\.sources"):
         batches(config(**{"data.sources": ()}))
     with pytest.raises(TempoError, match="weight 0"):
         batches(config({"kind": "Numbered", "weight": 0.0}))
+    with pytest.raises(TempoError, match=r"data\.workers is 2"):
+        batches(config(**{"data.workers": 2}))
 
 
 def test_minireel_asks_every_question_of_a_reel():

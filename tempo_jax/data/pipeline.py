@@ -128,18 +128,13 @@ class Batches:
         return batch
 
     def _start(self) -> grain.DatasetIterator:
-        parts = []
-        for shard, state in self._states.items():
-            part = Shard(self._recipe, shard, state)
-            if self._workers:
-                if not flags.FLAGS.is_parsed():  # grain reads flags of its own there
-                    flags.FLAGS.mark_as_parsed()
-                options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=_SHARD_AHEAD)
-                parts.append(part.mp_prefetch(options, worker_init_fn=_keep_off_accelerators))
-            else:
-                parts.append(
-                    grain.experimental.ThreadPrefetchIterDataset(part, prefetch_buffer_size=_SHARD_AHEAD)
-                )
+        if self._workers and not flags.FLAGS.is_parsed():  # grain reads flags of its own there
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_SHARD_AHEAD)
+        parts = [
+            Shard(self._recipe, shard, state).mp_prefetch(options, worker_init_fn=_keep_off_accelerators)
+            for shard, state in self._states.items()
+        ]
         steps = _Steps(self._recipe, list(self._states), parts)
         return iter(grain.experimental.ThreadPrefetchIterDataset(steps, prefetch_buffer_size=_STEPS_AHEAD))
 
@@ -185,6 +180,10 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
     weights = tuple(float(source.get("weight", 1.0)) for source in data.sources)
     if min(weights) <= 0:
         raise TempoError(f"A data source has weight {min(weights):g}: leave it out or give it one above 0.")
+    if data.workers not in (0, 1):
+        raise TempoError(
+            f"data.workers is {data.workers}, but a shard has 1 worker process or, with 0, none."
+        )
     sizes = tuple((int(height), int(width)) for height, width in batch.get("sizes", ()))
     return Recipe(
         task=config.task,

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -114,6 +114,11 @@ class Recipe:
         return result
 
 
+def _decode(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
+    for number in numbers:
+        out[number] = frames[number]
+
+
 class _Patience:
     """Counts samples skipped in a row, and gives up after a whole pass over the data."""
 
@@ -139,10 +144,13 @@ class _Patience:
 class _Stream:
     """One shard's samples of one size, in batches."""
 
-    def __init__(self, recipe: Recipe, shard: int, size: tuple[int, int], pool):
-        self._recipe, self._size, self._pool = recipe, size, pool
+    def __init__(self, recipe: Recipe, shard: int, size: tuple[int, int], map_in_threads: Callable):
+        self._recipe, self._map = recipe, map_in_threads
         self._maps = recipe.streams(shard, size)
-        options = grain.ReadOptions(num_threads=recipe.threads, prefetch_buffer_size=2 * recipe.threads)
+        # One thread is the caller's own: nothing is handed over. More pay where files are read and images
+        # decoded; Python code, as minireel's, runs in one at a time anyway.
+        threads = recipe.threads if recipe.threads > 1 else 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         parts = [part.to_iter_dataset(options) for part in self._maps]
         self.iterator = iter(grain.IterDataset.mix(parts, weights=list(recipe.weights)))
         self._window: list[_Item] = []
@@ -179,7 +187,10 @@ class _Stream:
         if isinstance(sample.frames, np.ndarray):
             return sample
         try:
-            frames = np.stack(list(self._pool.map(sample.frames.__getitem__, range(len(sample.frames)))))
+            numbers = range(len(sample.frames))
+            parts = [numbers[part :: self._recipe.threads] for part in range(self._recipe.threads)]
+            frames = np.empty(sample.frames.shape, np.uint8)
+            list(self._map(lambda part: _decode(sample.frames, part, frames), parts))
         except Exception as error:  # a damaged image: not found before it was decoded
             self._unmade.skip(_reason(error), counts)
             return None
@@ -193,7 +204,7 @@ class _Stream:
 
     def set_state(self, state: Mapping) -> None:
         self.iterator.set_state(state["read"])
-        self._window = list(self._pool.map(lambda at: self._maps[at[0]][at[1]], state["window"]))
+        self._window = list(self._map(lambda at: self._maps[at[0]][at[1]], state["window"]))
         if not all(isinstance(item, _Item) for item in self._window):
             raise TempoError(_CHANGED)
 
@@ -202,10 +213,9 @@ class _ShardIterator(grain.DatasetIterator):
     """One shard's batches, as (batch, counts, state after it as JSON)."""
 
     def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
-        self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads, thread_name_prefix="frames")
-        self._streams = {
-            size: _Stream(recipe, shard, size, self._pool) for size in dict.fromkeys(recipe.sizes)
-        }
+        self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads) if recipe.threads > 1 else None
+        mapped = self._pool.map if self._pool else map
+        self._streams = {size: _Stream(recipe, shard, size, mapped) for size in dict.fromkeys(recipe.sizes)}
         super().__init__([stream.iterator for stream in self._streams.values()])
         self._recipe, self._batches = recipe, 0
         self._lengths = [len(source) for source in recipe.sources]
@@ -233,7 +243,8 @@ class _ShardIterator(grain.DatasetIterator):
 
     def close(self) -> None:
         super().close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Shard(grain.IterDataset):
