@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 
 import jax
@@ -12,16 +13,21 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from tempo_jax.data import collate_svlm, minireel, packing
+from tempo_jax.data.builders import Minireel
 from tempo_jax.data.collate import Sample, Shape, TooLong, collate
 from tempo_jax.data.needs import svlm_need, tempo_need
 from tempo_jax.data.packing import Need
 from tempo_jax.data.pipeline import Batches
+from tempo_jax.data.preparation import Settings
+from tempo_jax.data.prepare import prepare
+from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.data.sources import SOURCES, MinireelSource, open_source
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY
+from tempo_jax.models.config import TINY, VideoConfig
 from tempo_jax.prompts import Tokenizer
 
 SIZE = 32  # pixels: one visual token per slice
+TINY_FRAMES = VideoConfig(max_side=64, min_pixels=4096, max_pixels=4096)
 
 
 def sample(value, segments=1, size=SIZE, question="What?", answer="Yes.") -> Sample:
@@ -233,6 +239,8 @@ def test_mistakes_in_a_source_are_one_sentence():
 def test_mistakes_in_the_rest_of_a_config_are_one_sentence(batches):
     with pytest.raises(TempoError, match=r"set data\.sources"):
         batches(config(**{"data.sources": ()}))
+    with pytest.raises(TempoError, match=r"frames of 2 sizes, height x width 32x32 \(20\), 64x64 \(20\)"):
+        batches(config({"kind": "Numbered"}, {"kind": "Numbered", "size": 64}))
     with pytest.raises(TempoError, match="weight 0"):
         batches(config({"kind": "Numbered", "weight": 0.0}))
     with pytest.raises(TempoError, match=r"data\.workers is 2"):
@@ -354,6 +362,36 @@ def test_a_step_has_frames_of_one_size(batches):
     only = batches(config({"kind": "Mixed"}))  # that of the first sample
     assert {b.frames_PFHWC.shape[3] for b in take(only, 3)} == {64}
     assert set(only.stats["skipped"]) == {f"frames of {SIZE}x{SIZE}"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Questions about three reels of 16 seconds."""
+    folder = tmp_path_factory.mktemp("data") / "prepared"
+    settings = Settings(TINY_FRAMES, encoding=Encoding(quality=95))
+    build = functools.partial(Minireel, split="train", count=3, seconds=16, size=64, settings=settings)
+    prepare(build, folder)
+    return folder
+
+
+def test_prepared_data_make_batches(batches, prepared):
+    """Decoded when a batch is made: the frames, the conversations and the resume of the records."""
+    given = config({"kind": "prepared", "path": str(prepared)}, **{"batch.sizes": ((64, 64),)})
+    given.batch.update(row_length=1024, length=1024)
+    made = batches(given)
+    first = next(made)
+    state = made.get_state()
+    source, index = state[0]["streams"]["64x64"]["window"][0]
+    assert source == 0 and isinstance(index, int)
+    stored = open_prepared(prepared)
+    frames = {bytes(frame) for i in range(len(stored)) for frame in stored[i].frames[:]}
+    assert all(bytes(frame) in frames for frame in first.frames_PFHWC[0].reshape(-1, 64, 64, 3))
+    expected = take(made, 3)
+    made.set_state(state)
+    assert_same(take(made, 3), expected)
+    assert not made.stats["skipped"]
+    with pytest.raises(TempoError, match=r"batch\.sizes lists 32x32, but the data have 64x64 \("):
+        batches(config({"kind": "prepared", "path": str(prepared)}, **{"batch.sizes": ((32, 32),)}))
 
 
 def test_what_cannot_be_used_is_skipped_and_counted(batches):

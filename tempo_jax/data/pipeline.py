@@ -9,7 +9,7 @@ batches, and a shard's small state restores on any of them.
 
 Frames of one step have one size, everywhere: the size of step t is batch.sizes[t % len(batch.sizes)]
 (repeat a size there to have it more often), each shard has a stream of its own per size, and samples of
-other sizes are left out and counted. Where batch.sizes is empty, the first sample's size is the only one.
+other sizes are left out and counted. Where batch.sizes is empty, the data must have one size only.
 
 A sample that cannot be read, or never fits, is skipped and counted with its reason.
 """
@@ -184,13 +184,12 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
         raise TempoError(
             f"data.workers is {data.workers}, but a shard has 1 worker process or, with 0, none."
         )
-    sizes = tuple((int(height), int(width)) for height, width in batch.get("sizes", ()))
     return Recipe(
         task=config.task,
         tokenizer=tokenizer,
         model=model_config,
         shape=Shape(batch.pool, batch.row_length, batch.conversations, batch.length),
-        sizes=sizes or (_first_size(sources),),
+        sizes=_sizes(batch.get("sizes", ()), sources),
         micro_batches=batch.micro_batches,
         window=data.window,
         threads=data.threads,
@@ -201,10 +200,37 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
     )
 
 
-def _first_size(sources: Sequence[RandomAccess]) -> tuple[int, int]:
-    for source in sources:
-        for index in range(len(source)):
-            with contextlib.suppress(Exception):  # counted where it is skipped
-                height, width = source[index].frames.shape[1:3]
-                return height, width
+def _sizes(listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]) -> tuple[tuple[int, int], ...]:
+    """The frame size of each step in turn: those listed or, where none is, the only one of the data."""
+    sizes = tuple((int(height), int(width)) for height, width in listed)
+    known = [_counted(source) for source in sources]
+    if sizes and not all(known):
+        return sizes
+    counts = Counter()
+    for source, count in zip(sources, known, strict=True):
+        counts.update(count or {_first_size(source): len(source)})
+    found = ", ".join(f"{height}x{width} ({n})" for (height, width), n in counts.most_common(5))
+    if len(counts) > 1 and not sizes:
+        raise TempoError(
+            f"The data have frames of {len(counts)} sizes, height x width {found}: list those to train on in "
+            "batch.sizes, or prepare the data with --sizes."
+        )
+    for height, width in sizes:
+        if (height, width) not in counts:
+            raise TempoError(f"batch.sizes lists {height}x{width}, but the data have {found}.")
+    return sizes or tuple(counts)
+
+
+def _counted(source: RandomAccess) -> dict[tuple[int, int], int]:
+    """How many samples of each frame size a prepared data set says it has; empty for other sources."""
+    counts = getattr(source, "metadata", {}).get("counts", {})
+    sizes = {name.removeprefix("size "): n for name, n in counts.items() if name.startswith("size ")}
+    return {tuple(map(int, size.split("x"))): n for size, n in sizes.items()}
+
+
+def _first_size(source: RandomAccess) -> tuple[int, int]:
+    for index in range(len(source)):
+        with contextlib.suppress(Exception):  # counted where it is skipped
+            height, width = source[index].frames.shape[1:3]
+            return height, width
     raise TempoError("No sample of the data can be read: prepare them again.")
