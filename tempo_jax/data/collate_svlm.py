@@ -21,7 +21,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConf
     """One batch of frames of one size. Raises TooLong when the samples do not fit `shape`.
 
     A sample's conversation: optionally a turn from "system", then "human" and "gpt" in turn; what the
-    assistant says is learned, with the end of its turn. A sample has as many frames as a segment.
+    assistant says is learned, with the end of its turn. A sample has at most a segment's frames.
     """
     vision = config.vision
     grid = grid_of(*samples[0].frames.shape[1:3], vision)
@@ -36,12 +36,18 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConf
     labels_PL = np.full((shape.pool, shape.row_length), IGNORE, np.int32)
     for row, learned in zip(labels_PL, labels):
         row[: len(learned)] = learned
-    frames = [sample.frames for sample in samples]
+    frames = _same_count([sample.frames for sample in samples])
     return Batch(
         frames_PFHWC=np.stack([*frames, *[frames[-1]] * padding]),
         rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         labels_PL=labels_PL,
     )
+
+
+def _same_count(clips: list[np.ndarray]) -> list[np.ndarray]:
+    """Shorter clips repeat their last frame; their rows do not point at what comes of it."""
+    count = max(map(len, clips))
+    return [np.concatenate([clip[:], np.repeat(clip[-1:], count - len(clip), axis=0)]) for clip in clips]
 
 
 def _row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple[list[int], list[int]]:

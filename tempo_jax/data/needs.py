@@ -34,8 +34,8 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
 def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Need:
     """Of a conversation about one segment, as collate_svlm.collate lays it out."""
     frames = VideoConfig().segment_frames
-    if len(sample.frames) != frames:
-        raise ValueError(f"a segment of {len(sample.frames)} frames, not {frames}")
+    if not 0 < len(sample.frames) <= frames:
+        raise ValueError(f"a segment of {len(sample.frames)} frames, not 1 to {frames}")
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], config.vision), config.vision)
     length = len(svlm_row(sample, tokenizer, visual)[0])
     return Need(1, length, length, 0)

@@ -19,6 +19,7 @@ from tempo_jax.data import minireel
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.reel import FORMS
 from tempo_jax.data.minireel.segments import SegmentSource
+from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.told import ToldSource
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
@@ -136,6 +137,7 @@ SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared": open_prepared,
     "minireel": MinireelSource,
     "minireel_segments": SegmentSource,
+    "minireel_snippets": SnippetSource,
     "minireel_told": ToldSource,
 }
 

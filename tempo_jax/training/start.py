@@ -143,7 +143,7 @@ def _random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
 
 
 def _scaled(path: str, x: jax.Array) -> jax.Array:
-    """Smaller where a kernel adds to a residual stream of n layers, and the projector as PyTorch starts it."""
+    """Smaller where a kernel adds to a residual stream; the projector as PyTorch starts it."""
     if re.search(r"(attention/(o|proj)|mlp/(down|fc2))/kernel$", path):
         return x / math.sqrt(2 * x.shape[0])
     if path.startswith("projector/") and path.endswith("kernel"):

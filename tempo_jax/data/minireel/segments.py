@@ -49,9 +49,14 @@ class Segment:
 
 def caption(segment: Segment) -> str:
     """All there is to see: 'sea, red circle, blue square, pink star'."""
-    event = segment.event
+    return caption_of(segment.spec, float(segment.times[4]), segment.event)
+
+
+def caption_of(spec: Spec, seconds: float, event: Event | None) -> str:
+    """Place and actors at a time, the largest actor first, then the event."""
+    scene = spec.scene_at(seconds)
     shown = [] if event is None else [event_name(event)]
-    return ", ".join([segment.place, *segment.actors, *shown])
+    return ", ".join([scene.place, *(actor.name for actor in reversed(scene.actors)), *shown])
 
 
 def event_name(event: Event) -> str:

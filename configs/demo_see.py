@@ -1,0 +1,30 @@
+"""Demo model 1 of 6: the small VLM learns to see, from glimpses of minireel and their captions.
+
+The published Tempo starts from Qwen3-VL-2B; the demo model's small VLM starts from nothing, so it gets
+this stage and the next (ours). A glimpse is one temporal slice: a quarter of the cost of a segment.
+
+    python train.py --config=configs/demo_see.py --workdir=build/demo/see
+"""
+
+from ml_collections import ConfigDict
+
+from tempo_jax.training.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.task = "svlm"
+    config.model = "demo"
+    config.init.tokenizer = "minireel"
+    config.rates.update({"vision": 3e-3, "svlm": 3e-3})
+    config.optimiser.update({"b2": 0.99, "weight_decay": 0.01})
+    config.steps = 2400
+    config.batch.update({"pool": 60, "row_length": 36, "conversations": 60, "length": 1})
+    config.data.sources = (
+        ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),
+    )
+    config.data.window = 60
+    config.dtype = "float32"  # two CPU cores have no use for bfloat16
+    config.checkpoint_every = 400
+    config.log_every = 20
+    return config
