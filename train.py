@@ -18,6 +18,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train: a file of configs/.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
+_EXPORT = flags.DEFINE_bool("export", False, "Only write WORKDIR/model from the last checkpoint.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; found out on Cloud TPU.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many there are; found out on Cloud TPU.")
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> int:
             jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         from tempo_jax.training import loop
 
+        if _EXPORT.value:
+            loop.export(_CONFIG.value, _WORKDIR.value)
+            return 0
         return STATUS[loop.train(_CONFIG.value, _WORKDIR.value)]
     except TempoError as error:
         print(f"train: {error}", file=sys.stderr, flush=True)

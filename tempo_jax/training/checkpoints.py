@@ -9,10 +9,11 @@ disk full leaves the earlier ones as they were. Every process calls everything.
 """
 
 import base64
+import contextlib
 import errno
 import json
 import subprocess
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self.workdir, self._saving = workdir, None
-        logging.set_verbosity(logging.ERROR)  # Orbax tells of every step it takes
+        # Orbax tells of every step it takes, and of a failure in its own words before it raises.
+        logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
             (workdir / "checkpoints").resolve(),
             context=_context(),
@@ -85,33 +87,47 @@ class Checkpoints:
         paths, structure = _paths(abstract)
         return jax.tree.unflatten(structure, [leaves[path] for path in paths]), data.states
 
-    def close(self) -> None:
-        self._steps.close()
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self._steps.close()
+        except Exception:  # what went wrong first is what counts
+            if error is None:
+                raise
 
     @property
     def _whole(self) -> str:
         self._steps.reload()
         return "there is no earlier one" if self.latest is None else f"that of step {self.latest} is whole"
 
-    def _failure_is_a_sentence(self, step: int | None) -> "_Failure":
-        return _Failure(self, step)
+    @contextlib.contextmanager
+    def _failure_is_a_sentence(self, step: int | None) -> Iterator[None]:
+        """A full disk; other errors pass."""
+        try:
+            yield
+        except Exception as error:
+            if not is_full(error):
+                raise
+            raise TempoError(
+                f"the checkpoint of step {step} could not be written because the disk is full; "
+                f"{self._whole}: free some space and run the same command again"
+            ) from error
 
 
-class _Failure:
-    """Turns a full disk into one sentence; other errors pass."""
-
-    def __init__(self, checkpoints: Checkpoints, step: int | None):
-        self._checkpoints, self._step = checkpoints, step
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, _) -> None:
-        if not isinstance(error, Exception) or not is_full(error):
-            return
+@contextlib.contextmanager
+def full_disk_is_a_sentence(workdir: Path) -> Iterator[None]:
+    """For all else that is written: logs, frozen parts, the exported model."""
+    try:
+        yield
+    except TempoError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
         raise TempoError(
-            f"the checkpoint of step {self._step} could not be written because the disk is full; "
-            f"{self._checkpoints._whole}: free some space and run the same command again"
+            f"the disk of {workdir} is full: free some space and run the same command again"
         ) from error
 
 

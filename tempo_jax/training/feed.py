@@ -72,7 +72,7 @@ class Fed(NamedTuple):
 class Feed:
     """Batches made and sent to the device by a thread, AHEAD of the step; an iterator of `Fed`.
 
-    `batches`: an iterator with get_state(); exceptions in it surface at `next`.
+    `batches`: an iterator with get_state(), stats and close(); exceptions in it surface at `next`.
     """
 
     def __init__(self, batches: Any, layout: Layout):
@@ -111,8 +111,16 @@ class Feed:
             raise item
         return item
 
-    def close(self) -> None:
-        """Stops the thread, then the pipeline. Idempotent."""
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What the pipeline tells of samples and padding so far."""
+        return self._batches.stats
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Stops the thread, then the pipeline."""
         self._closed.set()
         self._thread.join()
         self._batches.close()

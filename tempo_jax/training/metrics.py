@@ -1,6 +1,7 @@
 """What a run tells: a line every few steps, the same as JSON lines, TensorBoard scalars."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -41,53 +42,60 @@ def _lengths(labels: np.ndarray) -> int:
 
 
 class Meter:
-    """Rates since the last line. Times are seconds of the wall clock."""
+    """Rates since the last line, in seconds of the wall clock."""
 
-    def __init__(self, config: ConfigDict, model: Any):
-        self._config, self._model = config, model
-        rates = {name: rate for name, rate in config.rates.items() if rate > 0}
-        self._peaks = rates
+    def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
+        self._model, self._steps_to_do = model, config.steps
+        self._rates = {name: rate for name, rate in config.rates.items() if rate > 0}
         self._schedule = schedule(optimiser_config(config), 1.0)
-        self._chips, self._local = jax.device_count(), jax.local_device_count()
-        self._peak = flops.peak(jax.devices()[0])
+        self._chips, self._local = mesh.size, len(mesh.local_devices)
+        self._peak = flops.peak(mesh.devices.flat[0])
         self.restart()
 
     def restart(self) -> None:
-        """Forget: compilation or a checkpoint must not count as a step's time."""
-        self._began, self._steps = time.perf_counter(), 0
-        self._waited = self._flops = 0.0
+        """Forgets what was counted."""
+        self._began, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
         self._work = Work(0, 0)
 
     def count(self, host: Any, waited: float) -> None:
         """One more step on this host batch; waited: seconds the device had nothing to do for it."""
         done = work(host, getattr(self._model, "memory_tokens", 0))
         self._work = Work(*(a + b for a, b in zip(self._work, done)))
-        # Host batches are this process's share of the step.
-        self._flops += flops.of_step(self._model, host, self._peaks) * jax.process_count()
+        # A host batch is this process's share of the step.
+        self._flops += flops.of_step(self._model, host, self._rates) * jax.process_count()
         self._steps += 1
         self._waited += waited
 
-    def row(self, step: int, metrics: Mapping[str, float], skipped: int, stats: Mapping[str, Any]) -> dict:
-        """All values of one line, and a new start."""
+    def row(self, step: int, loss: float, norm: float, skipped: int, stats: Mapping[str, Any]) -> dict:
+        """All values of one line, and a new start. stats: of data.pipeline.Batches."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        factor = float(self._schedule(step - 1 - skipped))
         per_step = seconds / max(self._steps, 1)
+        per_chip = self._flops / seconds / self._chips
+        # The schedule does not count skipped steps, and this step was taken at the count before it.
+        factor = float(self._schedule(max(step - 1 - skipped, 0)))
         row = {
             "step": step,
-            **metrics,
-            "lr": factor * max(self._peaks.values()),
+            "loss": loss,
+            "gradient_norm": norm,
+            "lr": factor * max(self._rates.values()),
             "skipped": skipped,
             "step_seconds": per_step,
             "tokens_per_second_per_chip": self._work.tokens / seconds / self._local,
             "frames_per_second": self._work.frames / seconds * jax.process_count(),
-            "tflops_per_second_per_chip": self._flops / seconds / self._chips / 1e12,
-            "mfu": self._flops / seconds / self._chips / self._peak if self._peak else None,
+            "tflops_per_second_per_chip": per_chip / 1e12,
+            "mfu": per_chip / self._peak if self._peak else None,
             "data_wait": min(self._waited / seconds, 1.0),
-            **stats,
-            "eta_seconds": (self._config.steps - step) * per_step,
+            "samples": stats["samples"],
+            "samples_skipped": sum(stats["skipped"].values()),
+            **{f"padding_{kind}": share for kind, share in stats["waste"].items()},
+            "eta_seconds": (self._steps_to_do - step) * per_step,
         }
         self.restart()
-        return row
+        return {name: None if _not_finite(value) else value for name, value in row.items()}
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)  # JSON has no name for it
 
 
 def optimiser_config(config: ConfigDict) -> OptimiserConfig:
@@ -121,7 +129,10 @@ class Log:
                 self._board.add_scalar(name, value, row["step"])
         say(line(row, steps))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
         if self._file is not None:
             self._file.close()
             self._board.close()
@@ -146,22 +157,27 @@ def _truncate(path: Path, step: int) -> None:
 
 def line(row: dict, steps: int) -> str:
     """A row for people."""
-    mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
+
+    def number(name: str, form: str) -> str:
+        return "not finite" if row[name] is None else format(row[name], form)
+
     parts = [
         f"step {row['step']}/{steps}",
-        f"loss {row['loss']:.4f}",
-        f"grad {row['gradient_norm']:.3g}",
+        f"loss {number('loss', '.4f')}",
+        f"grad {number('gradient_norm', '.3g')}",
         f"lr {row['lr']:.3g}",
         f"{row['step_seconds']:.3g} s/step",
         f"{row['tokens_per_second_per_chip']:,.0f} tokens/s/chip",
         f"{row['frames_per_second']:,.1f} frames/s",
-        f"MFU {mfu}",
+        "MFU -" if row["mfu"] is None else f"MFU {row['mfu']:.1%}",
         f"data wait {row['data_wait']:.0%}",
     ]
-    if row.get("padding") is not None:
-        parts.append(f"padding {row['padding']:.0%}")
-    if row["skipped"]:
-        parts.append(f"skipped {row['skipped']}")
+    padding = [f"{name[8:]} {share:.0%}" for name, share in row.items() if name.startswith("padding_")]
+    if padding:
+        parts.append(f"padding {', '.join(padding).replace('_', ' ')}")
+    for name, what in (("skipped", "skipped steps"), ("samples_skipped", "skipped samples")):
+        if row[name]:
+            parts.append(f"{what} {row[name]}")
     return "  ".join([*parts, f"ETA {clock(row['eta_seconds'])}"])
 
 

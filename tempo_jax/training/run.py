@@ -1,0 +1,167 @@
+"""A run in its working directory: begun from a config, or taken up where its last checkpoint left it.
+
+workdir/config.json  log.jsonl  tensorboard/  frozen/  checkpoints/<step>/  model/ (at the end)
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tempo_jax import checkpoint, sharding
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.placement import Placement
+from tempo_jax.models import build
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training import checkpoints, groups, optimiser, start, step
+from tempo_jax.training import config as configs
+from tempo_jax.training.feed import Layout
+from tempo_jax.training.metrics import optimiser_config, say
+from tempo_jax.training.tasks import TASKS
+from tempo_jax.trees import nest
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything a loop needs; `state` changes."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    model: start.Architecture
+    checkpoints: checkpoints.Checkpoints
+    layout: Layout
+    state: step.State
+    frozen: start.Flat
+    data: dict[int, Any] | None  # states of the data shards, where the run goes on
+    run_step: Callable[..., tuple[step.State, step.Metrics]]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return checkpoint.tokenizer_path(self.workdir / "frozen")
+
+    def save(self, done: int, data: dict[int, Any]) -> None:
+        """Begins a checkpoint of the state after step `done`; data: the shards' states after it."""
+        states = {shard: data[shard] for shard in self.layout.owned}
+        info = {"config": configs.to_json(self.config), "code": checkpoints.code_version()}
+        self.checkpoints.save(done, self.state, states, info)
+
+    def export(self) -> None:
+        """Writes workdir/model, a native checkpoint for tempo_jax.load, convert.to_hf and the next stage."""
+        origin = self.model.origin | {
+            "step": int(self.state.step),
+            "code": checkpoints.code_version(),
+            "config": configs.to_json(self.config),
+        }
+        params = groups.join(self.state.learning, self.frozen)
+        where, model = self.workdir / "model", self.model
+        checkpoint.save(
+            where, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=True
+        )
+        say(f"the model is in {where}")
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
+    """The run of a working directory, inside its mesh. TempoError for what a user can mend.
+
+    Every process enters. At the end checkpoints are written out; a full disk is told in one sentence.
+    """
+    configs.check(config)
+    workdir = Path(workdir).resolve()
+    mesh = make_mesh(config)
+    with Placement(mesh, exact=config.dtype == "float32")(), checkpoints.full_disk_is_a_sentence(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        with checkpoints.Checkpoints(workdir, config.keep) as saved:
+            make = begin if saved.latest is None else resume
+            yield make(config, workdir, mesh, saved)
+
+
+def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave."""
+    sizes = dict(config.mesh)
+    left = max(jax.device_count() // math.prod(max(size, 1) for size in sizes.values()), 1)
+    mesh = sharding.make_mesh(**{name: left if size == -1 else size for name, size in sizes.items()})
+    if mesh.size < jax.device_count() and jax.process_count() > 1:
+        raise TempoError(
+            f"config.mesh takes {mesh.size} of {jax.device_count()} devices: with several processes it must "
+            "take all, which -1 for one axis does"
+        )
+    return mesh
+
+
+def begin(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoints) -> Run:
+    """A run before its first step."""
+    model = start.architecture(config)
+    folder = start.tokenizer_folder(config, workdir)
+    params = start.parameters(config, model.config, Tokenizer(folder), mesh)
+    learning, frozen = groups.split(nest(params), dict(config.rates))
+    checkpoints.save_frozen(workdir, model.kind, model.config, frozen, folder, model.origin)
+    tx = optimiser.make(optimiser_config(config), learning)
+
+    def first(learning: start.Flat) -> step.State:
+        return step.initial({path: x.astype(jnp.float32) for path, x in learning.items()}, tx)
+
+    where = state_shardings(jax.eval_shape(first, learning), mesh)
+    del params
+    state = jax.jit(first, out_shardings=where, donate_argnums=0)(learning)
+    if jax.process_index() == 0:
+        text = json.dumps(configs.to_json(config), indent=1)
+        (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+    return _run(config, workdir, mesh, model, saved, state, frozen, None, tx)
+
+
+def resume(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoints) -> Run:
+    """A run after its last whole checkpoint, on any mesh and number of processes."""
+    configs.check_same_run(saved.info()["config"], config, workdir)
+    found = checkpoint.read_model_json(workdir / "frozen")
+    model = start.Architecture(found.kind, found.config, found.origin)
+    frozen = checkpoints.load_frozen(workdir, mesh)
+    abstract, tx = abstract_state(config, found.config, mesh)
+    state, data = saved.load(abstract, Layout(config, mesh).shards)
+    say(f"going on after step {saved.latest} of {workdir}")
+    return _run(config, workdir, mesh, model, saved, state, frozen, data, tx)
+
+
+def abstract_state(config: ConfigDict, model: Any, mesh) -> tuple[step.State, Any]:
+    """Shapes and places of a state, and its optimiser; nothing is allocated."""
+    learning, _ = groups.split(build.shapes(model), dict(config.rates))
+    learning = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in learning.items()}
+    tx = optimiser.make(optimiser_config(config), learning)
+    shapes = jax.eval_shape(functools.partial(step.initial, optimiser=tx), learning)
+
+    def place(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return jax.tree.map(place, shapes, state_shardings(shapes, mesh)), tx
+
+
+def state_shardings(shapes: step.State, mesh) -> step.State:
+    """Where a state lives: moments lie with their parameter, counters everywhere."""
+
+    def place(path, leaf):
+        names = [key.key for key in path if getattr(key, "key", None) in shapes.learning]
+        if names and shapes.learning[names[-1]].shape == leaf.shape:
+            return sharding.param_sharding(names[-1], leaf.shape, mesh)
+        return jax.NamedSharding(mesh, jax.P())
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _run(config, workdir, mesh, model, saved, state, frozen, data, tx) -> Run:
+    task, dtype = TASKS[config.task], jnp.dtype(config.dtype)
+    run_step = jax.jit(
+        step.make_step(model.config, tx, task=task, dtype=dtype, remat=config.remat),
+        donate_argnums=0,
+        out_shardings=(state_shardings(state, mesh), jax.NamedSharding(mesh, jax.P())),
+    )
+    layout = Layout(config, mesh)
+    return Run(config, workdir, mesh, model, saved, layout, state, frozen, data, run_step)

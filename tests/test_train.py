@@ -1,0 +1,263 @@
+"""The trainer on one process: it logs, saves, goes on bit for bit, stops with a sentence."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tempo_jax
+from tempo_jax import checkpoint
+from tempo_jax.data.collate import Shape
+from tempo_jax.errors import TempoError
+from tempo_jax.models import build
+from tempo_jax.models.layers import REMAT
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training import config as configs
+from tempo_jax.training import flops, groups, loss, metrics
+from tempo_jax.trees import flatten
+from tests import tiny_training
+from tests.systems import relative
+from tests.tiny_training import STEPS, curve, rows
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A native checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny_training.write_model(folder)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert tiny_training.train(model, workdir) == "finished"
+    return workdir
+
+
+def test_it_learns_and_tells(whole):
+    found = rows(whole)
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    assert found[-1]["loss"] < found[0]["loss"] - 1
+    last = found[-1]
+    assert last["mfu"] is None and last["padding_segments"] == 0.25 and last["samples_skipped"] == 1
+    assert last["frames_per_second"] > 0 and last["tokens_per_second_per_chip"] > 0
+    assert found[1]["lr"] == pytest.approx(1e-3)  # one step of warm-up
+    assert list((whole / "tensorboard").glob("events*"))
+    assert json.loads((whole / "config.json").read_text())["steps"] == STEPS
+
+
+def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(model, whole):
+    before, after = (flatten(checkpoint.load_params(folder)) for folder in (model, whole / "model"))
+    assert before.keys() == after.keys()
+    for path, x in after.items():
+        learned = groups.group_of(path) in tiny_training.RATES
+        assert learned != np.array_equal(x, before[path]), path
+    origin = checkpoint.read_model_json(whole / "model", "tempo").origin
+    assert origin["step"] == STEPS and origin["config"]["rates"]["llm"] == 1e-3
+    assert origin["code"].startswith(tempo_jax.__version__)
+    answer = tempo_jax.load(whole / "model").ask(
+        np.zeros((4, 32, 32, 3), np.uint8), "What?", max_new_tokens=2
+    )
+    assert len(answer.token_ids) <= 2
+
+
+def test_meshes_give_one_curve_and_take_over_from_each_other(model, whole, tmp_path):
+    """(8,1,1) to step 3, from there (2,2,2) and (1,4,2)."""
+    expected = np.array(curve(whole))
+    first = tmp_path / "8"
+    tiny_training.train(model, first, **{"mesh.data": 8})
+    assert relative(curve(first), expected) < 1e-5
+    shutil.rmtree(first / "checkpoints" / "6")
+    for data, fsdp, tensor in ((2, 2, 2), (1, 4, 2)):
+        workdir = tmp_path / f"{data}{fsdp}{tensor}"
+        shutil.copytree(first, workdir)
+        tiny_training.train(model, workdir, **{"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor})
+        assert relative(curve(workdir), expected) < 1e-5
+
+
+def child(model, workdir, hook, **changes):
+    """The same training in a process of its own."""
+    command = [sys.executable, "-m", "tests.tiny_training", model, workdir, hook, json.dumps(changes)]
+    return subprocess.run(
+        list(map(str, command)), cwd=REPO, env=os.environ, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_killed_in_a_save_and_in_a_step_it_goes_on_bit_for_bit(model, whole, tmp_path):
+    steps = tmp_path / "checkpoints"
+
+    def whole_steps():
+        return sorted(int(folder.name) for folder in steps.iterdir() if folder.name.isdigit())
+
+    killed = child(model, tmp_path, "kill_in_save")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert list(steps.glob("*tmp*")) and whole_steps() == []
+    killed = child(model, tmp_path, "kill_in_step")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert whole_steps() == [3] and not list(steps.glob("*tmp*"))
+    tiny_training.train(model, tmp_path)
+    assert curve(tmp_path) == curve(whole)
+    same(tmp_path, whole)
+
+
+def same(workdir, other):
+    """The exported models agree bit for bit."""
+    ours, theirs = (flatten(checkpoint.load_params(folder / "model")) for folder in (workdir, other))
+    for path, x in ours.items():
+        np.testing.assert_array_equal(x, theirs[path], err_msg=path)
+
+
+def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(model, whole, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(TempoError, match=r"disk is full; that of step 3 is whole: free some space"):
+            tiny_training.train(model, tmp_path, "full_disk")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    tiny_training.train(model, tmp_path)
+    assert curve(tmp_path) == curve(whole)
+
+
+def test_sigterm_saves_and_stops(model, whole, tmp_path):
+    killed = child(model, tmp_path, "terminate")
+    assert killed.returncode == 143, killed.stderr[-3000:]
+    assert "which is saved: the same command goes on" in killed.stderr and "Traceback" not in killed.stderr
+    tiny_training.train(model, tmp_path)
+    assert curve(tmp_path) == curve(whole)
+
+
+def test_it_stops_when_nothing_is_finite_any_more(model, tmp_path):
+    params = checkpoint.load_params(model)
+    params["compressor"]["text"]["norm"]["scale"] *= jnp.nan
+    found = checkpoint.read_model_json(model)
+    tokenizer = checkpoint.tokenizer_path(model)
+    checkpoint.save(tmp_path / "broken", found.kind, found.config, params, tokenizer)
+    with pytest.raises(TempoError, match="3 steps in a row, up to step 3, were not finite"):
+        tiny_training.train(tmp_path / "broken", tmp_path / "run", max_not_finite=3)
+    assert [(row["loss"], row["skipped"]) for row in rows(tmp_path / "run")] == [
+        (None, 1),
+        (None, 2),
+        (None, 3),
+    ]
+
+
+def test_another_run_in_the_same_folder_is_refused(model, whole):
+    with pytest.raises(TempoError, match=r"other settings \(rates.llm was 0.001 and is 0.002\)"):
+        tiny_training.train(model, whole, **{"rates.llm": 2e-3})
+
+
+def test_rematerialisation_changes_no_gradient(model):
+    config = tiny_training.config(model)
+    found = checkpoint.read_model_json(model).config
+    tokenizer = Tokenizer(checkpoint.tokenizer_path(model))
+    batch = jax.tree.map(
+        lambda x: jnp.asarray(x[0]), next(tiny_training.Batches(config, tokenizer, found, [0]))
+    )
+    params = checkpoint.load_params(model)
+
+    def gradients(remat):
+        total = lambda params: loss.loss(build.build(found, params), batch, remat=remat).total  # noqa: E731
+        return flatten(jax.jit(jax.grad(total))(params))
+
+    kept = gradients("none")
+    for remat in REMAT.keys() - {"none"}:
+        for path, x in gradients(remat).items():
+            scale = np.abs(kept[path]).max()
+            np.testing.assert_allclose(x, kept[path], rtol=0, atol=1e-5 * scale + 1e-12, err_msg=path)
+
+
+# Without training
+
+
+def test_everything_wrong_with_a_config_is_said_at_once(model):
+    changes = {"steps": 0, "rates.llm": -1.0, "task": "dance", "mesh.data": -1, "mesh.fsdp": -1}
+    with pytest.raises(TempoError) as caught:
+        configs.check(tiny_training.config(model, **changes))
+    for part in ("config.task is 'dance'", "config.steps is 0", "config.rates.llm is -1", "more than one -1"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--config.bogus=1"], "the config has no field bogus"),
+        (["--config.rates.bogus=1"], "the config has no field bogus"),
+        (["--config.steps=many"], "--config.steps=many"),
+        (["--bogus=1"], "Unknown command line flag 'bogus'"),
+        (["bogus"], "'bogus' is no flag"),
+        (["--config.mesh.data=1000"], "takes 1000 devices"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys):
+    import train
+
+    train.flags.FLAGS.unparse_flags()
+    where = [f"--config={REPO / 'configs/tiny_stage0.py'}", f"--workdir={tmp_path}"]
+    assert train.main(["train.py", *where, *arguments]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and told.startswith("train: ") and told.count("\n") == 1
+
+
+def test_the_log_takes_back_what_comes_after_the_restored_step(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    with metrics.Log(tmp_path, 2):
+        assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_clock():
+    assert metrics.clock(59.6) == "00:01:00" and metrics.clock(90_061) == "1 d 01:01:01"
+
+
+def test_flops_agree_with_the_compiler():
+    """Of a forward pass with one layer each, since XLA counts a scan's body once."""
+    import dataclasses
+
+    from tempo_jax.models.config import TINY
+    from tempo_jax.training.loss import Batch, Rows
+
+    wide = {"hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
+    decoder = {**wide, "num_kv_heads": 2, "head_dim": 64, "num_layers": 1, "vocab_size": 1024}
+    text = dataclasses.replace(TINY.compressor.text, mrope_sections=(16, 8, 8), **decoder)
+    vision = dataclasses.replace(
+        TINY.compressor.vision, depth=1, deepstack_layers=(0,), out_hidden_size=256, **wide
+    )
+    compressor = dataclasses.replace(TINY.compressor, vision=vision, text=text)
+    config = dataclasses.replace(TINY, compressor=compressor, llm=dataclasses.replace(TINY.llm, **decoder))
+    shape = Shape(pool=2, row_length=256, conversations=2, length=512)
+
+    def array(*sizes, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((1, *sizes), dtype)
+
+    row, length = (shape.pool, shape.row_length), (shape.conversations, shape.length)
+    batch = Batch(
+        array(shape.pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
+        array(shape.pool), array(*length), array(*length), array(*length),
+    )  # fmt: skip
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+    total = lambda params, batch: loss.loss(build.build(config, params), batch, remat="none")  # noqa: E731
+    counted = jax.jit(total).lower(build.shapes(config), one).cost_analysis()["flops"]
+    # XLA multiplies whole score matrices, where ours counts the causal half.
+    parts = list(flops.PARTS[type(config)](config, batch))
+    whole = sum(part.weights + part.scores * (1 if part.group == "vision" else 2) for part in parts)
+    assert whole == pytest.approx(counted, rel=0.05)
+    forward = flops.of_step(config, batch, {})
+    assert forward == sum(part.weights + part.scores for part in parts)
+    # Everything learns: two more forward passes' worth, and scores have two factors.
+    everything = flops.of_step(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0))
+    assert everything == pytest.approx(3 * forward)
+    last = flops.of_step(config, batch, {"llm": 1.0})
+    assert last == pytest.approx(forward + 2 * (parts[-1].weights + parts[-1].scores))
