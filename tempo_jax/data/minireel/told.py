@@ -14,7 +14,7 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.reel import FORMS, make
 from tempo_jax.data.minireel.segments import Segment, caption
-from tempo_jax.prompts import time_tag
+from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
 from tempo_jax.video.sampling import real_fps, sample_indices
 
@@ -25,11 +25,13 @@ class ToldSource:
     """Reels of a split in words, with all their questions in one conversation; same index, same sample.
 
     seconds: lengths of reels to choose from. Questions come in any order, each as multiple choice or
-    in words with equal chances.
+    in words with equal chances; up to `described` segments, first of all everything is to be said again.
     """
 
-    def __init__(self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,)):
-        self.split, self.count, self.seconds = split, count, tuple(seconds)
+    def __init__(
+        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), described: int = 4
+    ):
+        self.split, self.count, self.seconds, self.described = split, count, tuple(seconds), described
 
     def __len__(self) -> int:
         return self.count
@@ -38,7 +40,10 @@ class ToldSource:
         rng = generate.generator(self.split, index, 3)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
         turns = conversation(reel.questions, rng)
-        turns[0]["value"] = f"{told(reel.spec)}\n{turns[0]['value']}"
+        text = told(reel.spec)
+        if reel.spec.seconds <= self.described * reel.spec.segment_seconds:
+            turns = description(text) + turns
+        turns[0]["value"] = f"{text}\n{turns[0]['value']}"
         return Sample(NO_FRAMES, None, turns)
 
 
@@ -48,6 +53,11 @@ def told(spec) -> str:
     chosen = sample_indices(total, spec.fps, 2.0)
     times = segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
     return "".join(f"{time_tag(t.tag_seconds)}{caption(Segment(spec, t.index))}" for t in times)
+
+
+def description(text: str) -> list[dict]:
+    """To say what there is, segment by segment."""
+    return [{"from": "human", "value": DEFAULT_QUESTION}, {"from": "gpt", "value": text}]
 
 
 def conversation(questions, rng: np.random.Generator) -> list[dict]:

@@ -1,0 +1,147 @@
+"""minireel as training data: whole reels with questions, and short clips with what they show.
+
+Frames are rendered when a batch is made of them, at the size the model sees; nothing lies on disk.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tempo_jax.data import minireel
+from tempo_jax.data.collate import Sample
+from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.reel import FORMS
+from tempo_jax.data.minireel.told import description, told
+from tempo_jax.errors import TempoError
+from tempo_jax.video.sampling import real_fps, sample_indices
+
+_SALT = 20260409  # part of every seed, so that draws here and in minireel are independent
+_MOST = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # questions of a kind about one reel
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderedFrames:
+    """The sampled frames of a reel, drawn when they are looked at."""
+
+    spec: minireel.Spec
+    indices: tuple[int, ...]  # in the recording
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.indices), self.spec.size, self.spec.size, 3
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        return minireel.render(self.spec, self.indices[position])
+
+
+@dataclasses.dataclass(frozen=True)
+class MinireelSource:
+    """Questions about reels, rendered on the fly at the size the model sees.
+
+    split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
+    each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
+    of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of "choice"
+    and "text". kinds: of questions. turns: questions in one conversation, at most.
+
+    Every reel is asked about equally often: each of its questions once, then some again until there
+    are as many as a reel can have; lengths, forms and repetitions are drawn by index.
+    """
+
+    split: str = "train"
+    count: int = 1000
+    start: int = 0
+    seconds: float | tuple[float, ...] = (16, 32, 64, 128)
+    size: int = 64
+    fps: float = 2.0
+    sample_fps: float = 2.0
+    max_frames: int = 1024
+    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"choice": 1.0})
+    kinds: tuple[str, ...] = minireel.KINDS
+    turns: int = 1
+
+    def __post_init__(self):
+        for what, given, known in (("form", self.forms, FORMS), ("kind", self.kinds, minireel.KINDS)):
+            for unknown in (name for name in given if name not in known):
+                raise TempoError(f"minireel has no {what} {unknown!r}: choose from {', '.join(known)}.")
+        weights = list(self.forms.values())
+        if not weights or min(weights) < 0 or sum(weights) <= 0:
+            raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
+        for seconds in self.lengths:
+            self._reel(0, seconds)  # a value out of range shows before training starts
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        return tuple(self.seconds) if isinstance(self.seconds, (tuple, list)) else (self.seconds,)
+
+    @property
+    def _asked(self) -> int:
+        return sum(_MOST[kind] for kind in self.kinds)
+
+    def _reel(self, number: int, seconds: float) -> minireel.Reel:
+        same = {name: getattr(self, name) for name in ("size", "fps", "sample_fps", "max_frames")}
+        return minireel.make(self.split, self.start + number, seconds=seconds, **same)
+
+    def __len__(self) -> int:
+        return self.count * self._asked
+
+    def __getitem__(self, index: int) -> Sample | None:
+        number, turn = divmod(index, self._asked)
+        lengths = self.lengths
+        drawn = np.random.default_rng((_SALT, self.start + number)).integers(len(lengths))
+        reel = self._reel(number, lengths[drawn])
+        questions = [question for question in reel.questions if question.kind in self.kinds]
+        if not questions:
+            return None
+        rng = np.random.default_rng((_SALT, self.start + number, turn))
+        first = turn if turn < len(questions) else int(rng.integers(len(questions)))
+        others = [number for number in rng.permutation(len(questions)) if number != first]
+        names = sorted(self.forms)
+        weights = np.array([self.forms[name] for name in names], float)
+        conversation = []
+        for number in [first, *others][: self.turns]:
+            ask, answer = FORMS[names[rng.choice(len(names), p=weights / weights.sum())]]
+            conversation += [
+                {"from": "human", "value": ask(questions[number])},
+                {"from": "gpt", "value": answer(questions[number])},
+            ]
+        return about(reel.spec, conversation, self.sample_fps, self.max_frames)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSource:
+    """Short reels, each to be described segment by segment: the modality alignment of stage 0.
+
+    The words are those of told.py, which the demo model's LLM has learned to repeat. seconds: lengths to
+    choose from; size: height and width, pixels.
+    """
+
+    split: str = "train"
+    count: int = 1000
+    seconds: Sequence[float] = (8, 16)
+    size: int = 64
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = generate.generator(self.split, index, 5)
+        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
+        return about(spec, description(told(spec)))
+
+
+def about(
+    spec: minireel.Spec, conversation: list[dict], sample_fps: float = 2.0, max_frames: int = 1024
+) -> Sample:
+    """A conversation with the video in front of its first turn."""
+    total = spec.num_frames
+    chosen = sample_indices(total, spec.fps, sample_fps, max_frames=max_frames)
+    first = conversation[0] | {"value": f"<image>\n{conversation[0]['value']}"}
+    return Sample(
+        frames=RenderedFrames(spec, tuple(chosen.tolist())),
+        real_fps=real_fps(len(chosen), total, spec.fps, sample_fps),
+        conversation=[first, *conversation[1:]],
+    )
