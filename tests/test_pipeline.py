@@ -86,9 +86,18 @@ class Hopeless(Numbered):
         raise OSError("no such file")
 
 
+class Unlucky(Numbered):
+    """Half of them bad, each for a reason of its own."""
+
+    def __getitem__(self, index):
+        if index % 2:
+            raise OSError(f"no such file: {index}")
+        return sample(index)
+
+
 @pytest.fixture(autouse=True)
 def _sources(monkeypatch):
-    for cls in (Numbered, Mixed, Faulty, Hopeless):
+    for cls in (Numbered, Mixed, Faulty, Hopeless, Unlucky):
         monkeypatch.setitem(SOURCES, cls.__name__, cls)
 
 
@@ -403,6 +412,13 @@ def test_what_cannot_be_used_is_skipped_and_counted(batches):
         "OSError: no such file", "the source has none there", "more than 8 segments", "frames of 64x64",
         "OSError: damaged image",
     }  # fmt: skip
+
+
+def test_reasons_are_told_apart_up_to_a_limit(batches):
+    made = batches(config({"kind": "Unlucky", "count": 100}, **{"batch.sizes": ((SIZE, SIZE),)}))
+    take(made, 20)
+    skipped = made.stats["skipped"]
+    assert len(skipped) == 33 and skipped["other reasons"] == sum(skipped.values()) - 32 > 0
 
 
 @pytest.mark.parametrize("given", [{"kind": "Hopeless"}, {"kind": "Numbered", "size": 64}])

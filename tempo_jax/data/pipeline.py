@@ -124,7 +124,7 @@ class Batches:
         if self._iterator is None:
             self._iterator = self._start()
         batch, counts, self._states = next(self._iterator)
-        self._counts = self._counts + counts  # a new one: other threads may be reading the old
+        self._counts = _added(self._counts, counts)
         return batch
 
     def _start(self) -> grain.DatasetIterator:
@@ -153,19 +153,24 @@ class Batches:
     @property
     def stats(self) -> dict[str, Any]:
         """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: share}."""
-        skipped = Counter(
-            {name.removeprefix(SKIPPED): n for name, n in self._counts.items() if name.startswith(SKIPPED)}
-        )
-        told = dict(skipped.most_common(_REASONS))
-        if others := skipped.total() - sum(told.values()):
-            told["other reasons"] = others
-        return {"samples": self._counts["samples"], "skipped": told, "waste": packing.waste(self._counts)}
+        counts = self._counts
+        skipped = {name.removeprefix(SKIPPED): n for name, n in counts.items() if name.startswith(SKIPPED)}
+        return {"samples": counts["samples"], "skipped": skipped, "waste": packing.waste(counts)}
 
     def close(self) -> None:
         """Stop threads and worker processes; a later `next` starts them again where they stood."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def _added(total: Counter, more: Counter) -> Counter:
+    """The sum, a new object as other threads may read the old; reasons to skip are limited in number."""
+    total = Counter(total)
+    for name, count in more.items():
+        told = name in total or sum(known.startswith(SKIPPED) for known in total) < _REASONS
+        total[name if told or not name.startswith(SKIPPED) else f"{SKIPPED}other reasons"] += count
+    return total
 
 
 def _keep_off_accelerators(worker: int, workers: int) -> None:

@@ -1,0 +1,171 @@
+"""Training batches per second, what padding takes of them, and how long a step waits for data.
+
+    python benchmarks/input_pipeline.py                                # minireel at 64 px, one shard
+    python benchmarks/input_pipeline.py --config configs/demo_tempo.py # padding of a training config
+
+Batches are made as fast as possible first; then a step of known length (it sleeps, as a host does while
+its accelerator works) takes them, and the time it waits for the next one is the pipeline's. Padding is
+counted in segments, compressor tokens and LLM tokens. A batch's arithmetic does not depend on how much
+of it is padding, so a share of padding is a share of the step lost.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+# Videos of 4 to 32 segments; room for four of the longest.
+BATCH = {
+    "shards": 1, "micro_batches": 1, "pool": 128, "row_length": 224, "conversations": 10, "length": 768,
+}  # fmt: skip
+SECONDS = (16, 32, 64, 128)
+RENDERED = {"kind": "minireel", "count": 2000, "seconds": SECONDS, "size": 64}
+MAKERS = {
+    "rendered, 1 thread": {"threads": 1},
+    "rendered, 4 threads": {"threads": 4},
+    "rendered, worker": {"threads": 1, "workers": 1},
+    "prepared, 1 thread": {"threads": 1, "prepared": True},
+    "prepared, 4 threads": {"threads": 4, "prepared": True},
+}
+STEPS = (0.8, 1.25, 2.0)  # length of a step, in the seconds that making a batch takes
+KINDS = ("segments", "compressor_tokens", "llm_tokens")  # of padding
+WINDOWS = (1, 8, 64)
+STEPS = (0.8, 1.25, 2.0)  # length of a step, in batches' own time
+
+
+def pipeline(tokenizer, sources=(RENDERED,), **changes):
+    """A stream of batches for the demo model, closed on leaving."""
+    from ml_collections import ConfigDict
+
+    from tempo_jax.data.pipeline import Batches
+    from tempo_jax.models.config import PRESETS
+
+    data = {"sources": sources, "window": 64, "threads": 1, "workers": 0} | changes
+    config = ConfigDict({"seed": 0, "task": "tempo", "batch": BATCH, "data": data})
+    return contextlib.closing(Batches(config, tokenizer, PRESETS["demo"], [0]))
+
+
+def prepared(folder: Path) -> list[dict]:
+    """The same kind of videos as JPEG: a data set for each length."""
+    from tempo_jax.data.builders import Minireel
+    from tempo_jax.data.preparation import Settings
+    from tempo_jax.data.prepare import prepare
+    from tempo_jax.models.config import PRESETS
+
+    settings = Settings(PRESETS["demo"].video)
+    for seconds in SECONDS:
+        build = functools.partial(
+            Minireel, split="train", count=4, seconds=seconds, size=64, settings=settings
+        )
+        prepare(build, folder / str(seconds))
+    return [{"kind": "prepared", "path": str(folder / str(seconds))} for seconds in SECONDS]
+
+
+def speed(tokenizer, stored: list[dict], batches: int) -> float:
+    """Prints a line per way to make batches; returns the seconds one takes, rendered in one thread."""
+    columns = ("first, s", "batches/s", "samples/s", "frames/s", "CPU ms/sample")
+    print(f"{'as fast as possible':24}" + "".join(f"{column:>14}" for column in columns))
+    taken = {}
+    for name, options in MAKERS.items():
+        options = dict(options)
+        sources = stored if options.pop("prepared", False) else (RENDERED,)
+        with pipeline(tokenizer, sources, **options) as made:
+            began = time.perf_counter()
+            next(made)
+            first = time.perf_counter() - began
+            for _ in range(2):  # what waited, complete
+                next(made)
+            samples, began, cpu = made.stats["samples"], time.perf_counter(), time.process_time()
+            for _ in range(batches):
+                next(made)
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            samples = made.stats["samples"] - samples
+            frames = 8 * batches * BATCH["pool"] * (1 - made.stats["waste"]["segments"])
+        taken[name] = seconds / batches
+        rates = f"{first:14.1f}{batches / seconds:14.2f}{samples / seconds:14.1f}{frames / seconds:14.0f}"
+        # Of this process: a worker's is its own.
+        print(
+            f"{name:24}{rates}" + ("" if "workers" in options else f"{1e3 * cpu / samples:14.1f}"), flush=True
+        )
+    return taken["rendered, 1 thread"]
+
+
+def waits(tokenizer, batch_seconds: float, steps: int) -> None:
+    print(f"\n{'a step as long as':24}{'waits for data':>14}")
+    for factor in STEPS:
+        with pipeline(tokenizer) as made:
+            for _ in range(2):
+                next(made)
+            waited, began = 0.0, time.perf_counter()
+            for _ in range(steps):
+                time.sleep(factor * batch_seconds)
+                asked = time.perf_counter()
+                next(made)
+                waited += time.perf_counter() - asked
+            share = waited / (time.perf_counter() - began)
+        print(f"{f'{factor:g} batches':24}{share:14.0%}", flush=True)
+
+
+def padding(name: str, closing, batches: int) -> None:
+    with closing as made:
+        for _ in range(batches):
+            next(made)
+        waste = made.stats["waste"]
+    print(f"{name:24}" + "".join(f"{waste.get(kind, 0):14.0%}" for kind in KINDS), flush=True)
+
+
+def heading() -> None:
+    print(f"\n{'padding, share of':24}{'segments':>14}{'compressor':>14}{'LLM':>14}")
+
+
+def of_config(path: Path, batches: int) -> None:
+    """Padding of one data shard of a training config."""
+    from tempo_jax.data.pipeline import Batches
+    from tempo_jax.models.config import PRESETS
+    from tempo_jax.prompts import Tokenizer
+    from tempo_jax.training import start
+
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    model = PRESETS[config.model]
+    model = model.compressor if config.task == "svlm" else model
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Tokenizer(start.tokenizer_folder(config, Path(folder)))
+        heading()
+        padding(path.stem, contextlib.closing(Batches(config, tokenizer, model, [0])), batches)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batches", type=int, default=10, help="per measurement (default 10)")
+    parser.add_argument("--config", type=Path, help="a training config whose padding to count")
+    args = parser.parse_args()
+    if args.config:
+        of_config(args.config, args.batches)
+        return
+    from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+    from tempo_jax.prompts import Tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        minireel_tokenizer.write(folder)
+        tokenizer = Tokenizer(folder)
+        seconds = speed(tokenizer, prepared(Path(folder)), args.batches)
+        waits(tokenizer, seconds, args.batches // 2)
+        heading()
+        for window in WINDOWS:
+            padding(f"window of {window}", pipeline(tokenizer, window=window), args.batches)
+
+
+if __name__ == "__main__":
+    main()
