@@ -90,7 +90,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
     if not config.model and not config.init.checkpoint:
         yield "config.model and config.init.checkpoint are both empty: give one of them"
-    if config.task == "svlm" and (config.init.compressor or config.init.llm):
+    if config.task != "tempo" and (config.init.compressor or config.init.llm):
         yield "config.init.compressor and config.init.llm are for the task tempo: use config.init.checkpoint"
     if not any(config.rates.values()):
         yield "config.rates are all 0: give at least one group a learning rate"

@@ -94,4 +94,11 @@ def _svlm(config: Qwen3VLConfig, batch: Any) -> Iterator[Part]:
     yield Part("svlm", *_decoder(config.text, micro * pool, length, head=True))
 
 
-PARTS: dict[type, Callable[[Any, Any], Iterator[Part]]] = {TempoConfig: _tempo, Qwen3VLConfig: _svlm}
+def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
+    micro, rows, length = batch.token_ids_BL.shape
+    yield Part("llm", *_decoder(config, micro * rows, length, head=True))
+
+
+PARTS: dict[type, Callable[[Any, Any], Iterator[Part]]] = {
+    TempoConfig: _tempo, Qwen3VLConfig: _svlm, DecoderConfig: _llm
+}  # fmt: skip

@@ -25,13 +25,16 @@ class Work(NamedTuple):
 
 
 def work(batch: Any, memory_tokens: int) -> Work:
-    """Counts a host batch of either task (leaves [micro-batches, rows, ...])."""
-    per_segment = batch.frames_PFHWC.shape[2]
+    """Counts a host batch of any task (leaves [micro-batches, rows, ...])."""
+    labels = batch.labels_PL if hasattr(batch, "labels_PL") else batch.labels_BL
+    tokens = _lengths(labels)
+    if not hasattr(batch, "frames_PFHWC"):
+        return Work(tokens, 0)
     if hasattr(batch, "memory_index_BL"):
         segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
-        return Work(_lengths(batch.labels_BL), segments * per_segment)
-    conversations = int((batch.labels_PL != IGNORE).any(-1).sum())
-    return Work(_lengths(batch.labels_PL), conversations * per_segment)
+    else:
+        segments = int((labels != IGNORE).any(-1).sum())
+    return Work(tokens, segments * batch.frames_PFHWC.shape[2])
 
 
 def _lengths(labels: np.ndarray) -> int:
