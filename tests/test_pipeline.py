@@ -418,7 +418,8 @@ def test_reasons_are_told_apart_up_to_a_limit(batches):
     made = batches(config({"kind": "Unlucky", "count": 100}, **{"batch.sizes": ((SIZE, SIZE),)}))
     take(made, 20)
     skipped = made.stats["skipped"]
-    assert len(skipped) == 33 and skipped["other reasons"] == sum(skipped.values()) - 32 > 0
+    assert len(skipped) == 33 and skipped["other reasons"] > 10
+    assert sum(skipped.values()) == pytest.approx(made.stats["samples"], rel=0.3)  # one in two
 
 
 @pytest.mark.parametrize("given", [{"kind": "Hopeless"}, {"kind": "Numbered", "size": 64}])
