@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     )
     config.data.window = 60
     config.dtype = "float32"  # two CPU cores have no use for bfloat16
+    config.remat = "none"  # memory is no concern
     config.checkpoint_every = 400
     config.log_every = 20
     return config

@@ -15,7 +15,7 @@ from typing import Any
 from tempo_jax.errors import TempoError
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
-STRATEGIES = ("head", "tail", "random", "tome")
+STRATEGIES = ("head", "tail", "random", "tome", "uniform")
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
 ASK_OPTIONS = ("budget", "strategy", "compress", "max_new_tokens", "temperature")
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line

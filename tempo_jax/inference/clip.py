@@ -60,6 +60,7 @@ class Clip:
         self._keep, self._prefix_cache = keep, prefix_cache
         self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
         self._video_seconds = 0.0
+        self._last_bank: tuple[str, programs.Bank] | None = None  # of the last question
 
     @property
     def held_bytes(self) -> dict[str, int]:
@@ -182,7 +183,13 @@ class Clip:
         return programs.read_prefix(self.tempo.model.compressor, visual, rows)
 
     def _compress(self, question: str, progress: Progress) -> programs.Bank:
-        """Relevance and memory tokens of every segment for this question."""
+        """Relevance and memory tokens of every segment for this question.
+
+        Asked again, with another budget or strategy say, it costs nothing.
+        """
+        if self._keep and self._last_bank and self._last_bank[0] == question:
+            self._video_seconds = 0.0
+            return self._last_bank[1]
         put, compressor = self.tempo.place.put, self.tempo.model.compressor
         embedding = compressor.memory.embedding
         shape = (self.layout.padded_segments, *embedding.shape)
@@ -202,6 +209,7 @@ class Clip:
                 length,
                 chunk.start,
             )
+        self._last_bank = (question, bank) if self._keep else None
         return bank
 
     def _answer(self, question, options: Options, progress: Progress, every: int | None) -> Iterator[str]:

@@ -108,7 +108,8 @@ class Tempo:
           images or one image; or such an array.
         budget: most memory tokens the LLM may see, over the whole video (time tags not counted).
         fps, min_frames, max_frames: sampling rate in frames per second and its limits.
-        strategy: which memory tokens of a segment stay: head, tail, random or tome.
+        strategy: which memory tokens of a segment stay: head, tail, random or tome; "uniform" gives every
+          segment the same number, whatever its relevance.
         compress: False keeps every memory token (the published baseline); budget and strategy are
           then without effect.
         temperature, top_p, seed: 0.0 is greedy; otherwise nucleus sampling.

@@ -8,6 +8,8 @@ import numpy as np
 from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.errors import TempoError
 
+STRATEGIES = (*KEEP_STRATEGIES, "uniform")
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -26,8 +28,8 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
-        if self.strategy not in KEEP_STRATEGIES:
-            known = ", ".join(KEEP_STRATEGIES)
+        if self.strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
             raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
         if not isinstance(self.temperature, Real) or not 0 <= self.temperature <= 1e6:
             raise TempoError(f"temperature is {self.temperature!r}, but it must be from 0 (greedy) to 1e6.")

@@ -88,14 +88,19 @@ def compress(
 
 @functools.partial(jax.jit, static_argnames=("strategy",))
 def select(bank: Bank, segments, budget, tags_ST, key, *, strategy: str | None) -> Selection:
-    """Allocation under `budget` of the first `segments`; strategy None keeps every token."""
+    """Allocation under `budget` of the first `segments`; strategy None keeps every token.
+
+    "uniform", the ablation, gives every segment the same number of tokens, whatever its relevance.
+    """
     total, per_segment = bank.memory_SKD.shape[:2]
     valid = jnp.arange(total) < segments
     if strategy is None:
         allocation, kept = jnp.where(valid, per_segment, 0).astype(jnp.int32), bank.memory_SKD
     else:
-        allocation = ata.allocate(bank.relevance_S, valid, budget, max_tokens=per_segment)
-        kept, _ = ata.keep(bank.memory_SKD, allocation, strategy, key)
+        uniform = strategy == "uniform"
+        relevance = jnp.ones_like(bank.relevance_S) if uniform else bank.relevance_S
+        allocation = ata.allocate(relevance, valid, budget, max_tokens=per_segment)
+        kept, _ = ata.keep(bank.memory_SKD, allocation, "head" if uniform else strategy, key)
     tag_lengths = jnp.sum(tags_ST >= 0, axis=1)
     return Selection(kept, allocation, jnp.sum(allocation), visual_length(allocation, tag_lengths))
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 
 def initial_std(width: int) -> float:
-    """Of random kernels with `width` inputs and of embeddings that wide: about 0.02, Qwen's, at its widths."""
+    """Of random kernels with `width` inputs and of embeddings that wide: 0.02, as Qwen, at its widths."""
     return width**-0.5
 
 

@@ -33,6 +33,7 @@ OWN_TOKENIZERS: dict[str, Callable[[Path], None]] = {
 }
 # Component of Tempo -> (field of config.init, kind of checkpoint that fills it).
 PARTS = {"compressor": ("compressor", "qwen3-vl"), "llm": ("llm", "qwen3")}
+BACKBONES = {"qwen3-vl": "compressor", "qwen3": "llm"}  # kind of model -> its field in TempoConfig
 EMBEDDING, HEAD = "compressor/text/embed/embedding", "compressor/text/head/kernel"
 MEMORY, DIRECTION = "compressor/memory/embedding", "compressor/relevance/direction"
 
@@ -53,8 +54,8 @@ def architecture(config: ConfigDict) -> Architecture:
         )
     found = checkpoint.read_model_json(init.checkpoint, kind).config if init.checkpoint else None
     model = PRESETS[config.model] if config.model else found
-    if kind == "qwen3-vl" and isinstance(model, TempoConfig):
-        model = model.compressor
+    if isinstance(model, TempoConfig) and kind in BACKBONES:
+        model = getattr(model, BACKBONES[kind])
     if not isinstance(model, KINDS[kind]):
         raise TempoError(
             f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"

@@ -1,0 +1,165 @@
+"""How often a model is right on held-out minireel videos, and what allocation is worth.
+
+Two parts, one run: accuracy by kind of question with relevance AUC, and a table of what the LLM gets to
+see (strategy x budget) on a part of the same questions. Videos are encoded as H.264 and read back.
+
+    python benchmarks/minireel_accuracy.py --videos 72 --out docs/demo_accuracy.json
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+import tempo_jax
+from tempo_jax.data import minireel
+
+STRATEGIES = ("head", "tail", "random", "tome", "uniform")
+FULL = "none"  # no compression: every memory token of every segment
+
+
+def auc(scores: np.ndarray, matters: np.ndarray) -> float:
+    """Chance that a segment that matters scores above one that does not; ties count half."""
+    good, bad = scores[matters], scores[~matters]
+    if not len(good) or not len(bad):
+        return math.nan
+    return float((good[:, None] > bad).mean() + (good[:, None] == bad).mean() * 0.5)
+
+
+def interval(right: int, asked: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z, share = 1.96, right / asked
+    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
+    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
+    return centre - half, centre + half
+
+
+def is_right(question: minireel.Question, text: str) -> bool:
+    """The option's letter, alone or in brackets, at the start of the answer."""
+    return text.strip().lstrip("(")[:1].upper() == question.answer_letter
+
+
+def ask_all(tempo, args) -> list[dict]:
+    """One row per question and setting."""
+    rows, started = [], time.perf_counter()
+    for number in range(args.videos):
+        seconds = args.seconds[number % len(args.seconds)]
+        reel = minireel.make(args.split, number, seconds=seconds, size=args.size)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "reel.mp4"
+            reel.write(path)
+            clip = tempo.open(str(path), prefix_cache=True)
+            for question in reel.questions:
+                rows += _settings(clip, reel, question, args, number < args.ablated)
+        done = [row for row in rows if row["strategy"] == "head" and row["budget"] == args.budget]
+        right = sum(row["right"] for row in done)
+        print(
+            f"video {number + 1}/{args.videos}: {right}/{len(done)} right, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+    return rows
+
+
+def _settings(clip, reel, question, args, ablate: bool) -> list[dict]:
+    settings = [("head", args.budget)]
+    if ablate:
+        settings += [(s, b) for b in args.budgets for s in STRATEGIES if (s, b) != settings[0]]
+        settings += [(FULL, None)]
+    rows = []
+    for strategy, budget in settings:
+        options = {"compress": False} if strategy == FULL else {"budget": budget, "strategy": strategy}
+        answer = clip.ask(question.prompt, max_new_tokens=8, **options)
+        row = {
+            "reel": reel.name, "kind": question.kind, "strategy": strategy, "budget": budget,
+            "right": is_right(question, answer.text), "text": answer.text, "letter": question.answer_letter,
+            "tokens_per_frame": answer.usage["tokens_per_frame"],
+        }  # fmt: skip
+        if not rows:
+            relevance = np.array([segment.relevance for segment in answer.segments])
+            spans = question.relevant_seconds
+            matters = [
+                any(s.start_seconds < end and start < s.end_seconds for start, end in spans)
+                for s in answer.segments
+            ]
+            row["auc"] = auc(relevance, np.array(matters))
+            row["segments"] = len(matters)
+        rows.append(row)
+    return rows
+
+
+def summary(rows: list[dict], args) -> dict:
+    main = [row for row in rows if row["strategy"] == "head" and row["budget"] == args.budget]
+    kinds = defaultdict(list)
+    for row in main:
+        kinds[row["kind"]].append(row)
+    kinds["all"] = main
+    table = {}
+    for kind, some in kinds.items():
+        right = sum(row["right"] for row in some)
+        low, high = interval(right, len(some))
+        found = [row["auc"] for row in some if not math.isnan(row["auc"])]
+        table[kind] = {
+            "questions": len(some), "right": right, "accuracy": right / len(some), "low": low, "high": high,
+            "relevance_auc": float(np.mean(found)) if found else None,
+        }  # fmt: skip
+    settings = defaultdict(list)
+    ablated = {row["reel"] for row in rows if row["strategy"] == FULL}
+    for row in rows:
+        if row["reel"] in ablated:
+            settings[row["strategy"], row["budget"]].append(row)
+    ablation = [
+        {
+            "strategy": strategy, "budget": budget, "questions": len(some),
+            "accuracy": float(np.mean([row["right"] for row in some])),
+            "tokens_per_frame": float(np.mean([row["tokens_per_frame"] for row in some])),
+        }
+        for (strategy, budget), some in settings.items()
+    ]  # fmt: skip
+    return {"kinds": table, "ablation": ablation, "budget": args.budget, "segments": main[0].get("segments")}
+
+
+def markdown(result: dict) -> str:
+    lines = ["| questions | right | accuracy | 95 % | relevance AUC |", "|---|---|---|---|---|"]
+    for kind, row in result["kinds"].items():
+        found = "-" if row["relevance_auc"] is None else f"{row['relevance_auc']:.3f}"
+        lines.append(
+            f"| {kind} | {row['right']}/{row['questions']} | {row['accuracy']:.1%} | "
+            f"{row['low']:.0%} to {row['high']:.0%} | {found} |"
+        )
+    lines += ["", "| strategy | budget | tokens per frame | accuracy | questions |", "|---|---|---|---|---|"]
+    for row in result["ablation"]:
+        lines.append(
+            f"| {row['strategy']} | {row['budget'] or '-'} | {row['tokens_per_frame']:.2f} | "
+            f"{row['accuracy']:.1%} | {row['questions']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="checkpoints/demo")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--videos", type=int, default=72)
+    parser.add_argument("--ablated", type=int, default=16, help="videos asked under every setting")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[512.0, 4096.0])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--budget", type=int, default=1024)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows = ask_all(tempo_jax.load(args.checkpoint), args)
+    result = summary(rows, args)
+    print(markdown(result))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
