@@ -129,10 +129,8 @@ def test_round_trip_of_an_example_is_exact():
 def test_every_kind_comes_back(prepared, media):
     data = open_prepared(str(prepared))
     picture, video, words = (data[i] for i in range(len(data)))
-    assert picture.real_fps is None
-    assert picture.conversation == turns(f"<image>\n{CHINESE}", "一只猫。")
+    assert picture.real_fps is None and picture.conversation == turns(f"<image>\n{CHINESE}", "一只猫。")
     expected = SMALL.frame(np.asarray(Image.open(media / "cat.png")), image=True)
-    np.testing.assert_allclose(picture.frames[0], expected, atol=60)
     assert np.abs(picture.frames[0].astype(int) - expected).mean() < 4
     source = open_video(media / "clip.mp4", max_frames=24)
     frames = np.stack([SMALL.frame(frame) for frame in next(source.chunks(24))])
@@ -141,16 +139,15 @@ def test_every_kind_comes_back(prepared, media):
     assert np.all(np.diff(video.frames[:].mean((1, 2, 3))) > 10)  # in order
     assert video.real_fps == source.real_fps == 2.0
     assert video.conversation[0]["value"] == "<image>\nWait"
-    assert words.conversation == turns("What?")
-    assert words.real_fps is None and words.frames.shape == (1, 64, 64, 3) and (words.frames[0] == 255).all()
+    assert words.conversation == turns("What?") and words.real_fps is None
+    assert words.frames.shape == (1, 64, 64, 3) and (words.frames[0] == 255).all()
     assert skipped(prepared) == {}
     assert data.metadata["counts"]["size 64x64"] == 3
     assert data.metadata["settings"]["video"] == dataclasses.asdict(LIMITS)
 
 
 def test_prepared_data_travels_to_other_processes(prepared):
-    data = open_prepared(prepared)
-    again = pickle.loads(pickle.dumps(data))
+    again = pickle.loads(pickle.dumps(data := open_prepared(prepared)))
     np.testing.assert_array_equal(again[1].frames[:], data[1].frames[:])
     with pytest.raises(IndexError):
         data[3]
@@ -197,13 +194,12 @@ def test_bad_samples_are_skipped_and_named(media, tmp_path):
     source = write_lines(tmp_path / "data.jsonl", [*entries, "", record("good")])
     target = tmp_path / "out"
     report = prepare(lambda **where: Llava(source=source, media=media, settings=SMALL, **where), target)
-    data, found = open_prepared(target), skipped(target)
-    assert len(data) == 1
+    found = skipped(target)
+    assert len(open_prepared(target)) == 1 and len(found) == len(cases)
     for number, (reason, words, entry) in enumerate(cases):
         bad = found[f"line {number + 1}" if isinstance(entry, str) else f"bad-{number}"]
         assert (bad["where"], bad["reason"]) == (f"line {number + 1}", reason), bad
         assert words in bad["message"], bad
-    assert len(found) == len(cases)
     assert "1 sample prepared (1 text), 1 frame of" in report
     assert f"{len(cases)} samples skipped: " in report and "damaged video 1" in report
     assert "media outside its folder 3" in report and "skipped.jsonl" in report
@@ -225,8 +221,7 @@ def test_limit_counts_what_a_batch_counts(prepared, demo_tokenizer_dir):
         example = records.to_example("", kind, sample.conversation, sample.frames.files, sample.real_fps)
         tokens = Limit(config, 0, demo_tokenizer_dir)._tokens(example)
         tokenizer = Tokenizer(demo_tokenizer_dir)
-        batch = collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens))
-        assert batch.token_ids_BL.shape == (1, tokens)
+        collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens))
         with pytest.raises(TooLong, match=" tokens"):
             collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens - 1))
         Limit(config, tokens, demo_tokenizer_dir).check(example)
@@ -285,16 +280,15 @@ def test_the_same_source_makes_the_same_files(media, tmp_path, monkeypatch):
 def test_an_interrupted_run_leaves_nothing(media, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "data.jsonl", [record("a"), record("b")])
     options = [f"--source={source}", f"--target={tmp_path / 'out'}", "--sizes=64x64"]
+    dummies = [Settings().dummy()]  # of the first sample; at the second one Ctrl-C is pressed
+
+    def dummy(settings):
+        if not dummies:
+            raise KeyboardInterrupt
+        return dummies.pop()
+
     with monkeypatch.context() as patch:
-        answers = iter([Settings().dummy()])  # the second sample has none: stop there
-
-        def stop(settings):
-            try:
-                return next(answers)
-            except StopIteration:
-                raise KeyboardInterrupt from None
-
-        patch.setattr(Settings, "dummy", stop)
+        patch.setattr(Settings, "dummy", dummy)
         assert main(options) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
     killed = tmp_path / ".out.incomplete" / "work"  # as SIGKILL would leave it
@@ -307,15 +301,14 @@ def test_an_interrupted_run_leaves_nothing(media, tmp_path, monkeypatch):
 def test_minireel_examples_are_the_reels(tmp_path):
     where = {"split": "train", "count": 2, "seconds": 16, "size": 64, "forms": ("choice", "text")}
     prepare(lambda **folder: Minireel(**where, settings=SMALL, **folder), tmp_path / "out")
-    data, expected = open_prepared(tmp_path / "out"), []
-    for index in range(2):
-        reel = minireel.make("train", index, seconds=16, size=64, max_frames=24)
-        for entry in minireel.reel.reel_records(reel, ("choice", "text")):
-            expected.append((reel, entry["conversations"]))
+    data, made = open_prepared(tmp_path / "out"), {"seconds": 16, "size": 64, "max_frames": 24}
+    expected = list(minireel.records("train", 2, forms=("choice", "text"), **made))
     assert len(data) == len(expected) > 4
-    for sample, (_, talk) in zip(data, expected):
-        assert sample.conversation[0]["value"] == talk[0]["value"].replace("<video>", "<image>")
-        assert sample.conversation[1] == talk[1]
+    for sample, entry in zip(data, expected):
+        question, answer = entry["conversations"]
+        assert sample.conversation[0]["value"] == question["value"].replace("<video>", "<image>")
+        assert sample.conversation[1] == answer
+    reel = minireel.make("train", 1, **made)
     indices = np.round(np.linspace(0, 31, 24)).astype(int)
     frames = np.stack([SMALL.frame(frame) for frame in reel.frames(indices)])
     assert np.abs(sample.frames[:].astype(int) - frames).mean() < 5
@@ -347,13 +340,10 @@ def test_damaged_data_sets_are_a_sentence(prepared, tmp_path, damage, words):
 def test_a_damaged_record_is_a_sentence(prepared, tmp_path):
     with pytest.raises(TempoError, match="There is no prepared data set"):
         open_prepared(tmp_path / "nothing")
-    sample = open_prepared(prepared)[0]
-    broken = records.EncodedFrames([sample.frames.files[0], b"no image"])
+    data = open_prepared(prepared)
+    broken = records.EncodedFrames([data[0].frames.files[0], b"no image"])
     with pytest.raises(TempoError, match="damaged"):
         broken[1]
-    with pytest.raises(TempoError, match="damaged"):
-        records.EncodedFrames([b"no image"])
-    data = open_prepared(prepared)
     data._source = [{"fps": b"x", "frames": [], "conversations": b"{"}]
     with pytest.raises(TempoError, match=r"Record 0 .* cannot be read"):
         data[0]

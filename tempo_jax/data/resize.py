@@ -4,7 +4,7 @@ Preparing meets thousands of picture sizes, and the device's programs would be c
 own resampling is exact as long as the passes are called one by one, the horizontal one first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -41,43 +41,45 @@ def _pillow(frame: np.ndarray, size: Size) -> np.ndarray:
 
 def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
     """torchvision v2 on uint8: integer weights of 16 bits, rounded after each pass."""
-    if frame.shape[:2] == size:
-        return frame
     from tempo_jax.models.resize import _fixed_point, _torch_bits, _windows
 
-    x = frame.astype(np.int32)
-    for axis in (1, 0):
-        if x.shape[axis] != size[axis]:
-            first, _, weights = _windows(x.shape[axis], size[axis])
-            bits = _torch_bits(weights.max())
-            total = np.int32(1 << (bits - 1))
-            for taken, weight in _taps(x, axis, first, _fixed_point(weights, bits).astype(np.int32)):
-                total = total + taken * weight
-            x = np.clip(total >> bits, 0, 255)
-    return x.astype(np.uint8)
+    def one_pass(x: np.ndarray, count: int) -> np.ndarray:
+        first, _, weights = _windows(len(x), count)
+        bits = _torch_bits(weights.max())
+        total = np.full((count, x.shape[1]), 1 << (bits - 1), np.int32)
+        for taken, weight in _taps(x, first, _fixed_point(weights, bits).astype(np.int32)):
+            total += taken * weight
+        return np.clip(total >> bits, 0, 255, out=total).astype(np.uint8)
+
+    return _both_passes(frame, size, one_pass)
 
 
 def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
     """torchvision v1 on float32: fused multiply-adds, rounded once at the end."""
-    if frame.shape[:2] == size:
-        return frame
     from tempo_jax.models.torch_resize import _np_fma, weights
 
-    x = frame.astype(np.float32)
-    for axis in (1, 0):
-        if x.shape[axis] != size[axis]:
-            total = None
-            for taken, weight in _taps(x, axis, *weights(x.shape[axis], size[axis])):
-                total = taken * weight if total is None else _np_fma(taken, weight, total)
-            x = total
-    return np.clip(np.round(x), 0, 255).astype(np.uint8)
+    def one_pass(x: np.ndarray, count: int) -> np.ndarray:
+        total = None
+        for taken, weight in _taps(x, *weights(len(x), count)):
+            total = taken * weight if total is None else _np_fma(taken, weight, total)
+        return total
+
+    if frame.shape[:2] == size:
+        return frame
+    return np.clip(np.round(_both_passes(frame, size, one_pass)), 0, 255).astype(np.uint8)
 
 
-def _taps(
-    x: np.ndarray, axis: int, first: np.ndarray, table: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Per tap: the input each output takes, and its weights shaped to broadcast along `axis` of [H, W, 3]."""
+def _both_passes(frame: np.ndarray, size: Size, one_pass: Callable) -> np.ndarray:
+    """[H, W, 3] to [h, w, 3]. `one_pass` resamples the rows of [N, M], which is where gathering is fast."""
+    x = frame
+    for count in (size[1], size[0]):  # columns as rows first
+        x = np.ascontiguousarray(x.swapaxes(0, 1))
+        if len(x) != count:
+            x = one_pass(x.reshape(len(x), -1), count).reshape(count, *x.shape[1:])
+    return x
+
+
+def _taps(x: np.ndarray, first: np.ndarray, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Per tap: the row of [N, M] that each output row takes, and the weights, [outputs, 1]."""
     for tap in range(table.shape[1]):
-        index = np.minimum(first + tap, x.shape[axis] - 1)
-        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-        yield np.take(x, index, axis=axis), table[:, tap].reshape(shape)
+        yield x[np.minimum(first + tap, len(x) - 1)], table[:, tap, None]
