@@ -215,12 +215,11 @@ def test_conversations_with_system_and_several_turns():
 
 
 def test_limit_counts_what_a_batch_counts(prepared, demo_tokenizer_dir):
-    config = dataclasses.replace(TINY, video=LIMITS)
+    config, tokenizer = dataclasses.replace(TINY, video=LIMITS), Tokenizer(demo_tokenizer_dir)
     for index, kind in ((0, "image"), (1, "video")):
         sample = open_prepared(prepared)[index]
         example = records.to_example("", kind, sample.conversation, sample.frames.files, sample.real_fps)
         tokens = Limit(config, 0, demo_tokenizer_dir)._tokens(example)
-        tokenizer = Tokenizer(demo_tokenizer_dir)
         collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens))
         with pytest.raises(TooLong, match=" tokens"):
             collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens - 1))
