@@ -25,6 +25,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.training.tasks import TASKS
 
 SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
+_LEAST_PATIENCE = 500  # samples
 _CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
 _ELSEWHERE = "frames of another size of batch.sizes"  # not lost: the stream of that size has it
 
@@ -154,10 +155,12 @@ class _Stream:
         parts = [part.to_iter_dataset(options) for part in self._maps]
         self.iterator = iter(grain.IterDataset.mix(parts, weights=list(recipe.weights)))
         self._window: list[_Item] = []
-        # After so many samples in a row every source has been read once.
+        # So many samples in a row hold a whole pass over every source, wherever they begin; over small
+        # sources several, as a shard has but its part of each.
         pairs = zip(recipe.sources, recipe.weights, strict=True)
         whole = max(math.ceil(len(source) * sum(recipe.weights) / weight) for source, weight in pairs)
-        self._unread, self._unmade = _Patience(whole, size), _Patience(whole, size)
+        limit = max(2 * whole, _LEAST_PATIENCE)
+        self._unread, self._unmade = _Patience(limit, size), _Patience(limit, size)
 
     def next(self, counts: Counter) -> Any:
         """The next batch; what was read, used and skipped on the way is added to `counts`."""
