@@ -1,5 +1,6 @@
 """The trainer on one process: it logs, saves, goes on bit for bit, stops with a sentence."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 
 import tempo_jax
-from tempo_jax import checkpoint
-from tempo_jax.data.collate import Shape
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
+from tempo_jax.models.config import TINY
 from tempo_jax.models.layers import REMAT
-from tempo_jax.prompts import Tokenizer
+from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, groups, loss, metrics
+from tempo_jax.training import flops, groups, loss, loss_llm, metrics
 from tempo_jax.trees import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -201,12 +203,13 @@ def test_everything_wrong_with_a_config_is_said_at_once(model):
         (["--config.mesh.data=1000"], "takes 1000 devices"),
     ],
 )  # fmt: skip
-def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys):
+def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):
     import train
 
     train.flags.FLAGS.unparse_flags()
     where = [f"--config={REPO / 'configs/tiny_stage0.py'}", f"--workdir={tmp_path}"]
-    assert train.main(["train.py", *where, *arguments]) == 2
+    monkeypatch.setattr(sys, "argv", ["train.py", *where, *arguments])  # config_flags looks there as well
+    assert train.main(sys.argv) == 2
     told = capsys.readouterr().err
     assert sentence in told and told.startswith("train: ") and told.count("\n") == 1
 
@@ -223,12 +226,7 @@ def test_the_clock():
 
 
 def test_flops_agree_with_the_compiler():
-    """Of a forward pass with one layer each, since XLA counts a scan's body once."""
-    import dataclasses
-
-    from tempo_jax.models.config import TINY
-    from tempo_jax.training.loss import Batch, Rows
-
+    """Of a forward pass without logits, with one layer each, since XLA counts a scan's body once."""
     wide = {"hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
     decoder = {**wide, "num_kv_heads": 2, "head_dim": 64, "num_layers": 1, "vocab_size": 1024}
     text = dataclasses.replace(TINY.compressor.text, mrope_sections=(16, 8, 8), **decoder)
@@ -237,27 +235,43 @@ def test_flops_agree_with_the_compiler():
     )
     compressor = dataclasses.replace(TINY.compressor, vision=vision, text=text)
     config = dataclasses.replace(TINY, compressor=compressor, llm=dataclasses.replace(TINY.llm, **decoder))
-    shape = Shape(pool=2, row_length=256, conversations=2, length=512)
+    pool, row_length, conversations, length = 2, 256, 2, 512
 
     def array(*sizes, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((1, *sizes), dtype)
 
-    row, length = (shape.pool, shape.row_length), (shape.conversations, shape.length)
-    batch = Batch(
-        array(shape.pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
-        array(shape.pool), array(*length), array(*length), array(*length),
+    row, text = (pool, row_length), (conversations, length)
+    batch = loss.Batch(
+        array(pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
+        array(pool), array(*text), array(*text), array(*text),
     )  # fmt: skip
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    total = lambda params, batch: loss.loss(build.build(config, params), batch, remat="none")  # noqa: E731
-    counted = jax.jit(total).lower(build.shapes(config), one).cost_analysis()["flops"]
+    forward = lambda params, batch: loss.forward(build.build(config, params), batch, remat="none")  # noqa: E731
+    with jax.set_mesh(sharding.make_mesh()):  # attention without a loop over rows
+        counted = jax.jit(forward).lower(build.shapes(config), one).cost_analysis()["flops"]
     # XLA multiplies whole score matrices, where ours counts the causal half.
     parts = list(flops.PARTS[type(config)](config, batch))
     whole = sum(part.weights + part.scores * (1 if part.group == "vision" else 2) for part in parts)
-    assert whole == pytest.approx(counted, rel=0.05)
-    forward = flops.of_step(config, batch, {})
-    assert forward == sum(part.weights + part.scores for part in parts)
-    # Everything learns: two more forward passes' worth, and scores have two factors.
-    everything = flops.of_step(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0))
-    assert everything == pytest.approx(3 * forward)
-    last = flops.of_step(config, batch, {"llm": 1.0})
-    assert last == pytest.approx(forward + 2 * (parts[-1].weights + parts[-1].scores))
+    head = 2 * conversations * length * config.llm.hidden_size * config.llm.vocab_size
+    assert whole - head == pytest.approx(counted, rel=0.05)
+    once = sum(part.weights + part.scores for part in parts)
+    assert flops.of_step(config, batch, {}) == once
+    # Where everything learns the backward pass is two more of them; the LLM alone pays for itself.
+    assert flops.of_step(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(3 * once)
+    llm = parts[-1]
+    alone = flops.of_step(config, batch, {"llm": 1.0})
+    assert alone == pytest.approx(once + 2 * (llm.weights + llm.scores))
+
+
+def test_logits_count_in_the_chunks_that_have_labels():
+    """loss.cross_entropy makes them in chunks of 512 places as long as any row has labels."""
+    labels = np.full((2, 3, 1024), IGNORE)
+    labels[0, 1, :600] = 1
+    labels[1, 2, 1000] = 1
+    batch = loss_llm.Batch(labels, labels)
+    with_head, without = (
+        next(flops.PARTS[type(TINY.llm)](TINY.llm, batch._replace(labels_BL=x))).weights
+        for x in (labels, np.full_like(labels, IGNORE))
+    )
+    places = (2 + 1) * 512 * 3
+    assert with_head - without == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size

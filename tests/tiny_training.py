@@ -123,10 +123,15 @@ class Batches:
 # What may happen while batch `number` is made, on the thread that makes it.
 
 
+def _await_checkpoint(batches: Batches) -> None:
+    while not (batches.workdir / "checkpoints" / "3").exists():
+        time.sleep(0.001)
+
+
 def kill_in_step(batches: Batches, number: int) -> None:
-    """After the checkpoint of step 3 is whole, in a later step."""
-    if (batches.workdir / "checkpoints" / "3").exists() and number >= 5:
-        time.sleep(0.01)
+    """After the checkpoint of step 3 is whole, while a later step runs."""
+    if number == 5:
+        _await_checkpoint(batches)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -155,8 +160,7 @@ def slow(batches: Batches, number: int) -> None:
 def full_disk(batches: Batches, number: int) -> None:
     """No file may grow beyond 32 KiB once the checkpoint of step 3 is whole."""
     if number >= 4:
-        while not (batches.workdir / "checkpoints" / "3").exists():
-            time.sleep(0.01)
+        _await_checkpoint(batches)
         resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 

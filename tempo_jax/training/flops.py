@@ -10,8 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VisionConfig
 from tempo_jax.models.tempo import projector_layers
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training.loss import CHUNK
 
 # Dense bfloat16 FLOP/s of one JAX device, by device_kind: cloud.google.com/tpu/docs and NVIDIA's data
 # sheets. Other devices: MFU is not shown.
@@ -53,13 +57,26 @@ def peak(device: Any) -> float | None:
     return PEAK.get(device.device_kind)
 
 
-def _decoder(config: DecoderConfig, rows: int, length: int, *, head: bool) -> tuple[float, float]:
+def _decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -> tuple[float, float]:
+    """labels: where there is a language head, [micro-batches, rows, length]."""
     heads, width = config.num_heads * config.head_dim, config.hidden_size
     kv = config.num_kv_heads * config.head_dim
     layer = width * (2 * heads + 2 * kv) + 3 * width * config.intermediate_size
-    weights = config.num_layers * layer + (width * config.vocab_size if head else 0)
+    weights = 2.0 * rows * length * config.num_layers * layer
+    if labels is not None:
+        weights += 2.0 * _positions_with_logits(labels) * width * config.vocab_size
     scores = config.num_layers * 2 * length * heads / 2  # causal
-    return 2.0 * rows * length * weights, 2.0 * rows * length * scores
+    return weights, 2.0 * rows * length * scores
+
+
+def _positions_with_logits(labels: Any) -> int:
+    """As loss.cross_entropy makes them: in chunks as long as any row has labels; all, of a mere shape."""
+    micro, rows, length = labels.shape
+    chunk = min(CHUNK, length)
+    if not isinstance(labels, np.ndarray):
+        return micro * rows * -(-length // chunk) * chunk
+    longest = (labels != IGNORE).sum(-1).max(-1)
+    return int((-(-longest // chunk)).sum()) * chunk * rows
 
 
 def _vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, float]:
@@ -80,23 +97,23 @@ def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
     yield Part("vision", *_vision(svlm.vision, batch.frames_PFHWC.shape))
     yield Part("memory", 0.0, 0.0)  # stands at the decoder's input
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield Part("svlm", *_decoder(svlm.text, micro * pool, length, head=False))
+    yield Part("svlm", *_decoder(svlm.text, micro * pool, length))
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
     yield Part("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)
     micro, rows, length = batch.token_ids_BL.shape
-    yield Part("llm", *_decoder(config.llm, micro * rows, length, head=True))
+    yield Part("llm", *_decoder(config.llm, micro * rows, length, batch.labels_BL))
 
 
 def _svlm(config: Qwen3VLConfig, batch: Any) -> Iterator[Part]:
     yield Part("vision", *_vision(config.vision, batch.frames_PFHWC.shape))
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield Part("svlm", *_decoder(config.text, micro * pool, length, head=True))
+    yield Part("svlm", *_decoder(config.text, micro * pool, length, batch.labels_PL))
 
 
 def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
     micro, rows, length = batch.token_ids_BL.shape
-    yield Part("llm", *_decoder(config, micro * rows, length, head=True))
+    yield Part("llm", *_decoder(config, micro * rows, length, batch.labels_BL))
 
 
 PARTS: dict[type, Callable[[Any, Any], Iterator[Part]]] = {

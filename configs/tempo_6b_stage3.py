@@ -1,0 +1,49 @@
+"""Tempo-6B stage 3, long-context fine-tuning: up to 384 frames, 48 segments of 128 memory tokens.
+
+From the published system: the stage's name, that ATA is off in training, and that one set of weights
+serves all budgets (facts/tempo.md §4.1). Reported second hand: up to 384 frames. That makes 6,144
+memory tokens and about 350 of time tags a sample. Nothing else of its recipe is public.
+
+What learns, and its peak learning rate:
+
+    vision     1e-6     the vision tower
+    svlm       5e-6     the compressor's decoder
+    memory     5e-6     memory tokens
+    projector  5e-6     compressor to LLM
+    llm        5e-6     the global LLM
+
+Ours: half of stage 2's rates (LongVU fine-tunes on video at half of its image rate, facts §4.2); one long
+video a micro-batch or several shorter ones, 64 micro-batches a step; a fifth of the samples comes from
+stage 2's data, so that short videos and pictures are not forgotten; weight decay 0, 3 % warm-up, cosine.
+Frames at 256x512 (see stage 1).
+
+    python -m tempo_jax.data.prepare --source=long/videos.jsonl --sizes=256x512 --max-frames=384 \\
+        --target=data/long_videos
+    python train.py --config=configs/tempo_6b_stage3.py --workdir=build/tempo_6b/stage3 --distributed
+
+It starts from stage 2's model; Vision-CAIR/Tempo-6B-Stage2, converted, is another start.
+
+Expected chips, memory and step time: not known yet. The planner of part 4 will say; nothing has been run at
+this size here. batch.shards is the number of data shards, so a multiple of the hosts.
+"""
+
+from ml_collections import ConfigDict
+
+from tempo_jax.training.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.model = "tempo-6b"
+    config.init.checkpoint = "build/tempo_6b/stage2/model"
+    config.rates.update({"vision": 1e-6, "svlm": 5e-6, "memory": 5e-6, "projector": 5e-6, "llm": 5e-6})
+    config.steps = 4_000
+    config.batch.update({"shards": 64, "pool": 48, "row_length": 1024, "conversations": 2, "length": 7168})
+    config.batch.sizes = ((256, 512),)
+    config.data.sources = (
+        ConfigDict({"kind": "prepared", "path": "data/long_videos", "weight": 4.0}),
+        ConfigDict({"kind": "prepared", "path": "data/sft_videos", "weight": 1.0}),
+    )
+    config.data.workers = 1
+    config.checkpoint_every = 250
+    return config
