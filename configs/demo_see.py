@@ -16,14 +16,14 @@ def get_config() -> ConfigDict:
     config.task = "svlm"
     config.model = "demo"
     config.init.tokenizer = "minireel"
-    config.rates.update({"vision": 3e-3, "svlm": 3e-3})
+    config.rates.update({"vision": 2e-3, "svlm": 2e-3})
     config.optimiser.update({"b2": 0.99, "weight_decay": 0.01})
     config.steps = 2400
-    config.batch.update({"pool": 60, "row_length": 36, "conversations": 60, "length": 1})
+    config.batch.update({"pool": 62, "row_length": 46, "conversations": 62, "length": 1})
     config.data.sources = (
         ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),
     )
-    config.data.window = 60
+    config.data.window = 62
     config.dtype = "float32"  # two CPU cores have no use for bfloat16
     config.remat = "none"  # memory is no concern
     config.checkpoint_every = 400

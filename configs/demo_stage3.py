@@ -1,0 +1,26 @@
+"""Demo model 6 of 6, Tempo's stage 3: long videos, of up to 128 segments.
+
+As published: no allocation in training, all memory tokens (facts/tempo.md §4.1). Ours: only the projector
+and the LLM learn, which alone see the length.
+
+    python train.py --config=configs/demo_stage3.py --workdir=build/demo/stage3
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo_see
+
+
+def get_config() -> ConfigDict:
+    config = demo_see.get_config()
+    config.task = "tempo"
+    config.init.checkpoint = "build/demo/stage1/model"
+    config.init.tokenizer = ""
+    config.rates.update({"vision": 0.0, "svlm": 0.0, "projector": 5e-4, "llm": 1e-3})
+    config.steps = 400
+    config.batch.update({"pool": 128, "row_length": 168, "conversations": 2, "length": 3072})
+    reels = {"kind": "minireel", "count": 1_000_000, "forms": {"choice": 0.8, "text": 0.2}}
+    config.data.sources = (
+        ConfigDict({**reels, "seconds": (256, 512, 4096), "weight": 1.0}),
+    )
+    return config
