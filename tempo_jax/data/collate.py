@@ -31,6 +31,7 @@ class Shape:
     row_length: int  # compressor prompt, memory tokens included
     conversations: int
     length: int  # LLM prompt and answer, memory tokens included
+    size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
 
 
 class TooLong(ValueError):
@@ -45,14 +46,22 @@ def check_fits(*needs: tuple[str, int, int]) -> None:
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
-    """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`."""
+    """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`.
+
+    A conversation without <image> takes no segment. (The published trainer encodes a white picture for
+    it and attaches nothing of it, facts §2.5: the same numbers.)
+    """
     frames_per_segment, memory = config.video.segment_frames, config.memory_tokens
     vision = config.compressor.vision
-    height, width = samples[0].frames.shape[1:3]
+    height, width = shape.size or samples[0].frames.shape[1:3]
     grid = grid_of(height, width, vision)
     tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
     frames, rows, texts = [], [], []
     for sample in samples:
+        ids, labels = tokenizer.training_prompt(sample.conversation)
+        if is_text_only(ids):
+            texts.append((ids, np.full(len(ids), -1), labels))
+            continue
         times = segments(len(sample.frames), sample.real_fps, frames_per_segment) if sample.real_fps else []
         question = tokenizer.question_ids(training_query(sample.conversation))
         block_ids, block_memory = [], []
@@ -66,8 +75,16 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
             missing = frames_per_segment - len(part)
             frames.append(np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]))
             rows.append([*tokenizer.prefix_row(seconds, tokens, training=True), *question])
-        texts.append(_splice(*tokenizer.training_prompt(sample.conversation), block_ids, block_memory))
+        texts.append(_splice(ids, labels, block_ids, block_memory))
+    if not rows:  # compiled programs want segments, be they nobody's
+        frames.append(np.zeros((frames_per_segment, height, width, 3), np.uint8))
+        rows.append(tokenizer.prefix_row(None, tokens, training=True))
     return _pad(frames, rows, texts, shape, memory, (grid[0] // merge, grid[1] // merge), tokenizer.ids)
+
+
+def is_text_only(ids: np.ndarray) -> bool:
+    """Whether a training prompt has no place for a visual block."""
+    return not (ids == IMAGE_PLACEHOLDER).any()
 
 
 def _splice(ids, labels, block_ids, block_memory):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tempo_jax.data.collate import Sample
+from tempo_jax.data.collate import Sample, is_text_only
 from tempo_jax.data.collate_svlm import _row as svlm_row
 from tempo_jax.data.packing import Need
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig
@@ -17,8 +17,10 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], vision), vision)
     question = len(tokenizer.question_ids(training_query(sample.conversation))) + memory
     ids, _ = tokenizer.training_prompt(sample.conversation)
+    if is_text_only(ids):
+        return Need(0, 0, 0, len(ids))
     if (marks := int((ids == IMAGE_PLACEHOLDER).sum())) != 1:
-        raise ValueError(f"{marks} <image> marks in a conversation, not one")
+        raise ValueError(f"{marks} <image> marks in a conversation, not one or none")
     prompt = len(ids) - 1  # the mark gives way to memory tokens
     if sample.real_fps is None:
         rows = [len(tokenizer.prefix_row(None, visual, training=True)) + question]

@@ -62,11 +62,12 @@ class _Reader:
             sample = self.source[index]
             if sample is None:
                 return _Skipped("the source has none there")
-            size = tuple(sample.frames.shape[1:3])
+            need = self.recipe.need(sample)
+            # Without segments any size would do: the first one's stream has it.
+            size = tuple(sample.frames.shape[1:3]) if need.segments else self.recipe.sizes[0]
             if size != self.size:
                 listed = size in self.recipe.sizes
                 return _Skipped(_ELSEWHERE if listed else f"frames of {size[0]}x{size[1]}")
-            need = self.recipe.need(sample)
         except Exception as error:  # whatever a damaged record makes of itself: never fatal
             return _Skipped(_reason(error))
         reason = packing.too_long(need, self.recipe.shape)
@@ -101,8 +102,9 @@ class Recipe:
     def need(self, sample: Sample) -> packing.Need:
         return NEEDS[self.task](sample, self.tokenizer, self.model)
 
-    def collate(self, samples: Sequence[Sample]) -> Any:
-        return TASKS[self.task].collate(samples, self.tokenizer, self.model, self.shape)
+    def collate(self, samples: Sequence[Sample], size: tuple[int, int]) -> Any:
+        shape = dataclasses.replace(self.shape, size=size)
+        return TASKS[self.task].collate(samples, self.tokenizer, self.model, shape)
 
     def streams(self, shard: int, size: tuple[int, int]) -> list[grain.MapDataset]:
         """For each source, the shard's endless part of it."""
@@ -146,7 +148,7 @@ class _Stream:
     """One shard's samples of one size, in batches."""
 
     def __init__(self, recipe: Recipe, shard: int, size: tuple[int, int], map_in_threads: Callable):
-        self._recipe, self._map = recipe, map_in_threads
+        self._recipe, self._size, self._map = recipe, size, map_in_threads
         self._maps = recipe.streams(shard, size)
         # One thread is the caller's own: nothing is handed over. More pay where files are read and images
         # decoded; Python code, as minireel's, runs in one at a time anyway.
@@ -174,7 +176,7 @@ class _Stream:
                 self._unmade.reset()
                 counts.update(packing.usage([item.need for item, _ in made], self._recipe.shape))
                 counts["samples"] += len(made)
-                return self._recipe.collate([sample for _, sample in made])
+                return self._recipe.collate([sample for _, sample in made], self._size)
 
     def _fill(self, counts: Counter) -> None:
         while len(self._window) < self._recipe.window:

@@ -1,0 +1,115 @@
+"""The tasks beside Tempo's own: small VLM alone, LLM alone; and conversations without pictures."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tempo_jax import prompts
+from tempo_jax.data.collate import Sample, Shape, TooLong
+from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+from tempo_jax.data.minireel.segments import SegmentSource
+from tempo_jax.data.minireel.snippets import SnippetSource
+from tempo_jax.data.minireel.told import NO_FRAMES, ToldSource
+from tempo_jax.data.needs import NEEDS
+from tempo_jax.models import build
+from tempo_jax.models.config import DEMO
+from tempo_jax.prompts import IGNORE, Tokenizer
+from tempo_jax.training.tasks import TASKS
+
+SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
+PARTS = {"tempo": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    minireel_tokenizer.write(folder)
+    return Tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def tempo():
+    params = jax.jit(lambda: build.parameters(build.init(DEMO, 1)))()
+    return build.build(DEMO, params)
+
+
+def told(index: int) -> Sample:
+    return ToldSource("train", 100, (16,))[index]
+
+
+def test_words_cost_tempo_what_they_cost_the_llm_alone(tokenizer, tempo):
+    samples = [told(0), told(1)]
+    size = dataclasses.replace(SHAPE, size=(64, 64))
+    whole = TASKS["tempo"].collate(samples, tokenizer, DEMO, size)
+    alone = TASKS["llm"].collate(samples, tokenizer, DEMO.llm, SHAPE)
+    assert whole.frames_PFHWC.shape == (4, 8, 64, 64, 3)
+    assert (whole.memory_index_BL == -1).all()
+    ours = jax.jit(TASKS["tempo"].loss)(tempo, jax.tree.map(jnp.asarray, whole))
+    theirs = jax.jit(TASKS["llm"].loss)(tempo.llm, jax.tree.map(jnp.asarray, alone))
+    assert float(ours.tokens) == float(theirs.tokens) > 50
+    np.testing.assert_allclose(float(ours.total), float(theirs.total), rtol=1e-5)
+
+
+def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
+    """Its hidden state where the answer begins is the one that relevance is read from."""
+    sample = next(s for s in map(SegmentSource("train", 99, (64,)).__getitem__, range(99)) if _asks(s))
+    batch = TASKS["svlm"].collate([sample], tokenizer, DEMO.compressor, SHAPE)
+    answer = int(np.flatnonzero(batch.labels_PL[0] != IGNORE)[0])
+    assert tokenizer.decode(batch.labels_PL[0, answer : answer + 1]) in ("Yes", "No")
+    question = sample.conversation[1]["value"].removeprefix("\nQuery:\n")
+    times = sample.start_seconds + (np.arange(4) * 2 + 0.5) / sample.real_fps
+    row = [*tokenizer.prefix_row(list(times), 16), *tokenizer.question_ids(question)]
+    assert batch.rows.token_ids_SL[0, :answer].tolist() == row
+
+    @jax.jit
+    def both(model, batch, length):
+        visual = model.see_frames(batch.frames_PFHWC)
+        x, deepstack = model.embed(visual, batch.rows)
+        hidden = model.text(x, batch.rows.positions_3SL, deepstack_FBLD=deepstack)[0, length - 1]
+        model.relevance.direction[...] = hidden / jnp.linalg.norm(hidden)
+        _, relevance = model(visual, batch.rows, jnp.full(SHAPE.pool, length))
+        return relevance[0], jax.nn.sigmoid(jnp.linalg.norm(hidden))
+
+    got, want = both(tempo.compressor, jax.tree.map(jnp.asarray, batch), answer)
+    np.testing.assert_allclose(float(got), float(want), rtol=1e-6)
+
+
+def _asks(sample: Sample) -> bool:
+    return sample.conversation[0]["value"] == prompts.INFERENCE_SYSTEM
+
+
+def test_glimpses_and_segments_share_a_batch(tokenizer):
+    samples = [SnippetSource("train", 9)[0], SegmentSource("train", 9)[0]]
+    batch = TASKS["svlm"].collate(samples, tokenizer, DEMO.compressor, SHAPE)
+    assert batch.frames_PFHWC.shape[1] == 8
+    assert (batch.frames_PFHWC[0, 2:] == batch.frames_PFHWC[0, 1]).all()
+    assert batch.rows.visual_index_SL[0].max() == 15 and batch.rows.visual_index_SL[1].max() == 63
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_needs_are_what_collate_takes(task, tokenizer):
+    clip = np.zeros((16, 64, 64, 3), np.uint8)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    sample = {
+        "tempo": Sample(clip, 2.0, turns),
+        "svlm": SegmentSource("train", 9)[1],
+        "llm": told(2),
+    }[task]
+    need = NEEDS[task](sample, tokenizer, PARTS[task])
+    tight = Shape(need.segments, need.longest_row, 1, need.tokens)
+    TASKS[task].collate([sample], tokenizer, PARTS[task], tight)
+    for field in ("pool", "row_length", "length"):
+        if getattr(tight, field):
+            less = dataclasses.replace(tight, **{field: getattr(tight, field) - 1})
+            with pytest.raises(TooLong):
+                TASKS[task].collate([sample], tokenizer, PARTS[task], less)
+
+
+def test_words_alone_need_no_segments(tokenizer):
+    need = NEEDS["tempo"](told(0), tokenizer, DEMO)
+    assert (need.segments, need.compressor_tokens, need.longest_row) == (0, 0, 0)
+    assert need.tokens == len(tokenizer.training_prompt(told(0).conversation)[0])
+    assert told(0).frames is NO_FRAMES
