@@ -11,13 +11,18 @@ of it is padding, so a share of padding is a share of the step lost.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib.util
+import math
 import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 REPO = Path(__file__).resolve().parent.parent
@@ -37,6 +42,16 @@ MAKERS = {
     "prepared, 4 threads": {"threads": 4, "prepared": True},
 }
 STEPS = (0.8, 1.25, 2.0)  # length of a step, in the seconds that making a batch takes
+# Lengths that the data of Tempo-6B's stages are taken to have: pictures, or from so many frames to so
+# many, every factor as likely.
+ASSUMED = {
+    "data/lcs": None,
+    "data/pictures": None,
+    "data/clips": (8, 8),
+    "data/sft_pictures": None,
+    "data/sft_videos": (16, 128),
+    "data/long_videos": (64, 384),
+}
 KINDS = ("segments", "compressor_tokens", "llm_tokens")  # of padding
 WINDOWS = (1, 8, 64)
 STEPS = (0.8, 1.25, 2.0)  # length of a step, in batches' own time
@@ -127,32 +142,82 @@ def heading() -> None:
     print(f"\n{'padding, share of':24}{'segments':>14}{'compressor':>14}{'LLM':>14}")
 
 
-def of_config(path: Path, batches: int) -> None:
-    """Padding of one data shard of a training config."""
+def get_config(path: Path):
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
+    """Padding of one data shard of a training config whose data are there."""
     from tempo_jax.data.pipeline import Batches
     from tempo_jax.models.config import PRESETS
     from tempo_jax.prompts import Tokenizer
     from tempo_jax.training import start
 
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = get_config(path)
+    config.init.tokenizer = own_tokenizer or config.init.tokenizer
     model = PRESETS[config.model]
-    model = model.compressor if config.task == "svlm" else model
+    model = {"svlm": lambda: model.compressor, "llm": lambda: model.llm}.get(config.task, lambda: model)()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Tokenizer(start.tokenizer_folder(config, Path(folder)))
         heading()
         padding(path.stem, contextlib.closing(Batches(config, tokenizer, model, [0])), batches)
 
 
+def of_stages(batches: int) -> None:
+    """Padding of the stages of Tempo-6B under ASSUMED lengths; their data need not be there."""
+    from tempo_jax import demo_tokenizer
+    from tempo_jax.data import packing
+    from tempo_jax.data.collate import Shape
+    from tempo_jax.data.needs import tempo_need
+    from tempo_jax.models.config import TEMPO_6B
+    from tempo_jax.prompts import Tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        demo_tokenizer.write(folder)
+        tokenizer = Tokenizer(folder)
+        for path in sorted((REPO / "configs").glob("tempo_6b_stage*.py")):
+            config, rng, used = get_config(path), np.random.default_rng(0), Counter()
+            shape = Shape(**{field.name: config.batch[field.name] for field in dataclasses.fields(Shape)})
+            weights = np.array([source.get("weight", 1.0) for source in config.data.sources])
+            window = []
+            for _ in range(batches):
+                while len(window) < config.data.window:
+                    source = config.data.sources[rng.choice(len(weights), p=weights / weights.sum())]
+                    sample = assumed(ASSUMED[source.path], config.batch.sizes[0], rng)
+                    window.append(tempo_need(sample, tokenizer, TEMPO_6B))
+                chosen = set(packing.choose(window, shape))
+                used += packing.usage([window[i] for i in chosen], shape)
+                window = [need for i, need in enumerate(window) if i not in chosen]
+            waste = packing.waste(used)
+            print(f"{path.stem:24}" + "".join(f"{waste[kind]:14.0%}" for kind in KINDS), flush=True)
+
+
+def assumed(frames: tuple[int, int] | None, size: tuple[int, int], rng: np.random.Generator):
+    """A sample of such length, its question 40 tokens long, its answer 10 to 100."""
+    from tempo_jax.data.collate import Sample
+
+    count = 1 if frames is None else round(math.exp(rng.uniform(*np.log(frames))))
+    turns = [
+        {"from": "human", "value": "<image>\n" + "?" * 40},
+        {"from": "gpt", "value": "!" * int(rng.integers(10, 100))},
+    ]
+    # Of zeros nobody looks at, the system makes no pages.
+    return Sample(np.zeros((count, *size, 3), np.uint8), None if frames is None else 2.0, turns)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batches", type=int, default=10, help="per measurement (default 10)")
     parser.add_argument("--config", type=Path, help="a training config whose padding to count")
+    parser.add_argument(
+        "--tokenizer", default="", help="for it: a folder, minireel or demo (default: its own)"
+    )
     args = parser.parse_args()
     if args.config:
-        of_config(args.config, args.batches)
+        of_config(args.config, args.tokenizer, args.batches)
         return
     from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
     from tempo_jax.prompts import Tokenizer
@@ -165,6 +230,7 @@ def main() -> None:
         heading()
         for window in WINDOWS:
             padding(f"window of {window}", pipeline(tokenizer, window=window), args.batches)
+    of_stages(10 * args.batches)
 
 
 if __name__ == "__main__":
