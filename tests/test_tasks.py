@@ -15,10 +15,21 @@ from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.told import NO_FRAMES, ToldSource
 from tempo_jax.data.needs import NEEDS
 from tempo_jax.models import build
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training.tasks import TASKS
 
+# The demo model with as few layers as its deepstack needs.
+SVLM = WHOLE.compressor
+DEMO = dataclasses.replace(
+    WHOLE,
+    compressor=dataclasses.replace(
+        SVLM,
+        vision=dataclasses.replace(SVLM.vision, depth=2),
+        text=dataclasses.replace(SVLM.text, num_layers=1),
+    ),
+    llm=dataclasses.replace(WHOLE.llm, num_layers=1),
+)
 SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
 PARTS = {"tempo": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm}
 
@@ -32,8 +43,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tempo():
-    params = jax.jit(lambda: build.parameters(build.init(DEMO, 1)))()
-    return build.build(DEMO, params)
+    return build.init(DEMO, 1)
 
 
 def told(index: int) -> Sample:
