@@ -1,6 +1,6 @@
 """Trains Tempo, or the small VLM alone: one entry point from a laptop to a pod.
 
-    python train.py --config=configs/tiny_stage0.py --workdir=build/tiny0 [--config.field=value ...]
+    python train.py --config=configs/tiny_stage0.py --workdir=build/tiny/stage0 [--config.field=value ...]
 
 The same command continues a run that was interrupted. On several hosts start it on each with
 --distributed; Cloud TPU needs nothing else, elsewhere give --coordinator, --processes and --process.
@@ -55,6 +55,9 @@ def parse(argv: list[str]) -> None:
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if {"--help", "-h"} & set(argv):
+        print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
+        return 0
     from tempo_jax.errors import TempoError
 
     try:

@@ -14,7 +14,7 @@ What learns, and its peak learning rate (ours: small models take larger ones tha
     projector  1e-3     compressor to LLM
     llm        frozen   the global LLM
 
-Data: 4 to 8 s of minireel, described.
+Data: 8 s of minireel, and what it is mostly about.
 With a prepared set of your own (docs/training.md), name it after a colon:
 
     python train.py --config=configs/tiny_stage0.py --workdir=build/tiny/stage0
@@ -34,9 +34,7 @@ def get_config(prepared: str = "") -> ConfigDict:
     config.steps = 60
     config.batch.update({"shards": 1, "pool": 8, "row_length": 192, "conversations": 4, "length": 192})
     set_source(
-        config,
-        {"kind": "minireel", "seconds": (4, 8), "kinds": ("global",), "forms": {"text": 1.0}},
-        prepared,
+        config, {"kind": "minireel", "seconds": 8, "kinds": ("global",), "forms": {"text": 1.0}}, prepared
     )
     config.data.window = 16
     config.data.threads = 1

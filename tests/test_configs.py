@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tempo_jax.data.collate import Shape
+from tempo_jax.data.sources import open_source
 from tempo_jax.models.config import PRESETS
 from tempo_jax.training import config as configs
 from tempo_jax.training.groups import LEARNABLE
@@ -60,6 +61,12 @@ def test_the_longest_sample_that_is_promised_fits(name):
     patches = [h * w // model.compressor.vision.factor**2 for h, w in batch.sizes] or [16]
     slices = 1 if not frames else model.video.segment_frames // 2
     assert shape.row_length >= slices * max(patches) + model.memory_tokens + 32
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name.startswith("tiny")])
+def test_the_data_of_the_tiny_stages_can_be_made(name):
+    (source,) = load(name).get_config().data.sources
+    assert open_source(source)[0].frames.shape[1:3] == (64, 64)
 
 
 def test_a_prepared_set_is_named_after_a_colon():

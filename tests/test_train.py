@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import tempo_jax
 from tempo_jax import checkpoint, sharding
+from tempo_jax.data.pipeline import Batches
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.config import TINY
@@ -24,7 +26,7 @@ from tempo_jax.models.layers import REMAT
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, groups, loss, loss_llm, metrics
+from tempo_jax.training import feed, flops, groups, loss, loss_llm, metrics
 from tempo_jax.trees import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -184,6 +186,29 @@ def test_rematerialisation_changes_no_gradient(model):
 # Without training
 
 
+def test_the_feed_runs_ahead_but_states_belong_to_their_batch(model):
+    """Of the real pipeline: after the state of batch 2 comes batch 3, and lies on the mesh as it should."""
+    config = tiny_training.config(model, **{"batch.shards": 2})
+    reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "forms": {"text": 1.0}}
+    config.data.update({"sources": (ConfigDict(reel),), "window": 4, "threads": 1})
+    config.batch.update({"pool": 8, "row_length": 512, "conversations": 2, "length": 512})
+    found = checkpoint.read_model_json(model).config
+    tokenizer = Tokenizer(checkpoint.tokenizer_path(model))
+    layout = feed.Layout(config, sharding.make_mesh(data=2))
+    assert layout.shards == layout.owned == [0, 1]
+    with feed.Feed(Batches(config, tokenizer, found, layout.shards), layout) as fed:
+        _, second, third = (next(fed) for _ in range(3))
+    again = Batches(config, tokenizer, found, layout.shards)
+    again.set_state(json.loads(json.dumps(second.states)))
+    with feed.Feed(again, layout) as fed:
+        repeated = next(fed)
+    for ours, theirs, placed in zip(*map(jax.tree.leaves, (repeated.host, third.host, third.device))):
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(placed, theirs)
+        axis = 2 if theirs.ndim == 4 and theirs.shape[1] == 3 else 1
+        assert placed.sharding.shard_shape(placed.shape)[axis] == theirs.shape[axis] // 2
+
+
 def test_everything_wrong_with_a_config_is_said_at_once(model):
     changes = {"steps": 0, "rates.llm": -1.0, "task": "dance", "mesh.data": -1, "mesh.fsdp": -1}
     with pytest.raises(TempoError) as caught:
@@ -264,7 +289,7 @@ def test_flops_agree_with_the_compiler():
 
 
 def test_logits_count_in_the_chunks_that_have_labels():
-    """loss.cross_entropy makes them in chunks of 512 places as long as any row has labels."""
+    """loss.cross_entropy makes them chunk by chunk as long as any row has labels."""
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1
@@ -273,5 +298,5 @@ def test_logits_count_in_the_chunks_that_have_labels():
         next(flops.PARTS[type(TINY.llm)](TINY.llm, batch._replace(labels_BL=x))).weights
         for x in (labels, np.full_like(labels, IGNORE))
     )
-    places = (2 + 1) * 512 * 3
+    places = 3 * loss.CHUNK * (-(-600 // loss.CHUNK) + 1)
     assert with_head - without == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size

@@ -154,7 +154,7 @@ def terminate(batches: Batches, number: int) -> None:
 
 
 def slow(batches: Batches, number: int) -> None:
-    time.sleep(0.3)
+    time.sleep(0.5)
 
 
 def full_disk(batches: Batches, number: int) -> None:

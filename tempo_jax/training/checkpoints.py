@@ -41,7 +41,6 @@ class Checkpoints:
         self._steps = ocp.training.Checkpointer(
             (workdir / "checkpoints").resolve(),
             context=_context(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )

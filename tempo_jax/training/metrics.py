@@ -114,12 +114,10 @@ class Log:
         self._file = self._board = None
         if jax.process_index() != 0:
             return
-        from tensorboardX import SummaryWriter
-
         path = workdir / "log.jsonl"
         _truncate(path, step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = Board(workdir / "tensorboard", step)
 
     def write(self, row: dict, steps: int) -> None:
         """One line everywhere."""
@@ -127,9 +125,7 @@ class Log:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(name, value, row["step"])
+        self._board.write(row)
         say(line(row, steps))
 
     def __enter__(self) -> "Log":
@@ -139,6 +135,36 @@ class Log:
         if self._file is not None:
             self._file.close()
             self._board.close()
+
+
+class Board:
+    """TensorBoard scalars, written at once: tensorboardX's own queue would wait for ever on a full disk."""
+
+    def __init__(self, folder: Path, step: int):
+        """Hides what an interrupted run wrote after `step`."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, row: dict) -> None:
+        """One point of every number in the row."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        numbers = {name: x for name, x in row.items() if isinstance(x, int | float) and name != "step"}
+        values = [Summary.Value(tag=name, simple_value=x) for name, x in numbers.items()]
+        self._event(step=row["step"], summary=Summary(value=values))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _event(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), **fields))
+        self._writer.flush()
 
 
 def _truncate(path: Path, step: int) -> None:
