@@ -1,104 +1,35 @@
-"""The input pipeline: sources, packing, and batches that do not depend on who builds them."""
+"""Batches that do not depend on who builds them, from what data there are."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from tempo_jax.data import collate_svlm, minireel, packing, shards
+from tempo_jax.data import packing, shards, sources
 from tempo_jax.data.builders import Minireel
-from tempo_jax.data.collate import Sample, Shape, TooLong, collate
-from tempo_jax.data.needs import svlm_need, tempo_need
-from tempo_jax.data.packing import Need
+from tempo_jax.data.collate import Shape
+from tempo_jax.data.needs import tempo_need
 from tempo_jax.data.pipeline import Batches
 from tempo_jax.data.preparation import Settings
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import Encoding, open_prepared
-from tempo_jax.data.sources import SOURCES, MinireelSource, open_source
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TINY, VideoConfig
 from tempo_jax.prompts import Tokenizer
+from tests import memory_data
+from tests.memory_data import SIZE, sample
 
-SIZE = 32  # pixels: one visual token per slice
 TINY_FRAMES = VideoConfig(max_side=64, min_pixels=4096, max_pixels=4096)
-
-
-def sample(value, segments=1, size=SIZE, question="What?", answer="Yes.") -> Sample:
-    """A video of whole segments whose pixels all have one value."""
-    conversation = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-    return Sample(np.full((8 * segments, size, size, 3), value, np.uint8), 2.0, conversation)
-
-
-@dataclasses.dataclass(frozen=True)
-class DamagedFrames:
-    """As encoded frames are that turn out to be damaged when they are decoded."""
-
-    shape = (8, SIZE, SIZE, 3)
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        raise OSError("damaged image")
-
-
-class Numbered:
-    """`count` videos of 1 to 4 segments; pixels of sample i have value first + i."""
-
-    def __init__(self, count=20, first=0, size=SIZE, most=4):
-        self.count, self.first, self.size, self.most = count, first, size, most
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return sample(self.first + index, 1 + index * 7 % self.most, self.size)
-
-
-class Mixed(Numbered):
-    """Two sizes in turn."""
-
-    def __getitem__(self, index):
-        return sample(self.first + index, 1, SIZE if index % 2 else 64)
-
-
-class Faulty(Numbered):
-    """One in six is good: the others raise, are missing, too long, of another size or damaged."""
-
-    def __getitem__(self, index):
-        if index % 6 == 0:
-            raise OSError("no such file")
-        damaged = dataclasses.replace(sample(0), frames=DamagedFrames())
-        return (None, sample(0, segments=9), sample(0, size=64), damaged, sample(self.first + index))[
-            index % 6 - 1
-        ]
-
-
-class Hopeless(Numbered):
-    def __getitem__(self, index):
-        raise OSError("no such file")
-
-
-class Unlucky(Numbered):
-    """Half of them bad, each for a reason of its own."""
-
-    def __getitem__(self, index):
-        if index % 2:
-            raise OSError(f"no such file: {index}")
-        return sample(index)
 
 
 @pytest.fixture(autouse=True)
 def _sources(monkeypatch):
-    for cls in (Numbered, Mixed, Faulty, Hopeless, Unlucky):
-        monkeypatch.setitem(SOURCES, cls.__name__, cls)
+    for kind, source in memory_data.SOURCES.items():
+        monkeypatch.setitem(sources.SOURCES, kind, source)
 
 
 @pytest.fixture(scope="module")
@@ -150,101 +81,6 @@ def values(batch) -> list[int]:
     return list(dict.fromkeys(int(first[segment]) for segment in used))
 
 
-# Packing
-
-needs = st.builds(lambda segments: Need(segments, 10 * segments, 10, 20), segments=st.integers(1, 12))
-SMALL = Shape(pool=12, row_length=10, conversations=3, length=20)
-
-
-@given(st.lists(needs, min_size=1, max_size=60), st.integers(1, 10))
-def test_every_sample_is_placed_once_and_soon_and_batches_fit(stream, size):
-    waiting, placed, number = list(enumerate(stream)), [], 0
-    window, since = [], {}
-    while waiting or window:
-        while waiting and len(window) < size:
-            window.append(waiting.pop(0))
-            since[window[-1][0]] = number
-        chosen = packing.choose([need for _, need in window], SMALL)
-        assert chosen == packing.choose([need for _, need in window], SMALL) == sorted(set(chosen))
-        batch = [window[i] for i in chosen]
-        assert chosen[0] == 0  # the one that waited longest
-        assert len(batch) <= SMALL.conversations
-        assert sum(need.segments for _, need in batch) <= SMALL.pool
-        left = [entry for i, entry in enumerate(window) if i not in chosen]
-        room = SMALL.pool - sum(need.segments for _, need in batch)
-        full = len(batch) == SMALL.conversations
-        assert full or all(need.segments > room for _, need in left)  # nothing more would have fitted
-        assert all(number - since[name] < size for name, _ in batch)
-        placed += [name for name, _ in batch]
-        window, number = left, number + 1
-    assert sorted(placed) == list(range(len(stream)))
-
-
-def test_waste_is_the_share_left_empty():
-    used = packing.usage([Need(3, 24, 9, 15), Need(6, 60, 10, 20)], SMALL)
-    used += packing.usage([Need(12, 120, 10, 20)], SMALL)
-    assert packing.waste(used) == pytest.approx(
-        {"segments": 1 - 21 / 24, "compressor_tokens": 1 - 204 / 240, "llm_tokens": 1 - 55 / 120}
-    )
-
-
-def test_too_long_says_what_does_not_fit():
-    for need, what in (
-        (Need(13, 10, 10, 20), "more than 12 segments"),
-        (Need(1, 11, 11, 20), "more than 10 compressor tokens in a segment"),
-        (Need(1, 10, 10, 21), "more than 20 LLM tokens"),
-    ):
-        assert packing.too_long(need, SMALL) == what
-    assert packing.too_long(Need(12, 120, 10, 20), SMALL) is None
-
-
-# Needs
-
-IMAGE = dataclasses.replace(sample(1), frames=np.zeros((1, 64, 96, 3), np.uint8), real_fps=None)
-SHORT_END = dataclasses.replace(sample(1), frames=np.zeros((19, 64, 96, 3), np.uint8), start_seconds=95.0)
-
-
-@pytest.mark.parametrize("given", [sample(1, segments=13), IMAGE, SHORT_END])
-def test_need_is_what_collate_takes(given, tokenizer):
-    need = tempo_need(given, tokenizer, TINY)
-    fits = {"pool": need.segments, "row_length": need.longest_row, "conversations": 1, "length": need.tokens}
-    made = collate([given], tokenizer, TINY, Shape(**fits))
-    assert need.compressor_tokens == made.row_length_P.sum() + need.segments * TINY.memory_tokens
-    for name in fits:
-        with pytest.raises(TooLong):
-            collate([given], tokenizer, TINY, Shape(**(fits | {name: fits[name] - 1})))
-
-
-def test_need_of_a_segment_conversation(tokenizer):
-    given, vlm = sample(1), TINY.compressor
-    need = svlm_need(given, tokenizer, vlm)
-    fits = Shape(pool=1, row_length=need.longest_row, conversations=1, length=1)
-    collate_svlm.collate([given], tokenizer, vlm, fits)
-    with pytest.raises(TooLong):
-        collate_svlm.collate(
-            [given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1)
-        )
-    with pytest.raises(ValueError, match="16 frames"):
-        svlm_need(sample(1, segments=2), tokenizer, vlm)
-
-
-# Sources
-
-
-def test_mistakes_in_a_source_are_one_sentence():
-    for fields, message in (
-        ({"kind": "youtube"}, "no data source of kind 'youtube': choose from prepared, minireel"),
-        ({"kind": "minireel", "fsp": 2}, "has no field 'fsp': it may have split, count"),
-        ({"kind": "prepared"}, "needs the field 'path'"),
-        ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
-        ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text"),
-        ({"kind": "minireel", "kinds": ("why",)}, "no kind 'why'"),
-        ({"kind": "minireel", "seconds": 1}, "1 seconds is not between"),
-    ):
-        with pytest.raises(TempoError, match=message):
-            open_source(ConfigDict(fields))
-
-
 def test_mistakes_in_the_rest_of_a_config_are_one_sentence(batches):
     with pytest.raises(TempoError, match=r"set data\.sources"):
         batches(config(**{"data.sources": ()}))
@@ -254,32 +90,6 @@ def test_mistakes_in_the_rest_of_a_config_are_one_sentence(batches):
         batches(config({"kind": "Numbered", "weight": 0.0}))
     with pytest.raises(TempoError, match=r"data\.workers is 2"):
         batches(config(**{"data.workers": 2}))
-
-
-def test_minireel_asks_every_question_of_a_reel():
-    source = MinireelSource(count=3, seconds=64, size=32, forms={"choice": 1.0})
-    reel = minireel.make("train", 1, seconds=64, size=32)
-    per_reel = len(source) // 3
-    asked = [source[i].conversation[0]["value"] for i in range(per_reel, 2 * per_reel)]
-    assert set(asked) == {f"<image>\n{question.prompt}" for question in reel.questions}
-    first = source[per_reel]
-    frames = np.stack([first.frames[i] for i in range(len(first.frames))])
-    assert first.real_fps == 2.0 and first.frames.shape == frames.shape
-    np.testing.assert_array_equal(frames, reel.frames(range(reel.spec.num_frames)))
-
-
-def test_minireel_draws_lengths_and_forms_by_index():
-    fields = {"count": 40, "seconds": (8, 16), "size": 32, "forms": {"choice": 0.75, "text": 0.25}}
-    source, again = MinireelSource(**fields), MinireelSource(**fields)
-    samples = [source[i] for i in range(0, len(source), 2)]
-    lengths = {len(s.frames) for s in samples}
-    chosen = np.mean(["(A)" in s.conversation[0]["value"] for s in samples])
-    assert lengths == {16, 32} and 0.6 < chosen < 0.9
-    for i in (0, 17, 33):
-        assert source[i].conversation == again[i].conversation
-
-
-# Batches
 
 
 def test_the_same_config_gives_the_same_batches(batches):
