@@ -26,7 +26,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConf
     vision = config.vision
     grid = grid_of(*samples[0].frames.shape[1:3], vision)
     tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
-    rows, labels = zip(*(_row(sample, tokenizer, tokens) for sample in samples), strict=True)
+    rows, labels = zip(*(conversation_row(sample, tokenizer, tokens) for sample in samples), strict=True)
     check_fits(
         ("segments", len(rows), shape.pool), ("compressor tokens", max(map(len, rows)), shape.row_length)
     )
@@ -50,7 +50,7 @@ def _same_count(clips: list[np.ndarray]) -> list[np.ndarray]:
     return [np.concatenate([clip[:], np.repeat(clip[-1:], count - len(clip), axis=0)]) for clip in clips]
 
 
-def _row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple[list[int], list[int]]:
+def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple[list[int], list[int]]:
     """Ids and labels of one conversation, equal lengths."""
     turns = list(sample.conversation)
     system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tempo_jax.data.collate import Sample, is_text_only
-from tempo_jax.data.collate_svlm import _row as svlm_row
+from tempo_jax.data.collate_svlm import conversation_row
 from tempo_jax.data.packing import Need
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig
 from tempo_jax.models.vision import grid_of, output_tokens
@@ -39,7 +39,7 @@ def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Ne
     if not 0 < len(sample.frames) <= frames:
         raise ValueError(f"a segment of {len(sample.frames)} frames, not 1 to {frames}")
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], config.vision), config.vision)
-    length = len(svlm_row(sample, tokenizer, visual)[0])
+    length = len(conversation_row(sample, tokenizer, visual)[0])
     return Need(1, length, length, 0)
 
 

@@ -55,7 +55,7 @@ def default() -> ConfigDict:
     config.batch.row_length = 768
     config.batch.conversations = 1
     config.batch.length = 4096
-    config.batch.sizes = ()  # (height, width) of frames, one after the other; empty: the first sample's
+    config.batch.sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
 
     config.data = ConfigDict()
     config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
