@@ -1,4 +1,4 @@
-"""Demo model 4 of 6, Tempo's stage 0: modality alignment. Memory tokens and projector learn, the rest is frozen.
+"""Demo model 4 of 6, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
 
 As published (by the hints of facts/tempo.md §4.1): these two learn, from captions. Ours: minireel clips for
 LCS-558K, and a higher rate, since the model is small.
