@@ -62,9 +62,8 @@ def architecture(config: ConfigDict) -> Architecture:
         )
     for part, (field, needed) in PARTS.items():
         if init[field]:
-            _check_same(
-                f"config.init.{field}", checkpoint.read_model_json(init[field], needed).config, model, part
-            )
+            theirs = checkpoint.read_model_json(init[field], needed).config
+            _check_same(f"config.init.{field}", theirs, getattr(model, part))
     origin = {name: value for name, value in init.items() if value}
     return Architecture(kind, model, {"trained from": origin or "random numbers"})
 
@@ -163,9 +162,11 @@ def _new_of_tempo(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:
         table = embedding.astype(jnp.float32)
         noise = jax.random.normal(jax.random.key(seed), params[MEMORY].shape)
         rows = embedding if head is None else head.T
+        difference = rows[ids.yes].astype(jnp.float32) - rows[ids.no].astype(jnp.float32)
+        dtype = jnp.finfo(rows.dtype)  # rounded to by force: XLA would keep what it has in registers
         return {
             MEMORY: table.mean(0) + table.std(0, ddof=1) * noise,
-            DIRECTION: (rows[ids.yes] - rows[ids.no]).astype(jnp.float32),
+            DIRECTION: jax.lax.reduce_precision(difference, dtype.nexp, dtype.nmant),
         }
 
     where = {path: param_sharding(path, params[path].shape, mesh) for path in (MEMORY, DIRECTION)}
