@@ -26,7 +26,7 @@ from tempo_jax.models.layers import REMAT
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, flops, groups, loss, loss_llm, metrics
+from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics
 from tempo_jax.trees import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -161,6 +161,36 @@ def test_it_stops_when_nothing_is_finite_any_more(model, tmp_path):
 def test_another_run_in_the_same_folder_is_refused(model, whole):
     with pytest.raises(TempoError, match=r"other settings \(rates.llm was 0.001 and is 0.002\)"):
         tiny_training.train(model, whole, **{"rates.llm": 2e-3})
+
+
+def test_what_may_differ_when_a_run_goes_on(model):
+    source = {"kind": "prepared", "path": "here", "weight": 1.0}
+    config = tiny_training.config(model)
+    config.data.sources = (ConfigDict(source),)
+    saved = configs.to_json(config)
+    config.update({"steps": 7, "remat": "none", "init": {"checkpoint": "elsewhere"}, "mesh": {"tensor": 2}})
+    config.data.sources = (ConfigDict({**source, "path": "there"}),)
+    configs.check_same_run(saved, config, "w")
+    config.data.sources = (ConfigDict({**source, "weight": 2.0}),)
+    with pytest.raises(TempoError, match=r"data.sources.0.weight was 1.0 and is 2.0"):
+        configs.check_same_run(saved, config, "w")
+
+
+def test_the_model_can_be_exported_any_time(model, whole, tmp_path):
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(whole / "frozen", tmp_path / "frozen")
+    loop.export(tiny_training.config(model), tmp_path)
+    same(tmp_path, whole)
+    with pytest.raises(TempoError, match="holds no checkpoint: train first"):
+        loop.export(tiny_training.config(model), tmp_path / "nothing")
+
+
+def test_rows_that_do_not_divide_are_placed_all_the_same(model):
+    config = tiny_training.config(model, **{"batch.shards": 3})
+    layout = feed.Layout(config, sharding.make_mesh(data=2, fsdp=2))
+    assert layout.uneven == [3] and layout.shards == [0, 1, 2]
+    placed = layout._place(np.arange(6).reshape(1, 3, 2), jax.P(None, ("data", "fsdp")))
+    np.testing.assert_array_equal(placed, np.arange(6).reshape(1, 3, 2))
 
 
 def test_rematerialisation_changes_no_gradient(model):

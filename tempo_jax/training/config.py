@@ -157,7 +157,7 @@ def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+        if old.get(name) != new.get(name) and not _free(name)
     ]
     if changed:
         raise TempoError(
@@ -166,8 +166,19 @@ def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
         )
 
 
-def _leaves(values: dict, prefix: str = "") -> dict[str, Any]:
+def _free(name: str) -> bool:
+    """Data may lie elsewhere than they did, too."""
+    moved = name.startswith("data.sources.") and name.endswith(".path")
+    return moved or any(f"{name}.".startswith(f"{free}.") for free in FREE)
+
+
+def _leaves(values: Any, name: str = "") -> dict[str, Any]:
+    """{"a": {"b": [{"c": 1}]}} -> {"a.b.0.c": 1}; lists of plain values are leaves."""
+    if isinstance(values, list) and values and isinstance(values[0], dict):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {name: values}
     flat = {}
     for key, value in values.items():
-        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _leaves(value, f"{name}.{key}" if name else f"{key}")
     return flat

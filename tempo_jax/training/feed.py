@@ -29,9 +29,12 @@ class Layout:
         self.specs = batch_specs(TASKS[config.task])
         sizes = {config.batch.pool, config.batch.conversations}
         needed: dict[int, set[int]] = {}
+        self.uneven: list[int] = []  # numbers of rows that do not divide among all of data x fsdp
         for per_shard in sizes:
             rows = self.count * per_shard
             spread = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
+            if rows // spread.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
+                self.uneven.append(rows)
             for device, (index,) in spread.devices_indices_map((rows,)).items():
                 start, stop, _ = index.indices(rows)
                 shards = range(start // per_shard, -(-stop // per_shard))

@@ -70,7 +70,11 @@ class Meter:
         self._waited += waited
 
     def row(self, step: int, loss: float, norm: float, skipped: int, stats: Mapping[str, Any]) -> dict:
-        """All values of one line, and a new start. stats: of data.pipeline.Batches."""
+        """All values of one line, and a new start. stats: of data.pipeline.Batches.
+
+        Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
+        rates are means since the last line.
+        """
         seconds = max(time.perf_counter() - self._began, 1e-9)
         per_step = seconds / max(self._steps, 1)
         per_chip = self._flops / seconds / self._chips

@@ -82,7 +82,25 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
         workdir.mkdir(parents=True, exist_ok=True)
         with checkpoints.Checkpoints(workdir, config.keep) as saved:
             make = begin if saved.latest is None else resume
-            yield make(config, workdir, mesh, saved)
+            run = make(config, workdir, mesh, saved)
+            _introduce(run)
+            yield run
+
+
+def _introduce(run: Run) -> None:
+    """What is about to happen, for people."""
+    counts = [sum(x.size for x in flat.values()) for flat in (run.state.learning, run.frozen)]
+    shape = " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
+    begun = f"going on after step {run.checkpoints.latest}" if run.data is not None else "beginning"
+    say(
+        f"{run.workdir}: {begun}, {sum(counts):,} parameters of which {counts[0]:,} learn, on {shape} "
+        f"({run.mesh.devices.flat[0].device_kind}); the first step takes long, since it is compiled"
+    )
+    for rows in run.layout.uneven:
+        say(
+            f"note: {rows} rows of a batch do not divide among data x fsdp, so some chips do the same work: "
+            "choose batch.shards, pool and conversations to match"
+        )
 
 
 def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
@@ -127,7 +145,6 @@ def resume(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoin
     frozen = checkpoints.load_frozen(workdir, mesh)
     abstract, tx = abstract_state(config, found.config, mesh)
     state, data = saved.load(abstract, Layout(config, mesh).shards)
-    say(f"going on after step {saved.latest} of {workdir}")
     return _run(config, workdir, mesh, model, saved, state, frozen, data, tx)
 
 
