@@ -15,7 +15,7 @@ What learns, and its peak learning rate (ours: small models take larger ones tha
     llm        frozen   the global LLM
 
 Data: 8 s of minireel, and what it is mostly about.
-With a prepared set of your own (docs/training.md), name it after a colon:
+With a prepared set of your own (docs/training.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage0.py --workdir=build/tiny/stage0
     python train.py --config=configs/tiny_stage0.py:build/my_data --workdir=build/tiny/stage0
@@ -32,7 +32,7 @@ def get_config(prepared: str = "") -> ConfigDict:
     config.init.tokenizer = "minireel"
     config.rates.update({"memory": 1e-3, "projector": 1e-3})
     config.steps = 60
-    config.batch.update({"shards": 1, "pool": 8, "row_length": 192, "conversations": 4, "length": 192})
+    config.batch.update({"shards": 1, "pool": 8, "row_length": 144, "conversations": 4, "length": 128})
     set_source(
         config, {"kind": "minireel", "seconds": 8, "kinds": ("global",), "forms": {"text": 1.0}}, prepared
     )
@@ -47,5 +47,7 @@ def get_config(prepared: str = "") -> ConfigDict:
 
 def set_source(config: ConfigDict, minireel: dict, prepared: str) -> None:
     """minireel made on the fly, or the prepared data set that was named on the command line."""
-    source = {"kind": "prepared", "path": prepared} if prepared else minireel
-    config.data.sources = (ConfigDict(source),)
+    config.data.sources = (ConfigDict({"kind": "prepared", "path": prepared} if prepared else minireel),)
+    if prepared:  # words that are not minireel's take several tokens each
+        config.batch.row_length += 256
+        config.batch.length += 512

@@ -15,7 +15,7 @@ What learns, and its peak learning rate (ours: small models take larger ones tha
     llm        1e-3     the global LLM
 
 Data: 8 to 16 s of minireel, asked in words.
-With a prepared set of your own (docs/training.md), name it after a colon:
+With a prepared set of your own (docs/training.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage1.py --workdir=build/tiny/stage1
     python train.py --config=configs/tiny_stage1.py:build/my_data --workdir=build/tiny/stage1
@@ -32,6 +32,6 @@ def get_config(prepared: str = "") -> ConfigDict:
     config.init.checkpoint = "build/tiny/stage0/model"
     config.rates.update({"vision": 5e-4, "svlm": 1e-3, "memory": 1e-3, "projector": 1e-3, "llm": 1e-3})
     config.steps = 100
-    config.batch.update({"pool": 16, "length": 192})
+    config.batch.update({"pool": 16, "length": 128})
     tiny_stage0.set_source(config, {"kind": "minireel", "seconds": (8, 16), "forms": {"text": 1.0}}, prepared)
     return config

@@ -15,7 +15,7 @@ What learns, and its peak learning rate (ours: small models take larger ones tha
     llm        1e-3     the global LLM
 
 Data: 16 and 32 s of minireel, asked in words and with choices.
-With a prepared set of your own (docs/training.md), name it after a colon:
+With a prepared set of your own (docs/training.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage2.py --workdir=build/tiny/stage2
     python train.py --config=configs/tiny_stage2.py:build/my_data --workdir=build/tiny/stage2
@@ -32,7 +32,7 @@ def get_config(prepared: str = "") -> ConfigDict:
     config.init.checkpoint = "build/tiny/stage1/model"
     config.rates.update({"vision": 5e-4, "svlm": 1e-3, "memory": 1e-3, "projector": 1e-3, "llm": 1e-3})
     config.steps = 100
-    config.batch.update({"pool": 24, "length": 256})
+    config.batch.update({"pool": 24, "row_length": 176, "length": 256})
     tiny_stage0.set_source(
         config, {"kind": "minireel", "seconds": (16, 32), "forms": {"text": 1.0, "choice": 1.0}}, prepared
     )

@@ -70,5 +70,7 @@ def test_the_data_of_the_tiny_stages_can_be_made(name):
 
 
 def test_a_prepared_set_is_named_after_a_colon():
-    (source,) = load("tiny_stage2").get_config("data/mine").data.sources
+    config, usual = load("tiny_stage2").get_config("data/mine"), load("tiny_stage2").get_config()
+    assert config.batch.length > usual.batch.length and config.batch.row_length > usual.batch.row_length
+    (source,) = config.data.sources
     assert source.to_dict() == {"kind": "prepared", "path": "data/mine"}
