@@ -167,7 +167,7 @@ def test_micro_batches_are_batches_in_turn(batches):
 def test_sources_are_mixed_by_weight(batches):
     one, three = {"kind": "Numbered", "most": 1}, {"kind": "Numbered", "most": 1, "first": 100, "weight": 3.0}
     seen = [value for batch in take(batches(config(one, three)), 40) for value in values(batch)]
-    assert len(seen) == 120
+    assert len(seen) > 200
     assert np.mean([value >= 100 for value in seen]) == pytest.approx(0.75, abs=0.03)
 
 
@@ -259,4 +259,4 @@ def test_waste_counts_what_was_given_out(batches, tokenizer):
     made = batches(config({"kind": "Numbered", "most": 1}))
     take(made, 2)
     need, shape = tempo_need(sample(0), tokenizer, TINY), Shape(8, 256, 3, 256)  # of config()
-    assert made.stats["waste"] == pytest.approx(packing.waste(packing.usage([need] * 3, shape)))
+    assert made.stats["waste"] == pytest.approx(packing.waste(packing.usage([need] * 6, shape)))

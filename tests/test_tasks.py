@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import chex
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from hypothesis import strategies as st
 
 from tempo_jax import prompts
 from tempo_jax.data.collate import Sample, Shape, TooLong
@@ -14,6 +18,7 @@ from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.told import NO_FRAMES, ToldSource
 from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.shape import rows_of
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
@@ -85,6 +90,45 @@ def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
 
     got, want = both(tempo.compressor, jax.tree.map(jnp.asarray, batch), answer)
     np.testing.assert_allclose(float(got), float(want), rtol=1e-6)
+
+
+def test_conversations_in_one_row_do_not_see_each_other(tokenizer, tempo):
+    """Packed or each in a row of its own: the same loss, and the same gradients."""
+    clip = SegmentSource("train", 9)[0].frames
+    turns = [{"from": "human", "value": "<image>\nWhat colour is the star?"}, {"from": "gpt", "value": "red"}]
+    samples = [told(0), Sample(clip, 2.0, turns), told(2)]
+    shape = dataclasses.replace(SHAPE, conversations=1, length=900, size=(64, 64))
+    graph, weights, rest = nnx.split(tempo, nnx.Param, ...)
+
+    @jax.jit
+    def both(params, batch):
+        def total(params):
+            found = TASKS["tempo"].loss(nnx.merge(graph, params, rest), batch)
+            return found.total, found.tokens
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    def of(some):
+        return jax.tree.map(jnp.asarray, TASKS["tempo"].collate(some, tokenizer, DEMO, shape))
+
+    (loss, tokens), grads = both(weights, of(samples))
+    apart = [both(weights, of([sample])) for sample in samples]
+    (wanted, count), expected = jax.tree.map(lambda *parts: sum(parts), *apart)
+    assert of(samples).conversation_BL.max() == 3
+    assert float(tokens) == float(count)
+    np.testing.assert_allclose(float(loss), float(wanted), rtol=1e-5)
+    chex.assert_trees_all_close(grads, expected, rtol=1e-3, atol=1e-4)
+
+
+@hypothesis.given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 6))
+def test_rows_hold_what_is_placed_in_them(lengths, rows):
+    placed = rows_of(lengths, rows, 50)
+    if placed is None:
+        assert sum(lengths) > 25 * rows  # first fit leaves no two rows half empty
+        return
+    for row in range(rows):
+        assert sum(length for length, at in zip(lengths, placed, strict=True) if at == row) <= 50
+    assert set(placed) <= set(range(rows))
 
 
 def _asks(sample: Sample) -> bool:

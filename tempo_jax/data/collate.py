@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tempo_jax.data.shape import Shape, rows_of
 from tempo_jax.models.config import PADDING_ID, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
@@ -21,17 +22,6 @@ class Sample:
     real_fps: float | None
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
     start_seconds: float = 0.0  # of the first frame
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """The static sizes of a batch."""
-
-    pool: int  # segments
-    row_length: int  # compressor prompt, memory tokens included
-    conversations: int
-    length: int  # LLM prompt and answer, memory tokens included
-    size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
 
 
 class TooLong(ValueError):
@@ -101,33 +91,47 @@ def _splice(ids, labels, block_ids, block_memory):
 
 def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Batch:
     longest_row = max(map(len, rows)) + memory
-    longest = max(len(ids) for ids, _, _ in texts)
-    check_fits(
-        ("segments", len(rows), shape.pool),
-        ("compressor tokens", longest_row, shape.row_length),
-        ("conversations", len(texts), shape.conversations),
-        ("tokens", longest, shape.length),
-    )
+    check_fits(("segments", len(rows), shape.pool), ("compressor tokens", longest_row, shape.row_length))
     frames += [frames[-1]] * (shape.pool - len(frames))
     lengths = [len(row) for row in rows]
     # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
     laid_out = [[*row, *[PADDING_ID] * memory] for row in rows]
     padding = shape.pool - len(rows)
     table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid, ids)
-    empty = ([], [], [])
-    texts += [empty] * (shape.conversations - len(texts))
-
-    def table_of(column: int, fill: int) -> np.ndarray:
-        out = np.full((len(texts), shape.length), fill, np.int32)
-        for row, text in zip(out, texts, strict=True):
-            row[: len(text[column])] = text[column]
-        return out
-
+    token_ids, memory_index, labels, conversation = side_by_side(texts, (PADDING_ID, -1, IGNORE), shape)
     return Batch(
         frames_PFHWC=np.stack(frames),
         rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         row_length_P=np.asarray([*lengths, *[lengths[-1]] * padding], np.int32),
-        token_ids_BL=table_of(0, PADDING_ID),
-        memory_index_BL=table_of(1, -1),
-        labels_BL=table_of(2, IGNORE),
+        token_ids_BL=token_ids,
+        memory_index_BL=memory_index,
+        labels_BL=labels,
+        conversation_BL=conversation,
     )
+
+
+def side_by_side(texts: Sequence[Sequence], fills: tuple[int, ...], shape: Shape) -> tuple[np.ndarray, ...]:
+    """Conversations laid one after the other into rows: a table [B, L] per column, then their numbers.
+
+    texts: per conversation its columns, of one length, the labels last; fills: each column's padding.
+    Nothing is predicted from another conversation: the first label of one that follows is IGNORE.
+    TooLong where they do not fit.
+    """
+    lengths = [len(columns[0]) for columns in texts]
+    check_fits(("tokens", max(lengths), shape.length))
+    rows = rows_of(lengths, shape.conversations, shape.length)
+    if rows is None:
+        raise TooLong(
+            f"{len(texts)} conversations of {sum(lengths)} tokens do not fit {shape.conversations} rows of "
+            f"{shape.length}"
+        )
+    tables = [np.full((shape.conversations, shape.length), fill, np.int32) for fill in (*fills, 0)]
+    used, numbers = [0] * shape.conversations, [0] * shape.conversations
+    for columns, length, row in zip(texts, lengths, rows, strict=True):
+        start, numbers[row] = used[row], numbers[row] + 1
+        for table, values in zip(tables, (*columns, [numbers[row]] * length), strict=True):
+            table[row, start : start + length] = values
+        if start:
+            tables[-2][row, start] = IGNORE
+        used[row] += length
+    return tuple(tables)

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from tempo_jax.data.collate import Sample, Shape, check_fits
+from tempo_jax.data.collate import Sample, Shape, side_by_side
 from tempo_jax.models.config import PADDING_ID, DecoderConfig
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training.loss_llm import Batch
@@ -14,12 +12,4 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: DecoderConf
     """One batch; frames are not looked at. Raises TooLong when the samples do not fit `shape`."""
     del config  # a decoder takes any conversation
     prompts = [tokenizer.training_prompt(sample.conversation) for sample in samples]
-    check_fits(
-        ("conversations", len(prompts), shape.conversations),
-        ("tokens", max(len(ids) for ids, _ in prompts), shape.length),
-    )
-    token_ids_BL = np.full((shape.conversations, shape.length), PADDING_ID, np.int32)
-    labels_BL = np.full((shape.conversations, shape.length), IGNORE, np.int32)
-    for row, (ids, labels) in enumerate(prompts):
-        token_ids_BL[row, : len(ids)], labels_BL[row, : len(ids)] = ids, labels
-    return Batch(token_ids_BL, labels_BL)
+    return Batch(*side_by_side(prompts, (PADDING_ID, IGNORE), shape))

@@ -1,6 +1,6 @@
 """Which samples go into one batch: they are taken from a window so that little of the batch stays empty.
 
-A batch has room for some segments (the pool) and some conversations. The window holds samples in
+A batch has room for some segments (the pool) and some rows of conversations. The window holds samples in
 order of arrival; a batch takes the one that came first, so that nobody waits for ever, and then the
 largest that fits, again and again. Large samples leave the window early and small ones fill gaps, so
 the window soon holds what is needed to fill every batch. Pure and deterministic.
@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from tempo_jax.data.collate import Shape
+from tempo_jax.data.shape import Shape, rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Need:
     segments: int
     compressor_tokens: int  # of all its segments
     longest_row: int  # of them; each has Shape.row_length to itself
-    tokens: int  # LLM prompt and answer; each conversation has Shape.length to itself
+    tokens: int  # LLM prompt and answer; conversations share rows of Shape.length
 
 
 def too_long(need: Need, shape: Shape) -> str | None:
@@ -29,7 +29,6 @@ def too_long(need: Need, shape: Shape) -> str | None:
         ("segments", need.segments, shape.pool),
         ("compressor tokens in a segment", need.longest_row, shape.row_length),
         ("LLM tokens", need.tokens, shape.length),
-        ("conversations", 1, shape.conversations),
     ):
         if needed > room:
             return f"more than {room} {what}"
@@ -39,13 +38,14 @@ def too_long(need: Need, shape: Shape) -> str | None:
 def choose(window: Sequence[Need], shape: Shape) -> list[int]:
     """Positions in `window` of the samples of the next batch, ascending; 0 is among them.
 
-    Each must fit by itself (too_long). Work: O(window x conversations).
+    Each must fit by itself (too_long).
     """
     chosen, room = [0], shape.pool - window[0].segments
     # Largest first; of equals the one that came first.
     rest = sorted(range(1, len(window)), key=lambda i: (-window[i].segments, i))
     for position in rest:
-        if len(chosen) < shape.conversations and window[position].segments <= room:
+        together = [window[i].tokens for i in (*chosen, position)]
+        if window[position].segments <= room and rows_of(together, shape.conversations, shape.length):
             chosen.append(position)
             room -= window[position].segments
     return sorted(chosen)

@@ -7,12 +7,17 @@ import jax.numpy as jnp
 BLOCK = 1024
 
 
-def attention(q_BTNH, k_BSKH, v_BSKH, *, causal: bool = False, kv_valid_BS=None) -> jax.Array:
+def attention(
+    q_BTNH, k_BSKH, v_BSKH, *, causal: bool = False, kv_valid_BS=None, document_BT=None
+) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v with grouped key/value heads; [B, T, N, H] in q's dtype.
 
     causal: query i sees keys up to S - T + i (the queries are the last T of the S keys).
     kv_valid_BS: bool, keys that may be seen at all (padding and unwritten cache slots are not).
+    document_BT: int, for rows that hold several texts: a query sees keys of its own number only.
     """
+    if document_BT is not None:
+        return _blockwise(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS, document_BT)
     square = q_BTNH.shape[1] == k_BSKH.shape[1]
     fits = q_BTNH.dtype in (jnp.bfloat16, jnp.float16) and q_BTNH.shape[-1] % 8 == 0  # cuDNN's limits
     if jax.default_backend() == "gpu" and fits and kv_valid_BS is None and (square or not causal):
@@ -33,29 +38,36 @@ def _row_by_row(q, k, v, causal: bool, kv_valid):
     return jax.lax.map(row, (q, k, v, valid))
 
 
-def _blockwise(q, k, v, causal: bool, kv_valid):
+def _blockwise(q, k, v, causal: bool, kv_valid, document=None):
     """The XLA path, over blocks of queries so that memory stays linear in the sequence."""
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
     if queries <= BLOCK:
-        return _masked(q, k, v, jnp.arange(queries) + keys - queries if causal else None, kv_valid)
+        last = jnp.arange(queries) + keys - queries if causal else None
+        return _masked(q, k, v, last, kv_valid, document, document)
     blocks = -(-queries // BLOCK)
     padded = jnp.pad(q, ((0, 0), (0, blocks * BLOCK - queries), (0, 0), (0, 0)))
     q_blocks = jnp.moveaxis(padded.reshape(batch, blocks, BLOCK, *q.shape[2:]), 1, 0)
+    numbers = jnp.zeros((batch, queries), jnp.int32) if document is None else document
+    numbers = jnp.pad(numbers, ((0, 0), (0, blocks * BLOCK - queries)))
+    numbers = jnp.moveaxis(numbers.reshape(batch, blocks, BLOCK), 1, 0)
 
     def block(args):
-        index, q_block = args
+        index, q_block, number = args
         last = index * BLOCK + jnp.arange(BLOCK) + keys - queries if causal else None
-        return _masked(q_block, k, v, last, kv_valid)
+        return _masked(q_block, k, v, last, kv_valid, None if document is None else number, document)
 
-    out = jax.lax.map(block, (jnp.arange(blocks), q_blocks))
+    out = jax.lax.map(block, (jnp.arange(blocks), q_blocks, numbers))
     return jnp.moveaxis(out, 0, 1).reshape(batch, blocks * BLOCK, *q.shape[2:])[:, :queries]
 
 
-def _masked(q, k, v, last_key_T, kv_valid_BS):
+def _masked(q, k, v, last_key_T, kv_valid_BS, document_BT=None, document_BS=None):
     mask = None
     if last_key_T is not None:
         mask = (jnp.arange(k.shape[1]) <= last_key_T[:, None])[None, None]
     if kv_valid_BS is not None:
         valid = kv_valid_BS[:, None, None, :]
         mask = valid if mask is None else mask & valid
+    if document_BT is not None:
+        same = (document_BT[:, :, None] == document_BS[:, None, :])[:, None]
+        mask = same if mask is None else mask & same
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")

@@ -88,15 +88,16 @@ class Decoder(nnx.Module):
         frequencies = rope.inverse_frequencies(self.config.head_dim, self.config.rope_theta)
         return rope.angles(positions, frequencies, self.config.mrope_sections)
 
-    def __call__(self, x_BLD, positions, *, deepstack_FBLD=None, remat: bool = False):
+    def __call__(self, x_BLD, positions, *, deepstack_FBLD=None, document_BL=None, remat: bool | str = False):
         """All positions at once under causal attention, no cache; hidden states [B, L, D].
 
         deepstack_FBLD: features added after layers 0..F-1, zero where a position is not visual.
+        document_BL: int, for rows that hold several texts, which do not see each other.
         """
         angles = self.angles(positions)
 
         def body(x, block, index):
-            x = block(x, angles, lambda q, k, v: attention(q, k, v, causal=True))
+            x = block(x, angles, lambda q, k, v: attention(q, k, v, causal=True, document_BT=document_BL))
             return x if deepstack_FBLD is None else _add_deepstack(x, deepstack_FBLD, index)
 
         count = layer_count(self.layers)

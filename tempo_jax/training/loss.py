@@ -9,14 +9,14 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
 
-CHUNK = 64  # labels of each row whose logits exist at once
+CHUNK = 256  # labels of each row whose logits exist at once
 
 
 class Batch(NamedTuple):
-    """B conversations over a pool of P segments; static shapes, padded. Integers are int32.
+    """B rows of conversations over a pool of P segments; static shapes, padded. Integers are int32.
 
     Padding segments have any content and no memory_index that points at them; padding positions
-    have label IGNORE.
+    have label IGNORE. A row holds one conversation after the other.
     """
 
     frames_PFHWC: jax.Array  # uint8, at the model's size
@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     token_ids_BL: jax.Array
     memory_index_BL: jax.Array  # row of the pool's P*K memory tokens, -1 for text
     labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
+    conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
 
 
 class Loss(NamedTuple):
@@ -48,8 +49,15 @@ def forward(model: Tempo, batch: Batch, *, remat: bool = True) -> jax.Array:
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
     memory = memory.reshape(-1, memory.shape[-1])
     x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-    return model.llm(x, positions, remat=remat)
+    conversation = batch.conversation_BL
+    return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat)
+
+
+def positions_in(conversation_BL: jax.Array) -> jax.Array:
+    """Positions that start from 0 with every conversation of a row, int32 [B, L]."""
+    place = jnp.broadcast_to(jnp.arange(conversation_BL.shape[1]), conversation_BL.shape)
+    before = jnp.pad(conversation_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return place - jax.lax.cummax(jnp.where(conversation_BL != before, place, 0), axis=1)
 
 
 def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:

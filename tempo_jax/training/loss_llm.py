@@ -7,19 +7,21 @@ import jax.numpy as jnp
 
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training.loss import Loss, cross_entropy
+from tempo_jax.training.loss import Loss, cross_entropy, positions_in
 
 
 class Batch(NamedTuple):
-    """B conversations; static shapes, padded; int32."""
+    """B rows of conversations, one after the other; static shapes, padded; int32."""
 
     token_ids_BL: jax.Array
     labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
+    conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
 
 
 def loss(model: Decoder, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss."""
     x = model.embed(batch.token_ids_BL)
-    hidden = model(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), remat=remat)
+    conversation = batch.conversation_BL
+    hidden = model(x, positions_in(conversation), document_BL=conversation, remat=remat)
     labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.logits, hidden, labels)
