@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/demo/see/model"
     config.rates.update({"vision": 1e-3, "svlm": 2e-3})
     config.steps = 2000
-    config.batch.update({"pool": 20, "row_length": 124, "conversations": 20})
+    config.batch.update({"pool": 20, "row_length": 124, "conversations": 1})
     config.data.sources = (
         ConfigDict({"kind": "minireel_segments", "count": 1_000_000, "seconds": (64, 512, 4096)}),
     )

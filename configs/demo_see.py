@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.rates.update({"vision": 2e-3, "svlm": 2e-3})
     config.optimiser.update({"b2": 0.99, "weight_decay": 0.01})
     config.steps = 2400
-    config.batch.update({"pool": 62, "row_length": 46, "conversations": 62, "length": 1})
+    config.batch.update({"pool": 62, "row_length": 46, "conversations": 1, "length": 1})
     config.data.sources = (
         ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),
     )

@@ -19,6 +19,6 @@ def get_config() -> ConfigDict:
     config.init.tokenizer = ""
     config.rates.update({"vision": 0.0, "svlm": 0.0, "memory": 1e-2, "projector": 5e-3})
     config.steps = 300
-    config.batch.update({"pool": 24, "row_length": 108, "conversations": 8, "length": 160})
+    config.batch.update({"pool": 24, "row_length": 108, "conversations": 4, "length": 320})
     config.data.sources = (ConfigDict({"kind": "minireel_clips", "count": 1_000_000, "seconds": (8, 16)}),)
     return config

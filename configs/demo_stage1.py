@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.init.tokenizer = ""
     config.rates.update({"vision": 2e-4, "svlm": 1e-3, "memory": 2e-3, "projector": 1e-3, "llm": 1e-3})
     config.steps = 1200
-    config.batch.update({"pool": 32, "row_length": 168, "conversations": 4, "length": 512})
+    config.batch.update({"pool": 32, "row_length": 168, "conversations": 2, "length": 560})
     reels = {"kind": "minireel", "count": 1_000_000, "forms": {"choice": 0.5, "text": 0.5}}
     config.data.sources = (
         ConfigDict({"kind": "minireel_clips", "count": 1_000_000, "seconds": (8, 16), "weight": 0.2}),

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.init.llm = "build/qwen3-4b"
     config.rates.update({"memory": 1e-3, "projector": 1e-3})
     config.steps = 2_180
-    config.batch.update({"shards": 64, "pool": 4, "row_length": 448, "conversations": 4, "length": 384})
+    config.batch.update({"shards": 64, "pool": 4, "row_length": 448, "conversations": 1, "length": 1536})
     config.batch.sizes = ((384, 512), (512, 384))
     config.data.sources = (ConfigDict({"kind": "prepared", "path": "data/lcs"}),)
     config.data.workers = 1

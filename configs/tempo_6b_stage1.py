@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/tempo_6b/stage0/model"
     config.rates.update({"vision": 2e-6, "svlm": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5})
     config.steps = 10_000
-    config.batch.update({"shards": 64, "pool": 8, "row_length": 896, "conversations": 8, "length": 384})
+    config.batch.update({"shards": 64, "pool": 8, "row_length": 896, "conversations": 1, "length": 2560})
     config.batch.sizes = ((256, 512),)
     config.data.sources = (
         ConfigDict({"kind": "prepared", "path": "data/pictures", "weight": 1.0}),

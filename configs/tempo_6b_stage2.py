@@ -12,8 +12,8 @@ What learns, and its peak learning rate:
     llm        1e-5     the global LLM
 
 Ours: the rates of VideoChat-Flash's third stage (facts §4.2); up to 128 frames at 2 fps, 16 segments
-and 2,048 memory tokens a sample; a micro-batch packs up to 4 conversations into 16 segments, so that
-pictures and short clips fill what long ones leave; 128 micro-batches a step in two halves; weight decay 0,
+and 2,048 memory tokens a sample; a micro-batch packs conversations into 16 segments and one row of the
+LLM, so that pictures and short clips fill what long ones leave; 128 micro-batches a step in two halves; weight decay 0,
 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
 
     python -m tempo_jax.data.prepare --source=sft/pictures.jsonl --sizes=256x512 --target=data/sft_pictures
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/tempo_6b/stage1/model"
     config.rates.update({"vision": 2e-6, "svlm": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5})
     config.steps = 10_000
-    config.batch.update({"shards": 64, "pool": 16, "row_length": 1024, "conversations": 4, "length": 3072})
+    config.batch.update({"shards": 64, "pool": 16, "row_length": 1024, "conversations": 1, "length": 3072})
     config.batch.sizes = ((256, 512),)
     config.batch.micro_batches = 2
     config.data.sources = (

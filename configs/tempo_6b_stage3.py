@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/tempo_6b/stage2/model"
     config.rates.update({"vision": 1e-6, "svlm": 5e-6, "memory": 5e-6, "projector": 5e-6, "llm": 5e-6})
     config.steps = 4_000
-    config.batch.update({"shards": 64, "pool": 48, "row_length": 1024, "conversations": 2, "length": 7168})
+    config.batch.update({"shards": 64, "pool": 48, "row_length": 1024, "conversations": 1, "length": 7168})
     config.batch.sizes = ((256, 512),)
     config.data.sources = (
         ConfigDict({"kind": "prepared", "path": "data/long_videos", "weight": 4.0}),
