@@ -256,6 +256,8 @@ def test_everything_wrong_with_a_config_is_said_at_once(model):
         (["--bogus=1"], "Unknown command line flag 'bogus'"),
         (["bogus"], "'bogus' is no flag"),
         (["--config.mesh.data=1000"], "takes 1000 devices"),
+        (["--workdir=gs://bucket/run"], "gs://bucket/run is a URL: mount the storage"),
+        (["--config.init.llm=gs://bucket/llm"], "config.init.llm is the URL gs://bucket/llm: mount"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):
@@ -298,7 +300,7 @@ def test_flops_agree_with_the_compiler():
     row, text = (pool, row_length), (conversations, length)
     batch = loss.Batch(
         array(pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
-        array(pool), array(*text), array(*text), array(*text),
+        array(pool), array(*text), array(*text), array(*text), array(*text),
     )  # fmt: skip
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
     forward = lambda params, batch: loss.forward(build.build(config, params), batch, remat="none")  # noqa: E731
@@ -323,7 +325,7 @@ def test_logits_count_in_the_chunks_that_have_labels():
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1
-    batch = loss_llm.Batch(labels, labels)
+    batch = loss_llm.Batch(labels, labels, labels)
     with_head, without = (
         next(flops.PARTS[type(TINY.llm)](TINY.llm, batch._replace(labels_BL=x))).weights
         for x in (labels, np.full_like(labels, IGNORE))

@@ -28,7 +28,7 @@ from tempo_jax.folders import replacing
 from tempo_jax.trees import flatten, nest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large", "RESOURCE_EXHAUSTED")
+_FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large")
 
 
 class Checkpoints:

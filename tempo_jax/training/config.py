@@ -21,6 +21,8 @@ FREE = (
     "max_not_finite", "profile_step", "init",
 )  # fmt: skip
 
+MOUNT = "mount the storage (docs/pods.md) and give a path"
+
 
 def default() -> ConfigDict:
     """All fields with their types; a field that is not here is a mistake."""
@@ -92,6 +94,9 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield "config.model and config.init.checkpoint are both empty: give one of them"
     if config.task != "tempo" and (config.init.compressor or config.init.llm):
         yield "config.init.compressor and config.init.llm are for the task tempo: use config.init.checkpoint"
+    for name, path in config.init.items():
+        if "://" in path:
+            yield f"config.init.{name} is the URL {path}: {MOUNT}"
     if not any(config.rates.values()):
         yield "config.rates are all 0: give at least one group a learning rate"
     for name, fine, wanted in _BOUNDS:

@@ -76,9 +76,12 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Every process enters. At the end checkpoints are written out; a full disk is told in one sentence.
     """
     configs.check(config)
+    if "://" in str(workdir):
+        raise TempoError(f"the working directory {workdir} is a URL: {configs.MOUNT}")
     workdir = Path(workdir).resolve()
     mesh = make_mesh(config)
-    with Placement(mesh, exact=config.dtype == "float32")(), checkpoints.full_disk_is_a_sentence(workdir):
+    placed = Placement(mesh, exact=config.dtype == "float32")()
+    with placed, checkpoints.full_disk_is_a_sentence(workdir), full_memory_is_a_sentence():
         workdir.mkdir(parents=True, exist_ok=True)
         with checkpoints.Checkpoints(workdir, config.keep) as saved:
             make = begin if saved.latest is None else resume
@@ -101,6 +104,21 @@ def _introduce(run: Run) -> None:
             f"note: {rows} rows of a batch do not divide among data x fsdp, so some chips do the same work: "
             "choose batch.shards, pool and conversations to match"
         )
+
+
+@contextlib.contextmanager
+def full_memory_is_a_sentence() -> Iterator[None]:
+    """A device's memory, that is."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise TempoError(
+            f"training does not fit into the memory of the devices ({reason}): take smaller micro-batches "
+            "(config.batch.pool, length), config.remat=full, or more devices for config.mesh.fsdp"
+        ) from error
 
 
 def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
