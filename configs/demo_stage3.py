@@ -20,7 +20,5 @@ def get_config() -> ConfigDict:
     config.steps = 400
     config.batch.update({"pool": 128, "row_length": 168, "conversations": 2, "length": 3072})
     reels = {"kind": "minireel", "count": 1_000_000, "forms": {"choice": 0.8, "text": 0.2}}
-    config.data.sources = (
-        ConfigDict({**reels, "seconds": (256, 512, 4096), "weight": 1.0}),
-    )
+    config.data.sources = (ConfigDict({**reels, "seconds": (256, 512, 4096), "weight": 1.0}),)
     return config

@@ -13,8 +13,8 @@ What learns, and its peak learning rate:
 
 Ours: the rates of VideoChat-Flash's third stage (facts §4.2); up to 128 frames at 2 fps, 16 segments
 and 2,048 memory tokens a sample; a micro-batch packs conversations into 16 segments and one row of the
-LLM, so that pictures and short clips fill what long ones leave; 128 micro-batches a step in two halves; weight decay 0,
-3 % warm-up, cosine. Frames at 256x512 (see stage 1).
+LLM, so that pictures and short clips fill what long ones leave; 128 micro-batches a step in two halves;
+weight decay 0, 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
 
     python -m tempo_jax.data.prepare --source=sft/pictures.jsonl --sizes=256x512 --target=data/sft_pictures
     python -m tempo_jax.data.prepare --source=sft/videos.jsonl --sizes=256x512 --max-frames=128 \\
