@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -26,13 +27,19 @@ from tempo_jax.models.layers import REMAT
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics
+from tempo_jax.training import feed, flops, groups, loop, loss, metrics
 from tempo_jax.trees import flatten
 from tests import tiny_training
 from tests.systems import relative
 from tests.tiny_training import STEPS, curve, rows
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    with tiny_training.unoptimised():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -193,22 +200,26 @@ def test_rows_that_do_not_divide_are_placed_all_the_same(model):
     np.testing.assert_array_equal(placed, np.arange(6).reshape(1, 3, 2))
 
 
-def test_rematerialisation_changes_no_gradient(model):
-    config = tiny_training.config(model)
-    found = checkpoint.read_model_json(model).config
-    tokenizer = Tokenizer(checkpoint.tokenizer_path(model))
-    batch = jax.tree.map(
-        lambda x: jnp.asarray(x[0]), next(tiny_training.Batches(config, tokenizer, found, [0]))
-    )
-    params = checkpoint.load_params(model)
+def test_rematerialisation_changes_no_gradient():
+    """Of a decoder, every kind; tests/test_training.py has the whole system."""
+    config = tiny_training.architecture(64).llm
+    params = build.parameters(build.init(config))
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 24)))
 
     def gradients(remat):
-        total = lambda params: loss.loss(build.build(found, params), batch, remat=remat).total  # noqa: E731
-        return flatten(jax.jit(jax.grad(total))(params))
+        def total(params):
+            model = build.build(config, params)
+            places = jnp.broadcast_to(jnp.arange(24), ids.shape)
+            return loss.cross_entropy(model.logits, model(model.embed(ids), places, remat=remat), ids).total
 
-    kept = gradients("none")
+        gradient = jax.grad(total)
+        return flatten(jax.jit(gradient)(params)), str(jax.make_jaxpr(gradient)(params))
+
+    kept, plain = gradients("none")
     for remat in REMAT.keys() - {"none"}:
-        for path, x in gradients(remat).items():
+        found, program = gradients(remat)
+        assert program.count("dot_general") > plain.count("dot_general")  # something is computed again
+        for path, x in found.items():
             scale = np.abs(kept[path]).max()
             np.testing.assert_allclose(x, kept[path], rtol=0, atol=1e-5 * scale + 1e-12, err_msg=path)
 
@@ -325,10 +336,11 @@ def test_logits_count_in_the_chunks_that_have_labels():
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1
-    batch = loss_llm.Batch(labels, labels, labels)
-    with_head, without = (
-        next(flops.PARTS[type(TINY.llm)](TINY.llm, batch._replace(labels_BL=x))).weights
-        for x in (labels, np.full_like(labels, IGNORE))
-    )
+
+    def weights(labels):
+        batch = types.SimpleNamespace(token_ids_BL=labels, labels_BL=labels)
+        return next(flops.PARTS[type(TINY.llm)](TINY.llm, batch)).weights
+
+    nothing = np.full_like(labels, IGNORE)
     places = 3 * loss.CHUNK * (-(-600 // loss.CHUNK) + 1)
-    assert with_head - without == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size
+    assert weights(labels) - weights(nothing) == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size

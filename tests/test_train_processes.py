@@ -19,6 +19,12 @@ from tests.tiny_training import SHARDS, curve
 REPO = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    with tiny_training.unoptimised():
+        yield
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")

@@ -3,6 +3,7 @@
 python -m tests.tiny_training MODEL WORKDIR HOOK '{"mesh.data": 2, …}' [ADDRESS RANK]
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,8 +18,24 @@ import numpy as np
 
 from tempo_jax import demo_tokenizer
 
+# XLA optimises for longer than these programs ever run. The same in all processes, for equal bits.
+UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 STEPS, SHARDS = 6, 8
 RATES = {"memory": 1e-3, "projector": 1e-3, "llm": 1e-3}
+
+
+@contextlib.contextmanager
+def unoptimised():
+    """Programs compiled meanwhile, by this process or ones that it starts."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ[UNOPTIMISED] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[UNOPTIMISED]
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_tokenizer(folder: Path) -> int:
