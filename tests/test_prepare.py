@@ -142,7 +142,7 @@ def test_every_kind_comes_back(prepared, media):
     assert words.conversation == turns("What?") and words.real_fps is None
     assert words.frames.shape == (1, 64, 64, 3) and (words.frames[0] == 255).all()
     assert skipped(prepared) == {}
-    assert data.metadata["counts"]["size 64x64"] == 3
+    assert data.metadata["counts"]["size 64x64"] == 2
     assert data.metadata["settings"]["video"] == dataclasses.asdict(LIMITS)
 
 
