@@ -1,4 +1,4 @@
-"""Demo model 6 of 6, Tempo's stage 3: long videos, of up to 128 segments.
+"""Demo model 7 of 7, Tempo's stage 3: long videos, of up to 128 segments.
 
 As published: no allocation in training, all memory tokens (facts/tempo.md §4.1). Ours: only the projector
 and the LLM learn, which alone see the length.
@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/demo/stage1/model"
     config.init.tokenizer = ""
     config.rates.update({"vision": 0.0, "svlm": 0.0, "projector": 5e-4, "llm": 1e-3})
-    config.steps = 400
-    config.batch.update({"pool": 128, "row_length": 168, "conversations": 2, "length": 3072})
-    reels = {"kind": "minireel", "count": 1_000_000, "forms": {"choice": 0.8, "text": 0.2}}
-    config.data.sources = (ConfigDict({**reels, "seconds": (256, 512, 4096), "weight": 1.0}),)
+    config.steps = 300
+    config.batch.update({"pool": 128, "row_length": 196, "conversations": 1, "length": 2944})
+    reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.8, "text": 0.2}, "as_asked": True}
+    config.data.sources = (ConfigDict({**reels, "seconds": (128, 256, 512, 4096)}),)
     return config

@@ -40,13 +40,18 @@ def time_tag(seconds: float) -> str:
 
 def training_query(conversation: Sequence[dict]) -> str:
     """The compressor's query in training: the numbered human turns (facts §1.8)."""
-    turns = [
-        str(turn.get("value", "")).replace("<image>", "").strip()
-        for turn in conversation[:QUERY_TURNS]
-        if turn.get("from") == "human"
-    ]
-    numbered = [f"Context turn {i}: {text}" for i, text in enumerate(filter(None, turns), start=1)]
+    numbered = [f"Context turn {i}: {text}" for i, text in enumerate(_asked(conversation), start=1)]
     return "\n".join(numbered) or DEFAULT_QUESTION
+
+
+def human_turns(conversation: Sequence[dict]) -> str:
+    """The compressor's query in inference: the question as it is, or several, a line each."""
+    return "\n".join(_asked(conversation)) or DEFAULT_QUESTION
+
+
+def _asked(conversation: Sequence[dict]) -> list[str]:
+    turns = (turn for turn in conversation[:QUERY_TURNS] if turn.get("from") == "human")
+    return list(filter(None, (str(turn.get("value", "")).replace("<image>", "").strip() for turn in turns)))
 
 
 class PrefixRows(NamedTuple):

@@ -112,7 +112,7 @@ def test_mistakes_in_a_source_are_one_sentence(monkeypatch):
         ({"kind": "minireel", "fsp": 2}, "has no field 'fsp': it may have split, count"),
         ({"kind": "prepared"}, "needs the field 'path'"),
         ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
-        ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text"),
+        ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text, worded"),
         ({"kind": "minireel", "kinds": ("why",)}, "no kind 'why'"),
         ({"kind": "minireel", "seconds": 1}, "1 seconds is not between"),
     ):

@@ -1,6 +1,7 @@
 """The tasks beside Tempo's own: small VLM alone, LLM alone; and conversations without pictures."""
 
 import dataclasses
+import re
 
 import chex
 import hypothesis
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from tempo_jax import prompts
-from tempo_jax.data.collate import Sample, Shape, TooLong
+from tempo_jax.data.collate import Sample, Shape, TooLong, collate
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.told import NO_FRAMES, ToldSource
-from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, ToldSource
+from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
+from tempo_jax.data.sources import open_source
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
@@ -167,3 +170,30 @@ def test_words_alone_need_no_segments(tokenizer):
     assert (need.segments, need.compressor_tokens, need.longest_row) == (0, 0, 0)
     assert need.tokens == len(tokenizer.training_prompt(told(0).conversation)[0])
     assert told(0).frames is NO_FRAMES
+
+
+def test_notes_say_of_every_segment_what_it_contributes():
+    source = NotedSource("validation", 40, (64,), {"worded": 1.0})
+    samples = [source[index].conversation for index in range(40)]
+    assert samples == [source[index].conversation for index in range(40)]
+    for asked, answered in samples:
+        notes, question = asked["value"].split("\n", 1)
+        assert notes.count(" seconds>") == 16
+        words, letter = re.fullmatch(r"(.*) \((\w)\)", answered["value"]).groups()
+        assert f"({letter}) {words}" in question
+        if "What colour" in question:  # a needle: one segment knows, and marks it as the option it is
+            assert notes.count(f"({letter}) {words}") == 1
+
+
+def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
+    fields = {"kind": "minireel", "seconds": 16, "size": 64, "count": 2}
+    for as_asked, system, query in (
+        (True, "answer exactly", "\nQuery:\nW"),
+        (False, "Ignore irrelevant details.", "Context turn 1"),
+    ):
+        sample = open_source(ConfigDict(fields | {"as_asked": as_asked}))[0]
+        need = tempo_need(sample, tokenizer, DEMO)
+        shape = Shape(need.segments, need.longest_row, 1, need.tokens)
+        batch = collate([sample], tokenizer, DEMO, shape)
+        text = tokenizer.decode(batch.rows.token_ids_SL[0])
+        assert system in text and query in text and ("answer exactly" in text) == as_asked

@@ -9,19 +9,30 @@ from tempo_jax.data.shape import Shape, rows_of
 from tempo_jax.models.config import PADDING_ID, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
-from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, pad_rows, training_query
+from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, pad_rows, training_query
 from tempo_jax.training.loss import Batch
 from tempo_jax.video import segments
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A conversation about frames already at the model's size."""
+    """A conversation about frames already at the model's size.
+
+    as_asked: the compressor gets the prompt it gets in inference (system prompt that asks for Yes or No,
+    the bare question) and not the one of training (facts §1.8). A small model trained from nothing knows no
+    prompt that it was not trained on; the published ones are trained without.
+    """
 
     frames: np.ndarray  # uint8 [T, H, W, 3]; one frame and real_fps None: an image
     real_fps: float | None
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
     start_seconds: float = 0.0  # of the first frame
+    as_asked: bool = False
+
+    @property
+    def query(self) -> str:
+        """What the compressor is asked."""
+        return human_turns(self.conversation) if self.as_asked else training_query(self.conversation)
 
 
 class TooLong(ValueError):
@@ -53,7 +64,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
             texts.append((ids, np.full(len(ids), -1), labels))
             continue
         times = segments(len(sample.frames), sample.real_fps, frames_per_segment) if sample.real_fps else []
-        question = tokenizer.question_ids(training_query(sample.conversation))
+        question = tokenizer.question_ids(sample.query)
         block_ids, block_memory = [], []
         for time in times or [None]:
             seconds = time and [sample.start_seconds + s for s in time.slice_seconds]
@@ -64,7 +75,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
             block_memory += [*[-1] * len(tag), *range(start, start + memory)]
             missing = frames_per_segment - len(part)
             frames.append(np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]))
-            rows.append([*tokenizer.prefix_row(seconds, tokens, training=True), *question])
+            rows.append([*tokenizer.prefix_row(seconds, tokens, training=not sample.as_asked), *question])
         texts.append(_splice(ids, labels, block_ids, block_memory))
     if not rows:  # compiled programs want segments, be they nobody's
         frames.append(np.zeros((frames_per_segment, height, width, 3), np.uint8))

@@ -7,7 +7,7 @@ from tempo_jax.data.collate_svlm import conversation_row
 from tempo_jax.data.packing import Need
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig
 from tempo_jax.models.vision import grid_of, output_tokens
-from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer, training_query
+from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer
 from tempo_jax.video import segments
 
 
@@ -15,7 +15,7 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
     """Of a conversation about a video or an image, as collate.collate lays it out."""
     vision, memory = config.compressor.vision, config.memory_tokens
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], vision), vision)
-    question = len(tokenizer.question_ids(training_query(sample.conversation))) + memory
+    question = len(tokenizer.question_ids(sample.query)) + memory
     ids, _ = tokenizer.training_prompt(sample.conversation)
     if is_text_only(ids):
         return Need(0, 0, 0, len(ids))
@@ -23,12 +23,12 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
         raise ValueError(f"{marks} <image> marks in a conversation, not one or none")
     prompt = len(ids) - 1  # the mark gives way to memory tokens
     if sample.real_fps is None:
-        rows = [len(tokenizer.prefix_row(None, visual, training=True)) + question]
+        rows = [len(tokenizer.prefix_row(None, visual, training=not sample.as_asked)) + question]
         return Need(1, rows[0], rows[0], prompt + memory)
     rows, tags = [], 0
     for time in segments(len(sample.frames), sample.real_fps, config.video.segment_frames):
         seconds = [sample.start_seconds + s for s in time.slice_seconds]
-        rows.append(len(tokenizer.prefix_row(seconds, visual, training=True)) + question)
+        rows.append(len(tokenizer.prefix_row(seconds, visual, training=not sample.as_asked)) + question)
         tags += len(tokenizer.tag_ids(sample.start_seconds + time.tag_seconds))
     return Need(len(rows), sum(rows), max(rows), prompt + tags + memory * len(rows))
 

@@ -45,6 +45,11 @@ class Question:
     def prompt(self) -> str:
         return texts.choice_prompt(self.text, self.options)
 
+    @property
+    def worded_answer(self) -> str:
+        """'pink star (C)': an answer to `prompt` that says both."""
+        return f"{self.options[texts.LETTERS.index(self.answer_letter)]} ({self.answer_letter})"
+
     def accepts(self, reply: str) -> bool:
         """Whether a free reply is right: the same words but for case, article and final stop.
 

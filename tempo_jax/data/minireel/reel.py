@@ -17,6 +17,8 @@ from tempo_jax.video.encode import encode
 FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
     "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
     "text": (lambda question: question.text, lambda question: question.answer_text),
+    # The option's words before its letter, so that the letter need only be looked up.
+    "worded": (lambda question: question.prompt, lambda question: question.worded_answer),
 }
 
 

@@ -45,7 +45,7 @@ class MinireelSource:
     split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
     each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
     of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of "choice"
-    and "text". kinds: of questions. turns: questions in one conversation, at most.
+    and "text". kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample.
 
     Every reel is asked about equally often: each of its questions once, then some again until there
     are as many as a reel can have; lengths, forms and repetitions are drawn by index.
@@ -62,6 +62,7 @@ class MinireelSource:
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"choice": 1.0})
     kinds: tuple[str, ...] = minireel.KINDS
     turns: int = 1
+    as_asked: bool = False
 
     def __post_init__(self):
         for what, given, known in (("form", self.forms, FORMS), ("kind", self.kinds, minireel.KINDS)):
@@ -108,7 +109,8 @@ class MinireelSource:
                 {"from": "human", "value": ask(questions[number])},
                 {"from": "gpt", "value": answer(questions[number])},
             ]
-        return about(reel.spec, conversation, self.sample_fps, self.max_frames)
+        sample = about(reel.spec, conversation, self.sample_fps, self.max_frames)
+        return dataclasses.replace(sample, as_asked=self.as_asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +118,14 @@ class ClipSource:
     """Short reels, each to be described segment by segment: the modality alignment of stage 0.
 
     The words are those of told.py, which the demo model's LLM has learned to repeat. seconds: lengths to
-    choose from; size: height and width, pixels.
+    choose from; size: height and width, pixels. as_asked: see Sample.
     """
 
     split: str = "train"
     count: int = 1000
     seconds: Sequence[float] = (8, 16)
     size: int = 64
+    as_asked: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -130,7 +133,7 @@ class ClipSource:
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 5)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        return about(spec, description(told(spec)))
+        return dataclasses.replace(about(spec, description(told(spec))), as_asked=self.as_asked)
 
 
 def about(

@@ -4,16 +4,20 @@ What the published LLM brings along, reading and reasoning over a long context, 
 has to learn first. A sample has the form of Tempo's prompt, with a caption where memory tokens will be:
 
     <2.0 seconds>sea, red circle<6.0 seconds>sea, red circle, pink star … ⏎ When does the pink star appear?
+
+or, as memory tokens that keep only what the question needs, with notes:
+
+    <2.0 seconds>nothing<6.0 seconds>here<10.0 seconds>nothing … ⏎ When does the pink star appear?
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
-from tempo_jax.data.minireel.reel import FORMS, make
-from tempo_jax.data.minireel.segments import Segment, caption
+from tempo_jax.data.minireel.reel import FORMS, make, relevance
+from tempo_jax.data.minireel.segments import Segment, caption, evidence
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
 from tempo_jax.video.sampling import real_fps, sample_indices
@@ -47,12 +51,49 @@ class ToldSource:
         return Sample(NO_FRAMES, None, turns)
 
 
-def told(spec) -> str:
-    """All segments under the standard sampling, each with its time tag."""
+class NotedSource:
+    """Reels of a split with one question each and, of every segment, what it contributes to the answer.
+
+    seconds: lengths of reels to choose from. forms: weights of FORMS. The same index, the same sample.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        count: int = 1000,
+        seconds: Sequence[float] = (64,),
+        forms: Mapping[str, float] = {"worded": 0.7, "text": 0.3},
+    ):
+        self.split, self.count, self.seconds, self.forms = split, count, tuple(seconds), dict(forms)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = generate.generator(self.split, index, 6)
+        reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
+        question = reel.questions[rng.integers(len(reel.questions))]
+        weights = np.array(list(self.forms.values()), float)
+        form = str(rng.choice(list(self.forms), p=weights / weights.sum()))
+        ask, answer = FORMS[form]
+
+        def note(segment: Segment) -> str:
+            matters = bool(relevance(question, [segment.times])[0] > 0)
+            return evidence(question, segment, matters, choice=form != "text" and question.kind != "when")
+
+        turns = [
+            {"from": "human", "value": f"{told(reel.spec, note)}\n{ask(question)}"},
+            {"from": "gpt", "value": answer(question)},
+        ]
+        return Sample(NO_FRAMES, None, turns)
+
+
+def told(spec, say: Callable[[Segment], str] = caption) -> str:
+    """All segments under the standard sampling, each with its time tag and what is said of it."""
     total = spec.num_frames
     chosen = sample_indices(total, spec.fps, 2.0)
     times = segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
-    return "".join(f"{time_tag(t.tag_seconds)}{caption(Segment(spec, t.index))}" for t in times)
+    return "".join(f"{time_tag(t.tag_seconds)}{say(Segment(spec, t.index))}" for t in times)
 
 
 def description(text: str) -> list[dict]:
@@ -64,7 +105,7 @@ def conversation(questions, rng: np.random.Generator) -> list[dict]:
     """Human and assistant turns about the questions, shuffled."""
     turns = []
     for number in rng.permutation(len(questions)):
-        ask, answer = FORMS[str(rng.choice(list(FORMS)))]
+        ask, answer = FORMS[str(rng.choice(("choice", "text")))]
         turns.append({"from": "human", "value": ask(questions[number])})
         turns.append({"from": "gpt", "value": answer(questions[number])})
     return turns
