@@ -39,11 +39,6 @@ def interval(right: int, asked: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def is_right(question: minireel.Question, text: str) -> bool:
-    """The option's letter, alone or in brackets, at the start of the answer."""
-    return text.strip().lstrip("(")[:1].upper() == question.answer_letter
-
-
 def ask_all(tempo, args) -> list[dict]:
     """One row per question and setting."""
     rows, started = [], time.perf_counter()
@@ -74,10 +69,10 @@ def _settings(clip, reel, question, args, ablate: bool) -> list[dict]:
     rows = []
     for strategy, budget in settings:
         options = {"compress": False} if strategy == FULL else {"budget": budget, "strategy": strategy}
-        answer = clip.ask(question.prompt, max_new_tokens=8, **options)
+        answer = clip.ask(question.prompt, max_new_tokens=16, **options)
         row = {
             "reel": reel.name, "kind": question.kind, "strategy": strategy, "budget": budget,
-            "right": is_right(question, answer.text), "text": answer.text, "letter": question.answer_letter,
+            "right": question.chosen(answer.text), "text": answer.text, "letter": question.answer_letter,
             "tokens_per_frame": answer.usage["tokens_per_frame"],
         }  # fmt: skip
         if not rows:

@@ -298,3 +298,18 @@ def test_command_line_will_not_overwrite_or_write_into_a_file(tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "test.jsonl").read_text() == "mine"
     assert command.main([str(tmp_path / "test.jsonl"), "--seconds", "8"]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "reply, right",
+    [
+        *(("{0}", True), ("({0})", True), (" {0}. pink star", True), ("pink star ({0})", True)),
+        *(("pink star", False), ("{1}", False), ("from 4 to 8 seconds ({1})", False), ("", False)),
+        *(("A cat", False), ("Both {0}", False)),
+    ],
+)
+def test_the_option_that_a_reply_picks(reply, right):
+    question = next(q for q in minireel.make("test", 3).questions if q.answer_letter != "A")
+    wrong = next(letter for letter in "ABCD" if letter != question.answer_letter)
+    assert question.chosen(reply.format(question.answer_letter, wrong)) == right
+    assert question.chosen(question.worded_answer)

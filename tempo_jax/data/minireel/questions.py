@@ -50,6 +50,11 @@ class Question:
         """'pink star (C)': an answer to `prompt` that says both."""
         return f"{self.options[texts.LETTERS.index(self.answer_letter)]} ({self.answer_letter})"
 
+    def chosen(self, reply: str) -> bool:
+        """Whether a reply to `prompt` picks the right option: by a letter in brackets, else by its first."""
+        found = re.search(rf"\(([{texts.LETTERS}])\)", reply) or re.match(rf"\s*([{texts.LETTERS}])\b", reply)
+        return found is not None and found[1] == self.answer_letter
+
     def accepts(self, reply: str) -> bool:
         """Whether a free reply is right: the same words but for case, article and final stop.
 
