@@ -65,6 +65,7 @@ def test_it_learns_and_tells(whole):
     last = found[-1]
     assert last["mfu"] is None and last["padding_segments"] == 0.25 and last["samples_skipped"] == 1
     assert last["frames_per_second"] > 0 and last["tokens_per_second_per_chip"] > 0
+    assert found[0]["step_seconds"] is found[0]["eta_seconds"] is None  # of the first step, which compiles
     assert found[1]["lr"] == pytest.approx(1e-3)  # one step of warm-up
     assert list((whole / "tensorboard").glob("events*"))
     assert json.loads((whole / "config.json").read_text())["steps"] == STEPS

@@ -96,6 +96,8 @@ class Watch:
         """A step has been handed to the device: now there is time for the one before."""
         self.finish()
         self._pending = number, fed, metrics, waited
+        if all(x.is_ready() for x in metrics):  # where steps are done when they are handed over
+            self.finish()
 
     def finish(self) -> None:
         """Waits for the step under way and tells of it; TempoError at too many that are not finite."""
@@ -106,13 +108,14 @@ class Watch:
         config = self._run.config
         self._in_a_row = 0 if finite else self._in_a_row + 1
         self._skipped += not finite
-        self._meter.count(fed.host, waited)
+        if self._first:
+            self._meter.restart()  # the first step compiles
+        else:
+            self._meter.count(fed.host, waited)
+        self._first = False
         if number % config.log_every == 0 or number == config.steps or not finite:
             row = self._meter.row(number, loss, norm, self._skipped, self._feed.stats)
             self._log.write(row, config.steps)
-        elif self._first:
-            self._meter.restart()  # the first step compiles
-        self._first = False
         if self._in_a_row >= config.max_not_finite:
             raise TempoError(
                 f"loss or gradients of {self._in_a_row} steps in a row, up to step {number}, were not "
