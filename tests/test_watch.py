@@ -32,10 +32,13 @@ class Value:
 
 
 class Feed:
-    """Batches of ten tokens, for the last of which one has to wait."""
+    """Batches of ten tokens, for the last of which one has to wait.
 
-    def __init__(self, clock, steps):
-        self.clock, self.left = clock, steps
+    skipping: batches left -> reasons of the samples skipped for this one.
+    """
+
+    def __init__(self, clock, steps, skipping):
+        self.clock, self.left, self.skipping = clock, steps, skipping
         self.stats = {"samples": 0, "skipped": {}, "waste": {}}
         labels = np.full((1, 1, 16), IGNORE)
         labels[..., 9] = 1
@@ -47,6 +50,8 @@ class Feed:
     def __next__(self):
         self.clock.now += 0 if self.ready() else WAIT
         self.left -= 1
+        for reason in self.skipping.get(self.left, []):
+            self.stats["skipped"][reason] = self.stats["skipped"].get(reason, 0) + 1
         return self.fed
 
 
@@ -59,7 +64,7 @@ def clock(monkeypatch):
     return clock
 
 
-def rows(clock, steps, begin=0, synchronous=False, log_every=2):
+def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
     """The lines of a run that goes on after step `begin`."""
     config = configs.default()
     config.update({"steps": steps, "log_every": log_every, "task": "llm"})
@@ -67,7 +72,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2):
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     state, model = types.SimpleNamespace(skipped=0), types.SimpleNamespace(config=TINY.llm)
     run = types.SimpleNamespace(config=config, model=model, mesh=mesh, state=state)
-    found, feed = [], Feed(clock, steps - begin)
+    found, feed = [], Feed(clock, steps - begin, skipping or {})
     watch = loop.Watch(run, types.SimpleNamespace(write=lambda row, steps: found.append(row)), feed)
     busy = 0.0
     for number in range(begin + 1, steps + 1):
@@ -101,3 +106,10 @@ def test_a_line_about_the_first_step_alone_has_no_rates(clock, synchronous):
     first, *others = rows(clock, 4, synchronous=synchronous, log_every=1)
     assert first["step_seconds"] is None
     assert [row["step_seconds"] for row in others] == [STEP, STEP, STEP + WAIT]
+
+
+def test_every_reason_to_skip_samples_is_told_once(clock, capsys):
+    found = rows(clock, 4, skipping={3: ["too long", "too long"], 0: ["too long", "OSError: no a.png"]})
+    assert [row["samples_skipped"] for row in found] == [2, 4]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["samples are skipped: too long", "samples are skipped: OSError: no a.png"]
