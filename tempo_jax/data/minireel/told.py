@@ -6,12 +6,13 @@ has to learn first. A sample has the form of Tempo's prompt, with a caption wher
     <2.0 seconds>sea, red circle<6.0 seconds>sea, red circle, pink star … ⏎ When does the pink star appear?
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.reel import FORMS, make
 from tempo_jax.data.minireel.segments import Segment, caption
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
@@ -21,20 +22,15 @@ from tempo_jax.video.sampling import real_fps, sample_indices
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
-class ToldSource:
-    """Reels of a split in words, with all their questions in one conversation; same index, same sample.
+@dataclasses.dataclass(frozen=True)
+class ToldSource(PerReel):
+    """Reels in words, with all their questions in one conversation; same index, same sample.
 
-    seconds: lengths of reels to choose from. Questions come in any order, each as multiple choice or
+    Questions come in any order, each as multiple choice or
     in words with equal chances; up to `described` segments, first of all everything is to be said again.
     """
 
-    def __init__(
-        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), described: int = 4
-    ):
-        self.split, self.count, self.seconds, self.described = split, count, tuple(seconds), described
-
-    def __len__(self) -> int:
-        return self.count
+    described: int = 4
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 3)
