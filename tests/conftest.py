@@ -83,6 +83,20 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir
     return folder / "model"
 
 
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir: Path) -> Path:
+    """Tiny weights as published: tempo (three shards, tokenizer), base, llm; and tempo converted: native."""
+    from convert import from_hf
+    from tests import tiny_checkpoints as tiny
+
+    root = tmp_path_factory.mktemp("published")
+    tiny.write_tempo(root / "tempo", shards=3, vocab=tiny.SMALL, tokenizer_dir=demo_tokenizer_dir)
+    tiny.write_base(root / "base", shards=2, vocab=tiny.SMALL)
+    tiny.write_llm(root / "llm", vocab=tiny.SMALL)
+    from_hf.convert("tempo", root / "tempo", root / "native", base=root / "base")
+    return root
+
+
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
     """For modules that train tiny models, in processes of their own too."""
