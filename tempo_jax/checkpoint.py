@@ -162,6 +162,8 @@ def saving_context() -> ocp.Context:
 
 def describe(folder: Path, kind: str, config: Any, tokenizer_dir, origin: dict | None) -> None:
     """Writes what is not arrays: the tokenizer, then model.json, without which nothing loads."""
+    # Orbax notes the folder it wrote to on this machine, and reads the note of object stores only.
+    (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}

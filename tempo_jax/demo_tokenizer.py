@@ -135,18 +135,23 @@ def write(folder: str | Path, fill: bool = False) -> None:
         weights answer with such ids; without names their answers would print as nothing. Costs
         4 MB and changes no encoding.
     """
-    folder = Path(folder)
+    rules = json.dumps(tokenizer_json(fill), ensure_ascii=False, separators=(",", ":"))
+    write_files(Path(folder), rules, longest=262_144)
+
+
+def write_files(folder: Path, rules: str, longest: int) -> None:
+    """All files of a tokenizer whose tokenizer.json is `rules`, for texts of at most `longest` tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": 262_144,
+        "model_max_length": longest,
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": False,
     }
     files = {
-        "tokenizer.json": json.dumps(tokenizer_json(fill), ensure_ascii=False, separators=(",", ":")),
+        "tokenizer.json": rules,
         "tokenizer_config.json": json.dumps(config, indent=1),
         "chat_template.jinja": CHAT_TEMPLATE,
     }

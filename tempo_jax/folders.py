@@ -9,6 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tempo_jax.errors import TempoError
+from tempo_jax.paths import check_local
 
 
 @contextlib.contextmanager
@@ -16,8 +17,9 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside `target` that takes its place when the block ends without an exception.
 
     Every process enters it; process 0 makes, renames and removes. TempoError when `target` exists and
-    is not to be overwritten.
+    is not to be overwritten, or is a URL.
     """
+    check_local("the target", target)
     target = target.resolve()
     if target.exists() and not overwrite:
         raise TempoError(f"{target} exists already: remove it, choose another folder or pass --overwrite")

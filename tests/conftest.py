@@ -5,6 +5,7 @@ All of it is environment variables set before anything imports jax, so that test
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -79,4 +80,37 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir
     values = json.loads(path.read_text())
     values["config"]["video"]["min_pixels"] = 16_384
     path.write_text(json.dumps(values))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir: Path) -> Path:
+    """Tiny weights as published: tempo (three shards, tokenizer), base, llm; and tempo converted: native."""
+    from convert import from_hf
+    from tests import tiny_checkpoints as tiny
+
+    root = tmp_path_factory.mktemp("published")
+    tiny.write_tempo(root / "tempo", shards=3, vocab=tiny.SMALL, tokenizer_dir=demo_tokenizer_dir)
+    tiny.write_base(root / "base", shards=2, vocab=tiny.SMALL)
+    tiny.write_llm(root / "llm", vocab=tiny.SMALL)
+    from_hf.convert("tempo", root / "tempo", root / "native", base=root / "base")
+    return root
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """For modules that train tiny models, in processes of their own too."""
+    from tests import tiny_training
+
+    with tiny_training.unoptimised():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, quick_compilation: None) -> Path:
+    """A native checkpoint for them to start from."""
+    from tests import tiny_training
+
+    folder = tmp_path_factory.mktemp("start")
+    tiny_training.write_model(folder)
     return folder / "model"

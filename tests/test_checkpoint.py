@@ -17,6 +17,7 @@ from convert import mapping, native_io
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
+from tempo_jax.training import checkpoints
 from tempo_jax.trees import flatten, nest
 from tests import tiny_checkpoints as tiny
 
@@ -65,6 +66,17 @@ def test_orbax_reads_it_alone(saved, params):
     """No code of ours is needed to read the parameters."""
     shapes = jax.tree.map(lambda x: np.ndarray, checkpoint.load_params(saved))
     assert_equal(ocp.load(saved / "params", shapes), params)
+
+
+def test_tells_nothing_of_the_machine(saved, tmp_path, params):
+    """However it is written, no file of a checkpoint names the folder it was written to."""
+    with native_io.saving(tmp_path / "streamed", "tempo", CONFIG) as put:
+        for path, x in flatten(params).items():
+            put(path, np.asarray(x))
+    checkpoints.save_frozen(tmp_path, "tempo", CONFIG, flatten(params), checkpoint.tokenizer_path(saved), {})
+    for folder in (saved, tmp_path / "streamed", tmp_path / "frozen"):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert files and not [f for f in files if str(folder.parent).encode() in f.read_bytes()]
 
 
 def test_dtype_on_the_way_in(saved):

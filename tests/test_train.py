@@ -34,27 +34,14 @@ from tests.systems import relative
 from tests.tiny_training import STEPS, curve, rows
 
 REPO = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    with tiny_training.unoptimised():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A native checkpoint to start from."""
-    folder = tmp_path_factory.mktemp("start")
-    tiny_training.write_model(folder)
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
+def whole(tiny_model, tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
-    assert tiny_training.train(model, workdir) == "finished"
+    assert tiny_training.train(tiny_model, workdir) == "finished"
     return workdir
 
 
@@ -65,13 +52,14 @@ def test_it_learns_and_tells(whole):
     last = found[-1]
     assert last["mfu"] is None and last["padding_segments"] == 0.25 and last["samples_skipped"] == 1
     assert last["frames_per_second"] > 0 and last["tokens_per_second_per_chip"] > 0
+    assert found[0]["step_seconds"] is found[0]["eta_seconds"] is None  # of the first step, which compiles
     assert found[1]["lr"] == pytest.approx(1e-3)  # one step of warm-up
     assert list((whole / "tensorboard").glob("events*"))
     assert json.loads((whole / "config.json").read_text())["steps"] == STEPS
 
 
-def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(model, whole):
-    before, after = (flatten(checkpoint.load_params(folder)) for folder in (model, whole / "model"))
+def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(tiny_model, whole):
+    before, after = (flatten(checkpoint.load_params(folder)) for folder in (tiny_model, whole / "model"))
     assert before.keys() == after.keys()
     for path, x in after.items():
         learned = groups.group_of(path) in tiny_training.RATES
@@ -85,41 +73,41 @@ def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(model,
     assert len(answer.token_ids) <= 2
 
 
-def test_meshes_give_one_curve_and_take_over_from_each_other(model, whole, tmp_path):
+def test_meshes_give_one_curve_and_take_over_from_each_other(tiny_model, whole, tmp_path):
     """(8,1,1) to step 3, from there (2,2,2) and (1,4,2)."""
     expected = np.array(curve(whole))
     first = tmp_path / "8"
-    tiny_training.train(model, first, **{"mesh.data": 8})
+    tiny_training.train(tiny_model, first, **{"mesh.data": 8})
     assert relative(curve(first), expected) < 1e-5
     shutil.rmtree(first / "checkpoints" / "6")
     for data, fsdp, tensor in ((2, 2, 2), (1, 4, 2)):
         workdir = tmp_path / f"{data}{fsdp}{tensor}"
         shutil.copytree(first, workdir)
-        tiny_training.train(model, workdir, **{"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor})
+        tiny_training.train(
+            tiny_model, workdir, **{"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+        )
         assert relative(curve(workdir), expected) < 1e-5
 
 
-def child(model, workdir, hook, **changes):
+def child(tiny_model, workdir, hook, **changes):
     """The same training in a process of its own."""
-    command = [sys.executable, "-m", "tests.tiny_training", model, workdir, hook, json.dumps(changes)]
-    return subprocess.run(
-        list(map(str, command)), cwd=REPO, env=os.environ, capture_output=True, text=True, timeout=300
-    )
+    command = tiny_training.command(tiny_model, workdir, hook, changes)
+    return subprocess.run(command, cwd=REPO, env=os.environ, capture_output=True, text=True, timeout=300)
 
 
-def test_killed_in_a_save_and_in_a_step_it_goes_on_bit_for_bit(model, whole, tmp_path):
+def test_killed_in_a_save_and_in_a_step_it_goes_on_bit_for_bit(tiny_model, whole, tmp_path):
     steps = tmp_path / "checkpoints"
 
     def whole_steps():
         return sorted(int(folder.name) for folder in steps.iterdir() if folder.name.isdigit())
 
-    killed = child(model, tmp_path, "kill_in_save")
+    killed = child(tiny_model, tmp_path, "kill_in_save")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert list(steps.glob("*tmp*")) and whole_steps() == []
-    killed = child(model, tmp_path, "kill_in_step")
+    killed = child(tiny_model, tmp_path, "kill_in_step")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert whole_steps() == [3] and not list(steps.glob("*tmp*"))
-    tiny_training.train(model, tmp_path)
+    tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
     same(tmp_path, whole)
 
@@ -131,30 +119,30 @@ def same(workdir, other):
         np.testing.assert_array_equal(x, theirs[path], err_msg=path)
 
 
-def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(model, whole, tmp_path):
+def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(TempoError, match=r"disk is full; that of step 3 is whole: free some space"):
-            tiny_training.train(model, tmp_path, "full_disk")
+            tiny_training.train(tiny_model, tmp_path, "full_disk")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    tiny_training.train(model, tmp_path)
+    tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 
 
-def test_sigterm_saves_and_stops(model, whole, tmp_path):
-    killed = child(model, tmp_path, "terminate")
+def test_sigterm_saves_and_stops(tiny_model, whole, tmp_path):
+    killed = child(tiny_model, tmp_path, "terminate")
     assert killed.returncode == 143, killed.stderr[-3000:]
     assert "which is saved: the same command goes on" in killed.stderr and "Traceback" not in killed.stderr
-    tiny_training.train(model, tmp_path)
+    tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 
 
-def test_it_stops_when_nothing_is_finite_any_more(model, tmp_path):
-    params = checkpoint.load_params(model)
+def test_it_stops_when_nothing_is_finite_any_more(tiny_model, tmp_path):
+    params = checkpoint.load_params(tiny_model)
     params["compressor"]["text"]["norm"]["scale"] *= jnp.nan
-    found = checkpoint.read_model_json(model)
-    tokenizer = checkpoint.tokenizer_path(model)
+    found = checkpoint.read_model_json(tiny_model)
+    tokenizer = checkpoint.tokenizer_path(tiny_model)
     checkpoint.save(tmp_path / "broken", found.kind, found.config, params, tokenizer)
     with pytest.raises(TempoError, match="3 steps in a row, up to step 3, were not finite"):
         tiny_training.train(tmp_path / "broken", tmp_path / "run", max_not_finite=3)
@@ -165,14 +153,14 @@ def test_it_stops_when_nothing_is_finite_any_more(model, tmp_path):
     ]
 
 
-def test_another_run_in_the_same_folder_is_refused(model, whole):
+def test_another_run_in_the_same_folder_is_refused(tiny_model, whole):
     with pytest.raises(TempoError, match=r"other settings \(rates.llm was 0.001 and is 0.002\)"):
-        tiny_training.train(model, whole, **{"rates.llm": 2e-3})
+        tiny_training.train(tiny_model, whole, **{"rates.llm": 2e-3})
 
 
-def test_what_may_differ_when_a_run_goes_on(model):
+def test_what_may_differ_when_a_run_goes_on(tiny_model):
     source = {"kind": "prepared", "path": "here", "weight": 1.0}
-    config = tiny_training.config(model)
+    config = tiny_training.config(tiny_model)
     config.data.sources = (ConfigDict(source),)
     saved = configs.to_json(config)
     config.update({"steps": 7, "remat": "none", "init": {"checkpoint": "elsewhere"}, "mesh": {"tensor": 2}})
@@ -183,17 +171,17 @@ def test_what_may_differ_when_a_run_goes_on(model):
         configs.check_same_run(saved, config, "w")
 
 
-def test_the_model_can_be_exported_any_time(model, whole, tmp_path):
+def test_the_model_can_be_exported_any_time(tiny_model, whole, tmp_path):
     shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
     shutil.copytree(whole / "frozen", tmp_path / "frozen")
-    loop.export(tiny_training.config(model), tmp_path)
+    loop.export(tiny_training.config(tiny_model), tmp_path)
     same(tmp_path, whole)
     with pytest.raises(TempoError, match="holds no checkpoint: train first"):
-        loop.export(tiny_training.config(model), tmp_path / "nothing")
+        loop.export(tiny_training.config(tiny_model), tmp_path / "nothing")
 
 
-def test_rows_that_do_not_divide_are_placed_all_the_same(model):
-    config = tiny_training.config(model, **{"batch.shards": 3})
+def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):
+    config = tiny_training.config(tiny_model, **{"batch.shards": 3})
     layout = feed.Layout(config, sharding.make_mesh(data=2, fsdp=2))
     assert layout.uneven == [3] and layout.shards == [0, 1, 2]
     placed = layout._place(np.arange(6).reshape(1, 3, 2), jax.P(None, ("data", "fsdp")))
@@ -227,14 +215,14 @@ def test_rematerialisation_changes_no_gradient():
 # Without training
 
 
-def test_the_feed_runs_ahead_but_states_belong_to_their_batch(model):
+def test_the_feed_runs_ahead_but_states_belong_to_their_batch(tiny_model):
     """Of the real pipeline: after the state of batch 2 comes batch 3, and lies on the mesh as it should."""
-    config = tiny_training.config(model, **{"batch.shards": 2})
+    config = tiny_training.config(tiny_model, **{"batch.shards": 2})
     reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "forms": {"text": 1.0}}
     config.data.update({"sources": (ConfigDict(reel),), "window": 4, "threads": 1})
     config.batch.update({"pool": 8, "row_length": 512, "conversations": 2, "length": 512})
-    found = checkpoint.read_model_json(model).config
-    tokenizer = Tokenizer(checkpoint.tokenizer_path(model))
+    found = checkpoint.read_model_json(tiny_model).config
+    tokenizer = Tokenizer(checkpoint.tokenizer_path(tiny_model))
     layout = feed.Layout(config, sharding.make_mesh(data=2))
     assert layout.shards == layout.owned == [0, 1]
     with feed.Feed(Batches(config, tokenizer, found, layout.shards), layout) as fed:
@@ -250,10 +238,10 @@ def test_the_feed_runs_ahead_but_states_belong_to_their_batch(model):
         assert placed.sharding.shard_shape(placed.shape)[axis] == theirs.shape[axis] // 2
 
 
-def test_everything_wrong_with_a_config_is_said_at_once(model):
+def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
     changes = {"steps": 0, "rates.llm": -1.0, "task": "dance", "mesh.data": -1, "mesh.fsdp": -1}
     with pytest.raises(TempoError) as caught:
-        configs.check(tiny_training.config(model, **changes))
+        configs.check(tiny_training.config(tiny_model, **changes))
     for part in ("config.task is 'dance'", "config.steps is 0", "config.rates.llm is -1", "more than one -1"):
         assert part in str(caught.value)
 

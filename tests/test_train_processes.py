@@ -1,11 +1,9 @@
 """Two processes on loopback train as one, stop together, and one alone goes on."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,43 +15,20 @@ from tests.systems import relative
 from tests.tiny_training import SHARDS, curve
 
 REPO = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    with tiny_training.unoptimised():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    tiny_training.write_model(folder)
-    return folder / "model"
-
-
-def start(model, workdir, hook="", **changes):
+def start(tiny_model, workdir, hook="", **changes):
     """Two processes of two devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.tiny_training",
-        model,
-        workdir,
-        hook,
-        json.dumps(changes),
-        address,
-    ]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    commands = [tiny_training.command(tiny_model, workdir, hook, changes, address, rank) for rank in range(2)]
     return [
-        subprocess.Popen(
-            [*map(str, command), str(rank)], cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+        subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
 
 
 def finish(children):
@@ -66,11 +41,11 @@ def finish(children):
     return [(child.returncode, text) for child, text in zip(children, told, strict=True)]
 
 
-def test_two_processes_are_one_and_stop_together(model, tmp_path):
+def test_two_processes_are_one_and_stop_together(tiny_model, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "pair"
-    children = start(model, workdir, "slow", **{"mesh.fsdp": 4})
+    children = start(tiny_model, workdir, "slow", **{"mesh.fsdp": 4})
     # While they start, one process trains the same.
-    tiny_training.train(model, whole)
+    tiny_training.train(tiny_model, whole)
     log = workdir / "log.jsonl"
     try:
         while not (log.exists() and log.read_text().count("\n") >= 2):
@@ -87,5 +62,5 @@ def test_two_processes_are_one_and_stop_together(model, tmp_path):
     assert files == {f"shard_{shard}.json" for shard in range(SHARDS)}
     assert len(curve(workdir)) == saved < tiny_training.STEPS
     # One process, one device: another mesh and another number of hosts.
-    assert tiny_training.train(model, workdir) == loop.FINISHED
+    assert tiny_training.train(tiny_model, workdir) == loop.FINISHED
     assert relative(curve(workdir), curve(whole)) < 1e-5

@@ -191,6 +191,12 @@ def train(model: Path, workdir: Path, hook: str = "", **changes) -> str:
     return loop.train(config(model, **changes), workdir, made)
 
 
+def command(model: Path, workdir: Path, hook: str, changes: dict, *process: object) -> list[str]:
+    """The same training in a process of its own."""
+    arguments = (model, workdir, hook, json.dumps(changes), *process)
+    return [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)]
+
+
 def rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import REMAT
+from tempo_jax.paths import MOUNT, url
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.tasks import TASKS
 
@@ -20,8 +21,6 @@ FREE = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "keep",
     "max_not_finite", "profile_step", "init",
 )  # fmt: skip
-
-MOUNT = "mount the storage (docs/pods.md) and give a path"
 
 
 def default() -> ConfigDict:
@@ -95,8 +94,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if config.task != "tempo" and (config.init.compressor or config.init.llm):
         yield "config.init.compressor and config.init.llm are for the task tempo: use config.init.checkpoint"
     for name, path in config.init.items():
-        if "://" in path:
-            yield f"config.init.{name} is the URL {path}: {MOUNT}"
+        if found := url(path):
+            yield f"config.init.{name} is the URL {found}: {MOUNT}"
     if not any(config.rates.values()):
         yield "config.rates are all 0: give at least one group a learning rate"
     for name, fine, wanted in _BOUNDS:

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class Watch:
         self._pending: tuple[int, Fed, step.Metrics, float] | None = None
         self._skipped, self._in_a_row = int(run.state.skipped), 0
         self._first = True
+        self._told: set[str] = set()  # reasons to skip samples
 
     def next(self) -> tuple[Fed, float]:
         """The next batch, and for how many seconds the device had nothing to do before it came."""
@@ -96,6 +97,8 @@ class Watch:
         """A step has been handed to the device: now there is time for the one before."""
         self.finish()
         self._pending = number, fed, metrics, waited
+        if all(x.is_ready() for x in metrics):  # where steps are done when they are handed over
+            self.finish()
 
     def finish(self) -> None:
         """Waits for the step under way and tells of it; TempoError at too many that are not finite."""
@@ -106,18 +109,28 @@ class Watch:
         config = self._run.config
         self._in_a_row = 0 if finite else self._in_a_row + 1
         self._skipped += not finite
-        self._meter.count(fed.host, waited)
-        if number % config.log_every == 0 or number == config.steps or not finite:
-            row = self._meter.row(number, loss, norm, self._skipped, self._feed.stats)
-            self._log.write(row, config.steps)
-        elif self._first:
+        if self._first:
             self._meter.restart()  # the first step compiles
+        else:
+            self._meter.count(fed.host, waited)
         self._first = False
+        stats = self._feed.stats
+        self._tell(stats["skipped"])
+        if number % config.log_every == 0 or number == config.steps or not finite:
+            row = self._meter.row(number, loss, norm, self._skipped, stats)
+            self._log.write(row, config.steps)
         if self._in_a_row >= config.max_not_finite:
             raise TempoError(
                 f"loss or gradients of {self._in_a_row} steps in a row, up to step {number}, were not "
                 "finite and left the weights as they were: lower config.rates or look at the data"
             )
+
+    def _tell(self, reasons: Iterable[str]) -> None:
+        """Says why samples are skipped, each reason once; log lines have their number only."""
+        for reason in reasons:
+            if reason not in self._told:
+                self._told.add(reason)
+                say(f"samples are skipped: {reason}")
 
 
 @contextlib.contextmanager

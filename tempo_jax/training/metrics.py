@@ -45,7 +45,7 @@ def _lengths(labels: np.ndarray) -> int:
 
 
 class Meter:
-    """Rates since the last line, in seconds of the wall clock."""
+    """Rates since the last line, in seconds of the wall clock: from the end of a step to that of another."""
 
     def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
         self._model, self._steps_to_do = model, config.steps
@@ -56,7 +56,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted."""
+        """Forgets what was counted; the clock starts now, at the end of a step."""
         self._began, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
         self._work = Work(0, 0)
 
@@ -73,11 +73,8 @@ class Meter:
         """All values of one line, and a new start. stats: of data.pipeline.Batches.
 
         Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
-        rates are means since the last line.
+        rates are means over the steps counted since the last line, None where there are none.
         """
-        seconds = max(time.perf_counter() - self._began, 1e-9)
-        per_step = seconds / max(self._steps, 1)
-        per_chip = self._flops / seconds / self._chips
         # The schedule does not count skipped steps, and this step was taken at the count before it.
         factor = float(self._schedule(max(step - 1 - skipped, 0)))
         row = {
@@ -86,19 +83,27 @@ class Meter:
             "gradient_norm": norm,
             "lr": factor * max(self._rates.values()),
             "skipped": skipped,
-            "step_seconds": per_step,
+            **self._speed(self._steps_to_do - step),
+            "samples": stats["samples"],
+            "samples_skipped": sum(stats["skipped"].values()),
+            **{f"padding_{kind}": share for kind, share in stats["waste"].items()},
+        }
+        self.restart()
+        return {name: None if _not_finite(value) else value for name, value in row.items()}
+
+    def _speed(self, steps_left: int) -> dict[str, float | None]:
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        per_chip = self._flops / seconds / self._chips
+        speed = {
+            "step_seconds": seconds / max(self._steps, 1),
             "tokens_per_second_per_chip": self._work.tokens / seconds / self._local,
             "frames_per_second": self._work.frames / seconds * jax.process_count(),
             "tflops_per_second_per_chip": per_chip / 1e12,
             "mfu": per_chip / self._peak if self._peak else None,
             "data_wait": min(self._waited / seconds, 1.0),
-            "samples": stats["samples"],
-            "samples_skipped": sum(stats["skipped"].values()),
-            **{f"padding_{kind}": share for kind, share in stats["waste"].items()},
-            "eta_seconds": (self._steps_to_do - step) * per_step,
+            "eta_seconds": steps_left * seconds / max(self._steps, 1),
         }
-        self.restart()
-        return {name: None if _not_finite(value) else value for name, value in row.items()}
+        return speed if self._steps else dict.fromkeys(speed)
 
 
 def _not_finite(value: Any) -> bool:
@@ -191,19 +196,19 @@ def _truncate(path: Path, step: int) -> None:
 def line(row: dict, steps: int) -> str:
     """A row for people."""
 
-    def number(name: str, form: str) -> str:
-        return "not finite" if row[name] is None else format(row[name], form)
+    def number(name: str, form: str, without: str = "-") -> str:
+        return without if row[name] is None else format(row[name], form)
 
     parts = [
         f"step {row['step']}/{steps}",
-        f"loss {number('loss', '.4f')}",
-        f"grad {number('gradient_norm', '.3g')}",
+        f"loss {number('loss', '.4f', 'not finite')}",
+        f"grad {number('gradient_norm', '.3g', 'not finite')}",
         f"lr {row['lr']:.3g}",
-        f"{row['step_seconds']:.3g} s/step",
-        f"{row['tokens_per_second_per_chip']:,.0f} tokens/s/chip",
-        f"{row['frames_per_second']:,.1f} frames/s",
-        "MFU -" if row["mfu"] is None else f"MFU {row['mfu']:.1%}",
-        f"data wait {row['data_wait']:.0%}",
+        f"{number('step_seconds', '.3g')} s/step",
+        f"{number('tokens_per_second_per_chip', ',.0f')} tokens/s/chip",
+        f"{number('frames_per_second', ',.1f')} frames/s",
+        f"MFU {number('mfu', '.1%')}",
+        f"data wait {number('data_wait', '.0%')}",
     ]
     padding = [f"{name[8:]} {share:.0%}" for name, share in row.items() if name.startswith("padding_")]
     if padding:
@@ -211,7 +216,7 @@ def line(row: dict, steps: int) -> str:
     for name, what in (("skipped", "skipped steps"), ("samples_skipped", "skipped samples")):
         if row[name]:
             parts.append(f"{what} {row[name]}")
-    return "  ".join([*parts, f"ETA {clock(row['eta_seconds'])}"])
+    return "  ".join([*parts, "ETA -" if row["eta_seconds"] is None else f"ETA {clock(row['eta_seconds'])}"])
 
 
 def clock(seconds: float) -> str:

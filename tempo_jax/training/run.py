@@ -20,6 +20,7 @@ from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
+from tempo_jax.paths import check_local
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import checkpoints, groups, optimiser, start, step
 from tempo_jax.training import config as configs
@@ -76,8 +77,7 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     Every process enters. At the end checkpoints are written out; a full disk is told in one sentence.
     """
     configs.check(config)
-    if "://" in str(workdir):
-        raise TempoError(f"the working directory {workdir} is a URL: {configs.MOUNT}")
+    check_local("the working directory", workdir)
     workdir = Path(workdir).resolve()
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()

@@ -16,6 +16,7 @@ from tempo_jax import cli_options as options
 from tempo_jax.data.minireel import reel as reels
 from tempo_jax.data.minireel import world
 from tempo_jax.errors import TempoError
+from tempo_jax.paths import check_local
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def write(args: argparse.Namespace) -> None:
     """Write the videos, then the questions under their final name: a file that is there is complete."""
+    check_local("the folder", args.out)
     target = args.out / f"{args.split}.jsonl"
     if target.exists() and not args.overwrite:
         raise TempoError(f"{target} exists already: choose another folder or pass --overwrite.")

@@ -13,6 +13,7 @@ import numpy as np
 from tempo_jax import prompts
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate, texts, world
+from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import Reel, make, relevance
 from tempo_jax.data.minireel.world import Event, Spec
@@ -96,21 +97,15 @@ def corpus() -> Iterator[str]:
     yield from (f"{place} and {other}" for place in world.PLACES for other in world.COLOURS)
 
 
-class SegmentSource:
-    """Samples for task "svlm", drawn from `count` reels of a split; the same index, the same sample.
+@dataclasses.dataclass(frozen=True)
+class SegmentSource(PerReel):
+    """Samples for task "svlm"; the same index, the same sample.
 
-    `seconds`: lengths of reels to choose from; `size`: of the frames, pixels. Half of the samples ask
-    for Yes or No, half for the evidence; half of them about a segment that matters, where one does and
-    another does not.
+    size: of the frames, pixels. Half of the samples ask for Yes or No, half for the evidence; half of them
+    about a segment that matters, where one does and another does not.
     """
 
-    def __init__(
-        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), size: int = 64
-    ):
-        self.split, self.count, self.seconds, self.size = split, count, tuple(seconds), size
-
-    def __len__(self) -> int:
-        return self.count
+    size: int = 64
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 2)

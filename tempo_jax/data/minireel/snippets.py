@@ -3,13 +3,14 @@
 A glimpse is a single temporal slice of two frames, a quarter of a segment, and so costs about a quarter.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 
 from tempo_jax import prompts
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.reel import Reel
 from tempo_jax.data.minireel.segments import caption_of
 from tempo_jax.data.minireel.world import Spec
@@ -18,19 +19,11 @@ FRAMES = 2
 _EVENTFUL = 0.6  # share of the glimpses that show an event
 
 
-class SnippetSource:
-    """Samples for task "svlm", one from each of `count` reels; the same index, the same sample.
+@dataclasses.dataclass(frozen=True)
+class SnippetSource(PerReel):
+    """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels."""
 
-    seconds: lengths of reels to choose from; size: of the frames, pixels.
-    """
-
-    def __init__(
-        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), size: int = 64
-    ):
-        self.split, self.count, self.seconds, self.size = split, count, tuple(seconds), size
-
-    def __len__(self) -> int:
-        return self.count
+    size: int = 64
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 4)

@@ -11,6 +11,7 @@ import numpy as np
 from tempo_jax.data import minireel
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.reel import FORMS
 from tempo_jax.data.minireel.told import description, told
 from tempo_jax.errors import TempoError
@@ -114,21 +115,16 @@ class MinireelSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipSource:
+class ClipSource(PerReel):
     """Short reels, each to be described segment by segment: the modality alignment of stage 0.
 
-    The words are those of told.py, which the demo model's LLM has learned to repeat. seconds: lengths to
-    choose from; size: height and width, pixels. as_asked: see Sample.
+    The words are those of told.py, which the demo model's LLM has learned to repeat. size: height and
+    width, pixels. as_asked: see Sample.
     """
 
-    split: str = "train"
-    count: int = 1000
     seconds: Sequence[float] = (8, 16)
     size: int = 64
     as_asked: bool = False
-
-    def __len__(self) -> int:
-        return self.count
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 5)

@@ -6,7 +6,6 @@ are the sentences that every prompt repeats. The special tokens are Qwen's, unde
     python -m tempo_jax.data.minireel.tokenizer build/tokenizer
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from tempo_jax import prompts
 from tempo_jax.data.minireel import segments, texts
-from tempo_jax.demo_tokenizer import CHAT_TEMPLATE, PATTERN, SPECIAL, byte_characters
+from tempo_jax.demo_tokenizer import PATTERN, SPECIAL, byte_characters, write_files
 
 SIZE = 768  # of the vocabulary, at most
 # Said in every prompt: kept whole by the splitting rule, so that merging makes one token of each.
@@ -67,23 +66,7 @@ def write(folder: str | Path, size: int = SIZE) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(), trainer)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": 8192,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": False,
-    }
-    files = {
-        "tokenizer.json": tokenizer.to_str(),
-        "tokenizer_config.json": json.dumps(config, indent=1),
-        "chat_template.jinja": CHAT_TEMPLATE,
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    write_files(Path(folder), tokenizer.to_str(), longest=8192)
 
 
 if __name__ == "__main__":

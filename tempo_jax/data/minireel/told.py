@@ -10,12 +10,14 @@ or, as memory tokens that keep only what the question needs, with notes:
     <2.0 seconds>nothing<6.0 seconds>here<10.0 seconds>nothing … ⏎ When does the pink star appear?
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.reel import FORMS, make, relevance
 from tempo_jax.data.minireel.segments import Segment, caption, evidence
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
@@ -25,20 +27,15 @@ from tempo_jax.video.sampling import real_fps, sample_indices
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
-class ToldSource:
-    """Reels of a split in words, with all their questions in one conversation; same index, same sample.
+@dataclasses.dataclass(frozen=True)
+class ToldSource(PerReel):
+    """Reels in words, with all their questions in one conversation; same index, same sample.
 
-    seconds: lengths of reels to choose from. Questions come in any order, each as multiple choice or
+    Questions come in any order, each as multiple choice or
     in words with equal chances; up to `described` segments, first of all everything is to be said again.
     """
 
-    def __init__(
-        self, split: str = "train", count: int = 1000, seconds: Sequence[float] = (64,), described: int = 4
-    ):
-        self.split, self.count, self.seconds, self.described = split, count, tuple(seconds), described
-
-    def __len__(self) -> int:
-        return self.count
+    described: int = 4
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 3)
@@ -51,23 +48,14 @@ class ToldSource:
         return Sample(NO_FRAMES, None, turns)
 
 
-class NotedSource:
-    """Reels of a split with one question each and, of every segment, what it contributes to the answer.
+@dataclasses.dataclass(frozen=True)
+class NotedSource(PerReel):
+    """Reels with one question each and, of every segment, what it contributes to the answer.
 
-    seconds: lengths of reels to choose from. forms: weights of FORMS. The same index, the same sample.
+    forms: weights of FORMS. The same index, the same sample.
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        count: int = 1000,
-        seconds: Sequence[float] = (64,),
-        forms: Mapping[str, float] = {"worded": 0.7, "text": 0.3},
-    ):
-        self.split, self.count, self.seconds, self.forms = split, count, tuple(seconds), dict(forms)
-
-    def __len__(self) -> int:
-        return self.count
+    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 6)

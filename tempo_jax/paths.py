@@ -1,0 +1,21 @@
+"""Every path is a local one: pathlib would make a folder `gs:` of a URL, and nobody would notice."""
+
+import os
+import re
+
+from tempo_jax.errors import TempoError
+
+MOUNT = "mount the storage (docs/pods.md) and give a path"
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def url(path: str | os.PathLike) -> str:
+    """The URL that is given for a path, also where pathlib has made gs:/bucket of it; "" for a path."""
+    found = _URL.fullmatch(os.fspath(path))
+    return f"{found[1]}://{found[2]}" if found else ""
+
+
+def check_local(what: str, path: str | os.PathLike) -> None:
+    """TempoError for a URL; `what` the path is."""
+    if found := url(path):
+        raise TempoError(f"{what} {found} is a URL: {MOUNT}")
