@@ -194,6 +194,7 @@ def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
         sample = open_source(ConfigDict(fields | {"as_asked": as_asked}))[0]
         need = tempo_need(sample, tokenizer, DEMO)
         shape = Shape(need.segments, need.longest_row, 1, need.tokens)
-        batch = collate([sample], tokenizer, DEMO, shape)
+        drawn = dataclasses.replace(sample, frames=np.stack(list(sample.frames)))
+        batch = collate([drawn], tokenizer, DEMO, shape)
         text = tokenizer.decode(batch.rows.token_ids_SL[0])
         assert system in text and query in text and ("answer exactly" in text) == as_asked
