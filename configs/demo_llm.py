@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.task = "llm"
     config.rates.update({"vision": 0.0, "svlm": 0.0, "llm": 3e-3})
-    config.steps = 3000
+    config.steps = 900
     config.batch.update({"pool": 1, "row_length": 1, "conversations": 7, "length": 580})
     told = {"kind": "minireel_told", "count": 1_000_000}
     config.data.sources = (
