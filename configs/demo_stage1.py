@@ -1,6 +1,8 @@
-"""Demo model 6 of 7, Tempo's stages 1 and 2 in one: everything learns, from questions about short videos.
+"""Demo model 6 of 7, Tempo's stages 1 and 2 in one: all but the vision tower learns, from questions
+about short videos.
 
-What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours.
+What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and
+the low rate of the small VLM, whose answers of Yes and No are not trained any more and must not be lost.
 
     python train.py --config=configs/demo_stage1.py --workdir=build/demo/stage1
 """
@@ -15,7 +17,7 @@ def get_config() -> ConfigDict:
     config.task = "tempo"
     config.init.checkpoint = "build/demo/stage0/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 2e-4, "svlm": 1e-3, "memory": 2e-3, "projector": 1e-3, "llm": 1e-3})
+    config.rates.update({"vision": 0.0, "svlm": 5e-4, "memory": 2e-3, "projector": 1e-3, "llm": 1e-3})
     config.steps = 900
     config.batch.update({"pool": 32, "row_length": 172, "conversations": 2, "length": 480})
     made = {"count": 1_000_000, "as_asked": True}

@@ -146,13 +146,13 @@ def _draw_time_axis(axes: Axes, edges_s: np.ndarray) -> None:
     first, last = math.ceil(start / step - 1e-9), math.floor(end / step + 1e-9)
     ticks = [k * step for k in range(first, last + 1)]
     clock = end > 120
-    labels = [f"{tick:.10g}" + (f"\n{_clock(tick)}" if clock else "") for tick in ticks]
+    labels = [f"{tick:.10g}" + (f"\n{clock(tick)}" if clock else "") for tick in ticks]
     axes.set_xticks(ticks, labels)
     unit = "time in seconds" + (f", {'h:mm:ss' if end >= 3600 else 'm:ss'} below" if clock else "")
     axes.set_xlabel(unit, color=INK, fontsize=11)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

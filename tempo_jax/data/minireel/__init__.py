@@ -16,10 +16,10 @@ three wrong ones that do not give it away. Everything follows from split, index 
 from tempo_jax.data.minireel.draw import render
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import Reel, make, records, relevance, segment_times
-from tempo_jax.data.minireel.texts import KINDS, corpus, vocabulary
+from tempo_jax.data.minireel.texts import KINDS, corpus, option_of, vocabulary
 from tempo_jax.data.minireel.world import SPLITS, Spec
 
 __all__ = [
-    "KINDS", "SPLITS", "Question", "Reel", "Spec", "corpus", "make", "records", "relevance", "render",
-    "segment_times", "vocabulary",
+    "KINDS", "SPLITS", "Question", "Reel", "Spec", "corpus", "make", "option_of", "records", "relevance",
+    "render", "segment_times", "vocabulary",
 ]  # fmt: skip

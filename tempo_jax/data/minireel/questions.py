@@ -51,9 +51,8 @@ class Question:
         return f"{self.options[texts.LETTERS.index(self.answer_letter)]} ({self.answer_letter})"
 
     def chosen(self, reply: str) -> bool:
-        """Whether a reply to `prompt` picks the right option: by a letter in brackets, else by its first."""
-        found = re.search(rf"\(([{texts.LETTERS}])\)", reply) or re.match(rf"\s*([{texts.LETTERS}])\b", reply)
-        return found is not None and found[1] == self.answer_letter
+        """Whether a reply to `prompt` picks the right option."""
+        return texts.option_of(reply) == self.answer_letter
 
     def accepts(self, reply: str) -> bool:
         """Whether a free reply is right: the same words but for case, article and final stop.

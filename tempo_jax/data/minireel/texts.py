@@ -60,6 +60,12 @@ def choice_prompt(question: str, options: tuple[str, ...]) -> str:
     return "\n".join([question, *lines, CHOICE_SUFFIX])
 
 
+def option_of(reply: str) -> str | None:
+    """The letter a reply picks: the first in brackets, else the one it begins with, else None."""
+    found = re.search(rf"\(([{LETTERS}])\)", reply) or re.match(rf"\s*([{LETTERS}])\b", reply)
+    return found and found[1]
+
+
 def _slots() -> dict[str, list[dict[str, str]]]:
     """What may stand in the gaps of each entry of QUESTIONS."""
     colours = [{"colour": colour} for colour in world.COLOURS]
