@@ -58,9 +58,9 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
-    from tempo_jax.errors import TempoError
+    from tempo_jax import cli_options
 
-    try:
+    def command() -> int:
         parse(argv)
         import jax
 
@@ -72,18 +72,8 @@ def main(argv: list[str]) -> int:
             loop.export(_CONFIG.value, _WORKDIR.value)
             return 0
         return STATUS[loop.train(_CONFIG.value, _WORKDIR.value)]
-    except TempoError as error:
-        print(f"train: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("TEMPO_JAX_TRACEBACK"):
-            raise
-        from tempo_jax.cli_options import bug
 
-        print(f"train: {bug(error)}", file=sys.stderr, flush=True)
-        return 1
+    return cli_options.run("train", command)
 
 
 if __name__ == "__main__":

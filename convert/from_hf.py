@@ -15,8 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import cli, hf_config, mapping
+from convert import hf_config, mapping
 from convert.source import Source
+from tempo_jax import cli_options
 from tempo_jax.errors import TempoError
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
@@ -101,7 +102,7 @@ def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
+    parser = cli_options.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, choices=MODELS)
     parser.add_argument("--source", required=True, metavar="DIR", help="Hugging Face checkpoint")
     parser.add_argument("--base", metavar="DIR", help="Qwen3-VL base model (tempo, tempo-init)")
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {args.target}")
         return 0
 
-    return cli.run(parser.prog, command)
+    return cli_options.run_on_cpu(parser.prog, command)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from convert import cli, hf_config, mapping
+from convert import hf_config, mapping
 from convert.safetensors_io import DTYPES, NAMES, Writer
+from tempo_jax import cli_options
 from tempo_jax.errors import TempoError
 
 SHARD_BYTES = 5_000_000_000
@@ -115,7 +116,7 @@ def _natural(spec: tuple) -> list:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
+    parser = cli_options.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
     parser.add_argument("--source", required=True, metavar="DIR", help="native checkpoint")
     parser.add_argument("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
     parser.add_argument("--dtype", default="source", choices=tuple(CASTS))
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {args.target}")
         return 0
 
-    return cli.run(parser.prog, command)
+    return cli_options.run_on_cpu(parser.prog, command)
 
 
 if __name__ == "__main__":

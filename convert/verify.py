@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from convert import cli, hf_config, mapping, source, to_hf
+from convert import hf_config, mapping, source, to_hf
 from convert.safetensors_io import Reader
-from tempo_jax import checkpoint
+from tempo_jax import checkpoint, cli_options
 
 
 @dataclasses.dataclass
@@ -111,7 +111,7 @@ def _distance(ours: np.ndarray, theirs: Any) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="convert.verify", description=__doc__.splitlines()[0])
+    parser = cli_options.Parser(prog="convert.verify", description=__doc__.splitlines()[0])
     parser.add_argument("--native", required=True, metavar="DIR")
     parser.add_argument("--hf", required=True, metavar="DIR")
     parser.add_argument("--base", metavar="DIR", help="base model, to check the relevance direction too")
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             print("not compared: the relevance direction, which is the base model's; give --base to check it")
         return 0 if report.equal else 1
 
-    return cli.run(parser.prog, command)
+    return cli_options.run_on_cpu(parser.prog, command)
 
 
 if __name__ == "__main__":

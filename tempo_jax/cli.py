@@ -150,24 +150,18 @@ def main(argv: list[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    try:
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
-    except TempoError as error:
-        options.say(f"tempo: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if os.environ.get("TEMPO_JAX_TRACEBACK"):
-            raise
-        options.say(f"tempo: {options.bug(error)}")
-        return 1
+
+    def answer() -> int:
+        try:
+            status = args.run(args)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            # Python would complain once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
+    return options.run("tempo", answer)
 
 
 def command() -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: options, checks before anything slow, loading, and lines on stderr.
+"""What the commands share: options, checks before anything slow, loading, exit statuses, lines on stderr.
 
 Nothing above `load` imports jax, so that `--help` and bad arguments answer at once.
 """
@@ -128,6 +128,38 @@ def utf8_stdout() -> None:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def run(prog: str, command: Callable[[], int]) -> int:
+    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours."""
+    try:
+        return command()
+    except TempoError as error:
+        say(f"{prog}: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("TEMPO_JAX_TRACEBACK"):
+            raise
+        say(f"{prog}: {bug(error)}")
+        return 1
+
+
+def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
+    """The same for converting and preparing: what the system refuses them is a user's mistake."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
+
+    def refusals() -> int:
+        try:
+            return command()
+        except OSError as error:  # no space left, no permission, …
+            if not error.strerror:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise TempoError(f"{error.strerror}{where}") from error
+
+    return run(prog, refusals)
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ the prompt's shape.
 import functools
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,7 @@ INFERENCE_SYSTEM = (
 SPECIAL_TOKENS = (
     "endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"
 )  # fmt: skip
+SHORT = 512  # characters of a text whose ids are remembered: the prompts' own words, tags, most turns
 QUERY_TURNS = 16  # turns of a conversation that reach the compressor in training
 
 
@@ -75,7 +76,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: special tokens written out in it are ordinary characters."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        encode = _remembered if len(text) <= SHORT else _encoded
+        return list(encode(self._plain, text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -193,46 +195,52 @@ def pad_rows(
 
     merged_grid: (rows, columns) of one slice's visual tokens.
     """
-    laid_out = [_lay_out(np.asarray(row), merged_grid, ids) for row in rows]
-
-    def padded(arrays, fill):
-        return np.stack(
-            [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, length - a.shape[-1])], constant_values=fill)
-             for a in arrays]
-        ).astype(np.int32)  # fmt: skip
-
+    length_S = np.array([len(row) for row in rows], np.int32)
+    token_ids_SL = np.full((len(rows), length), PADDING_ID, np.int32)
+    for table, row in zip(token_ids_SL, rows):
+        table[: len(row)] = row
+    real_SL = np.arange(length) < length_S[:, None]
+    visual_SL = real_SL & np.isin(token_ids_SL, (ids.video_pad, ids.image_pad))
+    positions_3SL, next_position_S = _positions(visual_SL, merged_grid, length_S)
     return PrefixRows(
-        token_ids_SL=padded([np.asarray(row) for row in rows], PADDING_ID),
-        visual_index_SL=padded([visual for visual, _, _ in laid_out], -1),
-        positions_3SL=np.moveaxis(padded([positions for _, positions, _ in laid_out], 0), 0, 1),
-        length_S=np.array([len(row) for row in rows], np.int32),
-        next_position_S=np.array([following for _, _, following in laid_out], np.int32),
+        token_ids_SL=token_ids_SL,
+        visual_index_SL=np.where(visual_SL, visual_SL.cumsum(1, dtype=np.int32) - 1, -1),
+        positions_3SL=np.where(real_SL, positions_3SL, 0),
+        length_S=length_S,
+        next_position_S=next_position_S,
     )
 
 
-def _lay_out(
-    row: np.ndarray, merged_grid: tuple[int, int], ids: SpecialIds
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Visual index [L], positions [3, L] and the next position of one unpadded row.
+def _positions(
+    visual_SL: np.ndarray, merged_grid: tuple[int, int], length_S: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """M-RoPE positions [3, S, L] and, after the last token of each row, the next one; int32.
 
     Text counts up on all three axes. A vision block that starts at position c takes t = c,
     h = c + row, w = c + column, and counting resumes at c + max(rows, columns).
     """
-    visual = np.isin(row, (ids.video_pad, ids.image_pad))
-    visual_index = np.where(visual, np.cumsum(visual) - 1, -1)
     height, width = merged_grid
-    block = np.stack([np.zeros(height * width, int), *divmod(np.arange(height * width), width)])
-    positions, place, following = np.empty((3, len(row)), int), 0, 0
-    starts = np.flatnonzero(visual & ~np.pad(visual, (1, 0))[:-1])
-    for start in [*starts, len(row)]:
-        text = start - place
-        positions[:, place:start] = following + np.arange(text)
-        following += text
-        if start < len(row):
-            place = start + height * width
-            positions[:, start:place] = following + block
-            following += max(height, width)
-    return visual_index, positions, following
+    place_L = np.arange(visual_SL.shape[1], dtype=np.int32)
+    starts_SL = visual_SL & ~np.pad(visual_SL, ((0, 0), (1, 0)))[:, :-1]
+    if (starts_SL & (place_L + height * width > length_S[:, None])).any():
+        raise ValueError(f"a row ends within its last block of {height} x {width} visual tokens")
+    # How far into the block that started last; before the first one, far behind any.
+    inside_SL = place_L - np.maximum.accumulate(np.where(starts_SL, place_L, -height * width), axis=1)
+    block_SL = inside_SL < height * width
+    # A block counts as a whole at its first token.
+    steps_SL = np.where(starts_SL, max(height, width), ~block_SL).astype(np.int32)
+    following_SL = steps_SL.cumsum(1, dtype=np.int32)
+    begin_SL = following_SL - np.where(block_SL, np.int32(max(height, width)), np.int32(1))
+    row_SL, column_SL = (np.where(block_SL, x, 0) for x in np.divmod(inside_SL, np.int32(width)))
+    following_S = np.pad(following_SL, ((0, 0), (1, 0)))[np.arange(len(length_S)), length_S]
+    return np.stack([begin_SL, begin_SL + row_SL, begin_SL + column_SL]), following_S
+
+
+def _encoded(plain: Any, text: str) -> tuple[int, ...]:
+    return tuple(plain.encode(text, add_special_tokens=False).ids)
+
+
+_remembered = functools.lru_cache(maxsize=2048)(_encoded)  # at most some 40 MB, of texts as long as may be
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """Prompts and ids: the recorded examples, and questions that look like prompt structure."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -126,6 +127,28 @@ def test_positions_never_repeat_or_run_back_in_text(pieces, height, width):
     assert len({tuple(p) for p in positions.T}) == len(row)
     count = (~text).sum()
     assert sorted(rows.visual_index_SL[0][rows.visual_index_SL[0] >= 0]) == list(range(count))
+
+
+def test_rows_are_laid_out_as_each_alone():
+    pad = QWEN_IDS.video_pad
+    rows = [[1, 1, *[pad] * 6, 2], [*[pad] * 6, 2, *[QWEN_IDS.image_pad] * 6], [], [1] * 11]
+    together = pad_rows(rows, 16, (2, 3))
+    for number, row in enumerate(rows):
+        for name, alone in pad_rows([row], 16, (2, 3))._asdict().items():
+            axis = 1 if name == "positions_3SL" else 0
+            np.testing.assert_array_equal(np.take(getattr(together, name), [number], axis), alone)
+            assert alone.dtype == np.int32
+    assert together.next_position_S.tolist() == [6, 7, 0, 11]
+    with pytest.raises(ValueError, match="ends within its last block of 2 x 3"):
+        pad_rows([[1, pad, pad]], 16, (2, 3))
+
+
+def test_remembered_ids_cannot_be_changed(tokenizer):
+    ids = tokenizer.encode("Who?")
+    tokenizer.encode("Who?").append(0)
+    assert tokenizer.encode("Who?") == pickle.loads(pickle.dumps(tokenizer)).encode("Who?") == ids
+    long = "Who? " * 200
+    assert tokenizer.encode(long) == tokenizer._plain.encode(long, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("seconds,shown", [(2.0, "2.0"), (0.25, "0.2"), (0.35, "0.3"), (4085, "4085.0")])

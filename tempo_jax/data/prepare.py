@@ -194,30 +194,20 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # preparing takes no accelerator from its users
     from tempo_jax import progress
 
     try:
         args = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+    def command() -> int:
         with progress.reporter() as report:
             text = prepare(_builder(args, report), args.target, args.overwrite)
         print(text)
         return 0
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    except TempoError as error:
-        options.say(f"prepare: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("TEMPO_JAX_TRACEBACK"):
-            raise
-        if isinstance(error, OSError) and error.strerror:  # no space left, no permission, …
-            options.say(f"prepare: {error.strerror}" + (f" ({error.filename})" if error.filename else ""))
-            return 2
-        options.say(f"prepare: {options.bug(error)}")
-        return 1
+
+    return options.run_on_cpu("prepare", command)
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ def _pillow(frame: np.ndarray, size: Size) -> np.ndarray:
 
 def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
     """torchvision v2 on uint8: integer weights of 16 bits, rounded after each pass."""
-    from tempo_jax.models.resize import _fixed_point, _torch_bits, _windows
+    from tempo_jax.models.resize import fixed_point, torch_bits, windows
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
-        first, _, weights = _windows(len(x), count)
-        bits = _torch_bits(weights.max())
+        first, _, weights = windows(len(x), count)
+        bits = torch_bits(weights.max())
         total = np.full((count, x.shape[1]), 1 << (bits - 1), np.int32)
-        for taken, weight in _taps(x, first, _fixed_point(weights, bits).astype(np.int32)):
+        for taken, weight in _taps(x, first, fixed_point(weights, bits).astype(np.int32)):
             total += taken * weight
         return np.clip(total >> bits, 0, 255, out=total).astype(np.uint8)
 
@@ -56,12 +56,12 @@ def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
 
 def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
     """torchvision v1 on float32: fused multiply-adds, rounded once at the end."""
-    from tempo_jax.models.torch_resize import _np_fma, weights
+    from tempo_jax.models.torch_resize import np_fma, weights
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
         total = None
         for taken, weight in _taps(x, *weights(len(x), count)):
-            total = taken * weight if total is None else _np_fma(taken, weight, total)
+            total = taken * weight if total is None else np_fma(taken, weight, total)
         return total
 
     if frame.shape[:2] == size:

@@ -123,7 +123,7 @@ def _decode(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
 
 
 class _Patience:
-    """Counts samples skipped in a row, and gives up after a whole pass over the data."""
+    """Counts samples skipped in a row; gives up after two passes over the data, but not before 500."""
 
     def __init__(self, limit: int, size: tuple[int, int]):
         self._limit, self._size, self._reasons = limit, size, Counter()

@@ -81,14 +81,15 @@ def _blockwise(q, k, v, causal: bool, kv_valid, document=None):
     blocks = -(-queries // BLOCK)
     padded = jnp.pad(q, ((0, 0), (0, blocks * BLOCK - queries), (0, 0), (0, 0)))
     q_blocks = jnp.moveaxis(padded.reshape(batch, blocks, BLOCK, *q.shape[2:]), 1, 0)
-    numbers = jnp.zeros((batch, queries), jnp.int32) if document is None else document
-    numbers = jnp.pad(numbers, ((0, 0), (0, blocks * BLOCK - queries)))
-    numbers = jnp.moveaxis(numbers.reshape(batch, blocks, BLOCK), 1, 0)
+    numbers = None
+    if document is not None:
+        numbers = jnp.pad(document, ((0, 0), (0, blocks * BLOCK - queries)))
+        numbers = jnp.moveaxis(numbers.reshape(batch, blocks, BLOCK), 1, 0)
 
     def block(args):
         index, q_block, number = args
         last = index * BLOCK + jnp.arange(BLOCK) + keys - queries if causal else None
-        return _masked(q_block, k, v, last, kv_valid, None if document is None else number, document)
+        return _masked(q_block, k, v, last, kv_valid, number, document)
 
     out = jax.lax.map(block, (jnp.arange(blocks), q_blocks, numbers))
     return jnp.moveaxis(out, 0, 1).reshape(batch, blocks * BLOCK, *q.shape[2:])[:, :queries]

@@ -47,7 +47,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def _windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per output: first input, one past the last, and float64 weights [size_out, taps] summing to 1.
 
     When shrinking, the kernel is stretched by the scale, which is what removes aliasing.
@@ -65,7 +65,7 @@ def _windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return first, last, weights / weights.sum(1, keepdims=True)
 
 
-def _torch_bits(largest: float) -> int:
+def torch_bits(largest: float) -> int:
     """Precision of torch's 16-bit weights: the most bits that keep the largest below 2**15."""
     bits = 0
     while bits < 22 and int(0.5 + largest * (1 << (bits + 1))) < 1 << 15:
@@ -73,7 +73,7 @@ def _torch_bits(largest: float) -> int:
     return bits
 
 
-def _fixed_point(weights: np.ndarray, bits: int) -> np.ndarray:
+def fixed_point(weights: np.ndarray, bits: int) -> np.ndarray:
     """Weights times 2**bits, rounded half away from zero, as int64."""
     return np.trunc(weights * (1 << bits) + np.copysign(0.5, weights)).astype(np.int64)
 
@@ -89,8 +89,8 @@ def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
 @functools.lru_cache(maxsize=64)
 def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], int]:
     """The resampling matrix of one axis as bands of BLOCK outputs, and its fixed-point bits."""
-    first, last, weights = _windows(size_in, size_out)
-    bits = {"pillow": PILLOW_BITS, "torch_uint8": _torch_bits(weights.max())}[mode]
+    first, last, weights = windows(size_in, size_out)
+    bits = {"pillow": PILLOW_BITS, "torch_uint8": torch_bits(weights.max())}[mode]
     bands = []
     for start in range(0, size_out, BLOCK):
         rows = np.arange(start, min(start + BLOCK, size_out))
@@ -99,7 +99,7 @@ def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], i
         columns = first[rows, None] - lo + np.arange(weights.shape[1])
         dense[np.arange(len(rows))[:, None], columns] = weights[rows]
         dense = dense[:, : hi - lo].T
-        parts = _split(_fixed_point(dense, bits), bits)
+        parts = _split(fixed_point(dense, bits), bits)
         bands.append(_Band(int(lo), int(hi), parts))
     return tuple(bands), bits
 

@@ -60,12 +60,12 @@ def _pass(x: jax.Array, axis: int, size_out: int) -> jax.Array:
 
 def _cubic(x: np.ndarray) -> np.ndarray:
     """Keys' kernel with a = -0.5 for x >= 0, in float32 with fused multiply-adds."""
-    near = _np_fma(_np_fma(1.5, x, -2.5) * x, x, 1.0)
-    far = _np_fma(_np_fma(x - np.float32(5), x, 8.0), x, -4.0) * np.float32(-0.5)
+    near = np_fma(np_fma(1.5, x, -2.5) * x, x, 1.0)
+    far = np_fma(np_fma(x - np.float32(5), x, 8.0), x, -4.0) * np.float32(-0.5)
     return np.where(x < 1, near, np.where(x < 2, far, np.float32(0)))
 
 
-def _np_fma(a, b, c) -> np.ndarray:
+def np_fma(a, b, c) -> np.ndarray:
     """a * b + c rounded once to float32: products of float32 are exact in float64."""
     return (np.float64(a) * np.float64(b) + np.float64(c)).astype(np.float32)
 
