@@ -226,6 +226,14 @@ def test_what_cannot_be_used_is_skipped_and_counted(batches, monkeypatch):
     }  # fmt: skip
 
 
+def test_endless_data_of_which_nothing_fits_is_given_up(batches, monkeypatch):
+    monkeypatch.setattr(shards, "_MOST_PATIENCE", 40)
+    endless = {"kind": "minireel", "count": 10**9, "seconds": 16}
+    made = batches(config(endless, **{"batch.row_length": 20}))
+    with pytest.raises(TempoError, match=r"among 40 in a row; .* more than 20 compressor tokens"):
+        next(made)
+
+
 def test_reasons_are_told_apart_up_to_a_limit(batches):
     made = batches(config({"kind": "Unlucky", "count": 100}, **{"batch.sizes": ((SIZE, SIZE),)}))
     take(made, 20)

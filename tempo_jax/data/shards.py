@@ -26,6 +26,7 @@ from tempo_jax.training.tasks import TASKS
 
 SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
 _LEAST_PATIENCE = 500  # samples
+_MOST_PATIENCE = 2000  # unusable ones in a row: made-up data has no end, and nobody should wait for it
 _CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
 _ELSEWHERE = "frames of another size of batch.sizes"  # not lost: the stream of that size has it
 
@@ -123,7 +124,10 @@ def _decode(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
 
 
 class _Patience:
-    """Counts samples skipped in a row; gives up after two passes over the data, but not before 500."""
+    """Counts samples skipped in a row; gives up after two passes over the data, but not before 500.
+
+    Gives up earlier, after 2000, where they are not merely of another size.
+    """
 
     def __init__(self, limit: int, size: tuple[int, int]):
         self._limit, self._size, self._reasons = limit, size, Counter()
@@ -135,12 +139,13 @@ class _Patience:
         if reason != _ELSEWHERE:
             counts[SKIPPED + reason] += 1
         self._reasons[reason] += 1
-        if (total := self._reasons.total()) >= self._limit:
+        total = self._reasons.total()
+        if total >= self._limit or total - self._reasons[_ELSEWHERE] >= _MOST_PATIENCE:
             ((reason, number),) = self._reasons.most_common(1)
             height, width = self._size
             raise TempoError(
-                f"No sample with frames of {height}x{width} is usable in a whole pass over the data; most "
-                f"often ({number} of {total}) because of this: {reason}."
+                f"No sample with frames of {height}x{width} is usable among {total} in a row; most often "
+                f"({number} of {total}) because of this: {reason}."
             )
 
 
