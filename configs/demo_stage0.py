@@ -1,4 +1,4 @@
-"""Demo model 5 of 7, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
+"""Demo model 6 of 8, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
 
 As published (by the hints of facts/tempo.md §4.1): these two learn, from captions. Ours: minireel clips for
 LCS-558K, questions beside them, a higher rate, since the model is small, and the compressor asked in the
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.task = "tempo"
     config.init.compressor = "build/demo/ask/model"
-    config.init.llm = "build/demo/note/model"
+    config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
     config.rates.update({"vision": 0.0, "svlm": 0.0, "memory": 1e-2, "projector": 5e-3})
     config.steps = 300

@@ -1,4 +1,4 @@
-"""Demo model 6 of 7, Tempo's stages 1 and 2 in one: all but the vision tower learns, from questions
+"""Demo model 7 of 8, Tempo's stages 1 and 2 in one: all but the vision tower learns, from questions
 about short videos.
 
 What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and

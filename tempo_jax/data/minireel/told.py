@@ -60,7 +60,8 @@ class NotedSource(PerReel):
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 6)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
-        question = reel.questions[rng.integers(len(reel.questions))]
+        kind = rng.choice(sorted({question.kind for question in reel.questions}))  # each as often
+        question = rng.choice([question for question in reel.questions if question.kind == kind])
         weights = np.array(list(self.forms.values()), float)
         form = str(rng.choice(list(self.forms), p=weights / weights.sum()))
         ask, answer = FORMS[form]
