@@ -15,9 +15,11 @@ def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.init.checkpoint = "build/demo/see/model"
     config.rates.update({"vision": 1e-3, "svlm": 2e-3})
-    config.steps = 1300
-    config.batch.update({"pool": 20, "row_length": 164, "conversations": 1})
+    config.steps = 2000
+    config.batch.update({"pool": 20, "row_length": 256, "conversations": 1})
     config.data.sources = (
-        ConfigDict({"kind": "minireel_segments", "count": 1_000_000, "seconds": (64, 512, 4096)}),
+        ConfigDict(
+            {"kind": "minireel_segments", "count": 1_000_000, "seconds": (64, 512, 4096), "questions": 4}
+        ),
     )
     return config

@@ -198,3 +198,16 @@ def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
         batch = collate([drawn], tokenizer, DEMO, shape)
         text = tokenizer.decode(batch.rows.token_ids_SL[0])
         assert system in text and query in text and ("answer exactly" in text) == as_asked
+
+
+def test_several_questions_about_one_segment_cost_one_video():
+    single, several = (SegmentSource("validation", 50, (64,), questions=n) for n in (1, 4))
+    for index in range(50):
+        one, many = single[index].conversation, several[index].conversation
+        answers = [turn["value"] for turn in many if turn["from"] == "gpt"]
+        assert len(one) == 5 and len(many) == 11 and one[0] == many[0]
+        assert {turn["from"] for turn in many[1::2]} == {"human"}
+        if many[0]["value"] == prompts.INFERENCE_SYSTEM:
+            assert set(answers[:-1]) <= {"Yes", "No"}
+        else:
+            assert not {"Yes", "No"} & set(answers)

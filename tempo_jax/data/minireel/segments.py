@@ -101,36 +101,60 @@ def corpus() -> Iterator[str]:
 class SegmentSource(PerReel):
     """Samples for task "svlm"; the same index, the same sample.
 
-    size: of the frames, pixels. Half of the samples ask for Yes or No, half for the evidence; half of them
-    about a segment that matters, where one does and another does not.
+    size: of the frames, pixels. Half of the samples ask for Yes or No, half for the evidence; the first
+    question of half of them is about a segment that matters, where one does and another does not.
+    questions: asked in turn about the same segment, at most; more than one costs little, as the video, most
+    of a row, is there once.
     """
 
     size: int = 64
+    questions: int = 1
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 2)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        question = reel.questions[rng.integers(len(reel.questions))]
-        segment = _choose(reel, question, rng)
-        matters = relevance(question, [segment.times])[0] > 0
-        # Intervals to choose from would make these rows twice as long as any other.
-        choice = bool(rng.random() < 0.5) and question.kind != "when"
-        query = question.prompt if choice else question.text
-        if rng.random() < 0.5:
-            system, asked, answer = prompts.INFERENCE_SYSTEM, query, "Yes" if matters else "No"
-        else:
-            turn = [{"from": "human", "value": query}]
-            system, asked = prompts.TRAINING_SYSTEM, prompts.training_query(turn)
-            answer = evidence(question, segment, matters, choice=choice)
+        asked = [reel.questions[i] for i in rng.permutation(len(reel.questions))[: self.questions]]
+        segment = _choose(reel, asked[0], rng)
+        says = _relevant if rng.random() < 0.5 else _contributes
+        turns = [turn for question in asked for turn in says(question, segment, rng)]
         conversation = (
-            {"from": "system", "value": system},
-            {"from": "human", "value": f"\nQuery:\n{asked}"},
-            {"from": "gpt", "value": answer},
+            {"from": "system", "value": SYSTEM[says]},
+            *turns,
             {"from": "human", "value": prompts.DEFAULT_QUESTION},
             {"from": "gpt", "value": caption(segment)},
         )
         frames = reel.frames(np.round(segment.times * reel.spec.fps).astype(int))
         return Sample(frames, 1 / reel.spec.stride, conversation, float(segment.times[0]))
+
+
+def _query(question: Question, rng: np.random.Generator) -> tuple[str, bool]:
+    """The question in words or as multiple choice, and which."""
+    # Intervals to choose from would make these rows twice as long as any other.
+    choice = bool(rng.random() < 0.5) and question.kind != "when"
+    return (question.prompt if choice else question.text), choice
+
+
+def _turn(query: str, answer: str) -> list[dict]:
+    return [{"from": "human", "value": f"\nQuery:\n{query}"}, {"from": "gpt", "value": answer}]
+
+
+def _matters(question: Question, segment: Segment) -> bool:
+    return bool(relevance(question, [segment.times])[0] > 0)
+
+
+def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
+    """Yes or No, asked as in inference."""
+    return _turn(_query(question, rng)[0], "Yes" if _matters(question, segment) else "No")
+
+
+def _contributes(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
+    """The evidence, asked as in training."""
+    query, choice = _query(question, rng)
+    asked = prompts.training_query([{"from": "human", "value": query}])
+    return _turn(asked, evidence(question, segment, _matters(question, segment), choice=choice))
+
+
+SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}
 
 
 def _choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
