@@ -12,7 +12,7 @@ import numpy as np
 
 from tempo_jax import prompts
 from tempo_jax.data.collate import Sample
-from tempo_jax.data.minireel import generate, texts, world
+from tempo_jax.data.minireel import generate, world
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import Reel, make, relevance
@@ -67,14 +67,13 @@ def event_name(event: Event) -> str:
     return f"turns {event.colour}" if event.kind == "turn" else event.name
 
 
-def evidence(question: Question, segment: Segment, matters: bool, *, choice: bool) -> str:
-    """What this segment contributes to the answer; with `choice`, each part with its option's letter."""
-    parts = _parts(question, segment) if matters else ()
-    if not choice:
-        return " and ".join(parts) or NOTHING
-    letters = dict(zip(question.options, texts.LETTERS))
-    marked = (f"({letters[part]}) {part}" if part in letters else part for part in parts)
-    return " and ".join(marked) or NOTHING
+def evidence(question: Question, segment: Segment) -> str:
+    """What this segment contributes to the answer: 'pink star', 'sea', 'here', 'nothing'."""
+    return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
+
+
+def matters(question: Question, segment: Segment) -> bool:
+    return bool(relevance(question, [segment.times])[0] > 0)
 
 
 def _parts(question: Question, segment: Segment) -> Sequence[str]:
@@ -127,31 +126,26 @@ class SegmentSource(PerReel):
         return Sample(frames, 1 / reel.spec.stride, conversation, float(segment.times[0]))
 
 
-def _query(question: Question, rng: np.random.Generator) -> tuple[str, bool]:
-    """The question in words or as multiple choice, and which."""
+def _query(question: Question, rng: np.random.Generator) -> str:
+    """The question in words or, as likely, as multiple choice."""
     # Intervals to choose from would make these rows twice as long as any other.
-    choice = bool(rng.random() < 0.5) and question.kind != "when"
-    return (question.prompt if choice else question.text), choice
+    choice = rng.random() < 0.5 and question.kind != "when"
+    return question.prompt if choice else question.text
 
 
 def _turn(query: str, answer: str) -> list[dict]:
     return [{"from": "human", "value": f"\nQuery:\n{query}"}, {"from": "gpt", "value": answer}]
 
 
-def _matters(question: Question, segment: Segment) -> bool:
-    return bool(relevance(question, [segment.times])[0] > 0)
-
-
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """Yes or No, asked as in inference."""
-    return _turn(_query(question, rng)[0], "Yes" if _matters(question, segment) else "No")
+    return _turn(_query(question, rng), "Yes" if matters(question, segment) else "No")
 
 
 def _contributes(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """The evidence, asked as in training."""
-    query, choice = _query(question, rng)
-    asked = prompts.training_query([{"from": "human", "value": query}])
-    return _turn(asked, evidence(question, segment, _matters(question, segment), choice=choice))
+    asked = prompts.training_query([{"from": "human", "value": _query(question, rng)}])
+    return _turn(asked, evidence(question, segment))
 
 
 SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}

@@ -12,13 +12,14 @@ or, as memory tokens that keep only what the question needs, with notes:
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.reel import FORMS, make, relevance
+from tempo_jax.data.minireel.reel import FORMS, make
 from tempo_jax.data.minireel.segments import Segment, caption, evidence
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
@@ -63,15 +64,9 @@ class NotedSource(PerReel):
         kind = rng.choice(sorted({question.kind for question in reel.questions}))  # each as often
         question = rng.choice([question for question in reel.questions if question.kind == kind])
         weights = np.array(list(self.forms.values()), float)
-        form = str(rng.choice(list(self.forms), p=weights / weights.sum()))
-        ask, answer = FORMS[form]
-
-        def note(segment: Segment) -> str:
-            matters = bool(relevance(question, [segment.times])[0] > 0)
-            return evidence(question, segment, matters, choice=form != "text" and question.kind != "when")
-
+        ask, answer = FORMS[str(rng.choice(list(self.forms), p=weights / weights.sum()))]
         turns = [
-            {"from": "human", "value": f"{told(reel.spec, note)}\n{ask(question)}"},
+            {"from": "human", "value": f"{told(reel.spec, partial(evidence, question))}\n{ask(question)}"},
             {"from": "gpt", "value": answer(question)},
         ]
         return Sample(NO_FRAMES, None, turns)
