@@ -179,7 +179,7 @@ def test_notes_say_of_every_segment_what_it_contributes():
     for asked, answered in samples:
         notes, question = asked["value"].split("\n", 1)
         assert notes.count(" seconds>") == 16
-        words, letter = re.fullmatch(r"(.*) \((\w)\)", answered["value"]).groups()
+        words, letter = re.fullmatch(r"It is (.*)\n\((\w)\)", answered["value"]).groups()
         assert f"({letter}) {words}" in question
         if "What colour" in question:  # a needle: one segment knows
             assert notes.count(words) == 1

@@ -47,8 +47,12 @@ class Question:
 
     @property
     def worded_answer(self) -> str:
-        """'pink star (C)': an answer to `prompt` that says both."""
-        return f"{self.options[texts.LETTERS.index(self.answer_letter)]} ({self.answer_letter})"
+        """'It is pink star⏎(C)': an answer to `prompt` that says both, in the very tokens of the option.
+
+        After "It is" as after "(C)" words begin with a space, and "⏎(C)" is one token where options are
+        listed: so a small model can look the letter up, which with 'pink star (C)' it did not learn.
+        """
+        return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}\n({self.answer_letter})"
 
     def chosen(self, reply: str) -> bool:
         """Whether a reply to `prompt` picks the right option."""
