@@ -145,10 +145,10 @@ def _draw_time_axis(axes: Axes, edges_s: np.ndarray) -> None:
     step = next((s for s in TIME_STEPS if (end - start) / s <= MAX_TIME_TICKS), 28800)
     first, last = math.ceil(start / step - 1e-9), math.floor(end / step + 1e-9)
     ticks = [k * step for k in range(first, last + 1)]
-    clock = end > 120
-    labels = [f"{tick:.10g}" + (f"\n{clock(tick)}" if clock else "") for tick in ticks]
+    long = end > 120
+    labels = [f"{tick:.10g}" + (f"\n{clock(tick)}" if long else "") for tick in ticks]
     axes.set_xticks(ticks, labels)
-    unit = "time in seconds" + (f", {'h:mm:ss' if end >= 3600 else 'm:ss'} below" if clock else "")
+    unit = "time in seconds" + (f", {'h:mm:ss' if end >= 3600 else 'm:ss'} below" if long else "")
     axes.set_xlabel(unit, color=INK, fontsize=11)
 
 

@@ -303,13 +303,34 @@ def test_command_line_will_not_overwrite_or_write_into_a_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     "reply, right",
     [
-        *(("{0}", True), ("({0})", True), (" {0}. pink star", True), ("pink star ({0})", True)),
-        *(("pink star", False), ("{1}", False), ("from 4 to 8 seconds ({1})", False), ("", False)),
-        *(("A cat", False), ("Both {0}", False)),
+        *(
+            ("{0}", True),
+            ("({0})", True),
+            (" {0}. pink star", True),
+            ("It is {2} ({1})", False),
+            ("{3} ({0})", True),
+        ),
+        *(("{1}", False), ("It is {2}", True), ("{2}.", True), ("it is {3}", False), ("{2} or {3}", False)),
+        *(("", False), ("neither", False), ("A cat", False), ("Both {0}", False), ("It is {2}ish", False)),
+        *(("A {2}", True), ("{0} it is", True)),
     ],
 )
 def test_the_option_that_a_reply_picks(reply, right):
-    question = next(q for q in minireel.make("test", 3).questions if q.answer_letter != "A")
-    wrong = next(letter for letter in "ABCD" if letter != question.answer_letter)
-    assert question.chosen(reply.format(question.answer_letter, wrong)) == right
+    """{0} and {1}: letters of the right and of a wrong option, {2} and {3} their words."""
+    question = next(
+        q
+        for i in range(40)
+        for q in minireel.make("test", i).questions
+        if q.asked == "place" and q.answer_letter == "C"
+    )
+    words = question.options[2], question.options[0]
+    assert question.chosen(reply.format("C", "A", *words)) == right
     assert question.chosen(question.worded_answer)
+
+
+def test_every_worded_answer_picks_the_right_option_only():
+    """Also where one option's words are part of another's sentence."""
+    for index in range(30):
+        for question in minireel.make("validation", index, seconds=64).questions:
+            picked = [texts.option_of(f"It is {option}", question.options) for option in question.options]
+            assert picked == list("ABCD")[: len(question.options)], question

@@ -47,16 +47,16 @@ class Question:
 
     @property
     def worded_answer(self) -> str:
-        """'It is pink star⏎(C)': an answer to `prompt` that says both, in the very tokens of the option.
+        """'It is pink star': an answer to `prompt` in the very tokens of the option.
 
-        After "It is" as after "(C)" words begin with a space, and "⏎(C)" is one token where options are
-        listed: so a small model can look the letter up, which with 'pink star (C)' it did not learn.
+        After "It is" as after "(C)" words begin with a space; a small model copies tokens it has seen. No
+        letter: which one stands before the words it did not learn to look up (docs/training.md §5).
         """
-        return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}\n({self.answer_letter})"
+        return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}"
 
     def chosen(self, reply: str) -> bool:
-        """Whether a reply to `prompt` picks the right option."""
-        return texts.option_of(reply) == self.answer_letter
+        """Whether a reply to `prompt` picks the right option, by letter or by words."""
+        return texts.option_of(reply, self.options) == self.answer_letter
 
     def accepts(self, reply: str) -> bool:
         """Whether a free reply is right: the same words but for case, article and final stop.

@@ -1,7 +1,7 @@
 """Every sentence of minireel, as tables; and all of them at once, to train a tokenizer on."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from tempo_jax.data.minireel import world
@@ -60,9 +60,23 @@ def choice_prompt(question: str, options: tuple[str, ...]) -> str:
     return "\n".join([question, *lines, CHOICE_SUFFIX])
 
 
-def option_of(reply: str) -> str | None:
-    """The letter a reply picks: the first in brackets, else the one it begins with, else None."""
-    found = re.search(rf"\(([{LETTERS}])\)", reply) or re.match(rf"\s*([{LETTERS}])\b", reply)
+def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
+    """The letter of the option that a reply picks, None where it picks none.
+
+    The first letter in brackets; else a letter that stands alone or as in "B. sea"; else the only one of
+    `options` whose words the reply has; else the letter it begins with.
+    """
+    alone = rf"\s*([{LETTERS}])\s*(?:[.:)]|$)"
+    if found := re.search(rf"\(([{LETTERS}])\)", reply) or re.match(alone, reply):
+        return found[1]
+    named = [
+        letter
+        for letter, option in zip(LETTERS, options)
+        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", reply, re.IGNORECASE)
+    ]
+    if len(named) == 1:
+        return named[0]
+    found = re.match(rf"\s*([{LETTERS}])\b", reply)
     return found and found[1]
 
 
