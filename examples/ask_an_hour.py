@@ -34,7 +34,7 @@ def main() -> int:
     for number, row in enumerate(rows, start=1):
         began = time.perf_counter()
         answer = clip.ask(row["conversations"][0]["value"].removeprefix("<video>\n"), budget=args.budget)
-        good = option_of(answer.text) == row["answer_letter"]
+        good = option_of(answer.text, row["options"]) == row["answer_letter"]
         right += good
         looked = sorted(
             sorted(answer.segments, key=lambda s: -s.relevance)[:3], key=lambda s: s.start_seconds

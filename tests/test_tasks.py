@@ -18,7 +18,7 @@ from tempo_jax.data.collate import Sample, Shape, TooLong, collate
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, ToldSource
+from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, OrderSource, ToldSource
 from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
 from tempo_jax.data.sources import open_source
@@ -179,10 +179,32 @@ def test_notes_say_of_every_segment_what_it_contributes():
     for asked, answered in samples:
         notes, question = asked["value"].split("\n", 1)
         assert notes.count(" seconds>") == 16
-        words, letter = re.fullmatch(r"It is (.*)\n\((\w)\)", answered["value"]).groups()
-        assert f"({letter}) {words}" in question
+        words = answered["value"].removeprefix("It is ")
+        assert re.search(rf"^\(.\) {words}$", question, re.MULTILINE)
         if "What colour" in question:  # a needle: one segment knows
             assert notes.count(words) == 1
+
+
+def test_notes_are_about_the_kinds_asked_for():
+    source = NotedSource("validation", 30, (8, 64), kinds=("order",))
+    samples = [source[index] for index in range(30)]
+    assert None in samples  # 8 seconds have no order
+    asked = [sample.conversation[0]["value"].split("\n")[1] for sample in samples if sample]
+    assert asked and all("after the" in text or "before the" in text for text in asked)
+
+
+def test_many_questions_of_order_are_about_the_same_notes():
+    source = OrderSource("validation", 30, (64,), most=5)
+    conversations = [sample.conversation for index in range(30) if (sample := source[index])]
+    assert max(map(len, conversations)) == 10 and len(conversations) > 20
+    for turns in conversations:
+        notes, *_ = turns[0]["value"].split("\n")
+        shown = [note for note in re.split("<.*?>", notes)[1:] if note != "nothing"]
+        for asked, answered in zip(turns[::2], turns[1::2]):
+            question = re.search(r"[^\n]* the [^\n]*\?", asked["value"])[0]
+            (known,) = [name for name in set(shown) if f"the {name}?" in question]
+            step = 1 if "after" in question else -1
+            assert answered["value"].removeprefix("It is ") == shown[shown.index(known) + step]
 
 
 def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):

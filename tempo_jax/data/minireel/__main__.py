@@ -8,7 +8,6 @@ questions and frames everywhere. Exit status: 0 success, 2 a user's mistake (one
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(args: argparse.Namespace) -> None:
+def write(args: argparse.Namespace) -> int:
     """Write the videos, then the questions under their final name: a file that is there is complete."""
     check_local("the folder", args.out)
     target = args.out / f"{args.split}.jsonl"
@@ -53,24 +52,16 @@ def write(args: argparse.Namespace) -> None:
     fresh.write_text("".join(lines), encoding="utf-8")
     fresh.replace(target)
     print(f"{target}: {len(lines)} questions on {options.count(args.count, 'video')}")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
-        write(_parser().parse_args(argv))
-        return 0
+        args = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    except TempoError as error:
-        options.say(f"minireel: {error}")
-    except OSError as error:  # no right to write, disk full, OUT is a file
-        if os.environ.get("TEMPO_JAX_TRACEBACK"):
-            raise
-        options.say(f"minireel: cannot write to {error.filename or 'the folder'}: {error.strerror}.")
-    except KeyboardInterrupt:
-        return 130
-    return 2
+    return options.run_on_cpu("minireel", lambda: write(args))
 
 
 if __name__ == "__main__":

@@ -237,3 +237,9 @@ def questions(spec: Spec) -> tuple[Question, ...]:
     )
     drafts += [possible[int(rng.integers(len(possible)))] for possible in rest if possible]
     return tuple(_finish(draft, rng) for draft in drafts)
+
+
+def orders(spec: Spec) -> tuple[Question, ...]:
+    """Every question of kind "order" that the video allows, of which `questions` has one."""
+    rng = generate.generator(spec.split, spec.index, 7)
+    return tuple(_finish(draft, rng) for draft in _Author(spec, rng).orders())

@@ -1,25 +1,18 @@
 """One video with its questions, and collections of them as training records."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tempo_jax.data.minireel import draw, generate, texts
+from tempo_jax.data.minireel.forms import FORMS, check_names, turns
 from tempo_jax.data.minireel.questions import Question, questions
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
 from tempo_jax.video.encode import encode
-
-# Form of a question -> (what the human says, what is to be answered).
-FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
-    "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
-    "text": (lambda question: question.text, lambda question: question.answer_text),
-    # The option's words before its letter, so that the letter need only be looked up.
-    "worded": (lambda question: question.prompt, lambda question: question.worded_answer),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +104,8 @@ def records(
     "video" is folder/name.mp4, where Reel.write should put it. `options`: those of make.
     Raises TempoError for an unknown form or kind.
     """
-    for what, given, known in (("form", forms, FORMS), ("kind", kinds, texts.KINDS)):
-        for unknown in (name for name in given if name not in known):
-            raise TempoError(f"There is no {what} {unknown!r}: choose from {', '.join(known)}.")
+    check_names("form", forms, FORMS)
+    check_names("kind", kinds, texts.KINDS)
     for index in range(start, start + count):
         yield from reel_records(make(split, index, **options), forms, kinds, folder)
 
@@ -126,14 +118,11 @@ def reel_records(
         if question.kind not in kinds:
             continue
         for form in forms:
-            ask, answer = FORMS[form]
+            human, assistant = turns(question, form)
             yield {
                 "id": f"{reel.name}-{number}-{form}",
                 "video": f"{folder}/{reel.name}.mp4",
-                "conversations": [
-                    {"from": "human", "value": f"<video>\n{ask(question)}"},
-                    {"from": "gpt", "value": answer(question)},
-                ],
+                "conversations": [human | {"value": f"<video>\n{human['value']}"}, assistant],
             }
 
 

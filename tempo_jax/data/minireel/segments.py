@@ -73,6 +73,7 @@ def evidence(question: Question, segment: Segment) -> str:
 
 
 def matters(question: Question, segment: Segment) -> bool:
+    """Whether any of its frames shows what the answer rests on."""
     return bool(relevance(question, [segment.times])[0] > 0)
 
 

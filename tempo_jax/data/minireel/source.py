@@ -11,10 +11,9 @@ import numpy as np
 from tempo_jax.data import minireel
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.reel import FORMS
 from tempo_jax.data.minireel.told import description, told
-from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
 _SALT = 20260409  # part of every seed, so that draws here and in minireel are independent
@@ -45,8 +44,8 @@ class MinireelSource:
 
     split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
     each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
-    of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of "choice"
-    and "text". kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample.
+    of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of FORMS.
+    kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample.
 
     Every reel is asked about equally often: each of its questions once, then some again until there
     are as many as a reel can have; lengths, forms and repetitions are drawn by index.
@@ -66,12 +65,8 @@ class MinireelSource:
     as_asked: bool = False
 
     def __post_init__(self):
-        for what, given, known in (("form", self.forms, FORMS), ("kind", self.kinds, minireel.KINDS)):
-            for unknown in (name for name in given if name not in known):
-                raise TempoError(f"minireel has no {what} {unknown!r}: choose from {', '.join(known)}.")
-        weights = list(self.forms.values())
-        if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
+        check_forms(self.forms)
+        check_names("kind", self.kinds, minireel.KINDS)
         for seconds in self.lengths:
             self._reel(0, seconds)  # a value out of range shows before training starts
 
@@ -101,15 +96,9 @@ class MinireelSource:
         rng = np.random.default_rng((_SALT, self.start + number, turn))
         first = turn if turn < len(questions) else int(rng.integers(len(questions)))
         others = [number for number in rng.permutation(len(questions)) if number != first]
-        names = sorted(self.forms)
-        weights = np.array([self.forms[name] for name in names], float)
         conversation = []
         for number in [first, *others][: self.turns]:
-            ask, answer = FORMS[names[rng.choice(len(names), p=weights / weights.sum())]]
-            conversation += [
-                {"from": "human", "value": ask(questions[number])},
-                {"from": "gpt", "value": answer(questions[number])},
-            ]
+            conversation += turns(questions[number], draw_form(self.forms, rng))
         sample = about(reel.spec, conversation, self.sample_fps, self.max_frames)
         return dataclasses.replace(sample, as_asked=self.as_asked)
 

@@ -11,16 +11,20 @@ or, as memory tokens that keep only what the question needs, with notes:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
+from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.reel import FORMS, make
+from tempo_jax.data.minireel.questions import Question, orders
+from tempo_jax.data.minireel.reel import make
 from tempo_jax.data.minireel.segments import Segment, caption, evidence
+from tempo_jax.data.minireel.texts import KINDS
+from tempo_jax.data.minireel.world import Spec
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
 from tempo_jax.video.sampling import real_fps, sample_indices
@@ -32,8 +36,8 @@ NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 class ToldSource(PerReel):
     """Reels in words, with all their questions in one conversation; same index, same sample.
 
-    Questions come in any order, each as multiple choice or
-    in words with equal chances; up to `described` segments, first of all everything is to be said again.
+    Questions come in any order, each as multiple choice or in words with equal chances; up to `described`
+    segments, first of all everything is to be said again.
     """
 
     described: int = 4
@@ -41,35 +45,73 @@ class ToldSource(PerReel):
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 3)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
-        turns = conversation(reel.questions, rng)
+        said = conversation(reel.questions, rng)
         text = told(reel.spec)
         if reel.spec.seconds <= self.described * reel.spec.segment_seconds:
-            turns = description(text) + turns
-        turns[0]["value"] = f"{text}\n{turns[0]['value']}"
-        return Sample(NO_FRAMES, None, turns)
+            said = description(text) + said
+        said[0]["value"] = f"{text}\n{said[0]['value']}"
+        return Sample(NO_FRAMES, None, said)
 
 
 @dataclasses.dataclass(frozen=True)
 class NotedSource(PerReel):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
-    forms: weights of FORMS. The same index, the same sample.
+    forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them. The
+    same index, the same sample.
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
+    kinds: Sequence[str] = KINDS
 
-    def __getitem__(self, index: int) -> Sample:
+    def __post_init__(self):
+        super().__post_init__()
+        check_forms(self.forms)
+        check_names("kind", self.kinds, KINDS)
+
+    def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
-        kind = rng.choice(sorted({question.kind for question in reel.questions}))  # each as often
+        kinds = sorted({question.kind for question in reel.questions} & set(self.kinds))
+        if not kinds:
+            return None
+        kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        weights = np.array(list(self.forms.values()), float)
-        ask, answer = FORMS[str(rng.choice(list(self.forms), p=weights / weights.sum()))]
-        turns = [
-            {"from": "human", "value": f"{told(reel.spec, partial(evidence, question))}\n{ask(question)}"},
-            {"from": "gpt", "value": answer(question)},
-        ]
-        return Sample(NO_FRAMES, None, turns)
+        return _about(reel.spec, question, turns(question, draw_form(self.forms, rng)))
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderSource(PerReel):
+    """Reels of which the notes say what appears, and up to `most` questions what comes after or before.
+
+    Such questions take two steps, from one note to its neighbour, and were learned last; many about the
+    same notes are cheap. forms: weights of FORMS. The same index, the same sample; None for a reel in
+    which nothing has an order.
+    """
+
+    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.3, "text": 0.7})
+    most: int = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_forms(self.forms)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        rng = generate.generator(self.split, index, 8)
+        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)))
+        questions = orders(spec)
+        if not questions:
+            return None
+        asked = [questions[number] for number in rng.permutation(len(questions))[: self.most]]
+        said = [turn for question in asked for turn in turns(question, draw_form(self.forms, rng))]
+        return _about(spec, asked[0], said)
+
+
+def _about(spec: Spec, question: Question, said: list[dict]) -> Sample:
+    """A conversation that begins with notes of what each segment contributes to `question`."""
+    notes = told(spec, partial(evidence, question))
+    said[0]["value"] = f"{notes}\n{said[0]['value']}"
+    return Sample(NO_FRAMES, None, said)
 
 
 def told(spec, say: Callable[[Segment], str] = caption) -> str:
@@ -87,9 +129,6 @@ def description(text: str) -> list[dict]:
 
 def conversation(questions, rng: np.random.Generator) -> list[dict]:
     """Human and assistant turns about the questions, shuffled."""
-    turns = []
-    for number in rng.permutation(len(questions)):
-        ask, answer = FORMS[str(rng.choice(("choice", "text")))]
-        turns.append({"from": "human", "value": ask(questions[number])})
-        turns.append({"from": "gpt", "value": answer(questions[number])})
-    return turns
+    either = {"choice": 1.0, "text": 1.0}
+    order = rng.permutation(len(questions))
+    return [turn for number in order for turn in turns(questions[number], draw_form(either, rng))]
