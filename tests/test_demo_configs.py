@@ -1,0 +1,61 @@
+"""The demo model's lessons: each is a valid run, follows one before it, and its data fit its batches."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.packing import too_long
+from tempo_jax.data.shape import Shape
+from tempo_jax.data.sources import open_source
+from tempo_jax.models.config import PRESETS
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training import config as configs
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+LESSONS = ("see", "ask", "llm", "note", "note_long", "stage0", "stage1", "stage3")
+SAMPLES = 24
+PART = {"tempo": lambda model: model, "svlm": lambda model: model.compressor, "llm": lambda model: model.llm}
+
+
+def load(lesson):
+    return importlib.import_module(f"configs.demo_{lesson}")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    minireel_tokenizer.write(folder)
+    return Tokenizer(folder)
+
+
+def test_every_lesson_is_tested():
+    assert {path.stem for path in FOLDER.glob("demo_*.py")} == {f"demo_{lesson}" for lesson in LESSONS}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_lesson_follows_one_before_it(lesson):
+    config, doc = load(lesson).get_config(), load(lesson).__doc__
+    configs.check(config)
+    number = LESSONS.index(lesson) + 1
+    assert doc.startswith(f"Demo model {number} of {len(LESSONS)}")
+    assert f"python train.py --config=configs/demo_{lesson}.py --workdir=build/demo/{lesson}" in doc
+    sources = [source for source in config.init.values() if source and source != "minireel"]
+    before = [re.fullmatch(r"build/demo/(\w+)/model", source)[1] for source in sources]
+    assert all(name in LESSONS[: number - 1] for name in before)
+    assert before or lesson in ("see", "llm")
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_nearly_all_samples_fit(lesson, tokenizer):
+    """What does not fit is skipped, and a lesson of which nothing fits would never begin."""
+    config = load(lesson).get_config()
+    batch, model = config.batch, PART[config.task](PRESETS[config.model])
+    shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
+    for source in map(open_source, config.data.sources):
+        samples = [sample for index in range(SAMPLES) if (sample := source[index * 7])]
+        refused = [too_long(NEEDS[config.task](sample, tokenizer, model), shape) for sample in samples]
+        assert sum(map(bool, refused)) <= len(samples) // 8, set(refused)
