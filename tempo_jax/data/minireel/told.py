@@ -22,13 +22,15 @@ from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, t
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question, orders
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import Segment, caption, evidence
+from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
+from tempo_jax.errors import TempoError
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
 from tempo_jax.video.sampling import real_fps, sample_indices
 
+ONE_EVENT = {"needle", "when"}  # kinds of questions that one event answers
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -57,17 +59,21 @@ class ToldSource(PerReel):
 class NotedSource(PerReel):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
-    forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them. The
-    same index, the same sample.
+    forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
+    window: notes of that many segments in a row only, the first that matters among them: late times in few
+    words, for kinds that rest on one event; 0 for all. The same index, the same sample.
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
     kinds: Sequence[str] = KINDS
+    window: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
+        if self.window and not {*self.kinds} <= ONE_EVENT:
+            raise TempoError(f"A window of notes has all that matters only of {' and '.join(ONE_EVENT)}.")
 
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
@@ -77,7 +83,16 @@ class NotedSource(PerReel):
             return None
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        return _about(reel.spec, question, turns(question, draw_form(self.forms, rng)))
+        shown = _window(reel.spec, question, self.window, rng) if self.window else None
+        return _about(reel.spec, question, turns(question, draw_form(self.forms, rng)), shown)
+
+
+def _window(spec: Spec, question: Question, length: int, rng: np.random.Generator) -> range:
+    """`length` segments or all, anywhere around the first that matters."""
+    count = max(1, int(spec.seconds / spec.segment_seconds + 1e-6))
+    known = next((i for i in range(count) if matters(question, Segment(spec, i))), 0)
+    first = int(rng.integers(max(0, known - length + 1), known + 1))
+    return range(min(first, max(0, count - length)), count)[:length]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +122,19 @@ class OrderSource(PerReel):
         return _about(spec, asked[0], said)
 
 
-def _about(spec: Spec, question: Question, said: list[dict]) -> Sample:
-    """A conversation that begins with notes of what each segment contributes to `question`."""
-    notes = told(spec, partial(evidence, question))
+def _about(spec: Spec, question: Question, said: list[dict], shown: range | None = None) -> Sample:
+    """A conversation that begins with notes of what each segment (`shown`) contributes to `question`."""
+    notes = told(spec, partial(evidence, question), shown)
     said[0]["value"] = f"{notes}\n{said[0]['value']}"
     return Sample(NO_FRAMES, None, said)
 
 
-def told(spec, say: Callable[[Segment], str] = caption) -> str:
-    """All segments under the standard sampling, each with its time tag and what is said of it."""
+def told(spec, say: Callable[[Segment], str] = caption, shown: range | None = None) -> str:
+    """All segments or `shown` under the standard sampling, each with its time tag and what is said of it."""
     total = spec.num_frames
     chosen = sample_indices(total, spec.fps, 2.0)
     times = segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
+    times = times if shown is None else times[shown.start : shown.stop]
     return "".join(f"{time_tag(t.tag_seconds)}{say(Segment(spec, t.index))}" for t in times)
 
 
