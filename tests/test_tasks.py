@@ -22,6 +22,7 @@ from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, OrderSource, To
 from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
 from tempo_jax.data.sources import open_source
+from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
@@ -191,6 +192,23 @@ def test_notes_are_about_the_kinds_asked_for():
     assert None in samples  # 8 seconds have no order
     asked = [sample.conversation[0]["value"].split("\n")[1] for sample in samples if sample]
     assert asked and all("after the" in text or "before the" in text for text in asked)
+
+
+@pytest.mark.parametrize("window", [1, 10, 500])
+def test_a_window_of_notes_has_the_event_at_its_own_time(window):
+    source = NotedSource("validation", 40, (8, 1024), {"text": 1.0}, ("when",), window)
+    lengths = set()
+    for sample in filter(None, map(source.__getitem__, range(40))):
+        asked, answered = (turn["value"] for turn in sample.conversation)
+        notes = re.findall(r"<(.*?)>(\w+)", asked)
+        assert [time for time, note in notes if note == "here"][:1] == [answered]
+        lengths.add(len(notes))
+    assert max(lengths) == min(window, 128) and lengths <= {1, 2, 10, 128}
+
+
+def test_a_window_of_notes_is_for_what_one_event_answers():
+    with pytest.raises(TempoError, match="only of"):
+        NotedSource(kinds=("count",), window=4)
 
 
 def test_many_questions_of_order_are_about_the_same_notes():

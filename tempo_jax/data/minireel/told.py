@@ -30,7 +30,7 @@ from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import segments
 from tempo_jax.video.sampling import real_fps, sample_indices
 
-ONE_EVENT = {"needle", "when"}  # kinds of questions that one event answers
+ONE_EVENT = ("needle", "when")  # kinds of questions that one event answers
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -72,7 +72,7 @@ class NotedSource(PerReel):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
-        if self.window and not {*self.kinds} <= ONE_EVENT:
+        if self.window and not {*self.kinds} <= {*ONE_EVENT}:
             raise TempoError(f"A window of notes has all that matters only of {' and '.join(ONE_EVENT)}.")
 
     def __getitem__(self, index: int) -> Sample | None:
