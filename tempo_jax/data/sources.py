@@ -16,7 +16,7 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.source import ClipSource, MinireelSource
-from tempo_jax.data.minireel.told import NotedSource, OrderSource, ToldSource
+from tempo_jax.data.minireel.told import EventSource, NotedSource, ToldSource
 from tempo_jax.errors import TempoError
 
 
@@ -41,7 +41,7 @@ SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "minireel_snippets": SnippetSource,
     "minireel_told": ToldSource,
     "minireel_noted": NotedSource,
-    "minireel_orders": OrderSource,
+    "minireel_events": EventSource,
 }
 
 

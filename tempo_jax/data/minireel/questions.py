@@ -239,7 +239,9 @@ def questions(spec: Spec) -> tuple[Question, ...]:
     return tuple(_finish(draft, rng) for draft in drafts)
 
 
-def orders(spec: Spec) -> tuple[Question, ...]:
-    """Every question of kind "order" that the video allows, of which `questions` has one."""
+def about_events(spec: Spec) -> tuple[Question, ...]:
+    """Every question after the order or the time of what appears, of which `questions` has one or two."""
     rng = generate.generator(spec.split, spec.index, 7)
-    return tuple(_finish(draft, rng) for draft in _Author(spec, rng).orders())
+    author = _Author(spec, rng)
+    whens = [draft for event in author.single for draft in author.whens(event)]
+    return tuple(_finish(draft, rng) for draft in author.orders() + whens)

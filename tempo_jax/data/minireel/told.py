@@ -20,17 +20,15 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.questions import Question, orders
+from tempo_jax.data.minireel.questions import Question, about_events
 from tempo_jax.data.minireel.reel import make
 from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
-from tempo_jax.errors import TempoError
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
-from tempo_jax.video import segments
+from tempo_jax.video import sampling
 from tempo_jax.video.sampling import real_fps, sample_indices
 
-ONE_EVENT = ("needle", "when")  # kinds of questions that one event answers
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -60,20 +58,18 @@ class NotedSource(PerReel):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
     forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
-    window: notes of that many segments in a row only, the first that matters among them: late times in few
-    words, for kinds that rest on one event; 0 for all. The same index, the same sample.
+    spare: notes of that many segments that do not matter, drawn among them; None for all. The same index,
+    the same sample.
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
     kinds: Sequence[str] = KINDS
-    window: int = 0
+    spare: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
-        if self.window and not {*self.kinds} <= {*ONE_EVENT}:
-            raise TempoError(f"A window of notes has all that matters only of {' and '.join(ONE_EVENT)}.")
 
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
@@ -83,29 +79,22 @@ class NotedSource(PerReel):
             return None
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        shown = _window(reel.spec, question, self.window, rng) if self.window else None
-        return _about(reel.spec, question, turns(question, draw_form(self.forms, rng)), shown)
-
-
-def _window(spec: Spec, question: Question, length: int, rng: np.random.Generator) -> range:
-    """`length` segments or all, anywhere around the first that matters."""
-    count = max(1, int(spec.seconds / spec.segment_seconds + 1e-6))
-    known = next((i for i in range(count) if matters(question, Segment(spec, i))), 0)
-    first = int(rng.integers(max(0, known - length + 1), known + 1))
-    return range(min(first, max(0, count - length)), count)[:length]
+        said = turns(question, draw_form(self.forms, rng))
+        return _noted(reel.spec, question, said, self.spare, rng)
 
 
 @dataclasses.dataclass(frozen=True)
-class OrderSource(PerReel):
-    """Reels of which the notes say what appears, and up to `most` questions what comes after or before.
+class EventSource(PerReel):
+    """Reels of which the notes say what appears, and up to `most` questions after order and time.
 
-    Such questions take two steps, from one note to its neighbour, and were learned last; many about the
-    same notes are cheap. forms: weights of FORMS. The same index, the same sample; None for a reel in
-    which nothing has an order.
+    Such questions take two steps, from a note to its neighbour or its time tag, and were learned last; many
+    about the same notes are cheap, and so are late times in a few notes. forms: weights of FORMS. spare: as
+    in NotedSource. The same index, the same sample; None for a reel in which nothing appears once.
     """
 
-    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.3, "text": 0.7})
+    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.2, "text": 0.8})
     most: int = 8
+    spare: int | None = 8
 
     def __post_init__(self):
         super().__post_init__()
@@ -114,27 +103,40 @@ class OrderSource(PerReel):
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 8)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)))
-        questions = orders(spec)
-        if not questions:
+        questions = about_events(spec)
+        named = next((question for question in questions if question.kind == "order"), None)
+        if named is None:
             return None
         asked = [questions[number] for number in rng.permutation(len(questions))[: self.most]]
         said = [turn for question in asked for turn in turns(question, draw_form(self.forms, rng))]
-        return _about(spec, asked[0], said)
+        return _noted(spec, named, said, self.spare, rng)
 
 
-def _about(spec: Spec, question: Question, said: list[dict], shown: range | None = None) -> Sample:
-    """A conversation that begins with notes of what each segment (`shown`) contributes to `question`."""
-    notes = told(spec, partial(evidence, question), shown)
-    said[0]["value"] = f"{notes}\n{said[0]['value']}"
+def _noted(
+    spec: Spec, question: Question, said: list[dict], spare: int | None, rng: np.random.Generator
+) -> Sample:
+    """A conversation that begins with notes of what segments contribute to `question`."""
+    times = _times(spec)
+    if spare is not None:
+        idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
+        dropped = set(rng.permutation(idle)[spare:].tolist())
+        times = [t for t in times if t.index not in dropped]
+    said[0]["value"] = f"{_say(spec, times, partial(evidence, question))}\n{said[0]['value']}"
     return Sample(NO_FRAMES, None, said)
 
 
-def told(spec, say: Callable[[Segment], str] = caption, shown: range | None = None) -> str:
-    """All segments or `shown` under the standard sampling, each with its time tag and what is said of it."""
+def told(spec: Spec) -> str:
+    """All segments under the standard sampling, each with its time tag and its caption."""
+    return _say(spec, _times(spec), caption)
+
+
+def _times(spec: Spec) -> list[sampling.Segment]:
     total = spec.num_frames
     chosen = sample_indices(total, spec.fps, 2.0)
-    times = segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
-    times = times if shown is None else times[shown.start : shown.stop]
+    return sampling.segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
+
+
+def _say(spec: Spec, times: Sequence[sampling.Segment], say: Callable[[Segment], str]) -> str:
     return "".join(f"{time_tag(t.tag_seconds)}{say(Segment(spec, t.index))}" for t in times)
 
 
