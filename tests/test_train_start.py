@@ -95,7 +95,7 @@ def test_a_single_backbone_takes_its_part_of_a_preset(small, preset):
     "changes, sentence",
     [
         ({"init.checkpoint": "svlm"}, "holds a model of kind 'qwen3-vl' where 'tempo' is needed"),
-        ({"init.checkpoint": "svlm", "init.llm": "llm"}, "is a whole model: leave"),
+        ({"init.checkpoint": "svlm", "init.compressor": "svlm"}, "has a compressor: leave"),
         ({"init.llm": "llm", "model": "demo"}, r"init.llm does not fit config.model \(.*hidden_size is 32"),
         ({"init.compressor": "nothing"}, "is not a folder"),
         ({"init.llm": "llm"}, "there is no tokenizer: set config.init.tokenizer"),
@@ -106,6 +106,18 @@ def test_what_does_not_fit_is_one_sentence(small, preset, tmp_path, changes, sen
     paths = {name: str(small[0] / value) for name, value in changes.items() if name.startswith("init.")}
     with pytest.raises(TempoError, match=sentence):
         parameters(config(**(changes | paths)), tmp_path)
+
+
+def test_another_llm_may_replace_that_of_a_whole_model(small, preset, tmp_path):
+    folder, model = small
+    whole = tmp_path / "whole"
+    params = build.parameters(build.init(model, 3))
+    checkpoint.save(whole, "tempo", model, params, folder / "tokenizer")
+    values = {"init.checkpoint": str(whole), "init.llm": str(folder / "llm")}
+    found, *_ = parameters(config(**values), tmp_path)
+    theirs = flatten(checkpoint.load_params(folder / "llm"), "llm/")
+    for path, x in flatten(params).items():
+        np.testing.assert_array_equal(found[path], theirs.get(path, x))
 
 
 def test_weights_of_another_size_are_named(small, preset, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def default() -> ConfigDict:
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
     config.init.compressor = ""  # task tempo: native qwen3-vl checkpoint that fills compressor/*
-    config.init.llm = ""  # task tempo: native qwen3 checkpoint that fills llm/*
+    config.init.llm = ""  # task tempo: native qwen3 checkpoint that fills llm/*, also over init.checkpoint
     # Folder of tokenizer files, or a name in start.OWN_TOKENIZERS; empty: that of init.checkpoint or
     # init.compressor.
     config.init.tokenizer = ""

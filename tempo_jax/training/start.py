@@ -48,10 +48,8 @@ class Architecture:
 def architecture(config: ConfigDict) -> Architecture:
     """The model that is to be trained; TempoError where checkpoints and config.model do not agree."""
     kind, init = TASKS[config.task].kind, config.init
-    if init.checkpoint and (init.compressor or init.llm):
-        raise TempoError(
-            "config.init.checkpoint is a whole model: leave config.init.compressor and init.llm empty"
-        )
+    if init.checkpoint and init.compressor:
+        raise TempoError("config.init.checkpoint has a compressor: leave config.init.compressor empty")
     found = checkpoint.read_model_json(init.checkpoint, kind).config if init.checkpoint else None
     model = PRESETS[config.model] if config.model else found
     if isinstance(model, TempoConfig) and kind in BACKBONES:
@@ -112,6 +110,7 @@ def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.s
 
 
 def _given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
+    """Later ones replace earlier ones: config.init.llm the LLM of config.init.checkpoint."""
     if config.init.checkpoint:
         yield from flatten(checkpoint.load_params(config.init.checkpoint, shardings=mesh)).items()
     for part, (field, _) in PARTS.items():
