@@ -14,7 +14,7 @@ import pytest
 from tempo_jax.data import minireel
 from tempo_jax.data.minireel import __main__ as command
 from tempo_jax.data.minireel import draw, generate, texts, world
-from tempo_jax.data.minireel.questions import orders
+from tempo_jax.data.minireel.questions import about_events
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import sample_indices
 from tests.minireel_pixels import answer, bare, watch
@@ -337,12 +337,17 @@ def test_every_worded_answer_picks_the_right_option_only():
             assert picked == list("ABCD")[: len(question.options)], question
 
 
-def test_every_order_question_names_the_neighbour():
+def test_every_question_about_an_event_names_its_neighbour_or_its_time():
     reel = minireel.make("train", 5, seconds=128)
-    asked = orders(reel.spec)
-    assert len({question.text for question in asked}) > 4
-    shown = [event.name for event in reel.spec.events if event.kind != "turn"]
+    asked = about_events(reel.spec)
+    assert {"after", "before", "when"} == {question.asked for question in asked}
+    shown = [event for event in reel.spec.events if event.kind != "turn"]
     for question in asked:
-        (known,) = [name for name in set(shown) if f"the {name}?" in question.text]
-        step = {"after": 1, "before": -1}[question.asked]
-        assert question.answer_text == shown[shown.index(known) + step]
+        (known,) = [
+            event for event in shown if re.search(rf"the {event.name}( appear| visible)?\?", question.text)
+        ]
+        if question.asked == "when":
+            assert question.relevant_seconds == ((known.start, known.end),)
+        else:
+            step = {"after": 1, "before": -1}[question.asked]
+            assert question.answer_text == shown[shown.index(known) + step].name

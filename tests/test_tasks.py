@@ -18,11 +18,10 @@ from tempo_jax.data.collate import Sample, Shape, TooLong, collate
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, OrderSource, ToldSource
+from tempo_jax.data.minireel.told import NO_FRAMES, EventSource, NotedSource, ToldSource
 from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
 from tempo_jax.data.sources import open_source
-from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
@@ -194,35 +193,49 @@ def test_notes_are_about_the_kinds_asked_for():
     assert asked and all("after the" in text or "before the" in text for text in asked)
 
 
-@pytest.mark.parametrize("window", [1, 10, 500])
-def test_a_window_of_notes_has_the_event_at_its_own_time(window):
-    source = NotedSource("validation", 40, (8, 1024), {"text": 1.0}, ("when",), window)
+@pytest.mark.parametrize("spare", [0, 9, None])
+def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
+    source = NotedSource("validation", 40, (8, 1024), {"text": 1.0}, ("when", "count"), spare)
+    all_notes = dataclasses.replace(source, spare=None)
     lengths = set()
-    for sample in filter(None, map(source.__getitem__, range(40))):
-        asked, answered = (turn["value"] for turn in sample.conversation)
-        notes = re.findall(r"<(.*?)>(\w+)", asked)
-        assert [time for time, note in notes if note == "here"][:1] == [answered]
-        lengths.add(len(notes))
-    assert max(lengths) == min(window, 128) and lengths <= {1, 2, 10, 128}
+    for index in range(40):
+        if source[index] is None:
+            continue
+        asked, answered = (turn["value"] for turn in source[index].conversation)
+        assert answered == all_notes[index].conversation[1]["value"]
+        notes = re.findall(r"<.*?>\w+", asked)
+        everything = re.findall(r"<.*?>\w+", all_notes[index].conversation[0]["value"])
+        here = [note for note in everything if note.endswith("here")]
+        assert [note for note in notes if note.endswith("here")] == here
+        assert [note for note in everything if note in notes] == notes
+        if answered.endswith("seconds"):
+            assert f"<{answered}>here" in here
+        lengths.add(len(notes) - len(here))
+    assert max(lengths) == (spare if spare is not None else max(lengths)) and len(lengths) <= 128
 
 
-def test_a_window_of_notes_is_for_what_one_event_answers():
-    with pytest.raises(TempoError, match="only of"):
-        NotedSource(kinds=("count",), window=4)
-
-
-def test_many_questions_of_order_are_about_the_same_notes():
-    source = OrderSource("validation", 30, (64,), most=5)
+def test_many_questions_of_order_and_time_are_about_the_same_notes():
+    source = EventSource("validation", 30, (64, 4096), most=9, spare=3)
     conversations = [sample.conversation for index in range(30) if (sample := source[index])]
-    assert max(map(len, conversations)) == 10 and len(conversations) > 20
+    assert max(map(len, conversations)) == 18 and len(conversations) > 20
     for turns in conversations:
-        notes, *_ = turns[0]["value"].split("\n")
-        shown = [note for note in re.split("<.*?>", notes)[1:] if note != "nothing"]
+        notes = re.findall(r"<(.*?)>(.*?)(?=<|$)", turns[0]["value"].split("\n")[0])
+        times = [time for time, note in notes if note != "nothing"]
+        shown = [note for _, note in notes if note != "nothing"]
+        assert len(notes) - len(shown) <= 3
         for asked, answered in zip(turns[::2], turns[1::2]):
             question = re.search(r"[^\n]* the [^\n]*\?", asked["value"])[0]
-            (known,) = [name for name in set(shown) if f"the {name}?" in question]
-            step = 1 if "after" in question else -1
-            assert answered["value"].removeprefix("It is ") == shown[shown.index(known) + step]
+            (place,) = [
+                i for i, name in enumerate(shown) if re.search(rf"the {name}( appear| visible)?\?", question)
+            ]
+            answer = answered["value"].removeprefix("It is ")
+            if "after" in question or "before" in question:
+                assert answer == shown[place + (1 if "after" in question else -1)]
+            elif answer != answered["value"]:  # one of four intervals
+                start, end = map(int, re.findall(r"\d+", answer))
+                assert start < float(times[place].split()[0]) < end
+            else:
+                assert answer == times[place]
 
 
 def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
