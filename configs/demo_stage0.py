@@ -1,4 +1,4 @@
-"""Demo model 6 of 8, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
+"""Demo model 6 of 9, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
 
 As published (by the hints of facts/tempo.md §4.1): these two learn, from captions. Ours: minireel clips for
 LCS-558K, questions beside them, a higher rate, since the model is small, and the compressor asked in the
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
     config.rates.update({"vision": 0.0, "svlm": 0.0, "memory": 1e-2, "projector": 5e-3})
-    config.steps = 300
+    config.steps = 200
     config.batch.update({"pool": 24, "row_length": 172, "conversations": 4, "length": 240})
     made = {"count": 1_000_000, "as_asked": True}
     reels = {**made, "kind": "minireel", "forms": {"worded": 0.6, "text": 0.4}}
