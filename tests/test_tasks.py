@@ -18,6 +18,7 @@ from tempo_jax.data.collate import Sample, Shape, TooLong, collate
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
+from tempo_jax.data.minireel.source import NOTE, NoteSource
 from tempo_jax.data.minireel.told import NO_FRAMES, EventSource, NotedSource, ToldSource
 from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
@@ -203,13 +204,13 @@ def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
             continue
         asked, answered = (turn["value"] for turn in source[index].conversation)
         assert answered == all_notes[index].conversation[1]["value"]
-        notes = re.findall(r"<.*?>\w+", asked)
-        everything = re.findall(r"<.*?>\w+", all_notes[index].conversation[0]["value"])
+        notes = re.findall(r"<.*?> \w+", asked)
+        everything = re.findall(r"<.*?> \w+", all_notes[index].conversation[0]["value"])
         here = [note for note in everything if note.endswith("here")]
         assert [note for note in notes if note.endswith("here")] == here
         assert [note for note in everything if note in notes] == notes
         if answered.endswith("seconds"):
-            assert f"<{answered}>here" in here
+            assert f"<{answered}> here" in here
         lengths.add(len(notes) - len(here))
     assert max(lengths) == (spare if spare is not None else max(lengths)) and len(lengths) <= 128
 
@@ -219,7 +220,7 @@ def test_many_questions_of_order_and_time_are_about_the_same_notes():
     conversations = [sample.conversation for index in range(30) if (sample := source[index])]
     assert max(map(len, conversations)) == 18 and len(conversations) > 20
     for turns in conversations:
-        notes = re.findall(r"<(.*?)>(.*?)(?=<|$)", turns[0]["value"].split("\n")[0])
+        notes = re.findall(r"<(.*?)> (.*?)(?=<|$)", turns[0]["value"].split("\n")[0])
         times = [time for time, note in notes if note != "nothing"]
         shown = [note for _, note in notes if note != "nothing"]
         assert len(notes) - len(shown) <= 3
@@ -236,6 +237,26 @@ def test_many_questions_of_order_and_time_are_about_the_same_notes():
                 assert start < float(times[place].split()[0]) < end
             else:
                 assert answer == times[place]
+
+
+def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
+    """The question reaches the compressor and not the LLM; half of the samples have something to note."""
+    source = NoteSource("validation", 60, (64, 4096), longest=3)
+    telling, lengths = 0, set()
+    for sample in map(source.__getitem__, range(60)):
+        asked, said = (turn["value"] for turn in sample.conversation)
+        assert asked == f"<image>\n{NOTE}" and sample.query == sample.asked
+        assert re.match("What|Which|Where|When|In which|At what|How", sample.query)
+        notes = re.findall(r"<(.*?) seconds> (.*?)(?=<|$)", said)
+        telling += any(note != "nothing" for _, note in notes)
+        lengths.add(len(notes))
+        assert len(sample.frames) == 8 * len(notes)
+        assert float(notes[0][0]) == sample.start_seconds + 4 / sample.real_fps
+    assert 20 < telling < 50 and lengths == {1, 2, 3}
+    need = tempo_need(sample, tokenizer, DEMO)
+    shape = Shape(need.segments, need.longest_row, 1, need.tokens)
+    batch = collate([sample], tokenizer, DEMO, shape)
+    assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.asked) == 1
 
 
 def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):

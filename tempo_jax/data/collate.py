@@ -21,6 +21,7 @@ class Sample:
     as_asked: the compressor gets the prompt it gets in inference (system prompt that asks for Yes or No,
     the bare question) and not the one of training (facts §1.8). A small model trained from nothing knows no
     prompt that it was not trained on; the published ones are trained without.
+    asked: the question for the compressor, where it is not the conversation's; with as_asked only.
     """
 
     frames: np.ndarray  # uint8 [T, H, W, 3]; one frame and real_fps None: an image
@@ -28,11 +29,16 @@ class Sample:
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
     start_seconds: float = 0.0  # of the first frame
     as_asked: bool = False
+    asked: str = ""
 
     @property
     def query(self) -> str:
         """What the compressor is asked."""
-        return human_turns(self.conversation) if self.as_asked else training_query(self.conversation)
+        return (
+            (self.asked or human_turns(self.conversation))
+            if self.as_asked
+            else training_query(self.conversation)
+        )
 
 
 class TooLong(ValueError):

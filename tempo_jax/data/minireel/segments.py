@@ -114,7 +114,7 @@ class SegmentSource(PerReel):
         rng = generate.generator(self.split, index, 2)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         asked = [reel.questions[i] for i in rng.permutation(len(reel.questions))[: self.questions]]
-        segment = _choose(reel, asked[0], rng)
+        segment = choose(reel, asked[0], rng)
         says = _relevant if rng.random() < 0.5 else _contributes
         turns = [turn for question in asked for turn in says(question, segment, rng)]
         conversation = (
@@ -152,13 +152,17 @@ def _contributes(question: Question, segment: Segment, rng: np.random.Generator)
 SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}
 
 
-def _choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
+def count_segments(reel: Reel) -> int:
+    """Whole ones, but at least one."""
+    return max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))
+
+
+def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
     """A segment that matters or one that does not, as likely; of these, one with an event half the time."""
-    count = max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))
-    every = [Segment(reel.spec, index) for index in range(count)]
+    every = [Segment(reel.spec, index) for index in range(count_segments(reel))]
     share = relevance(question, [segment.times for segment in every])
     wanted = np.flatnonzero((share > 0) == (rng.random() < 0.5))
-    wanted = wanted if len(wanted) else np.arange(count)
+    wanted = wanted if len(wanted) else np.arange(len(every))
     eventful = [index for index in wanted if every[index].event is not None]
     pool = eventful if eventful and rng.random() < 0.5 else wanted
     return every[int(rng.choice(pool))]

@@ -13,9 +13,11 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.told import description, told
+from tempo_jax.data.minireel.segments import Segment, choose, count_segments
+from tempo_jax.data.minireel.told import description, noted, told
 from tempo_jax.video.sampling import real_fps, sample_indices
 
+NOTE = "What appears?"
 _SALT = 20260409  # part of every seed, so that draws here and in minireel are independent
 _MOST = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # questions of a kind about one reel
 
@@ -119,6 +121,40 @@ class ClipSource(PerReel):
         rng = generate.generator(self.split, index, 5)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         return dataclasses.replace(about(spec, description(told(spec))), as_asked=self.as_asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoteSource(PerReel):
+    """A few segments in a row and a question, for the LLM to say what each contributes to the answer.
+
+    The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of
+    the segments, or as likely none, is one that matters. longest: segments at most. size: height and
+    width, pixels. The same index, the same sample.
+    """
+
+    longest: int = 4
+    size: int = 64
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = generate.generator(self.split, index, 9)
+        reel = minireel.make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
+        kind = rng.choice(sorted({question.kind for question in reel.questions}))
+        question = rng.choice([question for question in reel.questions if question.kind == kind])
+        count, length = count_segments(reel), int(rng.integers(1, self.longest + 1))
+        first = choose(reel, question, rng).index - int(rng.integers(length))
+        shown = range(max(0, min(first, count - length)), count)[:length]
+        frames = np.concatenate([Segment(reel.spec, i).times for i in shown])
+        return Sample(
+            frames=reel.frames(np.round(frames * reel.spec.fps).astype(int)),
+            real_fps=1 / reel.spec.stride,
+            conversation=[
+                {"from": "human", "value": f"<image>\n{NOTE}"},
+                {"from": "gpt", "value": noted(reel.spec, question, shown)},
+            ],
+            start_seconds=float(frames[0]),
+            as_asked=True,
+            asked=question.prompt if rng.random() < 0.7 else question.text,
+        )
 
 
 def about(

@@ -3,11 +3,11 @@
 What the published LLM brings along, reading and reasoning over a long context, the demo model's LLM
 has to learn first. A sample has the form of Tempo's prompt, with a caption where memory tokens will be:
 
-    <2.0 seconds>sea, red circle<6.0 seconds>sea, red circle, pink star … ⏎ When does the pink star appear?
+    <2.0 seconds> sea, red circle<6.0 seconds> sea, red circle, pink star … ⏎ When does the pink star appear?
 
 or, as memory tokens that keep only what the question needs, with notes:
 
-    <2.0 seconds>nothing<6.0 seconds>here<10.0 seconds>nothing … ⏎ When does the pink star appear?
+    <2.0 seconds> nothing<6.0 seconds> here<10.0 seconds> nothing … ⏎ When does the pink star appear?
 """
 
 import dataclasses
@@ -125,6 +125,11 @@ def _noted(
     return Sample(NO_FRAMES, None, said)
 
 
+def noted(spec: Spec, question: Question, shown: range) -> str:
+    """Segments `shown`, each with its time tag and what it contributes to the answer."""
+    return _say(spec, _times(spec)[shown.start : shown.stop], partial(evidence, question))
+
+
 def told(spec: Spec) -> str:
     """All segments under the standard sampling, each with its time tag and its caption."""
     return _say(spec, _times(spec), caption)
@@ -137,7 +142,8 @@ def _times(spec: Spec) -> list[sampling.Segment]:
 
 
 def _say(spec: Spec, times: Sequence[sampling.Segment], say: Callable[[Segment], str]) -> str:
-    return "".join(f"{time_tag(t.tag_seconds)}{say(Segment(spec, t.index))}" for t in times)
+    # Words begin with a space, as in questions and answers: the same tokens there and here.
+    return "".join(f"{time_tag(t.tag_seconds)} {say(Segment(spec, t.index))}" for t in times)
 
 
 def description(text: str) -> list[dict]:
