@@ -16,7 +16,7 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.source import ClipSource, MinireelSource, NoteSource
-from tempo_jax.data.minireel.told import EventSource, NotedSource, ToldSource
+from tempo_jax.data.minireel.told import EventSource, NotedSource, RecitedSource, ToldSource
 from tempo_jax.errors import TempoError
 
 
@@ -42,6 +42,7 @@ SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "minireel_told": ToldSource,
     "minireel_noted": NotedSource,
     "minireel_events": EventSource,
+    "minireel_recited": RecitedSource,
     "minireel_notes": NoteSource,
 }
 

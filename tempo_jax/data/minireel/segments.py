@@ -139,8 +139,9 @@ def _turn(query: str, answer: str) -> list[dict]:
 
 
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
-    """Yes or No, asked as in inference."""
-    return _turn(_query(question, rng), "Yes" if matters(question, segment) else "No")
+    """Yes or No and then the evidence, asked as in inference: memory tokens stand where this answer does."""
+    said = "Yes" if matters(question, segment) else "No"
+    return _turn(_query(question, rng), f"{said}, {evidence(question, segment)}")
 
 
 def _contributes(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:

@@ -22,13 +22,14 @@ from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, t
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question, about_events
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
+from tempo_jax.data.minireel.segments import NOTHING, Segment, caption, evidence, matters
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import sampling
 from tempo_jax.video.sampling import real_fps, sample_indices
 
+AGAIN = "Say it again in another order."
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -112,15 +113,50 @@ class EventSource(PerReel):
         return _noted(spec, named, said, self.spare, rng)
 
 
+@dataclasses.dataclass(frozen=True)
+class RecitedSource(PerReel):
+    """Reels of which the notes say what appears, for the LLM to say again in another order.
+
+    Either in the form of the notes, time before name, or the other way round: what was said first tells what
+    must follow, and where in the notes it stands. Nearly every word of the answer is such a lesson. spare: as
+    in NotedSource. The same index, the same sample; None for a reel in which nothing appears once.
+    """
+
+    spare: int | None = 4
+
+    def __getitem__(self, index: int) -> Sample | None:
+        rng = generate.generator(self.split, index, 10)
+        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)))
+        named = next((question for question in about_events(spec) if question.kind == "order"), None)
+        if named is None:
+            return None
+        times = _few(spec, named, self.spare, rng)
+        notes = [(time_tag(t.tag_seconds), f" {evidence(named, Segment(spec, t.index))}") for t in times]
+        shuffled = [notes[i] for i in rng.permutation(len(notes))]
+        if rng.random() < 0.5:
+            shuffled = [(name, tag) for tag, name in shuffled if name != f" {NOTHING}"]
+        said = ["".join(part for note in listed for part in note) for listed in (notes, shuffled)]
+        turns = [{"from": "human", "value": f"{said[0]}\n{AGAIN}"}, {"from": "gpt", "value": said[1]}]
+        return Sample(NO_FRAMES, None, turns)
+
+
+def _few(
+    spec: Spec, question: Question, spare: int | None, rng: np.random.Generator
+) -> list[sampling.Segment]:
+    """Segments that matter to the question, and `spare` others."""
+    times = _times(spec)
+    if spare is None:
+        return times
+    idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
+    dropped = set(rng.permutation(idle)[spare:].tolist())
+    return [t for t in times if t.index not in dropped]
+
+
 def _noted(
     spec: Spec, question: Question, said: list[dict], spare: int | None, rng: np.random.Generator
 ) -> Sample:
     """A conversation that begins with notes of what segments contribute to `question`."""
-    times = _times(spec)
-    if spare is not None:
-        idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
-        dropped = set(rng.permutation(idle)[spare:].tolist())
-        times = [t for t in times if t.index not in dropped]
+    times = _few(spec, question, spare, rng)
     said[0]["value"] = f"{_say(spec, times, partial(evidence, question))}\n{said[0]['value']}"
     return Sample(NO_FRAMES, None, said)
 
