@@ -49,4 +49,6 @@ def llm_need(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> Nee
 
 
 # Task -> the need of one of its samples.
-NEEDS: dict[str, Callable[..., Need]] = {"tempo": tempo_need, "svlm": svlm_need, "llm": llm_need}
+NEEDS: dict[str, Callable[..., Need]] = {
+    "tempo": tempo_need, "align": tempo_need, "svlm": svlm_need, "llm": llm_need
+}  # fmt: skip

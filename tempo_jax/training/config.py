@@ -91,8 +91,9 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
     if not config.model and not config.init.checkpoint:
         yield "config.model and config.init.checkpoint are both empty: give one of them"
-    if config.task != "tempo" and (config.init.compressor or config.init.llm):
-        yield "config.init.compressor and config.init.llm are for the task tempo: use config.init.checkpoint"
+    whole = config.task not in TASKS or TASKS[config.task].kind == "tempo"
+    if not whole and (config.init.compressor or config.init.llm):
+        yield "config.init.compressor and config.init.llm are for whole models: use config.init.checkpoint"
     for name, path in config.init.items():
         if found := url(path):
             yield f"config.init.{name} is the URL {found}: {MOUNT}"

@@ -104,7 +104,7 @@ def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.s
     _check_shapes(shapes, given)
     drawn = _random(model, config.seed, mesh, shapes.keys() - given.keys())
     params = drawn | given
-    if config.task == "tempo" and not config.init.checkpoint:
+    if TASKS[config.task].kind == "tempo" and not config.init.checkpoint:
         params |= _new_of_tempo(params, base.get(HEAD), tokenizer.ids, config.seed, mesh)
     return params
 

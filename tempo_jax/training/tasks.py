@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tempo_jax.data import collate, collate_llm, collate_svlm
-from tempo_jax.training import loss, loss_llm, loss_svlm
+from tempo_jax.data import collate, collate_align, collate_llm, collate_svlm
+from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Task:
 TASKS: dict[str, Task] = {
     # The whole system answers conversations about videos and images (stages 0 to 3).
     "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate),
+    # Memory tokens say notes in the LLM's own embedding: the LLM is not run.
+    "align": Task("tempo", loss.Batch, loss_align.loss, collate_align.collate),
     # The small VLM alone answers conversations about single segments: where none is published.
     "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate),
     # The LLM alone continues conversations in words: where none is published.

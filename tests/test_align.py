@@ -1,0 +1,100 @@
+"""The alignment task: every memory token has a word to say, in the LLM's own embedding."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tempo_jax.data.collate import Shape
+from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+from tempo_jax.data.minireel.source import NoteSource
+from tempo_jax.data.needs import NEEDS
+from tempo_jax.models import build
+from tempo_jax.models.config import DEMO as WHOLE
+from tempo_jax.prompts import IGNORE, Tokenizer
+from tempo_jax.training.loss_align import SHARPNESS
+from tempo_jax.training.tasks import TASKS
+
+SVLM = WHOLE.compressor
+DEMO = dataclasses.replace(
+    WHOLE,
+    compressor=dataclasses.replace(
+        SVLM,
+        vision=dataclasses.replace(SVLM.vision, depth=2),
+        text=dataclasses.replace(SVLM.text, num_layers=1),
+    ),
+    llm=dataclasses.replace(WHOLE.llm, num_layers=1),
+)
+TASK = TASKS["align"]
+SHAPE = Shape(pool=7, row_length=220, conversations=3, length=120)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    minireel_tokenizer.write(folder)
+    return Tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    source = NoteSource("validation", 99, (64,), longest=2)
+    return [source[index] for index in (3, 4, 5)]
+
+
+@pytest.fixture(scope="module")
+def batch(samples, tokenizer):
+    return TASK.collate(samples, tokenizer, DEMO, SHAPE)
+
+
+def test_every_memory_token_has_a_word_of_its_segments_note(samples, tokenizer, batch):
+    notes = [note for s in samples for note in notes_of(s)]
+    index = batch.memory_index_BL
+    said = batch.labels_BL[index >= 0][np.argsort(index[index >= 0])]
+    assert (batch.labels_BL[index < 0] == IGNORE).all()
+    assert len(said) == DEMO.memory_tokens * len(notes) and not (said == IGNORE).any()
+    for note, words in zip(notes, said.reshape(len(notes), -1)):
+        assert tokenizer.decode(words.tolist()).startswith(note)
+        assert {*words.tolist()} == {*tokenizer.encode(note)}
+
+
+def notes_of(sample):
+    return [f" {part.split('> ')[1]}" for part in sample.conversation[1]["value"].split("<")[1:]]
+
+
+def test_notes_and_segments_must_agree(samples, tokenizer):
+    turns = [samples[0].conversation[0], {"from": "gpt", "value": "<2.0 seconds> red" * 9}]
+    with pytest.raises(ValueError, match="9 notes for"):
+        TASK.collate([dataclasses.replace(samples[0], conversation=turns)], tokenizer, DEMO, SHAPE)
+
+
+def test_loss_is_the_formula_slot_by_slot(batch):
+    model = build.init(DEMO, 2)
+    found = jax.jit(TASK.loss)(model, jax.tree.map(jnp.asarray, batch))
+    visual = model.compressor.see_frames(batch.frames_PFHWC)
+    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P)
+    said = np.asarray(model.projector(memory), np.float64).reshape(-1, DEMO.llm.hidden_size)
+    table = np.asarray(model.llm.embed.embedding[...], np.float64)
+    total = 0.0
+    for index, label in zip(batch.memory_index_BL.flat, batch.labels_BL.flat):
+        if index >= 0:
+            distance = ((said[index] - table) ** 2).sum(1) / (table**2).sum(1).mean()
+            share = np.exp(-SHARPNESS * (distance - distance.min()))
+            total += distance[label] - np.log(share[label] / share.sum())
+    assert float(found.tokens) == (batch.memory_index_BL >= 0).sum()
+    np.testing.assert_allclose(float(found.total), total, rtol=1e-4)
+
+
+def test_the_llm_is_not_run_and_gets_no_gradient_but_at_its_embedding(batch):
+    gradient = jax.grad(lambda model, batch: TASK.loss(model, batch).total, allow_int=True)
+    grads = build.parameters(gradient(build.init(DEMO, 2), jax.tree.map(jnp.asarray, batch)))
+    layers = jax.tree.leaves(grads["llm"]["layers"])
+    assert layers and all(not np.asarray(x).any() for x in layers)
+    for part in ("projector", "compressor"):
+        assert any(np.asarray(x).any() for x in jax.tree.leaves(grads[part]))
+
+
+def test_a_sample_needs_what_it_needs_of_tempo(samples, tokenizer):
+    assert NEEDS["align"](samples[0], tokenizer, DEMO) == NEEDS["tempo"](samples[0], tokenizer, DEMO)
