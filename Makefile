@@ -1,4 +1,4 @@
-# make demo   ask an hour-long video questions, from nothing (installs, then answers)
+# make demo   ask a real video a question, from nothing (installs, converts tiny random weights, answers)
 # make test   all tests            make lint    ruff
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 #
@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
+TINY := checkpoints/tiny
+VIDEO := build/demo.mp4
 JOBS ?= 2
 
 .PHONY: setup setup-test demo test lint format bench clean
@@ -28,8 +30,24 @@ $(SETUP_TEST): requirements-test.lock $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
 	@touch $@
 
-demo: | $(SETUP)
-	$(BIN)/python examples/ask_an_hour.py --plot build/demo.png
+# The demo's weights are random until a trained model ships with the repository.
+demo: $(TINY)/model.json $(VIDEO)
+	@echo
+	@echo "== These weights are random (tiny reference weights): the answer below is nonsense by design. =="
+	$(BIN)/tempo ask $(VIDEO) "What colour is the ball?" --checkpoint $(TINY) --budget 100 \
+		--max-new-tokens 24 --plot build/demo.png
+	@echo "== Where the tokens went: build/demo.png =="
+
+$(TINY)/model.json: examples/tiny_reference.py tempo_jax/demo_tokenizer.py | $(SETUP)
+	$(BIN)/python examples/tiny_reference.py build/tiny
+	rm -rf $(TINY)
+	mkdir -p $(dir $(TINY))
+	$(BIN)/python -m convert.from_hf --model=tempo --source=build/tiny/Tempo-6B \
+		--base=build/tiny/Qwen3-VL-2B-Instruct --target=$(TINY)
+
+$(VIDEO): tempo_jax/video/synthetic.py | $(SETUP)
+	mkdir -p $(dir $@)
+	$(BIN)/python -m tempo_jax.video.synthetic $@ --seconds 60 --fps 10 --width 320 --height 240
 
 test: $(SETUP_TEST)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -48,4 +66,4 @@ bench: $(SETUP_TEST)
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
-	rm -rf build .cache
+	rm -rf build .cache $(TINY)

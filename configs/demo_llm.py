@@ -1,4 +1,4 @@
-"""Demo model 3 of 9: the LLM learns to read and to answer, from videos told in words.
+"""Demo model 3 of 8: the LLM learns to read and to answer, from videos told in words.
 
 The published Tempo starts from Qwen3-4B; the demo model's LLM starts from nothing, so it gets this stage
 (ours). Where Tempo's memory tokens will be, it reads captions, so that only vision is left to learn after.

@@ -1,4 +1,4 @@
-"""Demo model 4 of 9: the LLM learns to answer from notes, each what one segment contributes to the answer.
+"""Demo model 4 of 8: the LLM learns to answer from notes, each what one segment contributes to the answer.
 
 Such notes are what the small VLM has learned to make of a segment (demo_ask.py), and what memory tokens
 are to hold. Short videos first: in an earlier mixture, questions about notes of 64 to 256 seconds were

@@ -1,4 +1,4 @@
-"""Demo model 5 of 9: as demo_note.py, from which this goes on, but of all lengths.
+"""Demo model 5 of 8: as demo_note.py, from which this goes on, but of all lengths.
 
 What a model reads at one length it need not read at another: after demo_note.py alone, notes of videos twice
 as long were misread. Half of the samples count or tell the time, which takes longest to learn.

@@ -1,4 +1,4 @@
-"""Demo model 1 of 9: the small VLM learns to see, from glimpses of minireel and their captions.
+"""Demo model 1 of 8: the small VLM learns to see, from glimpses of minireel and their captions.
 
 The published Tempo starts from Qwen3-VL-2B; the demo model's small VLM starts from nothing, so it gets
 this stage and the next (ours). A glimpse is one temporal slice: a quarter of the cost of a segment.

@@ -1,8 +1,9 @@
-"""Demo model 6 of 9, Tempo's stage 0: modality alignment. Memory tokens and projector learn, nothing else.
+"""Demo model 6 of 8, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
 
-As published (by the hints of facts/tempo.md §4.1): these two learn, from captions. Ours: minireel clips for
-LCS-558K, questions beside them, a higher rate, since the model is small, and the compressor asked in the
-words of inference, since it knows no prompt it was not trained on.
+Published is that memory tokens and projector learn here, from captions (facts/tempo.md §4.1). Ours: notes in
+place of captions, that the LLM is not run (tempo_jax/training/loss_align.py), that the small VLM learns with
+them, its Yes and No too, and a higher rate. Measured in 400 steps: 69 % of notes exact, of 141; 200 steps
+through the LLM, from captions and answers, gave none. The compressor is asked in the words of inference.
 
     python train.py --config=configs/demo_stage0.py --workdir=build/demo/stage0
 """
@@ -14,17 +15,14 @@ from configs import demo_see
 
 def get_config() -> ConfigDict:
     config = demo_see.get_config()
-    config.task = "tempo"
+    config.task = "align"
     config.init.compressor = "build/demo/ask/model"
     config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 0.0, "svlm": 0.0, "memory": 1e-2, "projector": 5e-3})
-    config.steps = 200
-    config.batch.update({"pool": 24, "row_length": 172, "conversations": 4, "length": 240})
-    made = {"count": 1_000_000, "as_asked": True}
-    reels = {**made, "kind": "minireel", "forms": {"worded": 0.6, "text": 0.4}}
+    config.rates.update({"vision": 0.0, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
+    config.steps = 1000
+    config.batch.update({"pool": 24, "row_length": 180, "conversations": 8, "length": 160})
     config.data.sources = (
-        ConfigDict({**made, "kind": "minireel_clips", "seconds": (8, 16), "weight": 0.4}),
-        ConfigDict({**reels, "seconds": (8, 16, 32), "weight": 0.6}),
+        ConfigDict({"kind": "minireel_notes", "count": 1_000_000, "seconds": (64, 512, 4096), "longest": 1}),
     )
     return config

@@ -1,4 +1,4 @@
-"""Demo model 9 of 9, Tempo's stage 3: long videos, of up to 128 segments.
+"""Demo model 8 of 8, Tempo's stage 3: long videos, of up to 128 segments.
 
 As published: no allocation in training, all memory tokens (facts/tempo.md §4.1). Ours: only the projector
 and the LLM learn, which alone see the length.
@@ -14,7 +14,7 @@ from configs import demo_see
 def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.task = "tempo"
-    config.init.checkpoint = "build/demo/stage2/model"
+    config.init.checkpoint = "build/demo/stage1/model"
     config.init.tokenizer = ""
     config.rates.update({"vision": 0.0, "svlm": 0.0, "projector": 5e-4, "llm": 1e-3})
     config.steps = 200

@@ -14,7 +14,7 @@ from tempo_jax.data.needs import NEEDS
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO as WHOLE
 from tempo_jax.prompts import IGNORE, Tokenizer
-from tempo_jax.training.loss_align import SHARPNESS
+from tempo_jax.training.loss_align import RELEVANCE_WEIGHT, SHARPNESS
 from tempo_jax.training.tasks import TASKS
 
 SVLM = WHOLE.compressor
@@ -50,14 +50,14 @@ def batch(samples, tokenizer):
 
 
 def test_every_memory_token_has_a_word_of_its_segments_note(samples, tokenizer, batch):
-    notes = [note for s in samples for note in notes_of(s)]
-    index = batch.memory_index_BL
-    said = batch.labels_BL[index >= 0][np.argsort(index[index >= 0])]
-    assert (batch.labels_BL[index < 0] == IGNORE).all()
-    assert len(said) == DEMO.memory_tokens * len(notes) and not (said == IGNORE).any()
-    for note, words in zip(notes, said.reshape(len(notes), -1)):
-        assert tokenizer.decode(words.tolist()).startswith(note)
+    notes = [note for sample in samples for note in notes_of(sample)]
+    assert (batch.labels_PM[len(notes) :] == IGNORE).all() and (
+        batch.relevant_P[len(notes) :] == IGNORE
+    ).all()
+    for note, words, relevant in zip(notes, batch.labels_PM, batch.relevant_P):
+        assert tokenizer.decode(words.tolist()).startswith(note) and relevant == (note != " nothing")
         assert {*words.tolist()} == {*tokenizer.encode(note)}
+    assert {*batch.relevant_P[: len(notes)].tolist()} == {0, 1}
 
 
 def notes_of(sample):
@@ -74,16 +74,20 @@ def test_loss_is_the_formula_slot_by_slot(batch):
     model = build.init(DEMO, 2)
     found = jax.jit(TASK.loss)(model, jax.tree.map(jnp.asarray, batch))
     visual = model.compressor.see_frames(batch.frames_PFHWC)
-    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P)
-    said = np.asarray(model.projector(memory), np.float64).reshape(-1, DEMO.llm.hidden_size)
+    memory, relevance = model.compressor(visual, batch.rows, batch.row_length_P)
+    said = np.asarray(model.projector(memory), np.float64)
     table = np.asarray(model.llm.embed.embedding[...], np.float64)
     total = 0.0
-    for index, label in zip(batch.memory_index_BL.flat, batch.labels_BL.flat):
-        if index >= 0:
-            distance = ((said[index] - table) ** 2).sum(1) / (table**2).sum(1).mean()
+    for segment, words in enumerate(batch.labels_PM):
+        if batch.relevant_P[segment] == IGNORE:
+            continue
+        chance = float(relevance[segment])
+        total -= RELEVANCE_WEIGHT * np.log(chance if batch.relevant_P[segment] else 1 - chance)
+        for slot, word in enumerate(words):
+            distance = ((said[segment, slot] - table) ** 2).sum(1) / (table**2).sum(1).mean()
             share = np.exp(-SHARPNESS * (distance - distance.min()))
-            total += distance[label] - np.log(share[label] / share.sum())
-    assert float(found.tokens) == (batch.memory_index_BL >= 0).sum()
+            total += distance[word] - np.log(share[word] / share.sum())
+    assert float(found.tokens) == (batch.labels_PM != IGNORE).sum()
     np.testing.assert_allclose(float(found.total), total, rtol=1e-4)
 
 

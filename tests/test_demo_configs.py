@@ -16,9 +16,14 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import config as configs
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
-LESSONS = ("see", "ask", "llm", "note", "note_long", "stage0", "stage1", "stage2", "stage3")
+LESSONS = ("see", "ask", "llm", "note", "note_long", "stage0", "stage1", "stage3")
 SAMPLES = 24
-PART = {"tempo": lambda model: model, "svlm": lambda model: model.compressor, "llm": lambda model: model.llm}
+PART = {
+    "tempo": lambda model: model,
+    "align": lambda model: model,
+    "svlm": lambda model: model.compressor,
+    "llm": lambda model: model.llm,
+}
 
 
 def load(lesson):

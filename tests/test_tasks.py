@@ -40,7 +40,7 @@ DEMO = dataclasses.replace(
     llm=dataclasses.replace(WHOLE.llm, num_layers=1),
 )
 SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
-PARTS = {"tempo": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm}
+PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm}
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,7 @@ def test_needs_are_what_collate_takes(task, tokenizer):
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
     sample = {
         "tempo": Sample(clip, 2.0, turns),
+        "align": NoteSource("train", 9, longest=2)[1],
         "svlm": SegmentSource("train", 9)[1],
         "llm": told(2),
     }[task]

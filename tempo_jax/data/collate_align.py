@@ -9,13 +9,14 @@ from tempo_jax.data import collate as tempo
 from tempo_jax.data.collate import Sample, Shape
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import IGNORE, Tokenizer
-from tempo_jax.training.loss import Batch
+from tempo_jax.training.loss_align import Batch
 
 TAG = re.compile(r"<[\d.]+ seconds>")
+SILENCE = " nothing"  # the note of a segment that does not matter
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
-    """As collate.collate, but with labels at memory tokens and nowhere else.
+    """Segments as collate.collate lays them out, with what their memory tokens are to say.
 
     The last turn of a conversation has a note for each segment, after its time tag. A note is repeated until
     every slot has a word, so that whatever number of them is kept says it. ValueError where notes and
@@ -23,9 +24,12 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
     """
     batch = tempo.collate(samples, tokenizer, config, shape)
     notes = [note for sample in samples for note in TAG.split(sample.conversation[-1]["value"])[1:]]
-    memory, index = config.memory_tokens, batch.memory_index_BL
-    if index.max() + 1 != memory * len(notes):
-        raise ValueError(f"{len(notes)} notes for {(index.max() + 1) // memory} segments")
-    words = [np.resize(tokenizer.encode(note), memory) for note in notes]
-    labels = np.concatenate([*words, [IGNORE]]).astype(np.int32)
-    return batch._replace(labels_BL=labels[index])
+    memory, segments = config.memory_tokens, (batch.memory_index_BL.max() + 1) // config.memory_tokens
+    if segments != len(notes):
+        raise ValueError(f"{len(notes)} notes for {segments} segments")
+    labels = np.full((shape.pool, memory), IGNORE, np.int32)
+    relevant = np.full(shape.pool, IGNORE, np.int32)
+    for segment, note in enumerate(notes):
+        labels[segment] = np.resize(tokenizer.encode(note), memory)
+        relevant[segment] = note != SILENCE
+    return Batch(batch.frames_PFHWC, batch.rows, batch.row_length_P, labels, relevant)

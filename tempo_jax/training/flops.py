@@ -15,6 +15,7 @@ import numpy as np
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VisionConfig
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.prompts import IGNORE
+from tempo_jax.training import loss_align
 from tempo_jax.training.loss import CHUNK
 
 # Dense bfloat16 FLOP/s of one JAX device, by device_kind: cloud.google.com/tpu/docs and NVIDIA's data
@@ -101,6 +102,10 @@ def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
     yield Part("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)
+    if isinstance(batch, loss_align.Batch):  # its embedding alone is used
+        words = 2.0 * micro * pool * config.memory_tokens * outer * config.llm.vocab_size
+        yield Part("llm", words, 0.0)
+        return
     micro, rows, length = batch.token_ids_BL.shape
     yield Part("llm", *_decoder(config.llm, micro * rows, length, batch.labels_BL))
 

@@ -1,40 +1,53 @@
 """What memory tokens say, read with the LLM's own embedding: alignment without running the LLM.
 
 Ours; the published system aligns with captions alone (facts/tempo.md §4.1). A small LLM trained from nothing
-learns to read memory tokens slowly: here each slot has a word of its own to say, and the LLM is not even run.
+learns to read memory tokens slowly: here each slot has a word of its own to say. The relevance prior goes
+on being trained beside it, since it would be forgotten otherwise.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training.loss import Batch, Loss
+from tempo_jax.training.loss import Loss
 
 SHARPNESS = 8.0  # of the softmax over squared distances, in units of the embeddings' mean square
+RELEVANCE_WEIGHT = 4.0  # a segment's relevance costs as much as so many of its words
+
+
+class Batch(NamedTuple):
+    """P segments with M memory tokens each; static shapes, padded. Integers are int32."""
+
+    frames_PFHWC: jax.Array  # uint8, at the model's size
+    rows: Rows  # compressor prompts with room for the memory tokens
+    row_length_P: jax.Array
+    labels_PM: jax.Array  # the word of each memory token; IGNORE costs nothing
+    relevant_P: jax.Array  # 1 or 0; IGNORE costs nothing
 
 
 def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
-    """The batch's summed loss over labels that stand at memory tokens; other labels are not looked at.
+    """The batch's summed loss; words are counted, relevance is not.
 
-    Per slot: cross-entropy of softmax(-SHARPNESS * distance) over the vocabulary, plus the distance to the
+    Per word: cross-entropy of softmax(-SHARPNESS * distance) over the vocabulary, plus the distance to the
     label's own embedding; distance: squared, as a share of the embeddings' mean square. So projected memory
-    tokens become embeddings of words, in direction and in length.
+    tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
+    relevance (facts/tempo.md §3.1).
     """
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat)
-    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
-    said = model.projector(memory.reshape(-1, memory.shape[-1])).astype(jnp.float32)
+    memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
+    said = model.projector(memory_PMD).astype(jnp.float32)
     table = model.llm.embed.embedding[...].astype(jnp.float32)
     size = jnp.sum(table**2, axis=-1)
     distance = (jnp.sum(said**2, axis=-1, keepdims=True) - 2 * said @ table.T + size) / jnp.mean(size)
-    labels = _by_slot(batch, len(said))
-    known = labels != IGNORE
-    own = jnp.take_along_axis(distance, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
-    cost = jax.nn.logsumexp(-SHARPNESS * distance, axis=-1) + SHARPNESS * own + own
-    return Loss(jnp.sum(jnp.where(known, cost, 0.0)), jnp.sum(known, dtype=jnp.float32))
-
-
-def _by_slot(batch: Batch, slots: int) -> jax.Array:
-    """Labels in the order of the pool of memory tokens; IGNORE for what no conversation points at."""
-    place = jnp.where(batch.memory_index_BL >= 0, batch.memory_index_BL, slots)
-    return jnp.full(slots, IGNORE).at[place.reshape(-1)].set(batch.labels_BL.reshape(-1), mode="drop")
+    known = batch.labels_PM != IGNORE
+    own = jnp.take_along_axis(distance, jnp.maximum(batch.labels_PM, 0)[..., None], axis=-1)[..., 0]
+    words = jax.nn.logsumexp(-SHARPNESS * distance, axis=-1) + SHARPNESS * own + own
+    chance = jnp.clip(relevance_P.astype(jnp.float32), 1e-6, 1 - 1e-6)
+    doubt = -jnp.log(jnp.where(batch.relevant_P == 1, chance, 1 - chance))
+    total = jnp.sum(jnp.where(known, words, 0.0))
+    total += RELEVANCE_WEIGHT * jnp.sum(jnp.where(batch.relevant_P != IGNORE, doubt, 0.0))
+    return Loss(total, jnp.sum(known, dtype=jnp.float32))

@@ -16,6 +16,8 @@ from tempo_jax.prompts import IGNORE
 from tempo_jax.training import flops
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
 
+LABELS = ("labels_BL", "labels_PL", "labels_PM")  # a batch has one of them
+
 
 class Work(NamedTuple):
     """What of a host batch is no padding."""
@@ -26,7 +28,7 @@ class Work(NamedTuple):
 
 def work(batch: Any, memory_tokens: int) -> Work:
     """Counts a host batch of any task (leaves [micro-batches, rows, ...])."""
-    labels = batch.labels_PL if hasattr(batch, "labels_PL") else batch.labels_BL
+    labels = next(getattr(batch, name) for name in LABELS if hasattr(batch, name))
     tokens = _lengths(labels)
     if not hasattr(batch, "frames_PFHWC"):
         return Work(tokens, 0)

@@ -24,7 +24,7 @@ TASKS: dict[str, Task] = {
     # The whole system answers conversations about videos and images (stages 0 to 3).
     "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate),
     # Memory tokens say notes in the LLM's own embedding: the LLM is not run.
-    "align": Task("tempo", loss.Batch, loss_align.loss, collate_align.collate),
+    "align": Task("tempo", loss_align.Batch, loss_align.loss, collate_align.collate),
     # The small VLM alone answers conversations about single segments: where none is published.
     "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate),
     # The LLM alone continues conversations in words: where none is published.
