@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from tempo_jax.data import collate_svlm, minireel, packing, sources
+from tempo_jax.data import collate_svlm, minireel, packing, pipeline, sources
 from tempo_jax.data.collate import Shape, TooLong, collate
 from tempo_jax.data.needs import svlm_need, tempo_need
 from tempo_jax.data.packing import Need
@@ -144,3 +144,11 @@ def test_minireel_draws_lengths_and_forms_by_index():
     assert lengths == {16, 32} and 0.6 < chosen < 0.9
     for i in (0, 17, 33):
         assert source[i].conversation == again[i].conversation
+
+
+def test_words_go_with_frames_of_any_size():
+    words, reels = (sources.SOURCES[kind](count=3) for kind in ("minireel_noted", "minireel"))
+    assert pipeline._sizes((), [words, reels]) == ((64, 64),) == pipeline._sizes((), [reels, words])
+    assert pipeline._sizes((), [words]) == (pipeline.NO_SIZE,)
+    with pytest.raises(TempoError, match="2 sizes, height x width 64x64"):
+        pipeline._sizes((), [words, reels, sources.SOURCES["minireel"](count=3, size=32)])

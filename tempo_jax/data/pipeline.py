@@ -39,6 +39,9 @@ _REASONS = 32  # kinds of skipped samples that are told apart
 _SHARD_AHEAD, _STEPS_AHEAD = 1, 1  # batches and global batches that wait, complete, to be asked for
 
 
+NO_SIZE = (1, 1)  # where there is no frame
+
+
 class _StepsIterator(grain.DatasetIterator):
     """Global batches of some shards, as (batch, counts, {shard: state after it})."""
 
@@ -213,7 +216,8 @@ def _sizes(listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]) -> 
         return sizes
     counts = Counter()
     for source, count in zip(sources, known, strict=True):
-        counts.update(count or {_first_size(source): len(source)})
+        counts.update(count or _size_of_all(source))
+    counts = counts or Counter({NO_SIZE: 1})
     found = ", ".join(f"{height}x{width} ({n})" for (height, width), n in counts.most_common(5))
     if len(counts) > 1 and not sizes:
         raise TempoError(
@@ -233,9 +237,10 @@ def _counted(source: RandomAccess) -> dict[tuple[int, int], int]:
     return {tuple(map(int, size.split("x"))): n for size, n in sizes.items()}
 
 
-def _first_size(source: RandomAccess) -> tuple[int, int]:
+def _size_of_all(source: RandomAccess) -> dict[tuple[int, int], int]:
+    """By its first readable sample; empty for conversations in words, which go with frames of any size."""
     for index in range(len(source)):
         with contextlib.suppress(Exception):  # counted where it is skipped
-            height, width = source[index].frames.shape[1:3]
-            return height, width
+            count, height, width, _ = source[index].frames.shape
+            return {(height, width): len(source)} if count else {}
     raise TempoError("No sample of the data can be read: prepare them again.")
