@@ -1,7 +1,7 @@
 """Demo model 5 of 8: as demo_note.py, from which this goes on, but of all lengths.
 
-What a model reads at one length it need not read at another: after demo_note.py alone, notes of videos twice
-as long were misread. Half of the samples count or tell the time, which takes longest to learn.
+What a model reads at one length it need not read at another: after more of 8 to 32 s alone, needles in notes
+of 64 s were right in 76 % (72 questions). Half of the samples count or tell the time, learned last.
 
     python train.py --config=configs/demo_note_long.py --workdir=build/demo/note_long
 """

@@ -2,8 +2,8 @@
 
 Published is that memory tokens and projector learn here, from captions (facts/tempo.md §4.1). Ours: notes in
 place of captions, that the LLM is not run (tempo_jax/training/loss_align.py), that the small VLM learns with
-them, its Yes and No too, and a higher rate. Measured in 400 steps: 69 % of notes exact, of 141; 200 steps
-through the LLM, from captions and answers, gave none. The compressor is asked in the words of inference.
+them, its Yes and No too, and a higher rate (docs/training.md §5 compares it with learning through the LLM).
+The compressor is asked in the words of inference.
 
     python train.py --config=configs/demo_stage0.py --workdir=build/demo/stage0
 """
@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.steps = 1000
     config.batch.update({"pool": 24, "row_length": 180, "conversations": 8, "length": 160})
     config.data.sources = (
-        ConfigDict({"kind": "minireel_notes", "count": 1_000_000, "seconds": (64, 512, 4096), "longest": 1}),
+        ConfigDict(
+            {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 4096), "longest": 1}
+        ),
     )
     return config

@@ -65,6 +65,17 @@ def demo_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    """The demo model's, of the minireel world; a module with a fixture of this name uses another."""
+    from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+    from tempo_jax.prompts import Tokenizer
+
+    folder = tmp_path_factory.mktemp("minireel_tokenizer")
+    minireel_tokenizer.write(folder)
+    return Tokenizer(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer_dir: Path) -> Path:
     """A native checkpoint of the tiny weights, converted; it sees small frames, for speed."""
     import json

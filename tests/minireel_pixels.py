@@ -116,9 +116,10 @@ def answer(question, fps, watched):
         assert len(set(values)) == 1, (question, values)
         return values[0]
 
-    def interval_of(event):
-        spans = {option: list(map(int, re.findall(r"\d+", option))) for option in question.options}
-        return one(option for option, (a, b) in spans.items() if a <= event[0] and event[1] <= b)
+    def moment_of(event):
+        half = question.tolerance / 2  # a standard segment's
+        times = {option: float(option.removesuffix(" seconds")) for option in question.options}
+        return one(option for option, t in times.items() if t - half <= event[0] and event[1] <= t + half)
 
     find = {
         "letter": lambda: one(e[4] for e in shown if e[2] == "card" and e[3] == slot["colour"]),
@@ -126,8 +127,8 @@ def answer(question, fps, watched):
         "shape": lambda: one(e[4] for e in visits if e[3] == slot["colour"]),
         "turn": lambda: one(e[3] for e in events if e[2] == "turn"),
         "place": lambda: one(places[round(shown[n][0] * fps)] for n in named),
-        "when": lambda: interval_of(one(shown[n] for n in named)),
-        "when_turn": lambda: interval_of(one(e for e in events if e[2] == "turn")),
+        "when": lambda: moment_of(one(shown[n] for n in named)),
+        "when_turn": lambda: moment_of(one(e for e in events if e[2] == "turn")),
         "after": lambda: _name(shown[one(named) + 1]),
         "before": lambda: _name(shown[one(named) - 1]),
         "count": lambda: str(len(named)),

@@ -8,39 +8,22 @@ import numpy as np
 import pytest
 
 from tempo_jax.data.collate import Shape
-from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
-from tempo_jax.data.minireel.source import NoteSource
+from tempo_jax.data.minireel.source import EvidenceSource
 from tempo_jax.data.needs import NEEDS
 from tempo_jax.models import build
-from tempo_jax.models.config import DEMO as WHOLE
-from tempo_jax.prompts import IGNORE, Tokenizer
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training import flops, metrics
 from tempo_jax.training.loss_align import RELEVANCE_WEIGHT, SHARPNESS
 from tempo_jax.training.tasks import TASKS
+from tests.small_demo import DEMO
 
-SVLM = WHOLE.compressor
-DEMO = dataclasses.replace(
-    WHOLE,
-    compressor=dataclasses.replace(
-        SVLM,
-        vision=dataclasses.replace(SVLM.vision, depth=2),
-        text=dataclasses.replace(SVLM.text, num_layers=1),
-    ),
-    llm=dataclasses.replace(WHOLE.llm, num_layers=1),
-)
 TASK = TASKS["align"]
 SHAPE = Shape(pool=7, row_length=220, conversations=3, length=120)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    minireel_tokenizer.write(folder)
-    return Tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
 def samples():
-    source = NoteSource("validation", 99, (64,), longest=2)
+    source = EvidenceSource("validation", 99, (64,), longest=2)
     return [source[index] for index in (3, 4, 5)]
 
 
@@ -102,3 +85,15 @@ def test_the_llm_is_not_run_and_gets_no_gradient_but_at_its_embedding(batch):
 
 def test_a_sample_needs_what_it_needs_of_tempo(samples, tokenizer):
     assert NEEDS["align"](samples[0], tokenizer, DEMO) == NEEDS["tempo"](samples[0], tokenizer, DEMO)
+
+
+def test_what_a_batch_costs_and_holds(batch):
+    """Of the LLM its embedding alone, and that costs what its products are; padding counts no frames."""
+    stacked = jax.tree.map(lambda x: np.asarray(x)[None], batch)
+    segments = int((batch.relevant_P != IGNORE).sum())
+    assert metrics.work(stacked, DEMO.memory_tokens) == (segments * DEMO.memory_tokens, segments * 8)
+    parts = {part.group: part for part in flops.PARTS[type(stacked)](DEMO, stacked)}
+    assert {*parts} == {"vision", "memory", "svlm", "projector", "llm"}
+    products = batch.labels_PM.size * DEMO.llm.hidden_size * DEMO.llm.vocab_size
+    assert parts["llm"] == ("llm", 2.0 * products, 0.0)
+    assert flops.of_step(DEMO, stacked, {}) == sum(part.weights + part.scores for part in parts.values())

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.data.needs import NEEDS
 from tempo_jax.data.packing import too_long
 from tempo_jax.data.shape import Shape
 from tempo_jax.data.sources import open_source
 from tempo_jax.models.config import PRESETS
-from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import config as configs
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -28,13 +26,6 @@ PART = {
 
 def load(lesson):
     return importlib.import_module(f"configs.demo_{lesson}")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    minireel_tokenizer.write(folder)
-    return Tokenizer(folder)
 
 
 def test_every_lesson_is_tested():

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -27,7 +26,7 @@ from tempo_jax.models.layers import REMAT
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, flops, groups, loop, loss, metrics
+from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics
 from tempo_jax.trees import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -307,7 +306,7 @@ def test_flops_agree_with_the_compiler(monkeypatch):
     with jax.set_mesh(sharding.make_mesh()):  # attention without a loop over rows
         counted = jax.jit(forward).lower(build.shapes(config), one).cost_analysis()["flops"]
     # Whole score matrices are multiplied here, where ours counts the causal half.
-    parts = list(flops.PARTS[type(config)](config, batch))
+    parts = list(flops.PARTS[type(batch)](config, batch))
     whole = sum(part.weights + part.scores * (1 if part.group == "vision" else 2) for part in parts)
     head = 2 * conversations * length * config.llm.hidden_size * config.llm.vocab_size
     assert whole - head == pytest.approx(counted, rel=0.05)
@@ -327,8 +326,8 @@ def test_logits_count_in_the_chunks_that_have_labels():
     labels[1, 2, 1000] = 1
 
     def weights(labels):
-        batch = types.SimpleNamespace(token_ids_BL=labels, labels_BL=labels)
-        return next(flops.PARTS[type(TINY.llm)](TINY.llm, batch)).weights
+        batch = loss_llm.Batch(labels, labels, labels)
+        return next(flops.PARTS[type(batch)](TINY.llm, batch)).weights
 
     nothing = np.full_like(labels, IGNORE)
     places = 3 * loss.CHUNK * (-(-600 // loss.CHUNK) + 1)

@@ -34,11 +34,9 @@ class Sample:
     @property
     def query(self) -> str:
         """What the compressor is asked."""
-        return (
-            (self.asked or human_turns(self.conversation))
-            if self.as_asked
-            else training_query(self.conversation)
-        )
+        if not self.as_asked:
+            return training_query(self.conversation)
+        return self.asked or human_turns(self.conversation)
 
 
 class TooLong(ValueError):

@@ -35,11 +35,9 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training.tasks import TASKS
 
+NO_SIZE = (1, 1)  # where there is no frame
 _REASONS = 32  # kinds of skipped samples that are told apart
 _SHARD_AHEAD, _STEPS_AHEAD = 1, 1  # batches and global batches that wait, complete, to be asked for
-
-
-NO_SIZE = (1, 1)  # where there is no frame
 
 
 class _StepsIterator(grain.DatasetIterator):

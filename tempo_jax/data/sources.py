@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.source import ClipSource, MinireelSource, NoteSource
-from tempo_jax.data.minireel.told import EventSource, NotedSource, RecitedSource, ToldSource
+from tempo_jax.data.minireel.source import EvidenceSource, MinireelSource
+from tempo_jax.data.minireel.told import NotedSource, ToldSource
 from tempo_jax.errors import TempoError
 
 
@@ -36,14 +36,11 @@ def open_prepared(path: str) -> RandomAccess:
 SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared": open_prepared,
     "minireel": MinireelSource,
-    "minireel_clips": ClipSource,
     "minireel_segments": SegmentSource,
     "minireel_snippets": SnippetSource,
     "minireel_told": ToldSource,
     "minireel_noted": NotedSource,
-    "minireel_events": EventSource,
-    "minireel_recited": RecitedSource,
-    "minireel_notes": NoteSource,
+    "minireel_evidence": EvidenceSource,
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VisionConfig
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training import loss_align
+from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm
 from tempo_jax.training.loss import CHUNK
 
 # Dense bfloat16 FLOP/s of one JAX device, by device_kind: cloud.google.com/tpu/docs and NVIDIA's data
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 def of_step(config: Any, batch: Any, rates: Mapping[str, float]) -> float:
     """FLOPs of one optimiser step. batch: arrays with leading axes [micro-batches, rows]."""
     total, below = 0.0, False  # `below`: something that this part's input depends on learns
-    for part in PARTS[type(config)](config, batch):
+    for part in PARTS[type(batch)](config, batch):
         learns = rates.get(part.group, 0) > 0
         below |= learns
         backward = part.weights + 2 * part.scores if below else 0.0  # scores: both factors are activations
@@ -93,7 +93,8 @@ def _vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float,
     return 2.0 * slices * patches * weights, 2.0 * slices * patches * scores
 
 
-def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
+def _memory(config: TempoConfig, batch: Any) -> Iterator[Part]:
+    """What makes memory tokens, up to the projector."""
     svlm, inner, outer = config.compressor, config.compressor.text.hidden_size, config.llm.hidden_size
     yield Part("vision", *_vision(svlm.vision, batch.frames_PFHWC.shape))
     yield Part("memory", 0.0, 0.0)  # stands at the decoder's input
@@ -102,12 +103,19 @@ def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
     yield Part("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)
-    if isinstance(batch, loss_align.Batch):  # its embedding alone is used
-        words = 2.0 * micro * pool * config.memory_tokens * outer * config.llm.vocab_size
-        yield Part("llm", words, 0.0)
-        return
+
+
+def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
+    yield from _memory(config, batch)
     micro, rows, length = batch.token_ids_BL.shape
     yield Part("llm", *_decoder(config.llm, micro * rows, length, batch.labels_BL))
+
+
+def _align(config: TempoConfig, batch: Any) -> Iterator[Part]:
+    """Of the LLM its embedding alone."""
+    yield from _memory(config, batch)
+    micro, pool, memory = batch.labels_PM.shape
+    yield Part("llm", 2.0 * micro * pool * memory * config.llm.hidden_size * config.llm.vocab_size, 0.0)
 
 
 def _svlm(config: Qwen3VLConfig, batch: Any) -> Iterator[Part]:
@@ -122,5 +130,5 @@ def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
 
 
 PARTS: dict[type, Callable[[Any, Any], Iterator[Part]]] = {
-    TempoConfig: _tempo, Qwen3VLConfig: _svlm, DecoderConfig: _llm
+    loss.Batch: _tempo, loss_align.Batch: _align, loss_svlm.Batch: _svlm, loss_llm.Batch: _llm
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """The forms in which a question can be asked and answered, and how a source draws among them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -22,12 +22,14 @@ def check_forms(weights: Mapping[str, float]) -> None:
         raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
 
 
-def check_names(what: str, given, known) -> None:
+def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """TempoError for the first name that is not known."""
     for unknown in (name for name in given if name not in known):
         raise TempoError(f"minireel has no {what} {unknown!r}: choose from {', '.join(known)}.")
 
 
 def draw_form(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    """A name in FORMS."""
     names = sorted(weights)
     shares = np.array([weights[name] for name in names], float)
     return names[rng.choice(len(names), p=shares / shares.sum())]

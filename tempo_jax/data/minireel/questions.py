@@ -6,7 +6,6 @@ first, then of the world, drawn so that nothing in their list marks the right on
 """
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -26,7 +25,8 @@ class Question:
     `answer_text`).
 
     kind: one of texts.KINDS. asked: entry of texts.QUESTIONS. options: four, the right one under
-    answer_letter; for "when" they are intervals and answer_text is a moment, the standard segment's centre.
+    answer_letter; for "when" they are moments, the centres of standard segments.
+    named: the event that the text names, as events are named; "" where it names none.
     relevant_seconds: (start, end) spans that show what the answer rests on; the whole video for "global";
     for "order" all that appears, as only then it is clear what comes next.
     tolerance: seconds a freely given moment may lie outside the span; 0 where no time is asked.
@@ -39,6 +39,7 @@ class Question:
     answer_letter: str
     answer_text: str
     relevant_seconds: tuple[Span, ...]
+    named: str = ""
     tolerance: float = 0.0
 
     @property
@@ -84,7 +85,6 @@ class _Draft:
     near: tuple[str, ...]
     far: tuple[str, ...]
     relevant: tuple[Span, ...]
-    free_answer: str | None = None
     tolerance: float = 0.0
 
 
@@ -140,20 +140,17 @@ class _Author:
         return [_Draft(asked, slots, answer, near, far, (_span(event),))]
 
     def whens(self, event: Event) -> list[_Draft]:
-        """Intervals of one segment each; wrong ones are other events' first."""
+        """Centres of segments; wrong ones are other events' first."""
         length = self.spec.segment_seconds
         last = int(self.spec.seconds / length + 1e-6)  # whole segments
         if last < len(texts.LETTERS):
             return []
-        label = [
-            texts.interval(int(i * length + 1e-6), math.ceil((i + 1) * length - 1e-6)) for i in range(last)
-        ]
+        label = [texts.moment((i + 0.5) * length) for i in range(last)]
         segment = int(event.start / length)
         near = [label[int(other.start / length)] for other in self.spec.events]
         asked = "when_turn" if event.kind == "turn" else "when"
         (draft,) = self._needle(asked, event, label[segment], near, label)
-        centre = texts.moment((segment + 0.5) * length)
-        return [dataclasses.replace(draft, free_answer=centre, tolerance=round(length, 3))]
+        return [dataclasses.replace(draft, tolerance=round(length, 3))]
 
     def orders(self) -> list[_Draft]:
         """Neighbours that each appear once; so do the wrong options."""
@@ -212,8 +209,9 @@ def _finish(draft: _Draft, rng: np.random.Generator) -> Question:
         text=str(rng.choice(phrasings)).format(**draft.slots),
         options=tuple(options),
         answer_letter=texts.LETTERS[options.index(draft.answer)],
-        answer_text=draft.free_answer or draft.answer,
+        answer_text=draft.answer,
         relevant_seconds=draft.relevant,
+        named=draft.slots.get("name", ""),
         tolerance=draft.tolerance,
     )
 
@@ -237,11 +235,3 @@ def questions(spec: Spec) -> tuple[Question, ...]:
     )
     drafts += [possible[int(rng.integers(len(possible)))] for possible in rest if possible]
     return tuple(_finish(draft, rng) for draft in drafts)
-
-
-def about_events(spec: Spec) -> tuple[Question, ...]:
-    """Every question after the order or the time of what appears, of which `questions` has one or two."""
-    rng = generate.generator(spec.split, spec.index, 7)
-    author = _Author(spec, rng)
-    whens = [draft for event in author.single for draft in author.whens(event)]
-    return tuple(_finish(draft, rng) for draft in author.orders() + whens)

@@ -1,8 +1,8 @@
 """Conversations about single segments, which teach a small VLM to look before Tempo exists.
 
-Two things are asked of a segment, in the very prompts the compressor uses: whether it matters to a
-question about the whole video (Yes or No, the relevance prior of facts/tempo.md §3.1), and what in it
-does, the minimal information that memory tokens are to hold. Both are known from the spec.
+Asked of a segment, in the very prompts the compressor uses: whether it matters to a question about the
+whole video (Yes or No, the relevance prior of facts/tempo.md §3.1) and what in it does, the minimal
+information that memory tokens are to hold. Both are known from the spec.
 """
 
 import dataclasses
@@ -68,7 +68,10 @@ def event_name(event: Event) -> str:
 
 
 def evidence(question: Question, segment: Segment) -> str:
-    """What this segment contributes to the answer: 'pink star', 'sea', 'here', 'nothing'."""
+    """What this segment contributes to the answer: 'pink star', 'sea', 'here', 'nothing'.
+
+    'here' is the event that the question names: the reader need not find the name among others.
+    """
     return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
 
 
@@ -84,7 +87,7 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
     if question.kind in ("when", "count"):
         return (HERE,)
     if question.kind == "order":
-        return (event.name,)
+        return (HERE if event.name == question.named else event.name,)
     return (segment.place,) if question.asked == "most_place" else segment.actors
 
 
@@ -101,8 +104,9 @@ def corpus() -> Iterator[str]:
 class SegmentSource(PerReel):
     """Samples for task "svlm"; the same index, the same sample.
 
-    size: of the frames, pixels. Half of the samples ask for Yes or No, half for the evidence; the first
-    question of half of them is about a segment that matters, where one does and another does not.
+    size: of the frames, pixels. Half of the samples ask for Yes or No and the evidence, half for the
+    evidence alone; the first question of half of them is about a segment that matters, where one does and
+    another does not.
     questions: asked in turn about the same segment, at most; more than one costs little, as the video, most
     of a row, is there once.
     """
@@ -129,7 +133,7 @@ class SegmentSource(PerReel):
 
 def _query(question: Question, rng: np.random.Generator) -> str:
     """The question in words or, as likely, as multiple choice."""
-    # Intervals to choose from would make these rows twice as long as any other.
+    # Moments to choose from would make these rows longer than any other.
     choice = rng.random() < 0.5 and question.kind != "when"
     return question.prompt if choice else question.text
 

@@ -1,10 +1,10 @@
-"""minireel as training data: whole reels with questions, and short clips with what they show.
+"""minireel as training data: whole reels with questions, and a few segments with notes of them.
 
 Frames are rendered when a batch is made of them, at the size the model sees; nothing lies on disk.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.segments import Segment, choose, count_segments
-from tempo_jax.data.minireel.told import description, noted, told
+from tempo_jax.data.minireel.told import noted
 from tempo_jax.video.sampling import real_fps, sample_indices
 
 NOTE = "What appears?"
@@ -106,25 +106,7 @@ class MinireelSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipSource(PerReel):
-    """Short reels, each to be described segment by segment: the modality alignment of stage 0.
-
-    The words are those of told.py, which the demo model's LLM has learned to repeat. size: height and
-    width, pixels. as_asked: see Sample.
-    """
-
-    seconds: Sequence[float] = (8, 16)
-    size: int = 64
-    as_asked: bool = False
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = generate.generator(self.split, index, 5)
-        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        return dataclasses.replace(about(spec, description(told(spec))), as_asked=self.as_asked)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoteSource(PerReel):
+class EvidenceSource(PerReel):
     """A few segments in a row and a question, for the LLM to say what each contributes to the answer.
 
     The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of

@@ -45,10 +45,6 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def interval(start: int, end: int) -> str:
-    return f"from {start} to {end} seconds"
-
-
 def moment(seconds: float) -> str:
     """As the model's own time tags say it, so that it can be copied from there."""
     return f"{seconds:.1f} seconds"
@@ -111,8 +107,8 @@ def _answers() -> Iterator[str]:
 def corpus(longest: int = 4101) -> Iterator[str]:
     """All the text the world can produce, times up to `longest` seconds by example; finite, in fixed order.
 
-    Questions and answers come by themselves and as multiple choice; times as intervals and as the
-    time tags of the model's prompts, one for every 4 seconds of the shortest and every 32 of the longest.
+    Questions and answers come by themselves and as multiple choice; times as moments and as the time
+    tags of the model's prompts, one for every 4 seconds of the shortest and every 32 of the longest.
     """
     for asked, slots in _slots().items():
         for slot, phrasing in product(slots, QUESTIONS[asked][1]):
@@ -124,9 +120,8 @@ def corpus(longest: int = 4101) -> Iterator[str]:
     yield CHOICE_SUFFIX
     for step, end in ((4, min(longest, 512)), (32, longest)):
         for start in range(0, end, step):
-            yield interval(start, start + step)
-            yield f"(A) {interval(start, start + step)}"
             yield moment(start + step / 2)
+            yield f"(A) {moment(start + step / 2)}"
             yield f"<{moment(start + step / 2)}>"
 
 

@@ -20,16 +20,15 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.questions import Question, about_events
+from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import NOTHING, Segment, caption, evidence, matters
+from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import sampling
 from tempo_jax.video.sampling import real_fps, sample_indices
 
-AGAIN = "Say it again in another order."
 NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
@@ -59,13 +58,16 @@ class NotedSource(PerReel):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
     forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
-    spare: notes of that many segments that do not matter, drawn among them; None for all. The same index,
-    the same sample.
+    spare: notes of that many segments that do not matter, drawn among them; None for all. slots: a note is
+    said again and again as memory tokens do, in up to so many words, fewer where it does not matter.
+    budget: words of all notes together. The same index, the same sample.
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
     kinds: Sequence[str] = KINDS
     spare: int | None = None
+    slots: int = 1
+    budget: int = 512
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,84 +83,29 @@ class NotedSource(PerReel):
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
         said = turns(question, draw_form(self.forms, rng))
-        return _noted(reel.spec, question, said, self.spare, rng)
+        said[0]["value"] = f"{self._notes(reel.spec, question, rng)}\n{said[0]['value']}"
+        return Sample(NO_FRAMES, None, said)
 
+    def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
+        """Notes of the segments that matter, and of `spare` others."""
+        times = _times(spec)
+        idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
+        if self.spare is not None:
+            kept = rng.permutation(idle)[: self.spare].tolist()
+            times = [t for t in times if t.index in kept or t.index not in idle]
+            idle = kept
+        if self.slots == 1:
+            return _say(spec, times, partial(evidence, question))
+        least, most = sorted(rng.integers(1, self.slots + 1, 2).tolist())
+        least = max(1, min(least, self.budget // len(times)))
+        rest = self.budget - least * len(idle)
+        most = max(least, min(most, rest // max(1, len(times) - len(idle))))
 
-@dataclasses.dataclass(frozen=True)
-class EventSource(PerReel):
-    """Reels of which the notes say what appears, and up to `most` questions after order and time.
+        def repeated(segment: Segment) -> str:
+            words = evidence(question, segment).split(" ")
+            return " ".join(np.resize(words, least if segment.index in idle else most))
 
-    Such questions take two steps, from a note to its neighbour or its time tag, and were learned last; many
-    about the same notes are cheap, and so are late times in a few notes. forms: weights of FORMS. spare: as
-    in NotedSource. The same index, the same sample; None for a reel in which nothing appears once.
-    """
-
-    forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.2, "text": 0.8})
-    most: int = 8
-    spare: int | None = 8
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_forms(self.forms)
-
-    def __getitem__(self, index: int) -> Sample | None:
-        rng = generate.generator(self.split, index, 8)
-        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)))
-        questions = about_events(spec)
-        named = next((question for question in questions if question.kind == "order"), None)
-        if named is None:
-            return None
-        asked = [questions[number] for number in rng.permutation(len(questions))[: self.most]]
-        said = [turn for question in asked for turn in turns(question, draw_form(self.forms, rng))]
-        return _noted(spec, named, said, self.spare, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class RecitedSource(PerReel):
-    """Reels of which the notes say what appears, for the LLM to say again in another order.
-
-    Either in the form of the notes, time before name, or the other way round: what was said first tells what
-    must follow, and where in the notes it stands. Nearly every word of the answer is such a lesson. spare: as
-    in NotedSource. The same index, the same sample; None for a reel in which nothing appears once.
-    """
-
-    spare: int | None = 4
-
-    def __getitem__(self, index: int) -> Sample | None:
-        rng = generate.generator(self.split, index, 10)
-        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)))
-        named = next((question for question in about_events(spec) if question.kind == "order"), None)
-        if named is None:
-            return None
-        times = _few(spec, named, self.spare, rng)
-        notes = [(time_tag(t.tag_seconds), f" {evidence(named, Segment(spec, t.index))}") for t in times]
-        shuffled = [notes[i] for i in rng.permutation(len(notes))]
-        if rng.random() < 0.5:
-            shuffled = [(name, tag) for tag, name in shuffled if name != f" {NOTHING}"]
-        said = ["".join(part for note in listed for part in note) for listed in (notes, shuffled)]
-        turns = [{"from": "human", "value": f"{said[0]}\n{AGAIN}"}, {"from": "gpt", "value": said[1]}]
-        return Sample(NO_FRAMES, None, turns)
-
-
-def _few(
-    spec: Spec, question: Question, spare: int | None, rng: np.random.Generator
-) -> list[sampling.Segment]:
-    """Segments that matter to the question, and `spare` others."""
-    times = _times(spec)
-    if spare is None:
-        return times
-    idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
-    dropped = set(rng.permutation(idle)[spare:].tolist())
-    return [t for t in times if t.index not in dropped]
-
-
-def _noted(
-    spec: Spec, question: Question, said: list[dict], spare: int | None, rng: np.random.Generator
-) -> Sample:
-    """A conversation that begins with notes of what segments contribute to `question`."""
-    times = _few(spec, question, spare, rng)
-    said[0]["value"] = f"{_say(spec, times, partial(evidence, question))}\n{said[0]['value']}"
-    return Sample(NO_FRAMES, None, said)
+        return _say(spec, times, repeated)
 
 
 def noted(spec: Spec, question: Question, shown: range) -> str:
