@@ -3,7 +3,9 @@
 Two parts, one run: accuracy by kind of question with relevance AUC, and a table of what the LLM gets to
 see (strategy x budget) on a part of the same questions. Videos are encoded as H.264 and read back.
 
-    python benchmarks/minireel_accuracy.py --videos 72 --out docs/demo_accuracy.json
+    python benchmarks/minireel_accuracy.py --out docs/demo_accuracy.json --figure docs/demo_accuracy.png
+
+Several runs over different videos (--first) can share the work; --merge puts their files together.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def interval(right: int, asked: int) -> tuple[float, float]:
 def ask_all(tempo, args) -> list[dict]:
     """One row per question and setting."""
     rows, started = [], time.perf_counter()
-    for number in range(args.videos):
+    for number in range(args.first, args.first + args.videos):
         seconds = args.seconds[number % len(args.seconds)]
         reel = minireel.make(args.split, number, seconds=seconds, size=args.size)
         with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +56,7 @@ def ask_all(tempo, args) -> list[dict]:
         done = [row for row in rows if row["strategy"] == "head" and row["budget"] == args.budget]
         right = sum(row["right"] for row in done)
         print(
-            f"video {number + 1}/{args.videos}: {right}/{len(done)} right, "
+            f"video {number + 1 - args.first}/{args.videos}: {right}/{len(done)} right, "
             f"{time.perf_counter() - started:.0f} s",
             flush=True,
         )
@@ -136,21 +138,55 @@ def markdown(result: dict) -> str:
     return "\n".join(lines)
 
 
+def figure(result: dict, path: Path) -> None:
+    """Accuracy over tokens per frame, a line for each strategy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
+    for strategy in (*STRATEGIES, FULL):
+        some = sorted(
+            (row["tokens_per_frame"], 100 * row["accuracy"])
+            for row in result["ablation"]
+            if row["strategy"] == strategy
+        )
+        label = "no compression" if strategy == FULL else strategy
+        axes.plot(*zip(*some), marker="*" if strategy == FULL else "o", label=label)
+    asked = result["ablation"][0]["questions"]
+    axes.axhline(25, color="grey", linewidth=0.8, linestyle=":")
+    axes.text(0.99, 25.5, "chance", color="grey", ha="right", transform=axes.get_yaxis_transform())
+    axes.set(xlabel="visual tokens per frame", ylabel=f"right of {asked} questions, %", ylim=(0, 100))
+    axes.legend(title="kept per segment", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="checkpoints/demo")
     parser.add_argument("--split", default="test")
     parser.add_argument("--videos", type=int, default=72)
-    parser.add_argument("--ablated", type=int, default=16, help="videos asked under every setting")
+    parser.add_argument("--first", type=int, default=0, help="number of the first video")
+    parser.add_argument(
+        "--ablated", type=int, default=16, help="number of the first video not asked under every setting"
+    )
     parser.add_argument("--seconds", type=float, nargs="+", default=[512.0, 4096.0])
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--budget", type=int, default=1024)
     parser.add_argument("--budgets", type=int, nargs="+", default=[640, 1024, 1536])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--merge", type=Path, nargs="+", help="ask nothing: rows of earlier --out files")
     args = parser.parse_args()
-    rows = ask_all(tempo_jax.load(args.checkpoint), args)
+    if args.merge:
+        rows = [row for path in args.merge for row in json.loads(path.read_text("utf-8"))["rows"]]
+    else:
+        rows = ask_all(tempo_jax.load(args.checkpoint), args)
     result = summary(rows, args)
     print(markdown(result))
+    if args.figure:
+        figure(result, args.figure)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")

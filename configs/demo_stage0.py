@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.init.compressor = "build/demo/ask/model"
     config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 0.0, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
-    config.steps = 1000
+    config.rates.update({"vision": 3e-4, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
+    config.steps = 2000
     config.batch.update({"pool": 24, "row_length": 180, "conversations": 8, "length": 160})
     config.data.sources = (
         ConfigDict(

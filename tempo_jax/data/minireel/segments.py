@@ -162,12 +162,15 @@ def count_segments(reel: Reel) -> int:
     return max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))
 
 
-def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
-    """A segment that matters or one that does not, as likely; of these, one with an event half the time."""
+def choose(reel: Reel, question: Question, rng: np.random.Generator, eventful_share: float = 0.5) -> Segment:
+    """A segment that matters or one that does not, as likely; of these, such a share has an event.
+
+    What does not matter and has an event is what is mistaken for what matters.
+    """
     every = [Segment(reel.spec, index) for index in range(count_segments(reel))]
     share = relevance(question, [segment.times for segment in every])
     wanted = np.flatnonzero((share > 0) == (rng.random() < 0.5))
     wanted = wanted if len(wanted) else np.arange(len(every))
     eventful = [index for index in wanted if every[index].event is not None]
-    pool = eventful if eventful and rng.random() < 0.5 else wanted
+    pool = eventful if eventful and rng.random() < eventful_share else wanted
     return every[int(rng.choice(pool))]

@@ -111,19 +111,19 @@ class EvidenceSource(PerReel):
 
     The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of
     the segments, or as likely none, is one that matters. longest: segments at most. size: height and
-    width, pixels. The same index, the same sample.
+    width, pixels. eventful: see segments.choose. The same index, the same sample.
     """
 
     longest: int = 4
     size: int = 64
+    eventful: float = 0.5
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 9)
         reel = minireel.make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        kind = rng.choice(sorted({question.kind for question in reel.questions}))
-        question = rng.choice([question for question in reel.questions if question.kind == kind])
+        question = reel.questions[int(rng.integers(len(reel.questions)))]
         count, length = count_segments(reel), int(rng.integers(1, self.longest + 1))
-        first = choose(reel, question, rng).index - int(rng.integers(length))
+        first = choose(reel, question, rng, self.eventful).index - int(rng.integers(length))
         shown = range(max(0, min(first, count - length)), count)[:length]
         frames = np.concatenate([Segment(reel.spec, i).times for i in shown])
         return Sample(
