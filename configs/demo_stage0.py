@@ -24,7 +24,13 @@ def get_config() -> ConfigDict:
     config.batch.update({"pool": 24, "row_length": 180, "conversations": 8, "length": 160})
     config.data.sources = (
         ConfigDict(
-            {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 4096), "longest": 1}
+            {
+                "kind": "minireel_evidence",
+                "count": 1_000_000,
+                "seconds": (64, 512, 4096),
+                "longest": 1,
+                "eventful": 0.75,
+            }
         ),
     )
     return config
