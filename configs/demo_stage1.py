@@ -22,10 +22,19 @@ def get_config() -> ConfigDict:
     config.batch.update({"pool": 32, "row_length": 180, "conversations": 3, "length": 480})
     made = {"count": 1_000_000, "forms": {"worded": 0.8, "text": 0.2}}
     reels = {**made, "kind": "minireel", "as_asked": True}
-    notes = {**made, "kind": "minireel_noted"}
+    notes = {**made, "kind": "minireel_noted", "slots": 16}
     config.data.sources = (
         ConfigDict({**reels, "seconds": (16, 32, 64), "weight": 0.75}),
-        ConfigDict({**notes, "seconds": (64, 128, 256), "weight": 0.15}),
-        ConfigDict({**notes, "seconds": (512, 4096), "kinds": ("count", "when"), "spare": 20, "weight": 0.1}),
+        ConfigDict({**notes, "seconds": (64, 128), "budget": 96, "weight": 0.15}),
+        ConfigDict(
+            {
+                **notes,
+                "seconds": (512, 4096),
+                "kinds": ("count", "when"),
+                "budget": 96,
+                "spare": 12,
+                "weight": 0.1,
+            }
+        ),
     )
     return config
