@@ -114,9 +114,10 @@ def test_mistakes_in_a_source_are_one_sentence(monkeypatch):
         ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
         ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text, worded"),
         ({"kind": "minireel_noted", "forms": {"rhyme": 1.0}}, "no form 'rhyme'"),
-        ({"kind": "minireel_events", "forms": {"text": -1.0}}, "not below 0"),
+        ({"kind": "minireel_noted", "forms": {"text": -1.0}}, "not below 0"),
         ({"kind": "minireel", "kinds": ("why",)}, "no kind 'why'"),
         ({"kind": "minireel_noted", "kinds": ("why",)}, "no kind 'why'"),
+        ({"kind": "minireel_noted", "slots": 0}, "slots and budget of at least 1"),
         ({"kind": "minireel", "seconds": 1}, "1 seconds is not between"),
     ):
         with pytest.raises(TempoError, match=message):

@@ -25,6 +25,7 @@ from tempo_jax.data.minireel.reel import make
 from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
+from tempo_jax.errors import TempoError
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import sampling
 from tempo_jax.video.sampling import real_fps, sample_indices
@@ -73,6 +74,8 @@ class NotedSource(PerReel):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
+        if min(self.slots, self.budget) < 1:
+            raise TempoError("Notes need slots and budget of at least 1.")
 
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
