@@ -157,8 +157,8 @@ def figure(result: dict, path: Path) -> None:
     asked = result["ablation"][0]["questions"]
     axes.axhline(25, color="grey", linewidth=0.8, linestyle=":")
     axes.text(0.99, 25.5, "chance", color="grey", ha="right", transform=axes.get_yaxis_transform())
-    axes.set(xlabel="visual tokens per frame", ylabel=f"right of {asked} questions, %", ylim=(0, 100))
-    axes.legend(title="kept per segment", fontsize=8)
+    axes.set(xlabel="visual tokens per frame", ylabel=f"right of {asked} questions, %", ylim=(0, 104))
+    figure.legend(title="kept per segment", fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 
@@ -168,9 +168,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--videos", type=int, default=72)
     parser.add_argument("--first", type=int, default=0, help="number of the first video")
-    parser.add_argument(
-        "--ablated", type=int, default=16, help="number of the first video not asked under every setting"
-    )
+    parser.add_argument("--ablated", type=int, default=16, help="videos before this number: every setting")
     parser.add_argument("--seconds", type=float, nargs="+", default=[512.0, 4096.0])
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--budget", type=int, default=1024)
@@ -185,7 +183,7 @@ def main() -> None:
         rows = ask_all(tempo_jax.load(args.checkpoint), args)
     result = summary(rows, args)
     print(markdown(result))
-    if args.figure:
+    if args.figure and result["ablation"]:
         figure(result, args.figure)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
