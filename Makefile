@@ -1,4 +1,4 @@
-# make demo   ask a real video a question, from nothing (installs, converts tiny random weights, answers)
+# make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 #
@@ -8,13 +8,31 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
-TINY := checkpoints/tiny
-VIDEO := build/demo.mp4
 JOBS ?= 2
 
 .PHONY: setup setup-test demo test lint format bench clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: give a newer one, as in  make setup PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(SETUP): requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(SETUP_TEST): requirements-test.lock $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
+	@touch $@
+
+demo: $(SETUP)
+	$(BIN)/python examples/ask_an_hour.py --plot build/demo.png
+	@echo "Where the tokens of the first question went: build/demo.png"
+
+test: $(SETUP_TEST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -66,4 +84,4 @@ bench: $(SETUP_TEST)
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
-	rm -rf build .cache $(TINY)
+	rm -rf build .cache

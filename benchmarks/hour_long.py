@@ -1,6 +1,6 @@
-"""Peak memory and seconds of `ask` on 600 and 4101 seconds of H.264, 1024 frames each, tiny model.
+"""Peak memory and seconds of `ask` on 600 and 4101 seconds of H.264, 1024 frames each, demo model.
 
-    python benchmarks/hour_long.py [--checkpoint checkpoints/tiny]
+    python benchmarks/hour_long.py [--checkpoint checkpoints/demo]
 
 One run, each video in a process of its own. Memory must not grow with the length of the file: the
 target is within 200 MiB of each other.
@@ -41,7 +41,7 @@ def measure(checkpoint: Path, video: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "tiny")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "demo")
     args = parser.parse_args()
     peaks = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """Demo model 4 of 8: the LLM learns to answer from notes, each what one segment contributes to the answer.
 
-Such notes are what the small VLM has learned to make of a segment (demo_ask.py), and what memory tokens
-are to hold: said again and again, more often where a segment matters. Short videos first: in an earlier
-mixture, questions about notes of 64 to 256 seconds were still at chance after 400 steps. Ours, see
+Such notes are what memory tokens are to hold: said again and again, more often where a segment matters.
+Questions in words about a handful of segments first: a row holds a dozen of them, and what took 3000 steps
+of whole videos with multiple choice to learn half is learned in 300 (docs/training.md §5). Ours, see
 demo_llm.py, from which this goes on.
 
     python train.py --config=configs/demo_note.py --workdir=build/demo/note
@@ -15,7 +15,7 @@ from configs import demo_llm
 NOTED = {
     "kind": "minireel_noted",
     "count": 1_000_000,
-    "forms": {"worded": 0.85, "text": 0.15},
+    "forms": {"worded": 0.95, "text": 0.05},
     "slots": 16,
 }
 
@@ -24,15 +24,17 @@ def get_config() -> ConfigDict:
     config = demo_llm.get_config()
     config.init.checkpoint = "build/demo/llm/model"
     config.init.tokenizer = ""
-    config.rates.llm = 2e-3
-    config.steps = 800
-    config.batch.update({"conversations": 12, "length": 352})
-    order = {**NOTED, "kinds": ("order",), "seconds": (32, 64, 128, 512)}
+    config.rates.llm = 2.5e-3
+    config.steps = 900
+    config.batch.update({"conversations": 5, "length": 720})
+    short = {**NOTED, "forms": {"text": 1.0}, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
     config.data.sources = (
-        ConfigDict({**NOTED, "seconds": (8, 16, 32), "budget": 96, "weight": 0.4}),
-        ConfigDict({**NOTED, "seconds": (64, 128), "budget": 160, "spare": 10, "weight": 0.2}),
+        ConfigDict({**short, "kinds": ("when",), "budget": 24, "spare": 4, "weight": 0.25}),
         # What comes next is learned from neighbours first, with nothing in between.
-        ConfigDict({**order, "slots": 4, "budget": 48, "spare": 0, "weight": 0.2}),
-        ConfigDict({**order, "slots": 8, "budget": 96, "spare": 3, "weight": 0.2}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 36, "spare": 0, "weight": 0.2}),
+        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.15}),
+        ConfigDict({**short, "kinds": ("needle",), "budget": 32, "spare": 5, "weight": 0.1}),
+        ConfigDict({**NOTED, "seconds": (16, 32, 64), "budget": 120, "weight": 0.15}),
+        ConfigDict({**NOTED, "seconds": (64, 512, 4096), "budget": 110, "spare": 12, "weight": 0.15}),
     )
     return config

@@ -12,6 +12,12 @@ from ml_collections import ConfigDict
 
 from configs import demo_see
 
+# What is asked about (texts.QUESTIONS) -> how often: more where a segment is easily mistaken.
+ASKED = {
+    "place": 1.6, "turn": 1.7, "count": 1.2, "when": 1.5, "when_turn": 0.7, "letter": 1.6, "shape": 0.8,
+    "most_place": 0.5, "most_shape": 1.8,
+}  # fmt: skip
+
 
 def get_config() -> ConfigDict:
     config = demo_see.get_config()
@@ -21,16 +27,7 @@ def get_config() -> ConfigDict:
     config.init.tokenizer = ""
     config.rates.update({"vision": 3e-4, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
     config.steps = 2000
-    config.batch.update({"pool": 24, "row_length": 180, "conversations": 8, "length": 160})
-    config.data.sources = (
-        ConfigDict(
-            {
-                "kind": "minireel_evidence",
-                "count": 1_000_000,
-                "seconds": (64, 512, 4096),
-                "longest": 1,
-                "eventful": 0.75,
-            }
-        ),
-    )
+    config.batch.update({"pool": 24, "row_length": 172, "conversations": 8, "length": 200})
+    evidence = {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 512, 4096)}
+    config.data.sources = (ConfigDict({**evidence, "asked": ASKED}),)
     return config

@@ -1,7 +1,7 @@
 """Tiny stage 0: modality alignment, in minutes on a laptop's CPU.
 
 The same stage as tempo_6b_stage0.py, which says where the recipe comes from, on the demo's architecture
-(64x64 pixels, 16 memory tokens a segment, a vocabulary of 768). Both backbones are
+(64x64 pixels, 16 memory tokens a segment, a vocabulary of 1024). Both backbones are
 random here, since none is published at this size; the 6B starts from Qwen3-VL-2B and Qwen3-4B.
 It shows that everything works from data to an answer and what a run looks like. It does not make a model
 that answers: for that see configs/demo_*.py.

@@ -1,7 +1,7 @@
 """Tiny stage 2: broad supervised fine-tuning, in minutes on a laptop's CPU.
 
 The same stage as tempo_6b_stage2.py, which says where the recipe comes from, on the demo's architecture
-(64x64 pixels, 16 memory tokens a segment, a vocabulary of 768). It starts
+(64x64 pixels, 16 memory tokens a segment, a vocabulary of 1024). It starts
 from stage 1's build/tiny/stage1/model.
 It shows that everything works from data to an answer and what a run looks like. It does not make a model
 that answers: for that see configs/demo_*.py.

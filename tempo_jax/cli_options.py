@@ -98,7 +98,7 @@ def checkpoint_folder(given: str | None) -> Path:
             return place
     raise TempoError(
         f"There is no checkpoint folder {places[0]}; name a converted model with --checkpoint DIR "
-        "(make demo writes checkpoints/tiny)."
+        "(a clone of the repository has checkpoints/demo)."
     )
 
 

@@ -23,7 +23,7 @@ SHAPE = Shape(pool=7, row_length=220, conversations=3, length=120)
 
 @pytest.fixture(scope="module")
 def samples():
-    source = EvidenceSource("validation", 99, (64,), longest=2)
+    source = EvidenceSource("validation", 99, (64,), segments=2)
     return [source[index] for index in (3, 4, 5)]
 
 

@@ -347,3 +347,15 @@ def test_every_worded_answer_picks_the_right_option_only():
         for question in minireel.make("validation", index, seconds=64).questions:
             picked = [texts.option_of(f"It is {option}", question.options) for option in question.options]
             assert picked == list("ABCD")[: len(question.options)], question
+
+
+def test_times_of_standard_segments_are_one_token(tokenizer):
+    """As time tag and as option; other numbers stay digits, and all of them can be read back."""
+    for seconds in (512, 4096):
+        for index in range(128):
+            moment = texts.moment((index + 0.5) * seconds / 128)
+            whole, rest = moment.split(".")
+            pieces = [tokenizer.decode([i]) for i in tokenizer.encode(f"<{moment}>")]
+            assert pieces == ["<", whole, f".{rest}>"]
+    for number in ("437", "1604", "12345", "20261122"):
+        assert [tokenizer.decode([i]) for i in tokenizer.encode(number)] == list(number)

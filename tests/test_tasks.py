@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from tempo_jax import prompts
+from tempo_jax.data import minireel
 from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.data.minireel import segments, texts
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.source import NOTE, EvidenceSource
@@ -134,7 +136,7 @@ def test_needs_are_what_collate_takes(task, tokenizer):
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
     sample = {
         "tempo": Sample(clip, 2.0, turns),
-        "align": EvidenceSource("train", 9, longest=2)[1],
+        "align": EvidenceSource("train", 9, segments=2)[1],
         "svlm": SegmentSource("train", 9)[1],
         "llm": told(2),
     }[task]
@@ -164,7 +166,7 @@ def test_notes_say_of_every_segment_what_it_contributes():
         assert notes.count(" seconds>") == 16
         words = answered["value"].removeprefix("It is ")
         assert re.search(rf"^\(.\) {words}$", question, re.MULTILINE)
-        if "What colour" in question:  # a needle: one segment knows
+        if "What colour does" in question:  # a needle: one segment knows
             assert notes.count(words) == 1
 
 
@@ -224,39 +226,89 @@ def _notes(sample):
 
 
 def test_notes_mark_the_event_that_a_question_of_order_names():
-    """What comes next or just before is then the note beside the mark, whatever the name."""
+    """What comes next or just before is then the note beside the mark; visits of its colour share it."""
     source = NotedSource("validation", 40, (64, 512), {"worded": 1.0}, kinds=("order",))
-    asked = 0
+    asked = shared = 0
     for index in range(40):
         if (sample := source[index]) is None:
             continue
         shown = [" ".join(words) for _, words in _notes(sample) if words != ["nothing"]]
         question = sample.conversation[0]["value"].split("\n")[1]
-        step = 1 if "after" in question else -1
-        assert sample.conversation[1]["value"] == f"It is {shown[shown.index('here') + step]}"
-        assert shown.count("here") == 1
+        colour, shape = question.rstrip("?").split(" the ")[-1].split()
+        named = "here" if colour == "letter" else f"here {shape}"
+        assert shown.count(named) == 1
+        beside = shown[shown.index(named) + (1 if "after" in question else -1)]
+        shared += beside.startswith("here ")
+        assert sample.conversation[1]["value"] == f"It is {beside.replace('here', colour)}"
         asked += 1
-    assert asked > 20
+    assert asked > 20 and 0 < shared < asked / 2
+
+
+def test_notes_tell_shapes_that_the_reader_has_to_compare():
+    """Asked for the colour of a shape all visits are told, named by colour and shape those of the colour."""
+    told = {"colour": set(), "when": set(), "place": set()}
+    for index in range(60):
+        reel = minireel.make("validation", index, seconds=512)
+        seen = {event.name: event for event in reel.spec.events if event.kind == "visit"}
+        for question in reel.questions:
+            if question.asked not in told or question.named not in seen:
+                continue
+            colour = question.named.split()[0]
+            for number in range(128):
+                segment = segments.Segment(reel.spec, number)
+                note, event = segments.evidence(question, segment), segment.event
+                visit = event is not None and event.kind == "visit"
+                if question.asked == "colour":
+                    assert note == (event.name if visit else "nothing")
+                elif visit and event.colour == colour:
+                    assert note == f"{segment.place if question.asked == 'place' else 'here'} {event.shape}"
+                else:
+                    assert note == "nothing"
+                told[question.asked].add(note)
+    assert min(map(len, told.values())) > 5
 
 
 def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
-    """The question reaches the compressor and not the LLM; half of the samples have something to note."""
-    source = EvidenceSource("validation", 60, (64, 4096), longest=3)
-    telling, lengths = 0, set()
+    """The question reaches the compressor and not the LLM; each sample has something to note."""
+    source = EvidenceSource("validation", 60, (64, 4096), segments=3)
+    sorts = set()
     for sample in map(source.__getitem__, range(60)):
         asked, said = (turn["value"] for turn in sample.conversation)
         assert asked == f"<image>\n{NOTE}" and sample.query == sample.asked
-        assert re.match("What|Which|Where|When|In which|At what|How", sample.query)
+        sorts |= {sort for sort, (_, forms) in texts.QUESTIONS.items() if _phrased(sample.asked, forms)}
         notes = re.findall(r"<(.*?) seconds> (.*?)(?=<|$)", said)
-        telling += any(note != "nothing" for _, note in notes)
-        lengths.add(len(notes))
-        assert len(sample.frames) == 8 * len(notes)
+        assert len(notes) == 3 and any(note != "nothing" for _, note in notes)
+        assert len(sample.frames) == 24
         assert float(notes[0][0]) == sample.start_seconds + 4 / sample.real_fps
-    assert 20 < telling < 50 and lengths == {1, 2, 3}
+    assert sorts == {*texts.QUESTIONS}
     need = tempo_need(sample, tokenizer, DEMO)
     shape = Shape(need.segments, need.longest_row, 1, need.tokens)
     batch = collate([sample], tokenizer, DEMO, shape)
     assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.asked) == 1
+
+
+def _phrased(asked, forms):
+    patterns = (re.sub(r"\\{\w+\\}", ".+", re.escape(form)) for form in forms)
+    return any(re.fullmatch(pattern, asked.split("\n")[0]) for pattern in patterns)
+
+
+def test_a_question_meets_what_could_be_mistaken_for_its_answer():
+    """One segment matters; most others show another visit or card, or the lead without the event."""
+    rng = np.random.default_rng(3)
+    alike, others = 0, 0
+    for index in range(60):
+        reel = minireel.make("validation", index, seconds=512)
+        for question in reel.questions:
+            chosen = segments.contrast(reel, question, rng, 3)
+            assert [s.index for s in chosen] == sorted({s.index for s in chosen}) and len(chosen) == 3
+            idle = [s for s in chosen if not segments.matters(question, s)]
+            if question.kind == "needle":
+                assert len(idle) == 2
+            assert len(idle) < 3
+            shown = [s.event.kind for s in idle if s.event]
+            if question.asked in ("colour", "shape", "count"):
+                alike, others = alike + shown.count("visit"), others + len(idle)
+    assert 0.7 < alike / others < 0.95
 
 
 def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):

@@ -189,7 +189,7 @@ DEMO = TempoConfig(
             patch_size=8,
         ),
         text=DecoderConfig(
-            vocab_size=768,
+            vocab_size=1024,
             hidden_size=128,
             intermediate_size=384,
             num_layers=4,
@@ -201,7 +201,7 @@ DEMO = TempoConfig(
         ),
     ),
     llm=DecoderConfig(
-        vocab_size=768,
+        vocab_size=1024,
         hidden_size=160,
         intermediate_size=480,
         num_layers=5,

@@ -8,7 +8,7 @@ first, then of the world, drawn so that nothing in their list marks the right on
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -107,6 +107,15 @@ class _Author:
         self.single = [event for event in self.shown if times[event.name] == 1]
         self.turns = [event for event in spec.events if event.kind == "turn"]
         self.visits = [event for event in self.shown if event.kind == "visit"]
+
+    @property
+    def asked_about(self) -> list[Event]:
+        return [*self.single, *self.turns]
+
+    def others(self) -> tuple[list[_Draft], ...]:
+        """Of each kind but needles, all there are."""
+        whens = [draft for event in self.asked_about for draft in self.whens(event)]
+        return whens, self.orders(), self.counts(), self.globals()
 
     def needles(self, event: Event) -> list[_Draft]:
         """What one single event lets us ask for; the first draft is about the event's own look."""
@@ -220,18 +229,27 @@ def questions(spec: Spec) -> tuple[Question, ...]:
     """Up to three needles about different events, and one of each other kind that the video allows."""
     rng = generate.generator(spec.split, spec.index, 1)
     author = _Author(spec, rng)
-    events = [*author.single, *author.turns]
+    events = author.asked_about
     drafts = []
     for number in rng.permutation(len(events))[:NEEDLES]:
         possible = author.needles(events[number])
         # Mostly about the event itself, now and then about where it was.
         own = rng.random() < 0.75
         drafts.append(possible[int(rng.integers(max(1, len(possible) - 1)))] if own else possible[-1])
-    rest = (
-        [draft for event in events for draft in author.whens(event)],
-        author.orders(),
-        author.counts(),
-        author.globals(),
-    )
-    drafts += [possible[int(rng.integers(len(possible)))] for possible in rest if possible]
+    drafts += [possible[int(rng.integers(len(possible)))] for possible in author.others() if possible]
     return tuple(_finish(draft, rng) for draft in drafts)
+
+
+def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, float] = {}) -> Question:
+    """One of all that the video allows: what is asked about first, by `weights` (1 where none is given).
+
+    weights: of entries of texts.QUESTIONS.
+    """
+    author = _Author(spec, rng)
+    drafts = [draft for event in author.asked_about for draft in author.needles(event)]
+    drafts += [draft for possible in author.others() for draft in possible]
+    names = sorted({draft.asked for draft in drafts})
+    shares = np.array([weights.get(name, 1.0) for name in names])
+    asked = rng.choice(names, p=shares / shares.sum())
+    drafts = [draft for draft in drafts if draft.asked == asked]
+    return _finish(drafts[int(rng.integers(len(drafts)))], rng)

@@ -68,16 +68,57 @@ def event_name(event: Event) -> str:
 
 
 def evidence(question: Question, segment: Segment) -> str:
-    """What this segment contributes to the answer: 'pink star', 'sea', 'here', 'nothing'.
+    """What this segment contributes to the answer: 'pink star', 'sea', 'here star', 'nothing'.
 
-    'here' is the event that the question names: the reader need not find the name among others.
+    Visits that the question could mean are told with their shape, and the reader chooses among them: asked
+    for the colour of a shape, all of them; named by colour and shape, those of the colour. (The small VLM
+    learned to compare colours with the question's, but not shapes: docs/training.md §5.) 'here' is the event
+    that the question names, as far as that goes: the reader need not find the colour among others.
     """
+    event = segment.event
+    if event is not None and event.kind == "visit":
+        if question.asked == "colour":
+            return event.name
+        if question.asked in _NAMING and question.named.split()[0] == event.colour:
+            return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
     return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
 
 
 def matters(question: Question, segment: Segment) -> bool:
     """Whether any of its frames shows what the answer rests on."""
     return bool(relevance(question, [segment.times])[0] > 0)
+
+
+def tells(question: Question, segment: Segment) -> bool:
+    """Whether it contributes anything, be it that the reader has to leave it out."""
+    return evidence(question, segment) != NOTHING
+
+
+_NAMING = ("place", "when", "count", "after", "before")  # entries of texts.QUESTIONS that name an event
+
+
+def _parts(question: Question, segment: Segment) -> Sequence[str]:
+    event = segment.event
+    if question.kind == "needle":
+        return (question.answer_text,)
+    if question.kind in ("when", "count"):
+        return (HERE,)
+    if question.kind == "order":
+        return (HERE if event.name == question.named else event.name,)
+    return (segment.place,) if question.asked == "most_place" else segment.actors
+
+
+def resembles(question: Question, segment: Segment) -> bool:
+    """Whether it shows something of the sort that the question is about: another visit, card, or the lead."""
+    event = segment.event
+    if question.asked in ("turn", "when_turn"):
+        return segment.spec.lead.name in segment.actors
+    if event is None:
+        return False
+    if question.kind == "order":
+        return event.kind == "turn"  # all that appears matters; a turn does not appear
+    card = question.asked == "letter" or question.named.startswith("letter ")
+    return event.kind == ("card" if card else "visit")
 
 
 def _parts(question: Question, segment: Segment) -> Sequence[str]:
@@ -144,7 +185,7 @@ def _turn(query: str, answer: str) -> list[dict]:
 
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """Yes or No and then the evidence, asked as in inference: memory tokens stand where this answer does."""
-    said = "Yes" if matters(question, segment) else "No"
+    said = "Yes" if tells(question, segment) else "No"
     return _turn(_query(question, rng), f"{said}, {evidence(question, segment)}")
 
 
@@ -157,20 +198,38 @@ def _contributes(question: Question, segment: Segment, rng: np.random.Generator)
 SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}
 
 
-def count_segments(reel: Reel) -> int:
-    """Whole ones, but at least one."""
-    return max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))
-
-
-def choose(reel: Reel, question: Question, rng: np.random.Generator, eventful_share: float = 0.5) -> Segment:
-    """A segment that matters or one that does not, as likely; of these, such a share has an event.
+def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
+    """A segment that matters or one that does not, as likely; of these, as many with an event as without.
 
     What does not matter and has an event is what is mistaken for what matters.
     """
-    every = [Segment(reel.spec, index) for index in range(count_segments(reel))]
-    share = relevance(question, [segment.times for segment in every])
+    every, share = _segments(reel, question)
     wanted = np.flatnonzero((share > 0) == (rng.random() < 0.5))
     wanted = wanted if len(wanted) else np.arange(len(every))
     eventful = [index for index in wanted if every[index].event is not None]
-    pool = eventful if eventful and rng.random() < eventful_share else wanted
+    pool = eventful if eventful and rng.random() < 0.5 else wanted
     return every[int(rng.choice(pool))]
+
+
+def contrast(reel: Reel, question: Question, rng: np.random.Generator, count: int) -> list[Segment]:
+    """Up to `count` different segments, in order of time; the first of them drawn matters, if any does.
+
+    Of the others three in four show what could be mistaken for what matters (see `resembles`), as far as
+    there are such segments. So a question meets in one sample what it asks about and what it does not.
+    """
+    every, share = _segments(reel, question)
+    order = rng.permutation(len(every))
+    alike = [i for i in order if share[i] == 0 and resembles(question, every[i])]
+    chosen = [i for i in order if share[i] > 0][:1]
+    while len(chosen) < min(count, len(every)):
+        left = [i for i in alike if i not in chosen]
+        pool = left if left and rng.random() < 0.75 else [i for i in order if i not in chosen]
+        chosen.append(pool[0])
+    return [every[i] for i in sorted(chosen)]
+
+
+def _segments(reel: Reel, question: Question) -> tuple[list[Segment], np.ndarray]:
+    """All segments, and the share of each one's frames that matters."""
+    count = max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))  # whole ones
+    every = [Segment(reel.spec, index) for index in range(count)]
+    return every, relevance(question, [segment.times for segment in every])

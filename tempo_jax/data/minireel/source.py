@@ -13,8 +13,12 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.segments import Segment, choose, count_segments
+from tempo_jax.data.minireel.questions import draw_question
+from tempo_jax.data.minireel.reel import Reel
+from tempo_jax.data.minireel.segments import contrast
+from tempo_jax.data.minireel.texts import QUESTIONS
 from tempo_jax.data.minireel.told import noted
+from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
 NOTE = "What appears?"
@@ -107,31 +111,36 @@ class MinireelSource:
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceSource(PerReel):
-    """A few segments in a row and a question, for the LLM to say what each contributes to the answer.
+    """A few segments and a question, for the LLM to say what each contributes to the answer.
 
     The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of
-    the segments, or as likely none, is one that matters. longest: segments at most. size: height and
-    width, pixels. eventful: see segments.choose. The same index, the same sample.
+    the segments matters, where any does, and most others could be mistaken for it (segments.contrast).
+    segments: at most. asked: see draw_question. size: height and width, pixels. The same index, the same
+    sample.
     """
 
-    longest: int = 4
+    segments: int = 3
+    asked: Mapping[str, float] = dataclasses.field(default_factory=dict)
     size: int = 64
-    eventful: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_names("question", self.asked, QUESTIONS)
+        if min(self.asked.values(), default=1) <= 0:
+            raise TempoError("minireel needs weights of its questions that are above 0.")
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 9)
-        reel = minireel.make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        question = reel.questions[int(rng.integers(len(reel.questions)))]
-        count, length = count_segments(reel), int(rng.integers(1, self.longest + 1))
-        first = choose(reel, question, rng, self.eventful).index - int(rng.integers(length))
-        shown = range(max(0, min(first, count - length)), count)[:length]
-        frames = np.concatenate([Segment(reel.spec, i).times for i in shown])
+        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
+        question, reel = draw_question(spec, rng, self.asked), Reel(spec, ())
+        shown = contrast(reel, question, rng, self.segments)
+        frames = np.concatenate([segment.times for segment in shown])
         return Sample(
-            frames=reel.frames(np.round(frames * reel.spec.fps).astype(int)),
-            real_fps=1 / reel.spec.stride,
+            frames=reel.frames(np.round(frames * spec.fps).astype(int)),
+            real_fps=1 / spec.stride,
             conversation=[
                 {"from": "human", "value": f"<image>\n{NOTE}"},
-                {"from": "gpt", "value": noted(reel.spec, question, shown)},
+                {"from": "gpt", "value": noted(spec, question, shown)},
             ],
             start_seconds=float(frames[0]),
             as_asked=True,

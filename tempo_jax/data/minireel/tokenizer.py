@@ -1,11 +1,14 @@
 """The tokenizer of the demo model: byte-level BPE trained on all the text of this world.
 
 Any text can be written with it, since all 256 bytes are tokens; words of the world are one token, and so
-are the sentences that every prompt repeats. The special tokens are Qwen's, under ids of their own.
+are the sentences that every prompt repeats and the times of standard segments: digit by digit, a small LLM
+did not learn to say times of more than two digits (docs/training.md §5). The special tokens are Qwen's,
+under ids of their own.
 
     python -m tempo_jax.data.minireel.tokenizer build/tokenizer
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +18,9 @@ from tempo_jax import prompts
 from tempo_jax.data.minireel import segments, texts
 from tempo_jax.demo_tokenizer import PATTERN, SPECIAL, byte_characters, write_files
 
-SIZE = 768  # of the vocabulary, at most
+SIZE = 768  # of the vocabulary, at most, before the times
+# Whole seconds of the centres of standard segments, for videos of up to 512 seconds and of 4096.
+TIMES = tuple(str(second) for second in (*range(10, 512, 4), *range(16, 4096, 32)))
 # Said in every prompt: kept whole by the splitting rule, so that merging makes one token of each.
 PHRASES = (
     prompts.TRAINING_SYSTEM,
@@ -66,7 +71,18 @@ def write(folder: str | Path, size: int = SIZE) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(), trainer)
-    write_files(Path(folder), tokenizer.to_str(), longest=8192)
+    write_files(Path(folder), _with_times(json.loads(tokenizer.to_str())), longest=8192)
+
+
+def _with_times(rules: dict) -> str:
+    """tokenizer.json with TIMES as tokens after all others; other numbers stay single digits."""
+    (split,) = (step for step in rules["pre_tokenizer"]["pretokenizers"] if step["type"] == "Split")
+    split["pattern"]["Regex"] = split["pattern"]["Regex"].replace(r"|\p{N}|", r"|\p{N}{1,4}|")
+    vocabulary = rules["model"]["vocab"]
+    for time in dict.fromkeys(TIMES):
+        vocabulary.setdefault(time, len(vocabulary))
+    rules["model"]["ignore_merges"] = True  # what is a token as a whole is not put together from pieces
+    return json.dumps(rules, ensure_ascii=False, separators=(",", ":"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, t
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import Segment, caption, evidence, matters
+from tempo_jax.data.minireel.segments import Segment, caption, evidence, tells
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
@@ -59,8 +59,8 @@ class NotedSource(PerReel):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
     forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
-    spare: notes of that many segments that do not matter, drawn among them; None for all. slots: a note is
-    said again and again as memory tokens do, in up to so many words, fewer where it does not matter.
+    spare: notes of that many segments that tell nothing, drawn among them; None for all. slots: a note is
+    said again and again as memory tokens do, in up to so many words, fewer where it tells nothing.
     budget: words of all notes together. The same index, the same sample.
     """
 
@@ -90,9 +90,9 @@ class NotedSource(PerReel):
         return Sample(NO_FRAMES, None, said)
 
     def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
-        """Notes of the segments that matter, and of `spare` others."""
+        """Notes of the segments that tell something, and of `spare` others."""
         times = _times(spec)
-        idle = [t.index for t in times if not matters(question, Segment(spec, t.index))]
+        idle = [t.index for t in times if not tells(question, Segment(spec, t.index))]
         if self.spare is not None:
             kept = rng.permutation(idle)[: self.spare].tolist()
             times = [t for t in times if t.index in kept or t.index not in idle]
@@ -111,9 +111,10 @@ class NotedSource(PerReel):
         return _say(spec, times, repeated)
 
 
-def noted(spec: Spec, question: Question, shown: range) -> str:
+def noted(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
     """Segments `shown`, each with its time tag and what it contributes to the answer."""
-    return _say(spec, _times(spec)[shown.start : shown.stop], partial(evidence, question))
+    times = _times(spec)
+    return _say(spec, [times[segment.index] for segment in shown], partial(evidence, question))
 
 
 def told(spec: Spec) -> str:
