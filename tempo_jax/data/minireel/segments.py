@@ -70,18 +70,24 @@ def event_name(event: Event) -> str:
 def evidence(question: Question, segment: Segment) -> str:
     """What this segment contributes to the answer: 'pink star', 'sea', 'here star', 'nothing'.
 
-    Visits that the question could mean are told with their shape, and the reader chooses among them: asked
-    for the colour of a shape, all of them; named by colour and shape, those of the colour. (The small VLM
-    learned to compare colours with the question's, but not shapes: docs/training.md §5.) 'here' is the event
-    that the question names, as far as that goes: the reader need not find the colour among others.
+    Events that the question could mean are told with their shape or letter, and the reader chooses among
+    them: asked for the colour of a shape, all visits; named by colour and shape, visits of the colour; named
+    by a letter, all cards. (The small VLM learned to compare colours with the question's, but not shapes:
+    docs/training.md §5.) 'here' is the event that the question names, as far as that goes: the reader need
+    not find its colour among others.
     """
     event = segment.event
-    if event is not None and event.kind == "visit":
-        if question.asked == "colour":
-            return event.name
-        if question.asked in _NAMING and question.named.split()[0] == event.colour:
-            return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
+    if event is not None and event.kind == "visit" and question.asked == "colour":
+        return event.name
+    if event is not None and question.asked in _NAMING and _looks_named(event, question.named):
+        return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
     return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
+
+
+def _looks_named(event: Event, name: str) -> bool:
+    """Whether the name fits but for the shape or letter."""
+    first = {"visit": event.colour, "card": "letter"}.get(event.kind)
+    return name.split()[0] == first
 
 
 def matters(question: Question, segment: Segment) -> bool:
@@ -101,10 +107,10 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
     event = segment.event
     if question.kind == "needle":
         return (question.answer_text,)
-    if question.kind in ("when", "count"):
+    if question.kind == "when":
         return (HERE,)
     if question.kind == "order":
-        return (HERE if event.name == question.named else event.name,)
+        return (event.name,)
     return (segment.place,) if question.asked == "most_place" else segment.actors
 
 
@@ -125,10 +131,10 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
     event = segment.event
     if question.kind == "needle":
         return (question.answer_text,)
-    if question.kind in ("when", "count"):
+    if question.kind == "when":
         return (HERE,)
     if question.kind == "order":
-        return (HERE if event.name == question.named else event.name,)
+        return (event.name,)
     return (segment.place,) if question.asked == "most_place" else segment.actors
 
 
@@ -214,12 +220,12 @@ def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
 def contrast(reel: Reel, question: Question, rng: np.random.Generator, count: int) -> list[Segment]:
     """Up to `count` different segments, in order of time; the first of them drawn matters, if any does.
 
-    Of the others three in four show what could be mistaken for what matters (see `resembles`), as far as
+    Of the others three in four tell nothing but could be mistaken for what does (see `resembles`), as far as
     there are such segments. So a question meets in one sample what it asks about and what it does not.
     """
     every, share = _segments(reel, question)
     order = rng.permutation(len(every))
-    alike = [i for i in order if share[i] == 0 and resembles(question, every[i])]
+    alike = [i for i in order if resembles(question, every[i]) and not tells(question, every[i])]
     chosen = [i for i in order if share[i] > 0][:1]
     while len(chosen) < min(count, len(every)):
         left = [i for i in alike if i not in chosen]
