@@ -36,9 +36,9 @@ def main() -> int:
         answer = clip.ask(row["conversations"][0]["value"].removeprefix("<video>\n"), budget=args.budget)
         good = option_of(answer.text, row["options"]) == row["answer_letter"]
         right += good
-        looked = sorted(
-            sorted(answer.segments, key=lambda s: -s.relevance)[:3], key=lambda s: s.start_seconds
-        )
+        best = sorted(answer.segments, key=lambda segment: -segment.relevance)
+        looked = [best[0], *(segment for segment in best[1:3] if segment.relevance >= 0.5)]
+        looked.sort(key=lambda segment: segment.start_seconds)
         where = ", ".join(f"{clock(s.start_seconds)} to {clock(s.end_seconds)}" for s in looked)
         cost = f"{answer.usage['visual_tokens']} visual tokens, {time.perf_counter() - began:.0f} s"
         verdict = "right" if good else f"WRONG, it is {row['answer_text']}"
