@@ -1,8 +1,8 @@
 """Demo model 7 of 8, Tempo's stages 1 and 2 in one: the LLM learns to read memory tokens, from short videos.
 
-What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and that
-projector and LLM learn alone: the small VLM does its part already, and its answers of Yes and No are not trained
-here. Notes of long videos in words stay in the mixture, as long as memory tokens make their prompts.
+What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and
+that projector and LLM learn alone: the small VLM does its part already, and its answers of Yes and No are not
+trained here. Notes of long videos stay in the mixture, as long as memory tokens make their prompts.
 
     python train.py --config=configs/demo_stage1.py --workdir=build/demo/stage1
 """
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     some = {**NOTED, "kinds": ("needle", "when", "order", "count")}
     config.data.sources = (
         ConfigDict({**reels, "seconds": (16, 32, 64), "weight": 0.6}),
-        ConfigDict({**NOTED, "seconds": (512, 4096), "budget": 1024, "weight": 0.2}),
+        ConfigDict({**NOTED, "seconds": (512, 4096), "budget": 512, "weight": 0.2}),
         ConfigDict({**some, "seconds": (512, 4096), "budget": 110, "spare": 12, "weight": 0.2}),
     )
     return config
