@@ -33,41 +33,6 @@ demo: $(SETUP)
 	@echo "Where the tokens of the first question went: build/demo.png"
 
 test: $(SETUP_TEST)
-
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than Python 3.11: give a newer one, as in  make setup PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-
-$(SETUP): requirements.lock pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
-
-$(SETUP_TEST): requirements-test.lock $(SETUP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
-	@touch $@
-
-# The demo's weights are random until a trained model ships with the repository.
-demo: $(TINY)/model.json $(VIDEO)
-	@echo
-	@echo "== These weights are random (tiny reference weights): the answer below is nonsense by design. =="
-	$(BIN)/tempo ask $(VIDEO) "What colour is the ball?" --checkpoint $(TINY) --budget 100 \
-		--max-new-tokens 24 --plot build/demo.png
-	@echo "== Where the tokens went: build/demo.png =="
-
-$(TINY)/model.json: examples/tiny_reference.py tempo_jax/demo_tokenizer.py | $(SETUP)
-	$(BIN)/python examples/tiny_reference.py build/tiny
-	rm -rf $(TINY)
-	mkdir -p $(dir $(TINY))
-	$(BIN)/python -m convert.from_hf --model=tempo --source=build/tiny/Tempo-6B \
-		--base=build/tiny/Qwen3-VL-2B-Instruct --target=$(TINY)
-
-$(VIDEO): tempo_jax/video/synthetic.py | $(SETUP)
-	mkdir -p $(dir $@)
-	$(BIN)/python -m tempo_jax.video.synthetic $@ --seconds 60 --fps 10 --width 320 --height 240
-
-test: $(SETUP_TEST)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(SETUP_TEST)
