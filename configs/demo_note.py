@@ -24,17 +24,19 @@ def get_config() -> ConfigDict:
     config = demo_llm.get_config()
     config.init.checkpoint = "build/demo/llm/model"
     config.init.tokenizer = ""
-    config.rates.llm = 2.5e-3
-    config.steps = 900
-    config.batch.update({"conversations": 5, "length": 720})
-    short = {**NOTED, "forms": {"text": 1.0}, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
+    config.optimiser.kind = "muon"
+    config.rates.llm = 2e-3
+    config.steps = 400
+    config.batch.update({"conversations": 9, "length": 400})
+    forms = {"text": 0.5, "worded": 0.5}
+    short = {**NOTED, "forms": forms, "slots": 4, "turns": 4, "seconds": (64, 128, 512, 4096, 4096)}
+    some = {**NOTED, "forms": forms, "turns": 4, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}
     config.data.sources = (
-        ConfigDict({**short, "kinds": ("when",), "budget": 24, "spare": 4, "weight": 0.25}),
+        ConfigDict({**short, "kinds": ("when",), "budget": 24, "spare": 4, "weight": 0.2}),
         # What comes next is learned from neighbours first, with nothing in between.
         ConfigDict({**short, "kinds": ("order",), "budget": 36, "spare": 0, "weight": 0.2}),
-        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.15}),
-        ConfigDict({**short, "kinds": ("needle",), "budget": 32, "spare": 5, "weight": 0.1}),
-        ConfigDict({**NOTED, "seconds": (16, 32, 64), "budget": 120, "weight": 0.15}),
-        ConfigDict({**NOTED, "seconds": (64, 512, 4096), "budget": 110, "spare": 12, "weight": 0.15}),
+        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.1}),
+        ConfigDict({**short, "kinds": ("needle",), "budget": 32, "spare": 5, "weight": 0.15}),
+        ConfigDict({**some, "kinds": ("order", "needle", "count", "when"), "weight": 0.35}),
     )
     return config

@@ -16,14 +16,13 @@ def get_config() -> ConfigDict:
     config = demo_note.get_config()
     config.init.checkpoint = "build/demo/note/model"
     config.rates.llm = 1.5e-3
-    config.steps = 1000
-    config.batch.update({"conversations": 4, "length": 1060})
-    short = [ConfigDict({**source, "weight": 0.9 * source["weight"]}) for source in config.data.sources[:4]]
-    some = {**NOTED, "kinds": ("needle", "when", "order", "count")}
+    config.steps = 300
+    config.batch.update({"conversations": 3, "length": 1400})
+    short = [ConfigDict({**source, "weight": 0.4 * source["weight"]}) for source in config.data.sources]
+    long = {**NOTED, "seconds": (512, 4096), "turns": 4, "forms": {"worded": 0.8, "text": 0.2}}
     config.data.sources = (
         *short,
-        ConfigDict({**NOTED, "seconds": (16, 32, 64), "budget": 120, "weight": 0.1}),
-        ConfigDict({**some, "seconds": (512, 4096), "budget": 110, "spare": 20, "weight": 0.14}),
-        ConfigDict({**NOTED, "seconds": (512, 4096), "budget": 300, "weight": 0.16}),
+        ConfigDict({**long, "kinds": ("needle", "when", "order", "count"), "budget": 540, "weight": 0.4}),
+        ConfigDict({**long, "kinds": ("global",), "budget": 600, "weight": 0.1}),
     )
     return config

@@ -130,3 +130,31 @@ def test_schedule():
     rate = optimiser.schedule(config, 2.0)
     assert float(rate(0)) == 0 and float(rate(10)) == 2.0
     assert abs(float(rate(100)) - 0.2) < 1e-6 and float(rate(55)) == pytest.approx(1.1, abs=0.01)
+
+
+def test_muon_orthogonalises_matrices_of_layers_each_by_itself_and_leaves_the_rest_to_adamw():
+    """One update of a stack of two matrices; rates mean what they mean for AdamW."""
+    rng = np.random.default_rng(0)
+    params = {
+        "llm/layers/mlp/up/kernel": rng.normal(size=(2, 24, 40)),
+        "llm/embed/embedding": rng.normal(size=(30, 24)),
+        "llm/layers/mlp_norm/scale": np.ones((2, 24)),
+    }
+    params = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
+    grads = {name: jnp.asarray(rng.normal(size=x.shape), jnp.float32) for name, x in params.items()}
+    updates = {}
+    for kind in optimiser.KINDS:
+        tx = optimiser.make(
+            optimiser.OptimiserConfig({"llm": 1e-2}, steps=4, kind=kind, warmup_ratio=0.25), params
+        )
+        state = tx.init(params)
+        for _ in range(2):  # the first step of the warm-up has rate 0
+            updates[kind], state = tx.update(grads, state, params)
+    name = "llm/layers/mlp/up/kernel"
+    for update in updates["muon"][name]:
+        singular = np.linalg.svd(update, compute_uv=False)
+        assert singular.max() < 2 * singular.min()
+    sizes = {kind: float(jnp.sqrt(jnp.mean(update[name] ** 2))) for kind, update in updates.items()}
+    assert sizes["muon"] == pytest.approx(0.2 * sizes["adamw"], rel=0.2)
+    for other in (name for name in params if "kernel" not in name):
+        np.testing.assert_allclose(updates["muon"][other], updates["adamw"][other], rtol=1e-5)

@@ -13,6 +13,7 @@ from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import REMAT
 from tempo_jax.paths import MOUNT, url
 from tempo_jax.training.groups import LEARNABLE
+from tempo_jax.training.optimiser import KINDS
 from tempo_jax.training.tasks import TASKS
 
 DTYPES = ("bfloat16", "float32")
@@ -40,6 +41,7 @@ def default() -> ConfigDict:
 
     config.rates = ConfigDict(dict.fromkeys(LEARNABLE, 0.0))  # peak learning rates; 0 freezes
     config.optimiser = ConfigDict()
+    config.optimiser.kind = "adamw"  # training.optimiser.KINDS
     config.optimiser.warmup_ratio = 0.03
     config.optimiser.weight_decay = 0.0
     config.optimiser.clip_norm = 1.0
@@ -84,9 +86,10 @@ def check(config: ConfigDict) -> None:
 
 
 def _problems(config: ConfigDict) -> Iterator[str]:
-    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("remat", REMAT)):
-        if config[name] not in allowed:
-            yield f"config.{name} is {config[name]!r}: use one of {', '.join(allowed)}"
+    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("remat", REMAT), ("optimiser.kind", KINDS)):
+        value = _field(config, name)
+        if value not in allowed:
+            yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
     if config.model and config.model not in PRESETS:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
     if not config.model and not config.init.checkpoint:

@@ -1,21 +1,27 @@
-"""AdamW with warm-up, cosine decay, global-norm clipping and a learning rate per parameter group."""
+"""AdamW or Muon with warm-up, cosine decay, global-norm clipping and a learning rate per parameter group."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from tempo_jax.training.groups import group_of
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
-    """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group."""
+    """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group.
+
+    kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers and scales it to
+    AdamW's usual size, so that rates mean the same; embeddings, norms and biases stay with AdamW.
+    """
 
     rates: Mapping[str, float]
     steps: int
+    kind: str = "adamw"
     warmup_ratio: float = 0.03  # share of the steps, the ancestors' value (facts §4.2)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
@@ -38,18 +44,55 @@ def make(config: OptimiserConfig, paths: Iterable[str]) -> optax.GradientTransfo
     The norm that is clipped is that of all groups together. State is float32.
     """
     labels = {path: group_of(path) for path in paths}
+    update = KINDS[config.kind]
     groups = {
-        name: optax.adamw(
-            schedule(config, config.rates[name]),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mu_dtype=jnp.float32,
-            mask=_decays,
-        )
-        for name in sorted(set(labels.values()))
+        name: update(config, schedule(config, config.rates[name])) for name in sorted(set(labels.values()))
     }
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(groups, labels))
+
+
+def _adamw(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate,
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mu_dtype=jnp.float32,
+        mask=_decays,
+    )
+
+
+def _muon(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    return contrib.muon(
+        rate,
+        weight_decay=config.weight_decay,
+        mu_dtype=jnp.float32,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,  # the usual size of AdamW's updates
+    )
+
+
+KINDS: dict[str, Callable[[OptimiserConfig, optax.Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}
+
+
+def _matrices(params):
+    """Of each parameter the axes of inputs and outputs where it is a layer's matrix, else None.
+
+    Layers are stacked: their axis comes first, each is orthogonalised by itself.
+    """
+
+    def axes(path, value):
+        name = jax.tree_util.keystr(path)
+        inside = "layers/" in name or "blocks/" in name
+        matrix = inside and name.rstrip("']").endswith("kernel")
+        return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _decays(params):

@@ -253,3 +253,21 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
     asked = rng.choice(names, p=shares / shares.sum())
     drafts = [draft for draft in drafts if draft.asked == asked]
     return _finish(drafts[int(rng.integers(len(drafts)))], rng)
+
+
+def also_told(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
+    """Other questions that the notes taken for `question` (segments.evidence) answer as well, in any order.
+
+    For a question of order the other neighbour of the event it names, and when that was; for one about the
+    colour of a shape the colours of other shapes.
+    """
+    author = _Author(spec, rng)
+    drafts: list[_Draft] = []
+    if question.kind == "order":
+        drafts = author.orders()
+        drafts += [d for event in author.single for d in author.whens(event)]
+        drafts = [draft for draft in drafts if draft.slots["name"] == question.named]
+    if question.asked == "colour":
+        drafts = [d for event in author.single for d in author.needles(event) if d.asked == "colour"]
+    drafts = [d for d in drafts if (d.asked, d.slots["name"]) != (question.asked, question.named)]
+    return [_finish(drafts[number], rng) for number in rng.permutation(len(drafts))]

@@ -36,7 +36,9 @@ class Segment:
 
     @property
     def event(self) -> Event | None:
-        return next((found for t in self.times if (found := self.spec.event_at(t))), None)
+        first, *_, last = self.times
+        near = [event for event in self.spec.events if event.start <= last and first < event.end]
+        return next((event for event in near if any(event.start <= t < event.end for t in self.times)), None)
 
     @property
     def place(self) -> str:
@@ -92,7 +94,9 @@ def _looks_named(event: Event, name: str) -> bool:
 
 def matters(question: Question, segment: Segment) -> bool:
     """Whether any of its frames shows what the answer rests on."""
-    return bool(relevance(question, [segment.times])[0] > 0)
+    first, *_, last = segment.times
+    near = [(start, end) for start, end in question.relevant_seconds if start <= last and first < end]
+    return any(start <= t < end for start, end in near for t in segment.times)
 
 
 def tells(question: Question, segment: Segment) -> bool:
@@ -125,17 +129,6 @@ def resembles(question: Question, segment: Segment) -> bool:
         return event.kind == "turn"  # all that appears matters; a turn does not appear
     card = question.asked == "letter" or question.named.startswith("letter ")
     return event.kind == ("card" if card else "visit")
-
-
-def _parts(question: Question, segment: Segment) -> Sequence[str]:
-    event = segment.event
-    if question.kind == "needle":
-        return (question.answer_text,)
-    if question.kind == "when":
-        return (HERE,)
-    if question.kind == "order":
-        return (event.name,)
-    return (segment.place,) if question.asked == "most_place" else segment.actors
 
 
 def corpus() -> Iterator[str]:

@@ -20,7 +20,7 @@ from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.questions import Question
+from tempo_jax.data.minireel.questions import Question, also_told
 from tempo_jax.data.minireel.reel import make
 from tempo_jax.data.minireel.segments import Segment, caption, evidence, tells
 from tempo_jax.data.minireel.texts import KINDS
@@ -61,7 +61,8 @@ class NotedSource(PerReel):
     forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
     spare: notes of that many segments that tell nothing, drawn among them; None for all. slots: a note is
     said again and again as memory tokens do, in up to so many words, fewer where it tells nothing.
-    budget: words of all notes together. The same index, the same sample.
+    budget: words of all notes together. turns: questions in one conversation, at most, where the same notes
+    answer several (questions.also_told). The same index, the same sample.
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
@@ -69,13 +70,14 @@ class NotedSource(PerReel):
     spare: int | None = None
     slots: int = 1
     budget: int = 512
+    turns: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
-        if min(self.slots, self.budget) < 1:
-            raise TempoError("Notes need slots and budget of at least 1.")
+        if min(self.slots, self.budget, self.turns) < 1:
+            raise TempoError("Notes need slots and budget of at least 1, and one turn or more.")
 
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
@@ -85,8 +87,10 @@ class NotedSource(PerReel):
             return None
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        said = turns(question, draw_form(self.forms, rng))
-        said[0]["value"] = f"{self._notes(reel.spec, question, rng)}\n{said[0]['value']}"
+        notes = self._notes(reel.spec, question, rng)
+        more = also_told(reel.spec, question, rng)[: self.turns - 1] if self.turns > 1 else []
+        said = [turn for one in (question, *more) for turn in turns(one, draw_form(self.forms, rng))]
+        said[0]["value"] = f"{notes}\n{said[0]['value']}"
         return Sample(NO_FRAMES, None, said)
 
     def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
@@ -106,7 +110,8 @@ class NotedSource(PerReel):
 
         def repeated(segment: Segment) -> str:
             words = evidence(question, segment).split(" ")
-            return " ".join(np.resize(words, least if segment.index in idle else most))
+            # Never less than the whole note: half of one answers nothing.
+            return " ".join(np.resize(words, max(len(words), least if segment.index in idle else most)))
 
         return _say(spec, times, repeated)
 
