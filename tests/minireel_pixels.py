@@ -103,13 +103,17 @@ def _name(event):
     return f"letter {event[4]}" if event[2] == "card" else f"{event[3]} {event[4]}"
 
 
+def _called(event):
+    return f"{event[3]} card" if event[2] == "card" else _name(event)
+
+
 def answer(question, fps, watched):
     """The right option, worked out from what was watched."""
     events, places, colours = watched
     asked, slot = _parse(question)
     shown = [event for event in events if event[2] != "turn"]
     visits = [event for event in shown if event[2] == "visit"]
-    named = [number for number, event in enumerate(shown) if _name(event) == slot.get("name")]
+    named = [number for number, event in enumerate(shown) if _called(event) == slot.get("name")]
 
     def one(values):
         values = list(values)
@@ -123,7 +127,6 @@ def answer(question, fps, watched):
 
     find = {
         "letter": lambda: one(e[4] for e in shown if e[2] == "card" and e[3] == slot["colour"]),
-        "colour": lambda: one(e[3] for e in visits if e[4] == slot["shape"]),
         "shape": lambda: one(e[4] for e in visits if e[3] == slot["colour"]),
         "turn": lambda: one(e[3] for e in events if e[2] == "turn"),
         "place": lambda: one(places[round(shown[n][0] * fps)] for n in named),

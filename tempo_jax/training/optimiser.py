@@ -16,7 +16,7 @@ class OptimiserConfig:
     """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group.
 
     kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers and scales it to
-    AdamW's usual size, so that rates mean the same; embeddings, norms and biases stay with AdamW.
+    MUON_SIZE; embeddings, norms and biases stay with AdamW.
     """
 
     rates: Mapping[str, float]
@@ -51,6 +51,10 @@ def make(config: OptimiserConfig, paths: Iterable[str]) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(groups, labels))
 
 
+# Root mean square of a matrix's update, in shares of the rate.
+MUON_SIZE = 0.6
+
+
 def _adamw(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.adamw(
         rate,
@@ -70,7 +74,7 @@ def _muon(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransf
         adam_b1=config.b1,
         adam_b2=config.b2,
         muon_weight_dimension_numbers=_matrices,
-        consistent_rms=0.2,  # the usual size of AdamW's updates
+        consistent_rms=MUON_SIZE,
     )
 
 

@@ -134,23 +134,24 @@ def _what(
 ) -> tuple[list[tuple[str, str, str]], str | None]:
     """(kind, colour, shape) of every event to come, in no order; and the name of the one to count.
 
-    Single visits have shapes of their own, cards have colours and letters of their own. The visit
-    that repeats (1 to 4 times, each as likely) has, half the time, a twin of another colour.
+    Visits have colours of their own, and single ones shapes too; cards have colours and letters of their
+    own. The visit that repeats (1 to 4 times, each as likely) has, half the time, a twin of another colour.
     """
     room = max(1, 3 * segments // 4)
     colours = list(world.COLOURS)
     shapes = [str(shape) for shape in rng.permutation(world.VISITORS)]
+    palette = [str(colour) for colour in rng.permutation(colours)]
     events, counted = [], None
     if segments >= COUNTING_SEGMENTS:
         shape = shapes.pop()
-        colour, other = rng.choice(colours, 2, replace=False)
+        colour, other = (palette.pop() for _ in range(2))
         counted = f"{colour} {shape}"
-        events = [("visit", str(colour), shape)] * int(rng.integers(1, MOST_REPEATS + 1))
+        events = [("visit", colour, shape)] * int(rng.integers(1, MOST_REPEATS + 1))
         if len(events) < room - 1 and rng.random() < 0.5:
-            events.append(("visit", str(other), shape))
+            events.append(("visit", other, shape))
     turned = rng.choice([colour for colour in colours if colour != lead.colour])
     singles = [("turn", str(turned), lead.shape)]
-    singles += [("visit", str(rng.choice(colours)), shape) for shape in shapes[:4]]
+    singles += [("visit", palette.pop(), shape) for shape in shapes[:4]]
     cards = zip(rng.choice(colours, 3, replace=False), rng.choice(list(world.LETTERS), 3, replace=False))
     singles += [("card", str(colour), str(letter)) for colour, letter in cards]
     wanted = int(rng.integers(4, len(singles) + 1))

@@ -26,7 +26,7 @@ class Question:
 
     kind: one of texts.KINDS. asked: entry of texts.QUESTIONS. options: four, the right one under
     answer_letter; for "when" they are moments, the centres of standard segments.
-    named: the event that the text names, as events are named; "" where it names none.
+    named: the event that the text names, as questions call events; "" where it names none.
     relevant_seconds: (start, end) spans that show what the answer rests on; the whole video for "global";
     for "order" all that appears, as only then it is clear what comes next.
     tolerance: seconds a freely given moment may lie outside the span; 0 where no time is asked.
@@ -127,11 +127,9 @@ class _Author:
             seen = [other.colour for other in self.spec.events]
             drafts += self._needle("turn", event, event.colour, seen, world.COLOURS, self.spec.lead.colour)
             return drafts
-        alike = {aspect: [getattr(v, aspect) for v in self.visits] for aspect in ("colour", "shape")}
-        if event.kind == "visit" and alike["shape"].count(event.shape) == 1:
-            drafts += self._needle("colour", event, event.colour, alike["colour"], world.COLOURS)
-        if event.kind == "visit" and alike["colour"].count(event.colour) == 1:
-            drafts += self._needle("shape", event, event.shape, alike["shape"], world.VISITORS)
+        if event.kind == "visit":
+            shapes = [visit.shape for visit in self.visits]
+            drafts += self._needle("shape", event, event.shape, shapes, world.VISITORS)
         places = [scene.place for scene in self.spec.scenes]
         here = self.spec.scene_at(event.start).place
         return drafts + self._needle("place", event, here, places, world.PLACES)
@@ -142,7 +140,7 @@ class _Author:
         slots = {
             "colour": event.colour,
             "shape": event.shape,
-            "name": event.name,
+            "name": event.called,
             "lead": self.spec.lead.name,
         }
         near, far = (tuple(n for n in _others(names, answer) if n != never) for names in (near, far))
@@ -172,7 +170,7 @@ class _Author:
                 continue
             for asked, known, answer in (("after", first, second), ("before", second, first)):
                 near = tuple(n for n in _others(names, answer.name) if n != known.name)
-                drafts.append(_Draft(asked, {"name": known.name}, answer.name, near, strange, spans))
+                drafts.append(_Draft(asked, {"name": known.called}, answer.name, near, strange, spans))
         return drafts
 
     def _strangers(self) -> tuple[str, ...]:
@@ -258,8 +256,7 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
 def also_told(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
     """Other questions that the notes taken for `question` (segments.evidence) answer as well, in any order.
 
-    For a question of order the other neighbour of the event it names, and when that was; for one about the
-    colour of a shape the colours of other shapes.
+    For a question of order the other neighbour of the event it names, and when that was.
     """
     author = _Author(spec, rng)
     drafts: list[_Draft] = []
@@ -267,7 +264,5 @@ def also_told(spec: Spec, question: Question, rng: np.random.Generator) -> list[
         drafts = author.orders()
         drafts += [d for event in author.single for d in author.whens(event)]
         drafts = [draft for draft in drafts if draft.slots["name"] == question.named]
-    if question.asked == "colour":
-        drafts = [d for event in author.single for d in author.needles(event) if d.asked == "colour"]
     drafts = [d for d in drafts if (d.asked, d.slots["name"]) != (question.asked, question.named)]
     return [_finish(drafts[number], rng) for number in rng.permutation(len(drafts))]

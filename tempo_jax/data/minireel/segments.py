@@ -72,24 +72,14 @@ def event_name(event: Event) -> str:
 def evidence(question: Question, segment: Segment) -> str:
     """What this segment contributes to the answer: 'pink star', 'sea', 'here star', 'nothing'.
 
-    Events that the question could mean are told with their shape or letter, and the reader chooses among
-    them: asked for the colour of a shape, all visits; named by colour and shape, visits of the colour; named
-    by a letter, all cards. (The small VLM learned to compare colours with the question's, but not shapes:
-    docs/training.md §5.) 'here' is the event that the question names, as far as that goes: the reader need
-    not find its colour among others.
+    'here' is the event that the question names, with its shape or letter. A colour is enough to know it
+    by, as no other of its kind has it; comparing shapes or letters with the question's is more than so small a
+    model learned (docs/training.md §5).
     """
     event = segment.event
-    if event is not None and event.kind == "visit" and question.asked == "colour":
-        return event.name
-    if event is not None and question.asked in _NAMING and _looks_named(event, question.named):
+    if event is not None and question.asked in _NAMING and event.called == question.named:
         return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
     return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
-
-
-def _looks_named(event: Event, name: str) -> bool:
-    """Whether the name fits but for the shape or letter."""
-    first = {"visit": event.colour, "card": "letter"}.get(event.kind)
-    return name.split()[0] == first
 
 
 def matters(question: Question, segment: Segment) -> bool:
@@ -127,7 +117,7 @@ def resembles(question: Question, segment: Segment) -> bool:
         return False
     if question.kind == "order":
         return event.kind == "turn"  # all that appears matters; a turn does not appear
-    card = question.asked == "letter" or question.named.startswith("letter ")
+    card = question.asked == "letter" or question.named.endswith(" card")
     return event.kind == ("card" if card else "visit")
 
 

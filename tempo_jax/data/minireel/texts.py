@@ -16,7 +16,6 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         "needle",
         ("Which letter is on the {colour} card?", "What letter does the {colour} card show?"),
     ),
-    "colour": ("needle", ("What colour is the {shape}?", "Which colour does the {shape} have?")),
     "shape": (
         "needle",
         ("Which shape flashes up in {colour}?", "What is the {colour} shape that flashes up?"),
@@ -79,14 +78,13 @@ def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
 def _slots() -> dict[str, list[dict[str, str]]]:
     """What may stand in the gaps of each entry of QUESTIONS."""
     colours = [{"colour": colour} for colour in world.COLOURS]
-    shapes = [{"shape": shape} for shape in world.VISITORS]
     visits = [{"name": f"{colour} {shape}"} for colour, shape in product(world.COLOURS, world.VISITORS)]
-    cards = [{"name": f"letter {letter}"} for letter in world.LETTERS]
+    cards = [{"name": f"{colour} card"} for colour in world.COLOURS]
     leads = [f"{colour} {shape}" for colour, shape in product(world.COLOURS, world.ACTORS)]
     turns = [{"lead": lead, **colour} for lead, colour in product(leads, colours)]
     shown = visits + cards
     return {
-        "letter": colours, "colour": shapes, "shape": colours, "turn": [{"lead": lead} for lead in leads],
+        "letter": colours, "shape": colours, "turn": [{"lead": lead} for lead in leads],
         "place": shown, "when": shown, "when_turn": turns, "after": shown, "before": shown,
         "count": visits, "most_place": [{}], "most_shape": [{}],
     }  # fmt: skip

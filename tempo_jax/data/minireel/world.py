@@ -88,6 +88,11 @@ class Event:
             "turn": self.colour,
         }[self.kind]
 
+    @property
+    def called(self) -> str:
+        """As questions name it, by its colour, which no other of its kind has: 'red star', 'green card'."""
+        return f"{self.colour} card" if self.kind == "card" else self.name
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
