@@ -157,4 +157,4 @@ def test_muon_orthogonalises_matrices_of_layers_each_by_itself_and_leaves_the_re
     sizes = {kind: float(jnp.sqrt(jnp.mean(update[name] ** 2))) for kind, update in updates.items()}
     assert sizes["muon"] == pytest.approx(optimiser.MUON_SIZE * sizes["adamw"], rel=0.3)
     for other in (name for name in params if "kernel" not in name):
-        np.testing.assert_allclose(abs(updates["muon"][other]), 1e-2, rtol=0.1)  # Adam's, of equal gradients
+        np.testing.assert_allclose(abs(updates["muon"][other]), 1e-2, rtol=0.2)  # Adam's, of equal gradients

@@ -72,9 +72,9 @@ def event_name(event: Event) -> str:
 def evidence(question: Question, segment: Segment) -> str:
     """What this segment contributes to the answer: 'pink star', 'sea', 'here star', 'nothing'.
 
-    'here' is the event that the question names, with its shape or letter. A colour is enough to know it
-    by, as no other of its kind has it; comparing shapes or letters with the question's is more than so small a
-    model learned (docs/training.md §5).
+    'here' is the event that the question names, with its shape or letter. Its colour is enough to know it by,
+    as no other of its kind has it: comparing shapes or letters with those of a question is more than so
+    small a model learned (docs/training.md §5).
     """
     event = segment.event
     if event is not None and question.asked in _NAMING and event.called == question.named:
