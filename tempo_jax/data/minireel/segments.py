@@ -109,7 +109,10 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
 
 
 def resembles(question: Question, segment: Segment) -> bool:
-    """Whether it shows something of the sort that the question is about: another visit, card, or the lead."""
+    """Whether it shows what could be mistaken for what the question is about.
+
+    Another visit, card, or the lead, or something of the other sort in the colour that the question names.
+    """
     event = segment.event
     if question.asked in ("turn", "when_turn"):
         return segment.spec.lead.name in segment.actors
@@ -118,7 +121,12 @@ def resembles(question: Question, segment: Segment) -> bool:
     if question.kind == "order":
         return event.kind == "turn"  # all that appears matters; a turn does not appear
     card = question.asked == "letter" or question.named.endswith(" card")
-    return event.kind == ("card" if card else "visit")
+    same_sort = event.kind == ("card" if card else "visit")
+    return same_sort or (event.kind != "turn" and _in_its_colour(question, segment))
+
+
+def _in_its_colour(question: Question, segment: Segment) -> bool:
+    return segment.event is not None and segment.event.colour == question.named.split(" ")[0]
 
 
 def corpus() -> Iterator[str]:
@@ -212,6 +220,8 @@ def contrast(reel: Reel, question: Question, rng: np.random.Generator, count: in
     chosen = [i for i in order if share[i] > 0][:1]
     while len(chosen) < min(count, len(every)):
         left = [i for i in alike if i not in chosen]
+        if rng.random() < 0.5:  # there are few of these, and they are the hardest
+            left.sort(key=lambda i: not _in_its_colour(question, every[i]))
         pool = left if left and rng.random() < 0.75 else [i for i in order if i not in chosen]
         chosen.append(pool[0])
     return [every[i] for i in sorted(chosen)]
