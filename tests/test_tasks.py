@@ -324,7 +324,7 @@ def test_a_question_meets_what_could_be_mistaken_for_its_answer():
             shown = [s.event.kind for s in idle if s.event]
             if question.asked in ("shape", "count"):
                 confusable = sum(kind != "turn" for kind in shown)
-                    alike, others = alike + confusable, others + len(idle)
+                alike, others = alike + confusable, others + len(idle)
     assert 0.7 < alike / others < 0.95
 
 
