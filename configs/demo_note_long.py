@@ -20,10 +20,11 @@ def get_config() -> ConfigDict:
     config.batch.update({"conversations": 3, "length": 1200})
     short = [ConfigDict({**source, "weight": 0.25 * source["weight"]}) for source in config.data.sources]
     long = {**NOTED, "seconds": (512, 4096), "forms": {"worded": 0.8, "text": 0.2}}
-    some = ("needle", "when", "order", "order", "count")
     config.data.sources = (
         *short,
-        ConfigDict({**long, "kinds": some, "budget": 340, "weight": 0.5}),
-        ConfigDict({**long, "kinds": ("global",), "budget": 700, "weight": 0.25}),
+        ConfigDict({**long, "kinds": ("needle", "when"), "budget": 340, "weight": 0.15}),
+        ConfigDict({**long, "kinds": ("count",), "budget": 340, "weight": 0.25}),
+        ConfigDict({**long, "kinds": ("order",), "budget": 340, "weight": 0.2}),
+        ConfigDict({**long, "kinds": ("global",), "budget": 700, "weight": 0.15}),
     )
     return config
