@@ -164,7 +164,7 @@ class _Row:
         path = PurePosixPath(name.replace("\\", "/"))
         # By its name only: in a folder of the Hugging Face cache every file is a link that leads out.
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise TempoError(f"{self.where}: the video {name!r} lies outside the folder of videos: repair it.")
+            raise TempoError(f"{self.where}: the video {name!r} is outside the folder of videos: repair it.")
         return name
 
     def _options(self) -> tuple[str, ...]:

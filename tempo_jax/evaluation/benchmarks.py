@@ -97,7 +97,12 @@ MLVU = Benchmark(
 LONGVIDEOBENCH = Benchmark(
     name="longvideobench",
     title="LongVideoBench (val, video only)",
-    annotations=("validation-*.parquet", "data/validation-*.parquet", "*/validation-*.parquet", "lvb_val.json"),
+    annotations=(
+        "validation-*.parquet",
+        "data/validation-*.parquet",
+        "*/validation-*.parquet",
+        "lvb_val.json",
+    ),
     folders=("videos", "", "data"),
     columns={"video": ("video_path",), "question": ("question",), "answer": ("correct_choice",)},
     optional={"id": ("id",), "options": ("candidates",)},

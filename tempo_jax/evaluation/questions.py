@@ -1,8 +1,8 @@
 """The benchmarks as TFDS builders, from a local copy of each; without TensorFlow.
 
-    builder = LVBench(source="LVBench", data_dir="prepared")
-    builder.download_and_prepare()
-    questions(builder)
+builder = LVBench(source="LVBench", data_dir="prepared")
+builder.download_and_prepare()
+questions(builder)
 """
 
 import functools
