@@ -22,9 +22,7 @@ from tempo_jax.evaluation.videos import Videos
 
 Pair = tuple[Question, Setting]
 CUT, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
-NO_USAGE = dict.fromkeys(
-    ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
-)
+USAGE = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
 
 
 class Asker:
@@ -99,7 +97,7 @@ class Asker:
             "prediction": prediction,
             "right": chosen == question.answer,
             "text": answer.text,
-            **{name: answer.usage[name] for name in NO_USAGE},
+            **{name: answer.usage[name] for name in USAGE},
             "allocation": _allocation(answer),
             "auc": _auc(answer, question),
             "warnings": list(answer.warnings),
@@ -124,7 +122,7 @@ class Asker:
             "prediction": "",
             "right": False,
             "text": "",
-            **NO_USAGE,
+            **dict.fromkeys(USAGE),
             "allocation": None,
             "auc": None,
             "warnings": [],

@@ -26,7 +26,8 @@ _SAID = (
     "correct choice is",
 )  # fmt: skip
 PHRASES = (
-    *_SAID, *(f"the {said}" for said in _SAID), "my answer is", "my choice is", "i choose", "i select", "i pick",
+    *_SAID, *(f"the {said}" for said in _SAID), "my answer is", "my choice is",
+    "i choose", "i select", "i pick",
     "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは",
 )  # fmt: skip
 PUNCTUATION = ",.!?;:'\""  # stripped one after the other, in this order, each once

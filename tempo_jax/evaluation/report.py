@@ -135,8 +135,8 @@ def _seconds(seconds: Mapping[str, Any]) -> Iterator[str]:
         yield _line(setting, *(_number(times[stage], 3) for stage in STAGES))
     yield ""
     yield (
-        "decode and vision: a video's, shared out among its answers. decode is the decoders' own time; wait is "
-        "what of it the device stood still for."
+        "decode and vision: a video's, shared out among its answers. decode is the decoders' own time; wait "
+        "is what of it the device stood still for."
     )
     yield ""
 

@@ -49,7 +49,7 @@ class Run:
         self._begin()
 
     def _begin(self) -> None:
-        """Notes what the answers depend on; TempoError where others in this workdir depend on other things."""
+        """Notes what the answers depend on; TempoError where those of this workdir depend on other things."""
         path = self.workdir / "run.json"
         now = {
             "model": self.about["model"]["fingerprint"],
@@ -65,9 +65,7 @@ class Run:
             fresh.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
             fresh.replace(path)
         except OSError as error:
-            raise TempoError(
-                f"{self.workdir} cannot be written ({error.strerror}): choose another."
-            ) from error
+            raise TempoError(f"{self.workdir} cannot be written ({error.strerror}).") from error
         except json.JSONDecodeError as error:
             raise TempoError(f"{path} is damaged: choose another --workdir.") from error
 
