@@ -11,11 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import ahead, scoring
+from tempo_jax.evaluation import ahead, model, scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.evaluation.fallback import random_option
-from tempo_jax.evaluation.model import load
 from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.videos import Videos
@@ -42,7 +41,7 @@ class Asker:
                 yield from (self._failed(*pair, str(error)) for pair in together)
         if not readings:
             return
-        self.tempo = load(self.config)
+        self.tempo = model.load(self.config)
         jobs = [(path, self._sampling(some[0][1])) for path, some in readings]
         videos = ahead.opened(jobs, self.config.workers, self.config.ahead_mib << 20)
         for (_, some), found in zip(readings, videos, strict=True):
