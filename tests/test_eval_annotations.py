@@ -20,8 +20,8 @@ DOTTED = "A. a red bar\nB. a square\nC. nothing\nD. the clock"
 PROMPTS = {
     "lvbench": f"What is seen in part 0?\n{LETTERED}\nAnswer the question with the option letter",
     "videomme": (
-        "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
-        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
+        "Select the best answer to the following multiple-choice question based on the video and the "
+        "subtitles. Respond with only the letter (A, B, C, or D) of the correct option.\n"
         f"What is seen in part 0?\n{DOTTED}\n\n"
         "Answer with the option's letter from the given choices directly."
     ),
@@ -185,10 +185,9 @@ def test_folders_and_files_that_are_not_there_are_named(tmp_path):
     (tmp_path / "test-0.parquet").write_bytes(b"PAR1")
     with pytest.raises(TempoError, match="cannot be read"):
         annotations.read(MLVU, tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(TempoError, match=r"no annotation file of LVBench \(looked for data/train-"):
-        annotations.read(
-            BENCHMARKS["lvbench"], tmp_path / "data" if (tmp_path / "data").mkdir() else tmp_path / "data"
-        )
+        annotations.read(BENCHMARKS["lvbench"], tmp_path / "empty")
     with pytest.raises(TempoError, match="There is no folder"):
         annotations.read(MLVU, tmp_path / "nowhere")
     with pytest.raises(TempoError, match="gs://bucket/x is a URL"):

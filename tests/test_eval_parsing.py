@@ -9,15 +9,17 @@ from tempo_jax.evaluation.fallback import random_option
 # Reply, letter. Of LVBench, Video-MME and MLVU, which share a parser.
 BY_FORMAT = [
     # the plain ones
-    ("A", "A"), ("B.", "B"), ("(C)", "C"), ("(D", "D"), ("C)", "C"), ("  D  ", "D"), ("A:", "A"), ("B\n", "B"),
-    ("A. cat", "A"), ("(B) dog", "B"), ("C: bird", "C"), ("D) fish", "D"), ("'A'", "A"), ('"B".', "B"),
+    ("A", "A"), ("B.", "B"), ("(C)", "C"), ("(D", "D"), ("C)", "C"), ("  D  ", "D"), ("A:", "A"),
+    ("B\n", "B"), ("A. cat", "A"),
+    ("(B) dog", "B"), ("C: bird", "C"), ("D) fish", "D"), ("'A'", "A"), ('"B".', "B"),
     ("**C**", "C"),
     # nothing to find
-    ("", ""), ("   ", ""), ("\n\n", ""), ("?!", ""), ("b", ""), ("(b)", ""), ("e", ""), ("E", ""), ("(E)", ""),
-    ("the cat", ""), ("I see no video", ""), ("42", ""), ("<|im_end|>", ""),
+    ("", ""), ("   ", ""), ("\n\n", ""), ("?!", ""), ("b", ""), ("(b)", ""), ("e", ""), ("E", ""),
+    ("(E)", ""), ("the cat", ""), ("I see no video", ""), ("42", ""), ("<|im_end|>", ""),
     # other scripts
-    ("答案是B", "B"), ("答案为 C", "C"), ("选D", "D"), ("정답은 A 입니다", "A"), ("답: B", "B"), ("答えはCです", "C"),
-    ("Ａ", ""), ("Б", ""), ("\u0410", ""), ("猫", ""), ("猫 (B) 犬", "B"), ("🐈 C.", "C"),
+    ("答案是B", "B"), ("答案为 C", "C"), ("选D", "D"), ("정답은 A 입니다", "A"), ("답: B", "B"),
+    ("答えはCです", "C"), ("Ａ", ""),
+    ("Б", ""), ("\u0410", ""), ("猫", ""), ("猫 (B) 犬", "B"), ("🐈 C.", "C"),
     # phrases
     ("The answer is B", "B"), ("the best option is C because it fits", "C"), ("I choose D", "D"),
     ("Best answer: A", "A"), ("My answer is: (B)", "B"), ("The correct choice is D.", "D"),
@@ -32,7 +34,8 @@ BY_FORMAT = [
     ('".B."', "B"), (".:A", "A"), (":.A", "A"), ("B!?", "B"), (",,C,,", "C"),
     # long ones
     ("Looking at the video, the man first walks, then runs, so the answer is (C).", "C"),
-    ("(A) is wrong, (B) is wrong, (D) is right", "D"), ("Option A is tempting. The final answer is (B).", "B"),
+    ("(A) is wrong, (B) is wrong, (D) is right", "D"),
+    ("Option A is tempting. The final answer is (B).", "B"),
     ("None of these", ""), ("no idea, sorry", ""),
 ]  # fmt: skip
 
