@@ -122,7 +122,7 @@ def _settings(results: Mapping[str, Any]) -> Iterator[str]:
     for name, value in {"model": results["model"], "annotations": results["annotations"]}.items():
         yield f"* {name}: `{json.dumps(value, ensure_ascii=False, sort_keys=True)}`"
     yield f"* code: {results['code']}"
-    yield from (f"* {name}: {value}" for name, value in results["config"].items())
+    yield from (f"* {name}: {'-' if value == '' else value}" for name, value in results["config"].items())
     yield ""
 
 
