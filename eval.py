@@ -16,16 +16,30 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+FLAGS = flags.FlagValues()  # its own: train.py has flags of the same names
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "What to evaluate: one of configs/eval_*.py.", lock_config=True
+    "config", None, "What to evaluate: one of configs/eval_*.py.", flag_values=FLAGS, lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its rows and its report.")
-_REPORT = flags.DEFINE_bool("report", False, "Only write the report of what has been answered so far.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "How many share the work; found out with --distributed.")
-_PROCESS = flags.DEFINE_integer("process", 0, "Which one this is, from 0; found out with --distributed.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that know each other.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0, with --distributed; found out on Cloud TPU."
+_WORKDIR, _COORDINATOR = (
+    flags.DEFINE_string(name, None, text, flag_values=FLAGS)
+    for name, text in (
+        ("workdir", "Folder of the run: its rows and its report."),
+        ("coordinator", "host:port of process 0, with --distributed; found out on Cloud TPU."),
+    )
+)
+_REPORT, _DISTRIBUTED = (
+    flags.DEFINE_bool(name, False, text, flag_values=FLAGS)
+    for name, text in (
+        ("report", "Only write the report of what has been answered so far."),
+        ("distributed", "One of several processes that know each other."),
+    )
+)
+_PROCESSES, _PROCESS = (
+    flags.DEFINE_integer(name, default, text, flag_values=FLAGS)
+    for name, default, text in (
+        ("processes", 1, "How many share the work; found out on Cloud TPU."),
+        ("process", 0, "Which one this is, from 0; found out on Cloud TPU."),
+    )
 )
 
 
@@ -44,12 +58,12 @@ def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if {"--help", "-h"} & set(argv):
-        print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
+        print(f"{__doc__}{FLAGS.get_help()}")
         return 0
     from tempo_jax import cli_config, cli_options
 
     def command() -> int:
-        cli_config.parse(argv, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
+        cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
         from tempo_jax.evaluation.runner import Run
 
         run = Run(_CONFIG.value, _WORKDIR.value, *_who())

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     from tempo_jax import cli_config, cli_options
 
     def command() -> int:
-        cli_config.parse(argv, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
+        cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
         import jax
 
         if _DISTRIBUTED.value:

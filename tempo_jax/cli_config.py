@@ -8,25 +8,28 @@ from ml_collections import config_flags
 from tempo_jax.errors import TempoError
 
 
-def parse(argv: list[str], required: tuple[flags.FlagHolder, ...], fields: str) -> None:
-    """Reads the flags and locks the config, which is the first of `required`.
+def parse(
+    argv: list[str], known: flags.FlagValues, required: tuple[flags.FlagHolder, ...], fields: str
+) -> None:
+    """Reads the `known` flags and locks the config, which is the first of `required`.
 
     fields: the file that has the config's fields, for whoever named one that there is not.
     """
     try:
-        rest = flags.FLAGS(argv)
+        rest = known(argv)
+        for flag in required:
+            if flag.value is None:
+                raise TempoError(f"--{flag.name} is missing (see python {os.path.basename(argv[0])} --help)")
+        if rest[1:]:
+            raise TempoError(f"{rest[1]!r} is no flag: give --config, --workdir and --config.field=value")
+        required[0].value.lock()
+    except TempoError:
+        raise
+    except OSError as error:
+        path = config_flags.get_config_filename(known[required[0].name])
+        raise TempoError(f"there is no config file {path}: name one of configs/") from error
     except (AttributeError, KeyError) as error:
         name = str(error.args[0] if error.args else error).splitlines()[0].strip("'\"")
         raise TempoError(f"the config has no field {name}: the fields are in {fields}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise TempoError(str(error).strip().splitlines()[-1]) from error
-    for flag in required:
-        if flag.value is None:
-            raise TempoError(f"--{flag.name} is missing (see python {os.path.basename(argv[0])} --help)")
-    if rest[1:]:
-        raise TempoError(f"{rest[1]!r} is no flag: give --config, --workdir and --config.field=value")
-    try:
-        required[0].value.lock()
-    except OSError as error:
-        path = config_flags.get_config_filename(flags.FLAGS[required[0].name])
-        raise TempoError(f"there is no config file {path}: name one of configs/") from error
