@@ -3,7 +3,6 @@
 import os
 
 from absl import flags
-from ml_collections import config_flags
 
 from tempo_jax.errors import TempoError
 
@@ -26,7 +25,8 @@ def parse(
     except TempoError:
         raise
     except OSError as error:
-        path = config_flags.get_config_filename(known[required[0].name])
+        named = f"--{required[0].name}="
+        path = next((word.removeprefix(named) for word in argv if word.startswith(named)), "named so")
         raise TempoError(f"there is no config file {path}: name one of configs/") from error
     except (AttributeError, KeyError) as error:
         name = str(error.args[0] if error.args else error).splitlines()[0].strip("'\"")
