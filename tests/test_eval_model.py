@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import tempo_jax
+from configs import eval_minireel
+from tempo_jax.data import minireel
+from tempo_jax.data.minireel.reel import benchmark_rows as minireel_rows
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, report, rows
 from tempo_jax.evaluation.benchmarks import LVBENCH
@@ -111,6 +114,26 @@ def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model
     assert len(list((tmp_path / "rows").iterdir())) == 2
     assert reported(tmp_path) == reported(whole)
     assert "The report: " in told[0][0]
+
+
+def test_minireel_is_scored_as_by_hand(tiny_model, tmp_path):
+    """As benchmarks/minireel_accuracy.py asks and scores it."""
+    reel = minireel.make("test", 0, seconds=8, size=32)
+    (tmp_path / "videos").mkdir()
+    path = tmp_path / "videos" / f"{reel.name}.mp4"
+    reel.write(path)
+    lines = (json.dumps(row) + "\n" for row in minireel_rows(reel))
+    (tmp_path / "test.jsonl").write_text("".join(lines), encoding="utf-8")
+    config = eval_minireel.get_config()
+    config.data.path, config.checkpoint = str(tmp_path), str(tiny_model)
+    config.mesh.fsdp, config.workers = 1, 0
+    evaluate(config, tmp_path / "work")
+    found = [row for _, row in sorted(rows.read(tmp_path / "work").items())]
+    clip = tempo_jax.load(config.checkpoint).open(path, prefix_cache=True)
+    for question, row in zip(reel.questions, found, strict=True):
+        text = clip.ask(question.prompt, max_new_tokens=16, budget=1024).text
+        assert (row["text"], row["right"]) == (text, question.chosen(text))
+        assert row["auc"] in (0.5, None)  # of random weights every segment is as relevant
 
 
 def test_limits_and_pruning_of_the_engine(tiny_model):
