@@ -40,7 +40,8 @@ class FakeClip:
             "frames": self.frames, "segments": 2, "budget": budget, "visual_tokens": budget,
             "tokens_per_frame": budget / self.frames, "prompt_tokens": budget + 9, "new_tokens": 2,
         }  # fmt: skip
-        return Answer(reply, [1, 2], segments, usage, {"compress": 0.5, "answer": 0.125})
+        warnings = ["The budget is lowered."] if budget == 77 else []
+        return Answer(reply, [1, 2], segments, usage, {"compress": 0.5, "answer": 0.125}, warnings)
 
 
 def some_letter(video, question, options):

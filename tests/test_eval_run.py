@@ -164,6 +164,12 @@ def test_a_question_that_is_refused_is_one_failed_answer(root, tmp_path, fake):
     assert "does not fit a budget of 13" in text
 
 
+def test_what_is_said_of_answers_is_in_the_report(root, tmp_path, fake):
+    results, text = run(root, tmp_path, budget=(77,))
+    assert results["warnings"] == [{"warning": "The budget is lowered.", "answers": 4}]
+    assert "* The budget is lowered. (4)" in text
+
+
 def test_replies_without_a_letter_are_counted_and_shown(root, tmp_path, monkeypatch):
     replies = itertools.cycle(["", "夢 `x`\n| y", "no idea", "(B)"])
     monkeypatch.setattr(model, "load", lambda config: FakeTempo(lambda *_: next(replies)))

@@ -55,7 +55,7 @@ def row(question, right, **changes):
     return {
         "question": question.id, "setting": SETTING.name, "video": question.video, "right": right,
         "prediction": "A", "text": "A", "failure": "", "damage": "", "auc": None, "tokens_per_frame": 2.0,
-        "visual_tokens": 16, "frames": 8, "prompt_tokens": 30, "new_tokens": 1, **changes,
+        "visual_tokens": 16, "frames": 8, "prompt_tokens": 30, "new_tokens": 1, "warnings": [], **changes,
     }  # fmt: skip
 
 

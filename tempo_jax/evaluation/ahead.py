@@ -69,18 +69,30 @@ def opened(jobs: Sequence[Job], workers: int, ahead_bytes: int) -> Iterator[Open
             hand.close()
 
 
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Whatever the libraries make of a broken file is one sentence about it."""
+    try:
+        yield
+    except (TempoError, ConnectionError):
+        raise
+    except (OSError, MemoryError, ValueError, RuntimeError) as error:
+        raise TempoError(f"{path.name} cannot be decoded ({type(error).__name__}: {error}).") from error
+
+
 def _open_here(job: Job) -> Opened:
     path, sampling = job
     started = time.perf_counter()
     try:
-        source = sampling.open(path)
+        with _decoding(path):
+            source = sampling.open(path)
     except TempoError as error:
         return Opened(None, str(error))
     found = Opened(None, decode_seconds=time.perf_counter() - started)
     read = source._read
 
     def timed(this: Source) -> Iterator[np.ndarray]:
-        with contextlib.closing(read(this)) as frames:
+        with _decoding(path), contextlib.closing(read(this)) as frames:
             started = time.perf_counter()
             for frame in frames:
                 found.decode_seconds += time.perf_counter() - started
@@ -197,14 +209,11 @@ def _serve(pipe: Connection, jobs: Sequence[Job]) -> None:
     try:
         for path, sampling in jobs:
             try:
-                _send(pipe, path, sampling)
+                with _decoding(path):
+                    _send(pipe, path, sampling)
             except TempoError as error:
                 pipe.send(("error", str(error)))
-            except (OSError, MemoryError, ValueError, RuntimeError) as error:
-                if isinstance(error, BrokenPipeError):
-                    raise
-                pipe.send(("error", f"{path.name} cannot be decoded ({type(error).__name__}: {error})."))
-    except BrokenPipeError:
+    except ConnectionError:
         pass  # nobody wants them any more
 
 

@@ -89,12 +89,13 @@ class Asker:
             **self._options(setting),
         )
         prediction = self.benchmark.parse(answer.text, question.letters, question.options)
-        chosen = prediction
+        guess = ""
         if not prediction and self.benchmark.random_fallback:
-            chosen = random_option(question, self.config.seed)
+            guess = random_option(question, self.config.seed)
         return self._row(question, setting) | {
             "prediction": prediction,
-            "right": chosen == question.answer,
+            "random_option": guess,
+            "right": (prediction or guess) == question.answer,
             "text": answer.text,
             **{name: answer.usage[name] for name in USAGE},
             "allocation": _allocation(answer),
@@ -119,6 +120,7 @@ class Asker:
             "video": question.video,
             "answer": question.answer,
             "prediction": "",
+            "random_option": "",
             "right": False,
             "text": "",
             **dict.fromkeys(USAGE),

@@ -1,5 +1,6 @@
 """The picture of a grid: accuracy over visual tokens per frame, a line for each strategy."""
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,9 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel(f"{results['title']}: accuracy, %")
     axes.set_ylim(0, 104)
     figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(path)
+    fresh = path.with_name(f".{os.getpid()}.{path.name}")
+    figure.savefig(fresh)
+    fresh.replace(path)
 
 
 def _lines(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float, float]]]:

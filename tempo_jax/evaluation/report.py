@@ -97,6 +97,11 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield ""
             yield from (f"* {bad['video']} ({bad['answers']}): {bad['reason']}" for bad in results[name])
             yield ""
+    if results["warnings"]:
+        yield "Said of answers:"
+        yield ""
+        yield from (f"* {said['warning']} ({said['answers']})" for said in results["warnings"])
+        yield ""
 
 
 def _groups(results: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ byte for byte as JSON; seconds, which never come twice, are apart (`seconds`).
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from tempo_jax.evaluation.settings import Setting
 STAGES = ("decode", "wait", "vision", "compress", "answer")  # of Row["seconds"]
 MEANS = ("tokens_per_frame", "visual_tokens", "frames", "prompt_tokens", "new_tokens")
 EXAMPLES = 5  # replies without a letter that are shown
+WARNINGS = 20
 
 Rows = Mapping[tuple[str, str], Row]
 
@@ -48,6 +49,7 @@ def results(
         "settings": [_setting(benchmark, questions, setting, rows) for setting in grid],
         "failures": _by_video(found, "failure"),
         "damaged": _by_video(found, "damage"),
+        "warnings": _warnings(found),
     }
 
 
@@ -124,6 +126,13 @@ def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
         if row[what]:
             counts[row["video"], row[what]] += 1
     return [{"video": v, "reason": reason, "answers": n} for (v, reason), n in sorted(counts.items())]
+
+
+def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """What was said of answers, as that a budget was lowered, the most frequent first."""
+    counts = Counter(text for row in found for text in row["warnings"] if text != row["damage"])
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"warning": text, "answers": count} for text, count in most[:WARNINGS]]
 
 
 def seconds(grid: Sequence[Setting], questions: Sequence[Question], rows: Rows) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Run:
         return found["complete"]
 
     def finish(self, wait: bool) -> Sequence[str]:
-        """Writes the report if this process is the last one; wait: until the others are done.
+        """Writes the report if this process is the last one; wait: process 0 does, when all are done.
 
         The lines to print.
         """
@@ -111,5 +111,7 @@ class Run:
             if not wait:
                 return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
             time.sleep(POLL_SECONDS)
+        if wait and self.process:
+            return []
         self.report()
         return [*self.lines, f"The report: {self.workdir / 'report.md'}"]
