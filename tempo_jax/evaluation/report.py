@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tempo_jax.cli_options import count
 from tempo_jax.evaluation import figure, published
 from tempo_jax.evaluation.results import STAGES
 
@@ -49,7 +50,7 @@ def _head(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Incomplete: {results['answers']} of {total} answers.** The same command goes on."
         yield ""
     yield (
-        f"{results['questions']} questions about {results['videos']} videos; model "
+        f"{count(results['questions'], 'question')} about {count(results['videos'], 'video')}; model "
         f"{results['model']['fingerprint']}; chance {percent(results['chance'])} %."
     )
     yield ""
