@@ -27,41 +27,16 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0; fou
 STATUS = {"finished": 0, "preempted": 143}
 
 
-def parse(argv: list[str]) -> None:
-    """Reads the flags; a mistake in them, or in a field of the config, is one sentence."""
-    from tempo_jax.errors import TempoError
-
-    try:
-        rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:
-        name = str(error.args[0] if error.args else error).splitlines()[0].strip("'\"")
-        raise TempoError(
-            f"the config has no field {name}: the fields are in tempo_jax/training/config.py"
-        ) from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise TempoError(str(error).strip().splitlines()[-1]) from error
-    for flag in (_CONFIG, _WORKDIR):
-        if flag.value is None:
-            raise TempoError(f"--{flag.name} is missing (see python train.py --help)")
-    if rest[1:]:
-        raise TempoError(f"{rest[1]!r} is no flag: give --config, --workdir and --config.field=value")
-    try:
-        _CONFIG.value.lock()
-    except OSError as error:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise TempoError(f"there is no config file {path}: name one of configs/") from error
-
-
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
-    from tempo_jax import cli_options
+    from tempo_jax import cli_config, cli_options
 
     def command() -> int:
-        parse(argv)
+        cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
         import jax
 
         if _DISTRIBUTED.value:

@@ -5,12 +5,12 @@ see (strategy x budget) on a part of the same questions. Videos are encoded as H
 
     python benchmarks/minireel_accuracy.py --out docs/demo_accuracy.json --figure docs/demo_accuracy.png
 
-Several runs over different videos (--first) can share the work; --merge puts their files together.
+`eval.py --config=configs/eval_minireel.py` asks the same of videos that are there, and goes on where it was
+killed. Several runs over different videos (--first) can share the work; --merge puts their files together.
 """
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections import defaultdict
@@ -20,25 +20,10 @@ import numpy as np
 
 import tempo_jax
 from tempo_jax.data import minireel
+from tempo_jax.evaluation import scoring
 
 STRATEGIES = ("head", "tail", "random", "tome", "uniform")
 FULL = "none"  # no compression: every memory token of every segment
-
-
-def auc(scores: np.ndarray, matters: np.ndarray) -> float:
-    """Chance that a segment that matters scores above one that does not; ties count half."""
-    good, bad = scores[matters], scores[~matters]
-    if not len(good) or not len(bad):
-        return math.nan
-    return float((good[:, None] > bad).mean() + (good[:, None] == bad).mean() * 0.5)
-
-
-def interval(right: int, asked: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, share = 1.96, right / asked
-    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return centre - half, centre + half
 
 
 def ask_all(tempo, args) -> list[dict]:
@@ -79,12 +64,9 @@ def _settings(clip, reel, question, args, ablate: bool) -> list[dict]:
         }  # fmt: skip
         if not rows:
             relevance = np.array([segment.relevance for segment in answer.segments])
-            spans = question.relevant_seconds
-            matters = [
-                any(s.start_seconds < end and start < s.end_seconds for start, end in spans)
-                for s in answer.segments
-            ]
-            row["auc"] = auc(relevance, np.array(matters))
+            times = [(segment.start_seconds, segment.end_seconds) for segment in answer.segments]
+            matters = scoring.overlapping(times, question.relevant_seconds)
+            row["auc"] = scoring.auc(relevance, matters)
             row["segments"] = len(matters)
         rows.append(row)
     return rows
@@ -99,8 +81,8 @@ def summary(rows: list[dict], args) -> dict:
     table = {}
     for kind, some in kinds.items():
         right = sum(row["right"] for row in some)
-        low, high = interval(right, len(some))
-        found = [row["auc"] for row in some if not math.isnan(row["auc"])]
+        low, high = scoring.wilson(right, len(some))
+        found = [row["auc"] for row in some if row["auc"] is not None]
         table[kind] = {
             "questions": len(some), "right": right, "accuracy": right / len(some), "low": low, "high": high,
             "relevance_auc": float(np.mean(found)) if found else None,

@@ -21,7 +21,6 @@ from tempo_jax.prompts import DEFAULT_QUESTION
 if TYPE_CHECKING:
     from tempo_jax.inference.engine import Tempo
 
-FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
 STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
 IN_FLIGHT = 2  # chunks the host may run ahead of the device
 
@@ -68,6 +67,11 @@ class Clip:
         total = sum(x.nbytes for x in jax.tree.leaves(self._held))
         return {"prefix" if self._prefix_cache else "visual": total}
 
+    @property
+    def waited_seconds(self) -> float:
+        """How long the device stood waiting for frames in the latest reading of the video."""
+        return self._video_seconds
+
     def read(self, progress: Progress = None) -> None:
         """Decodes and encodes the video if the clip does not hold it yet."""
         with self.tempo.place():
@@ -105,7 +109,7 @@ class Clip:
         question, warnings = _checked(question)
         prompt = layout.prompt_of(plan, tempo.tokenizer, question)
         text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
-        allocate = options.compress and not plan.is_image
+        allocate = options.allocates and not plan.is_image
         everything = plan.segments * tempo.config.memory_tokens
         budget, lowered = layout.affordable_budget(
             plan,
@@ -121,9 +125,15 @@ class Clip:
         with tempo.place():
             prompt = tempo.place.put(prompt)
             bank = self._compress(question, progress)
-            strategy = options.strategy if allocate else None
             selection = programs.select(
-                bank, plan.segments, min(budget, everything), prompt.tags_ST, keep_key, strategy=strategy
+                bank,
+                plan.segments,
+                min(budget, everything),
+                prompt.tags_ST,
+                keep_key,
+                strategy=options.strategy if options.compress and not plan.is_image else None,
+                limits=options.limits(tempo.config.memory_tokens),
+                drop_ratio=options.drop_ratio,
             )
             length = text + int(selection.visual_rows)  # the one value the host waits for
             compressed = time.perf_counter()
@@ -265,7 +275,7 @@ class Clip:
                 "total": now - asked.started,
             },
             warnings=asked.warnings,
-            token_limits=(min(FLOOR, tempo.config.memory_tokens), tempo.config.memory_tokens),
+            token_limits=asked.options.limits(tempo.config.memory_tokens),
         )
 
 

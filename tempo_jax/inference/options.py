@@ -5,15 +5,22 @@ from numbers import Real
 
 import numpy as np
 
-from tempo_jax.ata import KEEP_STRATEGIES
+from tempo_jax.ata import KEEP_STRATEGIES, PRUNE_MODES
 from tempo_jax.errors import TempoError
 
-STRATEGIES = (*KEEP_STRATEGIES, "uniform")
+FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
+PRUNING = {f"prune-{mode}": mode for mode in PRUNE_MODES}  # ablations: segments kept whole or dropped
+STRATEGIES = (*KEEP_STRATEGIES, "uniform", *PRUNING)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The per-question arguments of `Tempo.ask`; TempoError for values that make no sense."""
+    """The per-question arguments of `Tempo.ask`; TempoError for values that make no sense.
+
+    For ablations, min_tokens and max_tokens (0: all that the model has) bound what a segment keeps, and
+    the strategies prune-topk, prune-lastk and prune-random drop the share `drop_ratio` of the segments
+    (the least relevant, the most relevant, any) and keep the others whole, whatever the budget.
+    """
 
     budget: int = 8192
     strategy: str = "head"
@@ -22,12 +29,21 @@ class Options:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    min_tokens: int = FLOOR
+    max_tokens: int = 0
+    drop_ratio: float = 0.5
 
     def __post_init__(self):
         for name in ("budget", "max_new_tokens"):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
+        for name in ("min_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 0 <= value < 2**20:
+                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 0.")
+        if not isinstance(self.drop_ratio, Real) or not 0 <= self.drop_ratio <= 1:
+            raise TempoError(f"drop_ratio is {self.drop_ratio!r}, but it must be from 0 to 1.")
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
@@ -37,6 +53,16 @@ class Options:
             raise TempoError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
         if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 2**63:
             raise TempoError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
+
+    @property
+    def allocates(self) -> bool:
+        """Whether the budget is what decides."""
+        return self.compress and self.strategy not in PRUNING
+
+    def limits(self, memory_tokens: int) -> tuple[int, int]:
+        """The fewest and the most tokens of a segment, of a model that has `memory_tokens`."""
+        most = min(self.max_tokens or memory_tokens, memory_tokens)
+        return min(self.min_tokens, most), most
 
     @property
     def greedy(self) -> bool:

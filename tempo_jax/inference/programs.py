@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from tempo_jax import ata
 from tempo_jax.inference import generate
 from tempo_jax.inference.generate import Sampling
+from tempo_jax.inference.options import FLOOR, PRUNING
 from tempo_jax.inference.placement import SEGMENTS, constrain
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import Rows, Visual
@@ -86,21 +87,41 @@ def compress(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("strategy",))
-def select(bank: Bank, segments, budget, tags_ST, key, *, strategy: str | None) -> Selection:
+@functools.partial(jax.jit, static_argnames=("strategy", "limits", "drop_ratio"))
+def select(
+    bank: Bank,
+    segments,
+    budget,
+    tags_ST,
+    key,
+    *,
+    strategy: str | None,
+    limits: tuple[int, int] | None = None,
+    drop_ratio: float = 0.5,
+) -> Selection:
     """Allocation under `budget` of the first `segments`; strategy None keeps every token.
 
-    "uniform", the ablation, gives every segment the same number of tokens, whatever its relevance.
+    limits: the fewest and the most tokens of a segment. The ablations: "uniform" gives every segment the
+    same number of tokens, whatever its relevance; those of options.PRUNING drop segments, whatever the
+    budget.
     """
     total, per_segment = bank.memory_SKD.shape[:2]
     valid = jnp.arange(total) < segments
+    floor, cap = limits or (FLOOR, per_segment)
+    kept = bank.memory_SKD
     if strategy is None:
-        allocation, kept = jnp.where(valid, per_segment, 0).astype(jnp.int32), bank.memory_SKD
+        allocation = jnp.where(valid, per_segment, 0).astype(jnp.int32)
+    elif strategy in PRUNING:
+        mode = PRUNING[strategy]
+        allocation = ata.prune(
+            bank.relevance_S, drop_ratio=drop_ratio, max_tokens=cap, mode=mode, key=key, valid=valid
+        )
+        kept, _ = ata.keep(kept, allocation)
     else:
         uniform = strategy == "uniform"
         relevance = jnp.ones_like(bank.relevance_S) if uniform else bank.relevance_S
-        allocation = ata.allocate(relevance, valid, budget, max_tokens=per_segment)
-        kept, _ = ata.keep(bank.memory_SKD, allocation, "head" if uniform else strategy, key)
+        allocation = ata.allocate(relevance, valid, budget, min_tokens=floor, max_tokens=cap)
+        kept, _ = ata.keep(kept, allocation, "head" if uniform else strategy, key)
     tag_lengths = jnp.sum(tags_ST >= 0, axis=1)
     return Selection(kept, allocation, jnp.sum(allocation), visual_length(allocation, tag_lengths))
 

@@ -1,0 +1,82 @@
+"""Evaluates a model on a long-video benchmark: one entry point from a laptop to a slice.
+
+    python eval.py --config=configs/eval_lvbench.py --workdir=build/lvbench --config.data.path=LVBench
+        [--config.checkpoint=DIR] [--config.budget=4096,8192] [--config.field=value ...]
+
+The same command continues a run that was interrupted. Several processes share the videos: start the
+command in each with --processes and --process, all with the same workdir, together or one after the other;
+on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md.
+Exit status: 0 finished, 2 a mistake (one sentence on stderr), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows
+where).
+"""
+
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+FLAGS = flags.FlagValues()  # its own: train.py has flags of the same names
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to evaluate: one of configs/eval_*.py.", flag_values=FLAGS, lock_config=True
+)
+_WORKDIR, _COORDINATOR = (
+    flags.DEFINE_string(name, None, text, flag_values=FLAGS)
+    for name, text in (
+        ("workdir", "Folder of the run: its rows and its report."),
+        ("coordinator", "host:port of process 0, with --distributed; found out on Cloud TPU."),
+    )
+)
+_REPORT, _DISTRIBUTED = (
+    flags.DEFINE_bool(name, False, text, flag_values=FLAGS)
+    for name, text in (
+        ("report", "Only write the report of what has been answered so far."),
+        ("distributed", "One of several processes that know each other."),
+    )
+)
+_PROCESSES, _PROCESS = (
+    flags.DEFINE_integer(name, default, text, flag_values=FLAGS)
+    for name, default, text in (
+        ("processes", 1, "How many share the work; found out on Cloud TPU."),
+        ("process", 0, "Which one this is, from 0; found out on Cloud TPU."),
+    )
+)
+
+
+def _who() -> tuple[int, int]:
+    """(which process this is, how many there are)."""
+    if not _DISTRIBUTED.value:
+        return _PROCESS.value, _PROCESSES.value
+    import jax
+
+    here = () if _COORDINATOR.value is None else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    jax.distributed.initialize(*here)
+    return jax.process_index(), jax.process_count()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit status."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if {"--help", "-h"} & set(argv):
+        print(f"{__doc__}{FLAGS.get_help()}")
+        return 0
+    from tempo_jax import cli_config, cli_options
+
+    def command() -> int:
+        cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
+        from tempo_jax.evaluation.runner import Run
+
+        run = Run(_CONFIG.value, _WORKDIR.value, *_who())
+        if _REPORT.value:
+            run.report()
+        else:
+            run.ask()
+        for line in run.lines if _REPORT.value else run.finish(wait=_DISTRIBUTED.value):
+            print(line)
+        return 0
+
+    return cli_options.run("eval", command)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

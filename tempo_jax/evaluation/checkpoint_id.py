@@ -1,0 +1,30 @@
+"""Which model it was: a fingerprint of a checkpoint that does not depend on where it lies."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from tempo_jax import checkpoint
+
+ENDS = 1 << 20  # bytes at either end of a file that are looked at: a 6B's arrays are never read whole
+
+
+def identify(folder: str | Path) -> dict[str, Any]:
+    """{"fingerprint": 16 hex digits, "origin": what model.json says}; of model.json, arrays, tokenizer.
+
+    Two checkpoints of other weights differ: every array file's name and size and its first and last MiB
+    count. TempoError for a folder that is no native checkpoint.
+    """
+    folder = Path(folder)
+    origin = checkpoint.read_model_json(folder, kind="tempo").origin
+    files = [folder / "model.json", *(folder / "params").rglob("*"), *(folder / "tokenizer").rglob("*")]
+    digest = hashlib.sha256()
+    for file in sorted(path for path in files if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with open(file, "rb") as data:
+            digest.update(data.read(ENDS))
+            if size > ENDS:
+                data.seek(max(ENDS, size - ENDS))
+                digest.update(data.read(ENDS))
+    return {"fingerprint": digest.hexdigest()[:16], "origin": origin}

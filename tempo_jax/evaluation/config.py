@@ -1,0 +1,136 @@
+"""What an evaluation is: one ConfigDict, checked before anything slow happens.
+
+Every configs/eval_*.py starts from `default()` and changes what is its own.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import settings
+from tempo_jax.evaluation.benchmarks import benchmark
+from tempo_jax.inference.options import STRATEGIES
+from tempo_jax.paths import MOUNT, url
+
+REUSE = ("vision", "prefix")
+DTYPES = ("", "bfloat16", "float32")
+# What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
+# axes may come and go; those that were asked are not asked again.
+FREE = (
+    "checkpoint", "data", "limit", "reuse", "workers", "ahead_mib", "chunk_segments", "mesh", "published",
+    *settings.AXES,
+)  # fmt: skip
+
+
+def default() -> ConfigDict:
+    """All fields with their types; a field that is not here is a mistake."""
+    config = ConfigDict()
+    config.benchmark = ""  # a name in evaluation.benchmarks.BENCHMARKS
+    config.checkpoint = "checkpoints/tempo-6b"  # native
+    config.data = ConfigDict()
+    config.data.path = ""  # the folder the benchmark was downloaded to
+    config.data.annotations = ""  # pattern of its annotation file(s); empty: the usual ones
+    config.data.videos = ""  # folder of its videos, in data.path or anywhere; empty: the usual ones
+    config.limit = 0  # questions, the first ones; 0: all
+
+    # Of sampling, as published (facts/tempo.md §5.1)
+    config.fps = 2.0
+    config.min_frames = 8
+    # The grid: every question is asked under every combination. One value or several: 4096,8192
+    config.max_frames = (1024,)
+    config.budget = (8192,)
+    config.strategy = ("head",)  # of inference.options.STRATEGIES, or none: no compression
+    config.min_tokens = (4,)
+    config.max_tokens = (0,)  # 0: all that the model has
+    config.drop_ratio = 0.5  # of the strategies prune-*
+    config.seed = 0  # of the strategy random, and of random options for replies without a letter
+
+    config.context_length = 32_768
+    config.dtype = ""  # empty: as stored
+    config.reuse = "vision"  # or prefix: what is kept of a video for its further questions
+    config.chunk_segments = 8  # segments at a time, per device
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over a process's own devices
+    config.workers = 1  # processes that decode the next videos; 0: none, each is decoded when it is asked
+    config.ahead_mib = 2048  # of frames that they may be ahead
+    config.published = True  # published numbers beside ours
+    return config
+
+
+def check(config: ConfigDict) -> None:
+    """Raises one TempoError that names everything wrong with the values."""
+    benchmark(config.benchmark)
+    problems = list(_problems(config))
+    if problems:
+        raise TempoError("; ".join(problems))
+
+
+def _problems(config: ConfigDict) -> Iterator[str]:
+    for name in ("checkpoint", "data.path"):
+        value = _field(config, name)
+        if not value:
+            yield f"config.{name} is empty: give a folder"
+        elif found := url(value):
+            yield f"config.{name} is the URL {found}: {MOUNT}"
+    for name, allowed in (("reuse", REUSE), ("dtype", DTYPES)):
+        if config[name] not in allowed:
+            yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"
+    if config.fps <= 0:
+        yield f"config.fps is {config.fps}: it must be above 0"
+    if not 0 <= config.drop_ratio <= 1:
+        yield f"config.drop_ratio is {config.drop_ratio}: it must be from 0 to 1"
+    for name, least in _LEAST:
+        if _field(config, name) < least:
+            yield f"config.{name} is {_field(config, name)}: it must be at least {least}"
+    yield from _axis_problems(config)
+
+
+def _axis_problems(config: ConfigDict) -> Iterator[str]:
+    for name in settings.AXES:
+        if not settings.axis(config, name):
+            yield f"config.{name} is empty: give at least one value"
+    known = (*STRATEGIES, settings.UNCOMPRESSED)
+    for value in settings.axis(config, "strategy"):
+        if value not in known:
+            yield f"config.strategy has {value!r}: use some of {', '.join(known)}"
+    for name, least in (
+        ("max_frames", config.min_frames),
+        ("budget", 1),
+        ("min_tokens", 0),
+        ("max_tokens", 0),
+    ):
+        for value in settings.axis(config, name):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                yield f"config.{name} has {value!r}: it must be a whole number of at least {least}"
+
+
+_LEAST = (
+    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("chunk_segments", 1),
+    ("workers", 0), ("ahead_mib", 1),
+)  # fmt: skip
+
+
+def _field(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What an answer depends on besides its setting, as plain values: a run goes on only with the same."""
+    return {name: value for name, value in sorted(config.items()) if name not in FREE}
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: Any) -> None:
+    """TempoError when what answers depend on has changed since the run in `workdir` was begun."""
+    changed = [
+        f"{name} was {saved.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise TempoError(
+            f"{workdir} holds a run with other settings ({'; '.join(changed)}): choose another --workdir, or "
+            "the old settings to continue it"
+        )

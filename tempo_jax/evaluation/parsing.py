@@ -1,0 +1,88 @@
+"""From a model's reply to the letter of an option, as the published evaluator does it (facts/tempo.md §5.1).
+
+Replies are text of any kind. A parser returns one of `letters`, or "" for a reply that picks none; it
+never raises. Quirks are kept on purpose: scores are only comparable if they are.
+"""
+
+from collections.abc import Iterator
+
+from tempo_jax.data.minireel import option_of
+
+# Where a letter stands -> how much that counts. The highest wins, among equals the one nearest the end.
+PRIORITY = {
+    "start": 10,
+    "end": 9,
+    "after a phrase": 7,
+    "({})": 6,
+    "{}.": 5,
+    "{}:": 4,
+    "{})": 3,
+    "{} ": 2,
+    "anywhere": 0,
+}
+MARKS = ("({})", "{}.", "{}:", "{})", "{} ")
+_SAID = (
+    "answer is", "correct answer is", "best answer is", "correct option is", "best option is", "choice is",
+    "correct choice is",
+)  # fmt: skip
+PHRASES = (
+    *_SAID, *(f"the {said}" for said in _SAID), "my answer is", "my choice is",
+    "i choose", "i select", "i pick",
+    "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは",
+)  # fmt: skip
+PUNCTUATION = ",.!?;:'\""  # stripped one after the other, in this order, each once
+STOCK_PHRASES = (
+    "The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is",
+    "The correct option is", "Best answer:", "Best option:",
+)  # fmt: skip
+
+
+def by_format(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The letter in the most telling place (LVBench, Video-MME, MLVU).
+
+    Quirks kept: letters are capitals; "{}." and "{} " also end words ("USA "); after a phrase any later
+    occurrence counts, so of "the answer is B, not A" it is A.
+    """
+    text = reply.strip()
+    for mark in PUNCTUATION:
+        text = text.strip(mark)
+    found = list(_places(f" {text} ", letters))
+    if not found:
+        found = [("anywhere", text.rfind(letter), letter) for letter in letters if letter in text]
+    return max(found, key=lambda place: (PRIORITY[place[0]], place[1]), default=("", 0, ""))[2]
+
+
+def _places(text: str, letters: str) -> Iterator[tuple[str, int, str]]:
+    """(format, position, letter) wherever a letter stands in one of the formats. `text` has outer spaces."""
+    for mark in MARKS:
+        for letter in letters:
+            if (at := text.rfind(mark.format(letter))) >= 0:
+                yield mark, at, letter
+    lower = text.lower()
+    for phrase in PHRASES:
+        if (start := lower.find(phrase)) >= 0:
+            for letter in letters:
+                if (at := text.find(letter, start + len(phrase))) >= 0:
+                    yield "after a phrase", at, letter
+    bare = text.strip()
+    if bare[:1] in letters and not bare[1:2].isalpha():
+        yield from (("start", 0, letter) for letter in bare[:1])
+    if bare[-1:] in letters and not bare[-2:-1].isalpha():
+        yield from (("end", len(text), letter) for letter in bare[-1:])
+
+
+def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The first capital A to E anywhere, stock phrases taken out (LongVideoBench).
+
+    Quirks kept: "An apple" is A; and it is A to E whatever the question offers, so an E where there are
+    four options is wrong, not unparsable.
+    """
+    text = reply.strip()
+    for phrase in STOCK_PHRASES:
+        text = text.replace(phrase, "")
+    return next((character for character in text if character in "ABCDE"), "")
+
+
+def by_words(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The letter, or the option whose words the reply has (minireel, whose small model says words)."""
+    return option_of(reply, options) or ""

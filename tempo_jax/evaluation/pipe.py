@@ -1,0 +1,46 @@
+"""The other end of `serve`: a model in a process, and an environment, of its own. Standard library only."""
+
+import contextlib
+import json
+import subprocess
+from typing import Any
+
+from tempo_jax.errors import TempoError
+
+
+class Served:
+    """A model behind a pipe. `python`: the interpreter of the environment that has jax and tempo_jax."""
+
+    def __init__(self, python: str, options: dict[str, Any]):
+        """`options`: as in `serve`. TempoError for what the model does not start with."""
+        command = [python, "-m", "tempo_jax.evaluation.serve", json.dumps(options)]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            )
+        except OSError as error:
+            raise TempoError(f"{python} cannot be started ({error.strerror}): give a python.") from error
+        ready = self._receive()
+        if "error" in ready:
+            self.close()
+            raise TempoError(ready["error"])
+
+    def ask(self, video: str, prompt: str, max_new_tokens: int) -> dict[str, Any]:
+        """{"text", "usage", "warnings"}, or {"error": sentence} where there is no answer."""
+        question = {"video": video, "prompt": prompt, "max_new_tokens": max_new_tokens}
+        with contextlib.suppress(OSError):  # where the process has died, _receive says so
+            print(json.dumps(question), file=self._process.stdin, flush=True)
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            raise TempoError(f"the process of the model ended with status {status}: see what it said above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()

@@ -1,0 +1,181 @@
+"""A run's results as files: report.json, report.md and, of several settings, accuracy.png."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tempo_jax.cli_options import count
+from tempo_jax.evaluation import figure, published
+from tempo_jax.evaluation.results import STAGES
+
+SECONDS = "## Seconds per answer"  # nothing above this line depends on the machine's speed
+
+
+def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_published: bool) -> None:
+    """Writes all of them; whoever does it last has written the same, but for seconds."""
+    text = json.dumps({"results": results, "seconds": seconds}, ensure_ascii=False, indent=1, allow_nan=False)
+    _replace(workdir / "report.json", text + "\n")
+    _replace(workdir / "report.md", markdown(results, seconds, with_published))
+    if figure.worth_drawing(results):
+        figure.draw(results, workdir / "accuracy.png")
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def markdown(results: Mapping[str, Any], seconds: Mapping[str, Any], with_published: bool) -> str:
+    """The report for reading."""
+    return "\n".join(
+        [
+            *_head(results),
+            *_main_table(results, with_published),
+            *_notes(results),
+            *_groups(results),
+            *_settings(results),
+            *_seconds(seconds),
+        ]
+    )
+
+
+def _head(results: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {results['title']}"
+    yield ""
+    total = results["questions"] * len(results["settings"])
+    if not results["complete"]:
+        yield f"**Incomplete: {results['answers']} of {total} answers.** The same command goes on."
+        yield ""
+    yield (
+        f"{count(results['questions'], 'question')} about {count(results['videos'], 'video')}; model "
+        f"{results['model']['fingerprint']}; chance {percent(results['chance'])} %."
+    )
+    yield ""
+
+
+def _main_table(results: Mapping[str, Any], with_published: bool) -> Iterator[str]:
+    yield "| | frames | budget | accuracy, % | 95 % | tokens per frame | visual tokens |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in results["settings"]:
+        score = row["score"]
+        yield _line(
+            f"**measured**: {row['setting']}", row["max_frames"], row["budget"], percent(score["accuracy"]),
+            _interval(score), _number(row["tokens_per_frame"], 2), _number(row["visual_tokens"], 0),
+        )  # fmt: skip
+    for row in published.rows(results["benchmark"]) if with_published else ():
+        name = f"*published, not measured*: {row.system}" + (f", {row.group} only" if row.group else "")
+        tokens = None if row.tokens_per_frame is None else f"{row.tokens_per_frame:g}"
+        yield _line(name, row.max_frames or None, row.budget, f"{row.accuracy:.1f}", None, tokens, None)
+    yield ""
+    yield f"Accuracy: {results['settings'][0]['score']['of']}."
+    yield ""
+
+
+def _notes(results: Mapping[str, Any]) -> Iterator[str]:
+    yield "| setting | right | replies without a letter | failed | relevance AUC |"
+    yield "|---|---|---|---|---|"
+    for row in results["settings"]:
+        right = f"{row['all']['right']}/{row['all']['questions']}"
+        lost = str(row["unparsable"])
+        if row["random_options_right"] is not None:
+            lost += (
+                f", {row['random_options_right']} right by a random option; counted as wrong: "
+                f"{percent(row['without_random_options']['accuracy'])} %"
+            )
+        yield _line(row["setting"], right, lost, row["failed"], _number(row["relevance_auc"], 3))
+    yield ""
+    examples = [text for row in results["settings"] for text in row["unparsable_examples"]]
+    if examples:
+        shown = ", ".join(_quoted(text) for text in dict.fromkeys(examples))
+        yield f"Replies without a letter, for example: {shown}."
+        yield ""
+    for heading, name in (("Failed, scored as wrong", "failures"), ("Damaged, but answered", "damaged")):
+        if results[name]:
+            yield f"{heading}:"
+            yield ""
+            yield from (f"* {bad['video']} ({bad['answers']}): {bad['reason']}" for bad in results[name])
+            yield ""
+    if results["warnings"]:
+        yield "Said of answers:"
+        yield ""
+        yield from (f"* {said['warning']} ({said['answers']})" for said in results["warnings"])
+        yield ""
+
+
+def _groups(results: Mapping[str, Any]) -> Iterator[str]:
+    settings = results["settings"]
+    for heading in settings[0]["groups"]:
+        names = list(dict.fromkeys(name for row in settings for name in row["groups"][heading]))
+        if not names:
+            continue
+        yield f"## By {heading}"
+        yield ""
+        yield _line(heading, "questions", *(row["setting"] for row in settings))
+        yield "|---" * (2 + len(settings)) + "|"
+        for name in names:
+            parts = [row["groups"][heading].get(name) for row in settings]
+            cells = [f"{percent(part['accuracy'])} ({_interval(part)})" if part else None for part in parts]
+            yield _line(name, next(part["questions"] for part in parts if part), *cells)
+        yield ""
+
+
+def _settings(results: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What was run"
+    yield ""
+    for name, value in {"model": results["model"], "annotations": results["annotations"]}.items():
+        yield f"* {name}: `{json.dumps(value, ensure_ascii=False, sort_keys=True)}`"
+    yield f"* code: {results['code']}"
+    yield from (f"* {name}: {'-' if value == '' else value}" for name, value in results["config"].items())
+    yield ""
+
+
+def _seconds(seconds: Mapping[str, Any]) -> Iterator[str]:
+    yield SECONDS
+    yield ""
+    yield _line("setting", *STAGES)
+    yield "|---" * (1 + len(STAGES)) + "|"
+    for setting, times in seconds.items():
+        yield _line(setting, *(_number(times[stage], 3) for stage in STAGES))
+    yield ""
+    yield (
+        "decode and vision: a video's, shared out among its answers. decode is the decoders' own time; wait "
+        "is what of it the device stood still for."
+    )
+    yield ""
+
+
+def _line(*cells: Any) -> str:
+    return "| " + " | ".join("-" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def percent(share: float | None) -> str:
+    """70.0 of 0.7."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    return f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
+
+
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def _quoted(text: str) -> str:
+    return "`" + " ".join(text.replace("`", "'").split())[:60] + "`" if text.strip() else "(nothing)"
+
+
+def table(results: Mapping[str, Any]) -> Sequence[str]:
+    """The lines that a finished run prints."""
+    lines = []
+    for row in results["settings"]:
+        score, tokens = row["score"], row["tokens_per_frame"]
+        lines.append(
+            f"{row['setting']}: {percent(score['accuracy'])} % ({_interval(score)}), "
+            f"{'-' if tokens is None else format(tokens, '.2f')} tokens per frame, "
+            f"{row['unparsable']} without a letter, {row['failed']} failed"
+        )
+    return lines

@@ -1,0 +1,150 @@
+"""From a run's rows to its results: plain values that depend on nothing but answers.
+
+However a run was interrupted, spread over processes or ordered, the same answers give the same results,
+byte for byte as JSON; seconds, which never come twice, are apart (`seconds`).
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tempo_jax.evaluation import scoring
+from tempo_jax.evaluation.annotations import Question
+from tempo_jax.evaluation.benchmarks import Benchmark
+from tempo_jax.evaluation.rows import Row
+from tempo_jax.evaluation.settings import Setting
+
+STAGES = ("decode", "wait", "vision", "compress", "answer")  # of Row["seconds"]
+MEANS = ("tokens_per_frame", "visual_tokens", "frames", "prompt_tokens", "new_tokens")
+EXAMPLES = 5  # replies without a letter that are shown
+WARNINGS = 20
+
+Rows = Mapping[tuple[str, str], Row]
+
+
+def results(
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    grid: Sequence[Setting],
+    rows: Rows,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a report says but seconds. `about`: the model and the settings that are the same for all.
+
+    accuracies are shares from 0 to 1.
+    """
+    questions = sorted(questions, key=lambda question: question.id)
+    chance = math.fsum(1 / len(q.letters) for q in questions) / len(questions)
+    found = [rows[q.id, s.name] for s in grid for q in questions if (q.id, s.name) in rows]
+    return {
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "questions": len(questions),
+        "videos": len({q.video for q in questions}),
+        "chance": chance,
+        "answers": len(found),
+        "complete": len(found) == len(questions) * len(grid),
+        **about,
+        "settings": [_setting(benchmark, questions, setting, rows) for setting in grid],
+        "failures": _by_video(found, "failure"),
+        "damaged": _by_video(found, "damage"),
+        "warnings": _warnings(found),
+    }
+
+
+def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: Rows) -> dict[str, Any]:
+    asked = [(q, rows[q.id, setting.name]) for q in questions if (q.id, setting.name) in rows]
+    answered = [row for _, row in asked if not row["failure"]]
+    unparsable = [row for row in answered if not row["prediction"]]
+    guessed = sum(row["right"] for row in unparsable)
+    groups = {heading: _groups(asked, heading) for heading in benchmark.groups}
+    return {
+        "setting": setting.name,
+        "max_frames": setting.max_frames,
+        "strategy": setting.strategy,
+        "budget": setting.budget,
+        "min_tokens": setting.min_tokens,
+        "max_tokens": setting.max_tokens,
+        "score": _score(benchmark, asked, groups),
+        "all": _share(row["right"] for _, row in asked),
+        "groups": groups,
+        "failed": len(asked) - len(answered),
+        "unparsable": len(unparsable),
+        "unparsable_examples": [row["text"] for row in unparsable[:EXAMPLES]],
+        "random_options_right": guessed if benchmark.random_fallback else None,
+        "without_random_options": _share(row["right"] and bool(row["prediction"]) for _, row in asked),
+        "relevance_auc": _mean(row["auc"] for row in answered if row["auc"] is not None),
+        **{name: _mean(row[name] for row in answered) for name in MEANS},
+    }
+
+
+def _score(benchmark: Benchmark, asked, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's one number."""
+    parts = list(groups.get(benchmark.mean_of, {}).values())
+    if not parts:
+        return {"of": "all questions", **_share(row["right"] for _, row in asked)}
+    low, high = scoring.mean_interval([(part["right"], part["questions"]) for part in parts])
+    mean = math.fsum(part["accuracy"] for part in parts) / len(parts)
+    return {"of": f"mean over {len(parts)} groups of {benchmark.mean_of}", "accuracy": mean} | {
+        "low": low, "high": high,
+    }  # fmt: skip
+
+
+def _groups(asked, heading: str) -> dict[str, Any]:
+    members = defaultdict(list)
+    for question, row in asked:
+        for name in question.groups.get(heading, ()):
+            members[name].append(row["right"])
+    return {name: _share(members[name]) for name in sorted(members, key=_by_number)}
+
+
+def _by_number(name: str) -> tuple[bool, float, str]:
+    """Durations in their order, short before long, then names."""
+    known = {"short": 0.0, "medium": 1.0, "long": 2.0}
+    number = float(name) if name.replace(".", "", 1).isdigit() else known.get(name)
+    return number is None, number or 0.0, name
+
+
+def _share(right: Iterable[bool]) -> dict[str, Any]:
+    right = list(right)
+    count, total = sum(right), len(right)
+    low, high = scoring.wilson(count, total)
+    accuracy = count / total if total else None
+    return {"questions": total, "right": count, "accuracy": accuracy, "low": low, "high": high}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
+
+
+def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
+    """Sentences about videos, each once, with how many answers it is about."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for row in found:
+        if row[what]:
+            counts[row["video"], row[what]] += 1
+    return [{"video": v, "reason": reason, "answers": n} for (v, reason), n in sorted(counts.items())]
+
+
+def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """What was said of answers, as that a budget was lowered, the most frequent first."""
+    counts = Counter(text for row in found for text in row["warnings"] if text != row["damage"])
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"warning": text, "answers": count} for text, count in most[:WARNINGS]]
+
+
+def seconds(grid: Sequence[Setting], questions: Sequence[Question], rows: Rows) -> dict[str, Any]:
+    """Seconds per answer of each setting, by stage; None where nothing was answered.
+
+    A video's decoding and vision are shared out among the answers it was read for. decode is the decoder's
+    own time, which worker processes spend beside the device's; wait is what of it held the device up.
+    """
+    table = {}
+    for setting in grid:
+        some = [rows[q.id, setting.name] for q in questions if (q.id, setting.name) in rows]
+        some = [row["seconds"] for row in some if not row["failure"]]
+        table[setting.name] = {stage: _mean(times[stage] for times in some) for stage in STAGES}
+        table[setting.name]["answers"] = len(some)
+    return table

@@ -1,0 +1,117 @@
+"""Asks a model a benchmark's questions: videos one after the other, each decoded and seen once.
+
+A row per answer goes to workdir/rows/<process>.jsonl as it comes, and what is there is not asked again;
+so a run may be killed at any moment, and processes share the videos without talking to each other.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
+from tempo_jax.evaluation import config as configs
+from tempo_jax.evaluation.ask import Asker
+from tempo_jax.evaluation.benchmarks import benchmark
+from tempo_jax.evaluation.videos import Videos
+from tempo_jax.evaluation.watch import Watch
+from tempo_jax.paths import check_local
+from tempo_jax.training.checkpoints import code_version
+
+POLL_SECONDS = 0.5
+
+
+class Run:
+    """One process's part of an evaluation in `workdir`; TempoError for what a user can mend."""
+
+    def __init__(self, config: ConfigDict, workdir: str | os.PathLike, process: int = 0, processes: int = 1):
+        configs.check(config)
+        check_local("the workdir", workdir)
+        if not 0 <= process < processes:
+            raise TempoError(f"--process is {process}: it must be from 0 to {processes - 1} (--processes).")
+        self.config, self.workdir = config, Path(workdir)
+        self.process, self.processes = process, processes
+        self.benchmark, self.grid = benchmark(config.benchmark), settings.grid(config)
+        everything = annotations.read(self.benchmark, config.data.path, config.data.annotations)
+        self.questions = everything[: config.limit or None]
+        self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
+        self.about = {
+            "model": checkpoint_id.identify(config.checkpoint),
+            "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
+            "config": configs.identity(config),
+            "code": code_version(),
+        }
+        self._begin()
+
+    def _begin(self) -> None:
+        """Notes what the answers depend on; TempoError where those of this workdir depend on other things."""
+        path = self.workdir / "run.json"
+        now = {
+            "model": self.about["model"]["fingerprint"],
+            "annotations": self.about["annotations"]["fingerprint"],
+            **self.about["config"],
+        }
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                configs.check_same_run(json.loads(path.read_text("utf-8")), now, self.workdir)
+                return
+            fresh = path.with_name(f".run.{os.getpid()}.json")
+            fresh.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            raise TempoError(f"{self.workdir} cannot be written ({error.strerror}).") from error
+        except json.JSONDecodeError as error:
+            raise TempoError(f"{path} is damaged: choose another --workdir.") from error
+
+    def missing(self, done: Any) -> list[tuple[annotations.Question, settings.Setting]]:
+        """What is still to be asked, by anyone, videos in the order of their names."""
+        pairs = ((q, s) for q in self.questions for s in self.grid if (q.id, s.name) not in done)
+        return sorted(pairs, key=lambda pair: (pair[0].video, pair[0].id))
+
+    def ask(self) -> None:
+        """Asks this process's part of what is missing."""
+        done = rows.read(self.workdir)
+        names = sorted({question.video for question in self.questions})[self.process :: self.processes]
+        mine = set(names)
+        todo = [(q, s) for q, s in self.missing(done) if q.video in mine]
+        if not todo:
+            return
+        total = len(self.grid) * sum(q.video in mine for q in self.questions)
+        writer = rows.Writer(self.workdir, self.process)
+        watch = Watch(total - len(todo), total, shown=self.process == 0)
+        try:
+            for row in Asker(self.config, self.benchmark, self.videos).rows(todo):
+                writer.write(row)
+                watch.answered(row["right"])
+        finally:
+            watch.close()
+            writer.close()
+
+    def report(self) -> bool:
+        """Writes the report of all rows that are there; whether they are complete."""
+        done = rows.read(self.workdir)
+        found = results.results(self.benchmark, self.questions, self.grid, done, self.about)
+        seconds = results.seconds(self.grid, self.questions, done)
+        report.write(self.workdir, found, seconds, self.config.published)
+        self.lines = report.table(found)
+        return found["complete"]
+
+    def finish(self, wait: bool) -> Sequence[str]:
+        """Writes the report if this process is the last one; wait: process 0 does, when all are done.
+
+        The lines to print.
+        """
+        while self.missing(rows.read(self.workdir)):
+            if not wait:
+                return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
+            time.sleep(POLL_SECONDS)
+        if wait and self.process:
+            return []
+        self.report()
+        return [*self.lines, f"The report: {self.workdir / 'report.md'}"]

@@ -1,0 +1,111 @@
+"""Evaluations of a stand-in model: it reads every frame and answers by the question's and video's text.
+
+python -m tests.eval_runs COPY WORKDIR ROWS        killed in the middle of the line after ROWS rows
+"""
+
+import hashlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import config as configs
+from tempo_jax.evaluation import model, rows
+from tempo_jax.evaluation.runner import Run
+from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.models.config import TINY
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+class FakeClip:
+    waited_seconds = 0.25
+
+    def __init__(self, tempo, source):
+        self.tempo, self.name = tempo, source.name
+        self.frames = sum(len(chunk) for chunk in source.chunks(5))
+        assert self.frames == source.num_frames
+
+    def ask(self, question, *, max_new_tokens, seed, **options):
+        self.tempo.asked.append((self.name, question, options))
+        budget = options.get("budget", 4096) if options.get("compress", True) else 8192
+        if budget == 13:
+            raise TempoError("The question does not fit a budget of 13.")
+        reply = self.tempo.reply(self.name, question, options)
+        segments = [Segment(i, 2.0 * i, 2.0 * i + 2, 0.5 + 0.1 * i, budget // 2) for i in range(2)]
+        usage = {
+            "frames": self.frames, "segments": 2, "budget": budget, "visual_tokens": budget,
+            "tokens_per_frame": budget / self.frames, "prompt_tokens": budget + 9, "new_tokens": 2,
+        }  # fmt: skip
+        warnings = ["The budget is lowered."] if budget == 77 else []
+        return Answer(reply, [1, 2], segments, usage, {"compress": 0.5, "answer": 0.125}, warnings)
+
+
+def some_letter(video, question, options):
+    """One of A to D, sometimes nothing; always the same for the same."""
+    digest = hashlib.sha256(f"{video}{question}{sorted(options.items())}".encode()).digest()
+    return ("A", "(B)", "C.", "The answer is D", "夢")[digest[0] % 5]
+
+
+class FakeTempo:
+    """Counts what is asked of it."""
+
+    config = TINY
+
+    def __init__(self, reply=some_letter):
+        self.reply = reply
+        self.asked, self.opened = [], []
+
+    def open(self, source, *, keep, prefix_cache):
+        assert keep
+        self.opened.append((source.name, source.num_frames))
+        return FakeClip(self, source)
+
+
+def config_of(benchmark: str, folder: Path, checkpoint: Path, **changes) -> ConfigDict:
+    """Of a small copy; decoded without worker processes unless told so."""
+    config = configs.default()
+    config.update({"benchmark": benchmark, "checkpoint": str(checkpoint), "workers": 0})
+    config.data.path = str(folder)
+    config.mesh.fsdp = 1
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def evaluate(config: ConfigDict, workdir: Path, process: int = 0, processes: int = 1) -> list[str]:
+    """What eval.py does with a config."""
+    run = Run(config, workdir, process, processes)
+    run.ask()
+    return list(run.finish(wait=False))
+
+
+def checkpoint(folder: Path, tokenizer: Path) -> Path:
+    """What of a checkpoint a stand-in model needs."""
+    from tempo_jax.checkpoint import describe
+
+    (folder / "params").mkdir(parents=True)
+    describe(folder, "tempo", TINY, tokenizer, {"from": "tests"})
+    return folder
+
+
+def main() -> None:
+    copy, workdir, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    model.load = lambda config: FakeTempo()
+    write = rows.Writer.write
+
+    def kill(writer, row):
+        if len(rows.read(workdir)) < count:
+            return write(writer, row)
+        writer._file.write(b'{"question": "half a li')
+        writer._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    rows.Writer.write = kill
+    evaluate(config_of("lvbench", copy, copy.parent / "model"), workdir)
+
+
+if __name__ == "__main__":
+    main()

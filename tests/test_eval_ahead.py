@@ -1,0 +1,107 @@
+"""Videos decoded ahead in worker processes: the same frames, in order; broken ones harm nobody."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import ahead
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.video import open_video
+from tests.benchmark_copies import write_videos
+
+ORDER = ("one", "cut", "two", "missing", "empty", "one")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_videos(folder)
+    return folder
+
+
+def jobs(folder, names):
+    sampling = ahead.Sampling(2.0, 8, 1024, VideoConfig())
+    return [(folder / f"{name}.mp4", sampling) for name in names]
+
+
+def frames(source, size=3):
+    return np.concatenate(list(source.chunks(size)))
+
+
+def read(found):
+    """(frames, warnings) of a video, or its sentence."""
+    if found.source is None:
+        return found.error
+    return frames(found.source), found.source.warnings
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_change_nothing(folder, workers):
+    results = [read(found) for found in ahead.opened(jobs(folder, ORDER), workers, 64 << 20)]
+    for name, result in zip(ORDER, results, strict=True):
+        path = folder / f"{name}.mp4"
+        if name in ("missing", "empty"):
+            with pytest.raises(TempoError) as caught:
+                open_video(path)
+            assert result == str(caught.value)
+            continue
+        expected = open_video(path, min_frames=8)
+        np.testing.assert_array_equal(result[0], frames(expected))
+        assert result[1] == expected.warnings
+    assert any("is cut short" in warning for warning in results[1][1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_not_read_is_passed_over(folder, workers):
+    videos = ahead.opened(jobs(folder, ("one", "two", "one")), workers, 1)
+    found = [opened.source.name for opened in videos]
+    assert found == ["one.mp4", "two.mp4", "one.mp4"]
+
+
+def test_the_clock_counts_decoding_only(folder):
+    (found,) = ahead.opened(jobs(folder, ("one",)), 0, 0)
+    for _ in found.source.chunks(1):
+        time.sleep(0.1)
+    assert 0 < found.decode_seconds < 0.5  # of 8 frames; 0.8 s were slept
+
+
+def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
+    """Of the video that was being decoded; the next is decoded by another process."""
+    hands = []
+    start = ahead._Hand._start
+
+    def watched(hand):
+        start(hand)
+        hands.append(hand)
+
+    monkeypatch.setattr(ahead._Hand, "_start", watched)
+    monkeypatch.setattr(ahead, "BLOCK_BYTES", 1)  # a frame a block, so that some are still to come
+    results = []
+    for number, found in enumerate(ahead.opened(jobs(folder, ("one", "two", "one")), 1, 2)):
+        if number == 0:
+            os.kill(hands[0]._process.pid, signal.SIGKILL)
+            with pytest.raises(TempoError, match=r"The process that decoded one\.mp4 died"):
+                frames(found.source)
+        else:
+            results.append(len(frames(found.source)))
+    assert results == [8, 8] and len(hands) == 2
+
+
+def test_a_video_that_kills_its_decoder_is_tried_twice(folder, monkeypatch):
+    starts = []
+    start = ahead._Hand._start
+
+    def killed(hand):
+        start(hand)
+        starts.append(hand._done)
+        if hand._done == 0:
+            os.kill(hand._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(ahead._Hand, "_start", killed)
+    first, second = (read(found) for found in ahead.opened(jobs(folder, ("one", "two")), 1, 1 << 20))
+    assert first == "The process that decoded one.mp4 died: the file is damaged, or there was no memory left."
+    assert len(second[0]) == 8 and starts == [0, 0, 1]
