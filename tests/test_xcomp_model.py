@@ -13,7 +13,6 @@ from tempo_jax.xcomp import merging, umt
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 
-
 _merge = jax.jit(merging.merge, static_argnums=(1, 2))
 
 

@@ -1,16 +1,19 @@
 """The tiny XComp of the recorded runs: weights by their names and shapes, inputs by their seeds."""
 
+import dataclasses
 import functools
 import hashlib
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from convert import mapping
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY
+from tempo_jax.models.config import XCOMP_TINY, UMTConfig, XCompConfig
 from tempo_jax.trees import nest
+from tempo_jax.xcomp.engine import XComp
 from tests.systems import GOLDEN
 
 FOLDER = GOLDEN / "xcomp_tiny"
@@ -75,3 +78,31 @@ def pixels_f32(seed: int, count: int) -> np.ndarray:
     """Normalised pixels [count, 448, 448, 3] (recorded channels first)."""
     x = np.random.RandomState(seed).standard_normal((count, 3, 448, 448)).astype(np.float32)
     return x.transpose(0, 2, 3, 1)
+
+
+# A smaller system for what does not need recorded numbers: 64-pixel frames, minireel's vocabulary.
+MICRO = XCompConfig(
+    vision=UMTConfig(hidden_size=64, intermediate_size=64, depth=1, num_heads=1, image_size=64, patch_size=8),
+    llm=dataclasses.replace(
+        XCOMP_TINY.llm, vocab_size=1024, hidden_size=32, intermediate_size=48, num_layers=4, head_dim=8
+    ),
+    score_layers=(1, 3),
+    context_length=4096,
+    eos_ids=(2,),
+)
+
+
+@functools.cache
+def micro_parameters(clip_frames: int = 8) -> dict:
+    return build.parameters(build.init(dataclasses.replace(MICRO, clip_frames=clip_frames), seed=3))
+
+
+def micro(tokenizer, **changes) -> XComp:
+    """An engine around random weights; changes: fields of the config."""
+    params = jax.tree.map(jnp.copy, micro_parameters())
+    return XComp(dataclasses.replace(MICRO, **changes), params, tokenizer, chunk_clips=2)
+
+
+def moving(count: int, seed: int = 0) -> np.ndarray:
+    """uint8 [count, 40, 48, 3], every frame another."""
+    return np.random.RandomState(seed).randint(0, 256, (count, 40, 48, 3)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which frames QC-Comp scores together: overlapping chunks of a video, whose end meets its start (xcomp §3.2)."""
+"""Which frames QC-Comp scores together: overlapping chunks of a video that goes in circles (xcomp §3.2)."""
 
 import dataclasses
 

@@ -42,7 +42,7 @@ class XComp(nnx.Module):
     def assemble(self, token_ids_BL, visual_index_BL, visual_MD) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
-        visual_MD: a pool of visual tokens shared by all rows; visual_index_BL: a row of the pool, -1 for text.
+        visual_MD: a pool of visual tokens for all rows; visual_index_BL: a row of the pool, -1 for text.
         """
         text = self.llm.embed(token_ids_BL)
         rows = visual_MD.astype(text.dtype)[jnp.maximum(visual_index_BL, 0)]

@@ -1,4 +1,4 @@
-"""Which frames of a video XComp sees: always a multiple of 8, from the middles of equal parts (xcomp §1.7)."""
+"""Which frames of a video XComp sees: a multiple of 8, from the middles of equal parts (xcomp §1.7)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How many tokens of a frame each layer sees, and which: integer tables, made once in float64 (xcomp §2.1-2.3).
+"""How many tokens of a frame each layer sees, and which: integer tables, made in float64 (xcomp §2.1-2.3).
 
 Layers count from 1 here as in the paper; entry 0 of every table is what enters the LLM. A drop before
 layer 1 is a drop like any other.
@@ -93,7 +93,8 @@ def _spread(tokens: int) -> dict[int, tuple[int, ...]]:
     """Count -> that many survivors, spread as evenly as removing one after the other allows.
 
     Removed is each time the first whose absence brings survivor j of m closest to place tokens*j/m, in
-    squares and summed over all but the last survivor.
+    squares and summed over all but the last survivor. Exact ties are frequent and float64 rounding decides
+    them, so the sum is formed as the released code forms it: term by term, from the left.
     """
     found = {tokens: tuple(range(tokens))}
     for count in range(tokens - 1, 0, -1):
@@ -103,10 +104,11 @@ def _spread(tokens: int) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def _unevenness(places: tuple[int, ...], tokens: int) -> int:
-    """Times m squared, so that it is an integer and equals are equal."""
-    m = len(places)
-    return sum((tokens * j - m * (place + 1)) ** 2 for j, place in enumerate(places[:-1], 1))
+def _unevenness(places: tuple[int, ...], tokens: int) -> float:
+    total = 0.0  # not sum(), which newer Pythons compensate
+    for j, place in enumerate(places[:-1], 1):
+        total += (tokens * j / len(places) - (place + 1)) ** 2
+    return total
 
 
 def _strided(config: LPCompConfig, layers: int, places: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -116,8 +118,8 @@ def _strided(config: LPCompConfig, layers: int, places: tuple[int, ...]) -> tupl
         if layer - 1 in config.step_layers:
             if len(places) % config.stride:
                 raise TempoError(
-                    f"compression.stride {config.stride} does not divide the {len(places)} tokens a frame has "
-                    f"after layer {layer - 1}: choose another."
+                    f"compression.stride {config.stride} does not divide the {len(places)} tokens a frame "
+                    f"has after layer {layer - 1}: choose another."
                 )
             places = places[config.stride - 1 :: config.stride]
         table.append(places)

@@ -1,8 +1,8 @@
 """How much a question looks at each clip, in one layer, over a window with positions of its own (xcomp §3.3).
 
 The hidden states come from the whole chunk; only this attention is local. It is computed for the question's
-rows alone. Logits are scaled before they are formed and softmax and means are float32: the released code forms
-them in float16, where they can overflow (§6.2, 9).
+rows alone. Logits are scaled before they are formed and softmax and means are float32: the released code
+forms them in float16, where they can overflow (§6.2, 9).
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.models import rope
+from tempo_jax.models.attention import attention
 from tempo_jax.models.decoder import Decoder, DecoderLayer
 from tempo_jax.models.layers import layer
 from tempo_jax.xcomp.chunks import Windows
@@ -41,13 +42,16 @@ def layer_scores(
     layers: range,
     windows: Windows,
     causal: bool,
-    attend,
 ) -> jax.Array:
     """Scores of one chunk in some layers, float32 [layers, clips]; those of §3.3 with `windows` in mind.
 
     Layers past the last one are not computed. A clip that `windows.valid` leaves out has a score that
     counts for nothing. prefix: text tokens before the video.
     """
+
+    def attend(q, k, v):
+        return attention(q, k, v, causal=True)
+
     found = []
     for index, x in walk(decoder, x_BLD, rows, room, plan, attend):
         if index in layers:
@@ -78,7 +82,7 @@ def clip_scores(
     """Mean attention of the question's rows to every clip of a chunk, float32 [clips].
 
     x_LD: what enters the layer: prefix, frames x tokens visual tokens, text. causal: a row sees no later
-    text; False is the released form, where it sees all of it up to the assistant's header ("global": and that).
+    text; False is the released form, where it sees all up to the assistant's header ("global": and that).
     """
     clips, per_clip = frames // GRAIN, GRAIN * tokens
     size = windows.size or clips
