@@ -146,6 +146,11 @@ class XCompConfig:
     context_length: int = 32_768
     eos_ids: tuple[int, ...] = (QWEN_IDS.im_end, QWEN_IDS.end_of_text)
 
+    @property
+    def memory_tokens(self) -> int:
+        """Visual tokens of a clip: what a batch's pool holds for each, as of Tempo's segments."""
+        return self.clip_frames * self.frame_tokens
+
 
 QWEN3_VL_2B = Qwen3VLConfig(
     vision=VisionConfig(
@@ -285,6 +290,17 @@ XCOMP_TINY = XCompConfig(
     ),
 )
 
+# Of minireel's world, as DEMO; of a size that two CPU cores can train.
+XCOMP_DEMO = XCompConfig(
+    vision=UMTConfig(
+        hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
+    ),
+    llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
+    score_layers=(1, 4),
+    context_length=8192,
+    eos_ids=(2,),
+)
+
 PRESETS = {
     "demo": DEMO,
     "qwen3-vl-2b": QWEN3_VL_2B,
@@ -292,6 +308,7 @@ PRESETS = {
     "tempo-6b": TEMPO_6B,
     "tiny": TINY,
     "xcomp-2b": XCOMP_2B,
+    "xcomp-demo": XCOMP_DEMO,
     "xcomp-tiny": XCOMP_TINY,
 }
 

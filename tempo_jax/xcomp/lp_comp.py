@@ -41,6 +41,18 @@ class Room(NamedTuple):
         return self.text + self.frames * tokens
 
 
+def places(rows: Rows, room: Room, tokens: int) -> tuple[jax.Array, jax.Array]:
+    """What stands at each place of rows with `tokens` a frame, int32 [B, L] twice: which of the row's text
+    tokens, and which of its visual ones; -1 where the other stands, or nothing."""
+    place = jnp.arange(room.length(tokens))
+    prefix, video = rows.prefix_B[:, None], rows.frames_B[:, None] * tokens
+    inside = place - prefix
+    is_visual = (inside >= 0) & (inside < video)
+    text = jnp.where(inside < 0, place, place - video)
+    is_text = ~is_visual & (text < prefix + rows.suffix_B[:, None])
+    return jnp.where(is_text, text, -1), jnp.where(is_visual, inside, -1)
+
+
 def delete(x_BL, rows: Rows, room: Room, before: int, kept: tuple[int, ...]):
     """Rows [B, L, ...] with `before` tokens a frame to rows that keep the `kept` ones of each frame.
 

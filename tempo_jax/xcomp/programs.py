@@ -47,16 +47,12 @@ def see(model: XComp, pool, frames, start):
 
 def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: lp_comp.Room):
     """A prompt's embeddings [1, L, D] and rows. rows_V: pool rows of room.frames frames, `frames` real."""
-    tokens, prefix = model.config.frame_tokens, prompt.prefix_P.shape[0]
-    place = jnp.arange(room.length(tokens))
-    inside = place - prefix
-    after = jnp.clip(inside - frames * tokens, 0, prompt.suffix_Q.shape[0] - 1)
-    ids = jnp.where(inside < 0, prompt.prefix_P[jnp.minimum(place, prefix - 1)], prompt.suffix_Q[after])
-    visual = (inside >= 0) & (inside < frames * tokens)
-    index = jnp.where(visual, rows_V[jnp.clip(inside, 0, rows_V.shape[0] - 1)], -1)
-    x = model.assemble(ids[None], index[None], pool)
-    lengths = (jnp.int32(prefix), frames, prompt.suffix_length)
-    return x, lp_comp.Rows(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
+    lengths = (prompt.prefix_P.shape[0], frames, prompt.suffix_length)
+    rows = lp_comp.Rows(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
+    text, visual = lp_comp.places(rows, room, model.config.frame_tokens)
+    ids = jnp.concatenate([prompt.prefix_P, prompt.suffix_Q])[jnp.maximum(text, 0)]
+    index = jnp.where(visual >= 0, rows_V[jnp.maximum(visual, 0)], -1)
+    return model.assemble(ids, index, pool), rows
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "plan", "layers", "windows", "causal"))
