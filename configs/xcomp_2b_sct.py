@@ -2,7 +2,8 @@
 
 Published (facts/xcomp.md §4): one epoch of 2.5 % of the base model's fine-tuning mixture, 71,904 samples in
 2,247 steps of 32; AdamW (0.9, 0.999, 1e-8), no weight decay, gradients clipped at 1; peak 1e-5, 3 % warm-up,
-cosine to 0; bfloat16; 128 to 1024 frames at up to 8 a second, in clips of 8; at most 32,768 tokens. It took 19.7 h on 8 GPUs; the loss went from 0.701 (first 200 steps) to 0.668 (steps 2,000 to 2,200).
+cosine to 0; bfloat16; 128 to 1024 frames at up to 8 a second, in clips of 8; at most 32,768 tokens. It took
+19.7 h on 8 GPUs; the loss went from 0.701 (first 200 steps) to 0.668 (steps 2,000 to 2,200).
 
 What learns, and its peak learning rate:
 
@@ -17,8 +18,8 @@ gradients; samples with one image, 16 of the published 84 sets, are skipped and 
 tokens a sample; 8 shards of 4 micro-batches, 32 samples a step. What data the mixture is made of: facts §4.
 
     python -m convert.from_hf --model=xcomp --source=VideoChat-Flash-2B --target=build/xcomp_2b/base
-    python -m tempo_jax.data.prepare --source=mixture/videos.jsonl --sizes=448x448 --fps=8 --max-frames=1024 \\
-        --target=data/xcomp_videos
+    python -m tempo_jax.data.prepare --source=mixture/videos.jsonl --sizes=448x448 --fps=8 \\
+        --max-frames=1024 --target=data/xcomp_videos
     python train.py --config=configs/xcomp_2b_sct.py --workdir=build/xcomp_2b/sct --distributed
 
 Expected chips, memory and step time: not known yet; nothing has been run at this size here.

@@ -312,13 +312,14 @@ def _generate(kind: str, config: Any) -> dict:
 
 
 def _xcomp_json(config: cfg.XCompConfig) -> dict:
-    values = _decoder_json(config.llm)
-    for name in ("head_dim", "attention_bias"):  # Qwen2 has neither field
-        values.pop(name)
+    values, llm = _decoder_json(config.llm), config.llm
+    values.pop("attention_bias")  # no field of Qwen2, which always has it
+    if llm.head_dim * llm.num_heads == llm.hidden_size:
+        values.pop("head_dim")
     return values | {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "qwen2",
-        "eos_token_id": config.eos_ids[0],
+        "eos_token_id": list(config.eos_ids),
         "bos_token_id": cfg.QWEN_IDS.end_of_text,
         "mm_vision_tower": "umt-hd-large",
         "mm_vision_select_layer": -2,

@@ -37,8 +37,8 @@ def open_part(path: str, percent: float, start: float = 0.0, stop: float = 1.0) 
     """A fixed part of one: `subset.Subset` has the rule."""
     if not 0 < percent <= 50 or not 0 <= start < stop <= 1:
         raise TempoError(
-            f"A part of a data set has percent={percent}, start={start}, stop={stop}: percent must be above 0 "
-            "and at most 50, and start below stop, both from 0 to 1."
+            f"A part of a data set has percent={percent}, start={start}, stop={stop}: percent must be above "
+            "0 and at most 50, and start below stop, both from 0 to 1."
         )
     return Subset(open_prepared(path), percent, start, stop)
 

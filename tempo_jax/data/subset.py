@@ -1,4 +1,4 @@
-"""A fixed part of a data source, as XComp was tuned on 2.5 % of its base model's mixture (facts/xcomp.md §4)."""
+"""A fixed part of a data source, as XComp was tuned on 2.5 % of a mixture (facts/xcomp.md §4)."""
 
 import math
 import random
