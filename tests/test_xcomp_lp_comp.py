@@ -22,13 +22,7 @@ from tests.xcomp_systems import recorded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-RUNS = {
-    "suffix_F8": "released",
-    "uniform_F8": "uniform",
-    "stepwise_F8": "steps",
-    "off_F8": "none",
-    "suffix_F24": "released",
-}
+RUNS = {"suffix_F24": "released", "uniform_F8": "uniform", "stepwise_F8": "steps", "off_F8": "none"}
 STATES = (0, 8, 15, 23, 27)
 PADDING = 3
 
@@ -66,36 +60,58 @@ def read(llm, x, rows, *, room, variant, capacity):
     return {i: states[i] for i in STATES}, hidden[0], caches, llm.logits(last)[0], start, sampling
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_recorded_prefill_and_decode(name):
-    run, llm = recorded(f"prefill_{name}"), tiny.model().llm
+def test_recorded_prefill_and_decode():
+    """Hidden states, keys and values, logits, positions and greedy ids; in a padded row."""
+    run, llm = recorded("prefill_suffix_F8"), tiny.model().llm
     visual = tiny.visual(int(run["vis_seed"]), int(run["F"]))
     np.testing.assert_allclose(visual[0], run["vis_row0"], rtol=1e-6)
     x, rows, room = inputs(llm, run["ids"], visual, PADDING)
     states, hidden, caches, logits, state, sampling = read(
-        llm, x, rows, room=room, variant=RUNS[name], capacity=16
+        llm, x, rows, room=room, variant="released", capacity=16
     )
     np.testing.assert_array_equal(state.length_B[:, 0], run["lens"])
     for index in STATES:
         length = int(run["lens"][index])
         np.testing.assert_allclose(states[index][:length:3], run[f"hid_in_{index}"], atol=1e-3)
-    last = int(run["lens"][-1])
-    np.testing.assert_allclose(hidden[:last], run["hid_norm"], atol=1e-3)
+    check_outputs(llm, hidden, run)
     for index in (0, 14, 27):
         for array, key in zip(caches[index], "kv", strict=True):
             ours = array[0, : int(run["kv_lens"][index])].swapaxes(0, 1)[:, ::3]
             np.testing.assert_allclose(ours, run[f"{key}_cache_{index}"], atol=1e-3)
     np.testing.assert_allclose(logits[:4096], run["last_logits"], atol=1e-3)
+    for token, positions in enumerate(run["decode_pos"]):
+        np.testing.assert_array_equal(state.length_B[:, 0] + token, positions)
+    for penalty, name in ((1.0, "gen_ids"), (1.1, "gen_ids_rep1p1")):
+        found = generate.advance(
+            llm, jax.tree.map(jnp.copy, state), 16, sampling, greedy=True, eos=(0,),
+            repetition_penalty=jnp.float32(penalty),
+        )  # fmt: skip
+        np.testing.assert_array_equal(found.tokens_BN[0, :16], run[name])
+
+
+def check_outputs(llm, hidden, run):
+    """Of every position that is left, and the last one's logits."""
+    last = int(run["lens"][-1])
+    np.testing.assert_allclose(hidden[:last], run["hid_norm"], atol=1e-3)
     everywhere = llm.logits(hidden[:last])
     np.testing.assert_array_equal(everywhere.argmax(-1), run["argmax_all"])
     np.testing.assert_allclose(jax.nn.logsumexp(everywhere, axis=-1), run["lse_all"], atol=1e-3)
-    np.testing.assert_array_equal(run["decode_pos"][:, 0], int(run["lens"][0]) + np.arange(15))
-    copy = jax.tree.map(jnp.copy, state)
-    found = generate.advance(llm, state, 16, sampling, greedy=True, eos=(0,))
-    np.testing.assert_array_equal(found.tokens_BN[0, :16], run["gen_ids"])
-    if name == "suffix_F8":
-        found = generate.advance(llm, copy, 16, sampling, greedy=True, eos=(0,), repetition_penalty=1.1)
-        np.testing.assert_array_equal(found.tokens_BN[0, :16], run["gen_ids_rep1p1"])
+    np.testing.assert_allclose(everywhere[-1, :4096], run["last_logits"], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_recorded_variants(name):
+    """As training runs them, scanned between drops."""
+    run, llm = recorded(f"prefill_{name}"), tiny.model(stacked=True).llm
+    x, rows, room = inputs(llm, run["ids"], tiny.visual(int(run["vis_seed"]), int(run["F"])), PADDING)
+    made = plan(VARIANTS[RUNS[name]], 28, 16)
+    np.testing.assert_array_equal(rows.lengths(made)[:, 0], run["lens"])
+    np.testing.assert_array_equal(run["kv_lens"], run["lens"])
+    hidden = forward(llm, x, rows, room, made)
+    check_outputs(llm, hidden[0], run)
+
+
+forward = jax.jit(lp_comp.forward, static_argnums=(3, 4))
 
 
 def test_recorded_long_prefill():
@@ -103,7 +119,7 @@ def test_recorded_long_prefill():
     run, model = recorded("prefill_suffix_F576_S201"), tiny.model(stacked=True)
     x, rows, room = inputs(model.llm, run["ids"], tiny.visual(int(run["vis_seed"]), 576))
     made = plan(VARIANTS["released"], 28, 16)
-    hidden = jax.jit(lp_comp.forward, static_argnums=(3, 4))(model.llm, x, rows, room, made)
+    hidden = forward(model.llm, x, rows, room, made)
     assert hidden.shape[1] == 777
     logits = model.llm.logits(hidden[0, -1])
     np.testing.assert_allclose(logits[:4096], run["last_logits"], atol=1e-3)
@@ -141,7 +157,7 @@ def test_training_and_inference_agree(name):
     made, rows, room = plan(VARIANTS[name], 4, SLOT), rows_of((3, 2, 4)), lp_comp.Room(7, 2)
     x = row(0, 15)
     ours, _ = hidden_of(small(), x, rows, room, made)
-    scanned = jax.jit(lp_comp.forward, static_argnums=(3, 4))(small(stacked=True), x, rows, room, made)
+    scanned = forward(small(stacked=True), x, rows, room, made)
     np.testing.assert_allclose(ours, scanned, atol=1e-5)
 
 

@@ -44,9 +44,7 @@ def start(logits_BV, length_B, caches: list[KV], sampling: Sampling, *, capacity
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("greedy", "eos", "repetition_penalty"), donate_argnames=("state",)
-)
+@functools.partial(jax.jit, static_argnames=("greedy", "eos"), donate_argnames=("state",))
 def advance(
     llm: Decoder,
     state: Generation,
@@ -55,12 +53,12 @@ def advance(
     *,
     greedy: bool,
     eos,
-    repetition_penalty: float = 1.0,
+    repetition_penalty=None,
 ):
     """Generates until every row has `until` tokens or has ended; `until` may be traced.
 
-    repetition_penalty: logits of tokens that the answer already has are divided by it, or multiplied where
-    they are negative; prompts do not count.
+    repetition_penalty: None, or what logits of tokens that the answer already has are divided by, and
+    multiplied by where they are negative; may be traced. Prompts do not count.
     """
 
     def unfinished(state: Generation):
@@ -72,7 +70,7 @@ def advance(
         hidden, cache = llm.step(llm.embed(last_B)[:, None], position_B, state.cache)
         key, used = jax.random.split(state.key)
         logits = llm.logits(hidden[:, 0])
-        if repetition_penalty != 1.0:
+        if repetition_penalty is not None:
             logits = _penalised(logits, state, repetition_penalty)
         token_B = choose(logits, sampling._replace(key=used), greedy)
         token_B = jnp.where(state.done_B, eos[0], token_B)
@@ -88,7 +86,7 @@ def advance(
     return jax.lax.while_loop(unfinished, body, state)
 
 
-def _penalised(logits_BV, state: Generation, penalty: float):
+def _penalised(logits_BV, state: Generation, penalty):
     tokens = state.tokens_BN
     own = jnp.where(jnp.arange(tokens.shape[1]) < state.count, tokens, tokens[:, :1])
     rows = jnp.arange(tokens.shape[0])[:, None]

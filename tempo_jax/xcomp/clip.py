@@ -12,7 +12,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate
 from tempo_jax.inference.clip import STREAM_TOKENS, checked
-from tempo_jax.inference.results import Answer
+from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.inference.text import TextStream, finished_text
 from tempo_jax.xcomp import programs, prompts, select
 from tempo_jax.xcomp.frames import Frames
@@ -33,6 +33,7 @@ class Asked:
 
     options: Options
     text: prompts.Text
+    pool: Any  # visual tokens of the frames that stay, then padding
     selected_N: np.ndarray  # sampled frames that stay, in time order
     scores_F: np.ndarray | None
     prefilled: programs.Prefilled
@@ -82,6 +83,25 @@ class Clip:
         """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
         return self._answer(question, Options(**options), progress, every=STREAM_TOKENS)
 
+    def inspect(self, question: str, **options: Any) -> Inspection:
+        """The numbers between video and answer; memory holds the visual tokens of the frames that stay."""
+        asked = self.prefill(question, Options(**options))
+        count, tokens, kept = self.frames.count, self.system.config.frame_tokens, len(asked.selected_N)
+        allocation = np.where(np.isin(np.arange(count), asked.selected_N), tokens, 0).astype(np.int32)
+        scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
+        return Inspection(
+            relevance=scores.astype(np.float32),
+            allocation=allocation[:0] if self.is_image else allocation,
+            memory=np.asarray(asked.pool)[: kept * tokens].reshape(kept, tokens, -1),
+            sequence_length=self._prompt_tokens(asked),
+            logits=np.asarray(asked.prefilled.logits_BV)[0],
+            warnings=asked.warnings,
+        )
+
+    def _prompt_tokens(self, asked: Asked) -> int:
+        visual = len(asked.selected_N) * self.system.config.frame_tokens
+        return len(asked.text.prefix) + visual + len(asked.text.suffix)
+
     def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
         """Everything up to the LLM's first logits."""
         started, system, config = time.perf_counter(), self.system, self.system.config
@@ -112,7 +132,7 @@ class Clip:
         if not self._keep:
             self.frames.forget()
         return Asked(
-            options, text, selected, scores, prefilled, sampling, int(budget), tuple(warnings), started,
+            options, text, pool, selected, scores, prefilled, sampling, int(budget), tuple(warnings), started,
             compressed,
         )  # fmt: skip
 
@@ -178,7 +198,7 @@ class Clip:
             with system.place():
                 state = generate.advance(
                     system.model.llm, state, until, asked.sampling, greedy=options.greedy, eos=eos,
-                    repetition_penalty=float(options.repetition_penalty),
+                    repetition_penalty=jnp.float32(options.repetition_penalty),
                 )  # fmt: skip
             ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
             first_token = first_token or time.perf_counter()
@@ -204,7 +224,7 @@ class Clip:
                 "budget": asked.budget,
                 "visual_tokens": visual,
                 "tokens_per_frame": visual / self.frames.count,
-                "prompt_tokens": len(asked.text.prefix) + visual + len(asked.text.suffix),
+                "prompt_tokens": self._prompt_tokens(asked),
                 "new_tokens": len(ids),
                 "frames_kept": len(asked.selected_N),
             },

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.placement import Placement
-from tempo_jax.inference.results import Answer
+from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.prompts import Tokenizer
@@ -133,3 +133,17 @@ class XComp:
             progress=progress,
             **options,
         )
+
+    def inspect(
+        self,
+        video: Any,
+        question: str,
+        budget: int | None = None,
+        fps: float = sampling.FPS,
+        min_frames: int = sampling.MIN_FRAMES,
+        max_frames: int = sampling.MAX_FRAMES,
+        **options: Any,
+    ) -> Inspection:
+        """The numbers between video and answer (arguments as in `ask`)."""
+        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
+        return clip.inspect(question, budget=budget, **options)
