@@ -27,7 +27,7 @@ from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO, recorded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SHAPE = Shape(pool=6, row_length=48, conversations=2, length=1)
+SHAPE = Shape(pool=6, row_length=96, conversations=2, length=1)
 TURNS = [{"from": "human", "value": "<image>\nwhat is red?"}, {"from": "gpt", "value": "the ball"}]
 
 

@@ -128,7 +128,8 @@ class Clip:
                 capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
                 greedy=options.greedy, eos=config.eos_ids,
             )  # fmt: skip
-        budget = wanted * config.frame_tokens if options.budget is None or lowered else options.budget
+        asked_for = options.budget if options.compress and not lowered else None
+        budget = wanted * config.frame_tokens if asked_for is None else asked_for
         if not self._keep:
             self.frames.forget()
         return Asked(
