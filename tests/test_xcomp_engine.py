@@ -15,6 +15,7 @@ from tempo_jax.inference import generate
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.xcomp import frames as frames_module
 from tempo_jax.xcomp import programs
+from tempo_jax.xcomp.engine import XComp
 from tests import xcomp_systems as tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -149,14 +150,13 @@ def test_a_small_context_lowers_the_budget(system):
         small.ask(tiny.moving(64), "what?", compress=False, **ASK)
 
 
-def test_the_command_line_takes_a_checkpoint_of_either_system(tokenizer, tmp_path, capsys, monkeypatch):
+def test_the_command_line_takes_a_checkpoint_of_either_system(system, tmp_path, capsys):
     from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 
     minireel_tokenizer.write(tmp_path / "tokenizer")
     checkpoint.save(tmp_path / "model", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
     np.save(tmp_path / "video.npy", tiny.moving(64))
-    ours = tempo_jax.load(tmp_path / "model")
-    asked = ours.ask(tmp_path / "video.npy", "what is red?", budget=256, max_new_tokens=3)
+    asked = system.ask(tiny.moving(64), "what is red?", budget=256, max_new_tokens=3)
     arguments = ["ask", str(tmp_path / "video.npy"), "what is red?", "--checkpoint", str(tmp_path / "model")]
     assert cli.main([*arguments, "--budget", "256", "--max-new-tokens", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
@@ -164,3 +164,4 @@ def test_the_command_line_takes_a_checkpoint_of_either_system(tokenizer, tmp_pat
     assert [s["tokens"] for s in values["segments"]] == [s.tokens for s in asked.segments]
     assert cli.main([*arguments, "--strategy", "tome"]) == 2
     assert "is none of XComp's" in capsys.readouterr().err
+    assert isinstance(tempo_jax.load(tmp_path / "model"), XComp)
