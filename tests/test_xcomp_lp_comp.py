@@ -114,18 +114,6 @@ def test_recorded_variants(name):
 forward = jax.jit(lp_comp.forward, static_argnums=(3, 4))
 
 
-def test_recorded_long_prefill():
-    """576 frames: 9417 positions in the first layers, 777 in the last."""
-    run, model = recorded("prefill_suffix_F576_S201"), tiny.model(stacked=True)
-    x, rows, room = inputs(model.llm, run["ids"], tiny.visual(int(run["vis_seed"]), 576))
-    made = plan(VARIANTS["released"], 28, 16)
-    hidden = forward(model.llm, x, rows, room, made)
-    assert hidden.shape[1] == 777
-    logits = model.llm.logits(hidden[0, -1])
-    np.testing.assert_allclose(logits[:4096], run["last_logits"], atol=1e-3)
-    np.testing.assert_array_equal(np.argsort(-logits)[:5], run["last_top5_ids"])
-
-
 # Equivalences, on a smaller LLM.
 
 SMALL = dataclasses.replace(XCOMP_TINY.llm, vocab_size=64, num_layers=4)

@@ -13,7 +13,7 @@ from tempo_jax.models.layers import layer
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
 from tempo_jax.xcomp.schedule import VARIANTS, plan
-from tempo_jax.xcomp.scores import Question, clip_scores, layer_scores
+from tempo_jax.xcomp.scores import Question, clip_scores
 from tests import xcomp_systems as tiny
 from tests.test_xcomp_lp_comp import inputs
 from tests.xcomp_systems import recorded
@@ -90,22 +90,6 @@ def test_a_question_of_no_rows_is_no_division_by_zero():
     found = score(llm, x, rows, end, room=room, cases=tuple(cases.items()), layers=layers)
     assert all(np.isfinite(scores).all() for scores in found.values())
     assert np.asarray(found["seg2_1_b27", 0]).max() == 0 and np.asarray(found["seg2_1_b0", 0]).min() > 0
-
-
-def test_recorded_chunk_of_576_frames():
-    """The first two layers of a whole chunk; those after them are not computed."""
-    run = recorded("qcchunk_released_seg")
-    model = tiny.model()
-    x, rows, room = inputs(model.llm, run["ids"], tiny.visual(int(run["vis_seed"]), 576))
-    question = Question(jnp.int32(27), jnp.int32(run["S"] - PREFIX - 3), jnp.int32(run["S"] - PREFIX))
-    found = jax.jit(
-        lambda llm, x, rows, question: layer_scores(
-            llm, x, rows, room, plan(VARIANTS["released"], 28, 16), question,
-            prefix=PREFIX, layers=range(2), windows=LOCAL, causal=False,
-        )
-    )(model.llm, x, rows, question)  # fmt: skip
-    valid = LOCAL.valid(72)
-    np.testing.assert_allclose(np.asarray(found)[:, valid], run["clip_scores"][:2, valid], rtol=1e-4)
 
 
 @pytest.mark.parametrize("causal,rows", [(True, (34, 35)), (False, (35, 35))])
