@@ -1,4 +1,4 @@
-"""Recorded runs of the released code that are more work to run than to compile: whole system, length, loss."""
+"""Recorded runs of the released code that take more to run than to compile: whole system, length, loss."""
 
 import jax
 import jax.numpy as jnp
