@@ -84,7 +84,7 @@ def pixels_f32(seed: int, count: int) -> np.ndarray:
 MICRO = XCompConfig(
     vision=UMTConfig(hidden_size=64, intermediate_size=64, depth=1, num_heads=1, image_size=64, patch_size=8),
     llm=dataclasses.replace(
-        XCOMP_TINY.llm, vocab_size=1024, hidden_size=32, intermediate_size=48, num_layers=4, head_dim=8
+        XCOMP_TINY.llm, vocab_size=1024, hidden_size=32, intermediate_size=48, num_layers=3, head_dim=8
     ),
     score_layers=(1, 3),
     context_length=4096,

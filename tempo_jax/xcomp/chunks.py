@@ -45,9 +45,11 @@ LOCAL, GLOBAL = Windows(), Windows(size=0, hop=0)
 
 
 def stride(frames: int, windows: Windows) -> int:
-    """Frames from chunk to chunk: 512, or for shorter videos what their clips fill whole windows with."""
+    """Frames from chunk to chunk: 512, or of shorter videos a power of two of whole hops, so that few
+    different chunk lengths are ever compiled for."""
     unit = GRAIN * max(windows.hop, 1)
-    return min(STRIDE, max(unit, frames // unit * unit))
+    hops = max(1, frames // unit)
+    return min(STRIDE, unit << (hops.bit_length() - 1))
 
 
 def chunk_frames(frames: int, windows: Windows) -> int:
