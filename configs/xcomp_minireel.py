@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.steps = 1000
     config.dtype = "float32"
     config.remat = "none"
-    config.batch.update({"pool": 16, "row_length": 192, "conversations": 4})
+    config.batch.update({"pool": 8, "row_length": 192, "conversations": 2})
     config.data.sources = (
         ConfigDict({"kind": "minireel", "split": "train", "seconds": (16, 32), "forms": {"choice": 1.0}}),
     )
