@@ -3,7 +3,8 @@
     python -m convert.from_hf --model=tempo --source=Tempo-6B --base=Qwen3-VL-2B-Instruct --target=DIR
 
 Models: tempo (needs --base, the original Qwen3-VL: architecture and Yes/No rows), tempo-init (--source
-a Qwen3 LLM and --base a Qwen3-VL, for training from stage 0), qwen3, qwen3-vl.
+a Qwen3 LLM and --base a Qwen3-VL, for training from stage 0), qwen3, qwen3-vl, xcomp (XComp-2B or
+VideoChat-Flash-2B, whose tensors are the same).
 """
 
 import os
@@ -89,8 +90,6 @@ def _origin(opened: Source, dtype: str) -> dict[str, Any]:
 
 def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -> None:
     """TempoError for values that no conversion takes."""
-    if model == "xcomp":
-        raise TempoError("XComp checkpoints are not read yet: that comes with the XComp part of this package")
     if model not in MODELS:
         raise TempoError(f"the model {model!r} is unknown: expected one of {', '.join(MODELS)}")
     if dtype not in DTYPES:

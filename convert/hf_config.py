@@ -18,6 +18,7 @@ MODEL_TYPES = {
     "tempo": ("tempo_qwen",),
     "qwen3": ("qwen3", "qwen2"),
     "qwen3-vl": ("qwen3_vl",),
+    "xcomp": ("qwen2", "videochat_flash_qwen"),  # as XComp was trained, and as it is evaluated
 }
 PROJECTOR_KEY = re.compile(r"model\.mm_projector\.(?:(\d+)\.)?weight")
 BASE_NAME = "Qwen/Qwen3-VL-2B-Instruct"
@@ -52,6 +53,9 @@ def parse(kind: str, folder: Path, names: Collection[str], base: Path | None = N
             return decoder(values, tied=_tied(values, names))
         if kind == "qwen3-vl":
             return qwen3_vl(values, names)
+        if kind == "xcomp":
+            generation = read_json(folder, "generation_config.json", required=False)
+            return xcomp(values, umt(names, folder), tied=_tied(values, names), generation=generation)
         if base is None:
             raise TempoError(
                 "converting Tempo needs the base model too (its architecture and its Yes and No rows): "
@@ -157,6 +161,48 @@ def tempo(values: dict, base: dict, names: Collection[str], generation: dict) ->
     )
 
 
+UMT_BLOCK = re.compile(r"model\.vision_tower\.vision_tower\.encoder\.blocks\.(\d+)\.norm1\.weight")
+UMT_PATCH = "model.vision_tower.vision_tower.encoder.patch_embed.proj.weight"
+UMT_HEAD = 64  # channels of one of the tower's heads
+
+
+def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
+    """The vision tower that the tensors show: config.json only names it (facts/xcomp.md §1.2).
+
+    `infos`: tensor name -> anything with a `.shape`.
+    """
+    blocks = [match for match in map(UMT_BLOCK.fullmatch, infos) if match]
+    if UMT_PATCH not in infos or not blocks:
+        raise TempoError(
+            f"{folder} holds no UMT vision tower (model.vision_tower.vision_tower.encoder.*): give "
+            "XComp's or VideoChat-Flash's checkpoint"
+        )
+    width, channels, _, patch, _ = infos[UMT_PATCH].shape
+    hidden = infos.get(UMT_PATCH.replace("patch_embed.proj", "blocks.0.mlp.fc1"))
+    return cfg.UMTConfig(
+        hidden_size=width,
+        intermediate_size=4 * width if hidden is None else hidden.shape[0],
+        depth=1 + max(int(match[1]) for match in blocks),
+        num_heads=max(1, width // UMT_HEAD),
+        patch_size=patch,
+        in_channels=channels,
+    )
+
+
+def xcomp(values: dict, vision: cfg.UMTConfig, *, tied: bool, generation: dict) -> cfg.XCompConfig:
+    """facts/xcomp.md §1.1, §1.3; LP-Comp's settings are no part of config.json: as released."""
+    for name, allowed in (("mm_projector_type", "tome16_mlp_hd64"), ("mm_vision_tower", "umt-hd-large")):
+        if values.get(name, allowed) != allowed:
+            raise TempoError(f"the model uses {name}={values[name]!r}, which is not supported")
+    return cfg.XCompConfig(
+        vision=vision,
+        llm=decoder(values | {"model_type": "qwen2"}, tied=tied),
+        clip_frames=values.get("mm_local_num_frames", 8),
+        context_length=values.get("tokenizer_model_max_length", 32_768),
+        eos_ids=eos_ids(values, generation),
+    )
+
+
 def projector_in(names: Collection[str]) -> str | None:
     """The projector type that the tensor names show (facts §1.5); None without tensor names."""
     if not names:
@@ -217,6 +263,15 @@ def _reparse(kind: str, config: Any, values: dict) -> Any:
         names = () if _stated_tie(values["text_config"] | values, config.text) else ("lm_head.weight",)
         return qwen3_vl(values, names)
     names = () if config.llm.tie_embeddings else ("lm_head.weight",)
+    if kind == "xcomp":
+        found = xcomp(values, config.vision, tied=_tied(values, names), generation={})
+        ours = (
+            "frame_tokens",
+            "compression",
+            "score_layers",
+            "eos_ids",
+        )  # of which config.json knows nothing
+        return dataclasses.replace(found, **{name: getattr(config, name) for name in ours})
     plain = {k: v for k, v in values.items() if k != "rope_scaling"}
     return dataclasses.replace(
         config,
@@ -240,6 +295,8 @@ def _generate(kind: str, config: Any) -> dict:
         }
     if kind == "qwen3-vl":
         return qwen3_vl_json(config)
+    if kind == "xcomp":
+        return _xcomp_json(config)
     return _decoder_json(config.llm) | {
         "architectures": ["TempoQwenForCausalLM"],
         "model_type": "tempo_qwen",
@@ -251,6 +308,29 @@ def _generate(kind: str, config: Any) -> dict:
         "num_compression_tokens": config.memory_tokens,
         "tokenizer_model_max_length": config.context_length,
         "mm_use_im_start_end": False,
+    }
+
+
+def _xcomp_json(config: cfg.XCompConfig) -> dict:
+    values, llm = _decoder_json(config.llm), config.llm
+    values.pop("attention_bias")  # no field of Qwen2, which always has it
+    if llm.head_dim * llm.num_heads == llm.hidden_size:
+        values.pop("head_dim")
+    return values | {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "qwen2",
+        "eos_token_id": list(config.eos_ids),
+        "bos_token_id": cfg.QWEN_IDS.end_of_text,
+        "mm_vision_tower": "umt-hd-large",
+        "mm_vision_select_layer": -2,
+        "mm_projector_type": "tome16_mlp_hd64",
+        "mm_hidden_size": config.vision.hidden_size,
+        "mm_local_num_frames": config.clip_frames,
+        "mm_pos_num_frames": config.clip_frames,
+        "mm_patch_merge_type": "flat",
+        "tokenizer_model_max_length": config.context_length,
+        "max_position_embeddings": config.context_length,
+        "use_sliding_window": False,
     }
 
 

@@ -1,7 +1,7 @@
 """Which Hugging Face tensor is which native array: one table for both directions.
 
-Sources: facts/tempo.md §8 (key map), §1.2 (Qwen3-VL), §1.5 (projector), §1.6 (Qwen3). Reading,
-writing, verification and the expected shapes all come from `tensors(kind, config)`.
+Sources: facts/tempo.md §8 (key map), §1.2 (Qwen3-VL), §1.5 (projector), §1.6 (Qwen3); facts/xcomp.md §1.10.
+Reading, writing, verification and the expected shapes all come from `tensors(kind, config)`.
 """
 
 import dataclasses
@@ -137,6 +137,21 @@ VISION = (
     *_linear(f"{_DEEP}.linear_fc1", "deepstack/fc1", "M", "M"),
     *_linear(f"{_DEEP}.linear_fc2", "deepstack/fc2", "O", "M"),
 )
+# XComp's tower, relative to "...encoder."; F MLP, the other sizes as in VISION. Keys have no bias.
+UMT = (
+    Row("patch_embed.proj.weight", "patch_embed/kernel", ("D", "c", "1", "p", "p"), "patch"),
+    Row("patch_embed.proj.bias", "patch_embed/bias", ("D",)),
+    *_norm(f"{_BLOCK}.norm1", "blocks/norm1", "D"),
+    *_norm(f"{_BLOCK}.norm2", "blocks/norm2", "D"),
+    Row(f"{_BLOCK}.attn.qkv.weight", "blocks/attention/qkv/kernel", ("Q", "D"), "transpose"),
+    Row(f"{_BLOCK}.attn.q_bias", "blocks/attention/q_bias", ("D",)),
+    Row(f"{_BLOCK}.attn.v_bias", "blocks/attention/v_bias", ("D",)),
+    *_linear(f"{_BLOCK}.attn.proj", "blocks/attention/proj", "D", "D"),
+    *_linear(f"{_BLOCK}.mlp.fc1", "blocks/mlp/fc1", "F", "D"),
+    *_linear(f"{_BLOCK}.mlp.fc2", "blocks/mlp/fc2", "D", "F"),
+    *_norm("vision_layernorm", "norm", "D"),
+)
+UMT_PREFIX, UMT_PROJECTOR = "model.vision_tower.vision_tower.encoder.", "model.mm_projector.mlp"
 MEMORY = (Row("compression_tokens", "memory/embedding", ("1", "K", "D"), "first"),)
 
 # HF prefixes of the components, most usual first; a bare Qwen3VLModel is saved without "model.".
@@ -203,6 +218,28 @@ def projector_tensors(config: cfg.TempoConfig) -> list[Tensor]:
     return out
 
 
+def xcomp_tensors(config: cfg.XCompConfig) -> list[Tensor]:
+    vision = config.vision
+    dims = {
+        "D": vision.hidden_size,
+        "F": vision.intermediate_size,
+        "Q": 3 * vision.hidden_size,
+        "O": config.llm.hidden_size,
+        "c": vision.in_channels,
+        "p": vision.patch_size,
+        "1": 1,
+    }
+    projector = (
+        *_linear(f"{UMT_PROJECTOR}.0", "projector/layers/0", "O", "D"),
+        *_linear(f"{UMT_PROJECTOR}.2", "projector/layers/2", "O", "O"),
+    )
+    return [
+        *_expand(UMT, UMT_PREFIX, "vision/", vision, dims, {"blocks": vision.depth}),
+        *_expand(projector, "", "", config, dims, {}),
+        *decoder_tensors(config.llm, "model.", "llm/"),
+    ]
+
+
 def tensors(kind: str, config: Any, prefixes: tuple[str, str] = QWEN3_VL_PREFIXES[0]) -> list[Tensor]:
     """Every native array that HF files hold; Tempo's relevance direction is not among them.
 
@@ -223,6 +260,8 @@ def tensors(kind: str, config: Any, prefixes: tuple[str, str] = QWEN3_VL_PREFIXE
             *projector_tensors(config),
             *decoder_tensors(config.llm, "model.", "llm/"),
         ]
+    if kind == "xcomp":
+        return xcomp_tensors(config)
     raise TempoError(f"the model kind {kind!r} is unknown: expected one of {', '.join(cfg.KINDS)}")
 
 
@@ -241,5 +280,7 @@ def tied_heads(kind: str, config: Any, found: list[Tensor]) -> dict[str, str]:
         return {HEAD: embed["embed/embedding"]} if config.tie_embeddings else {}
     if kind == "qwen3-vl":
         return {HEAD: embed["text/embed/embedding"]} if config.text.tie_embeddings else {}
-    heads = {f"{SVLM}vlm.{HEAD}": embed["compressor/text/embed/embedding"]}
+    heads = {}
+    if kind == "tempo":
+        heads[f"{SVLM}vlm.{HEAD}"] = embed["compressor/text/embed/embedding"]
     return heads | ({HEAD: embed["llm/embed/embedding"]} if config.llm.tie_embeddings else {})

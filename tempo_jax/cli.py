@@ -95,8 +95,8 @@ def run_ask(args: argparse.Namespace) -> int:
         progress("loading the model", 0, 1)
         tempo = options.load(checkpoint)
         progress("loading the model", 1, 1)
-        clip_options = options.chosen(args, options.OPEN_OPTIONS)
-        ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
+        clip_options = options.chosen(args, options.OPEN_OPTIONS, tempo)
+        ask_options = options.chosen(args, options.ASK_OPTIONS, tempo) | {"progress": progress}
         if args.json:
             answer = tempo.ask(args.video, question, **clip_options, **ask_options)
         else:

@@ -15,8 +15,10 @@ from typing import Any
 from tempo_jax.errors import TempoError
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
-STRATEGIES = ("head", "tail", "random", "tome", "uniform")
+STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
+# What is asked for where the command line says nothing; a system may have its own (xcomp/engine.py).
+DEFAULTS = {"budget": 8192, "fps": 2.0, "min_frames": 4, "max_frames": 1024, "strategy": "head"}
 ASK_OPTIONS = ("budget", "strategy", "compress", "max_new_tokens", "temperature")
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
 
@@ -59,20 +61,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--budget",
         type=number(int, 1),
-        default=8192,
         metavar="N",
-        help="visual tokens to spend (default 8192)",
+        help="visual tokens to spend (default 8192; XComp: 8192 from 1024 frames on, else all)",
     )
     add(
         "--fps",
         type=number(float, 0, True),
-        default=2.0,
         metavar="F",
-        help="frames per second to look at (2)",
+        help="frames per second to look at (2; XComp: 8)",
     )
-    add("--min-frames", type=number(int, 1), default=4, metavar="N", help="look at no fewer frames (4)")
-    add("--max-frames", type=number(int, 1), default=1024, metavar="N", help="look at no more frames (1024)")
-    add("--strategy", choices=STRATEGIES, default="head", help="which memory tokens of a segment stay (head)")
+    add("--min-frames", type=number(int, 1), metavar="N", help="look at no fewer frames (4; XComp: 128)")
+    add("--max-frames", type=number(int, 1), metavar="N", help="look at no more frames (1024)")
+    add(
+        "--strategy",
+        choices=STRATEGIES,
+        help="which memory tokens of a segment stay (head); XComp: which frames (local, global, uniform)",
+    )
     add(
         "--no-compress",
         dest="compress",
@@ -111,8 +115,11 @@ def load(checkpoint: Path) -> Any:
     return tempo_jax.load(str(checkpoint))
 
 
-def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
-    return {name: getattr(args, name) for name in names}
+def chosen(args: argparse.Namespace, names: tuple[str, ...], system: Any = None) -> dict:
+    """The options of those names: as given, or the system's own defaults."""
+    defaults = getattr(system, "option_defaults", DEFAULTS)
+    found = {name: getattr(args, name) for name in names}
+    return {name: defaults.get(name) if value is None else value for name, value in found.items()}
 
 
 def clean_text(text: str) -> str:

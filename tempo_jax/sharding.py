@@ -38,6 +38,7 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(layers|blocks)/attention/(q|k|v|qkv)/kernel", ("embed", "heads")),
     (r"(layers|blocks)/attention/(o|proj)/kernel", ("heads", "embed")),
     (r"(layers|blocks)/attention/(q|k|v|qkv)/bias", ("heads",)),
+    (r"blocks/attention/(q|v)_bias", ("heads",)),
     (r"layers/mlp/(gate|up)/kernel", ("embed", "mlp")),
     (r"layers/mlp/down/kernel", ("mlp", "embed")),
     (r"(blocks/mlp|merger|deepstack)/fc1/kernel", ("embed", "mlp")),

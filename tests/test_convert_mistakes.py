@@ -119,7 +119,7 @@ def test_missing_shard_is_a_sentence(published, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model=xcomp"], "XComp"),
+        (["--model=xcomp"], "use --model=tempo"),
         (["--model=tempo"], "pass --base"),
         (["--model=qwen3-vl"], "use --model=tempo"),
         (["--model=qwen3", "--base=x"], "leave it out"),

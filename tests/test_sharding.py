@@ -23,6 +23,7 @@ CASES = {
     "qwen3": ("qwen3", cfg.QWEN3_4B),
     "qwen2.5": ("qwen3", QWEN25),
     "qwen3-vl": ("qwen3-vl", cfg.QWEN3_VL_2B),
+    "xcomp": ("xcomp", cfg.XCOMP_2B),
 }
 
 

@@ -25,12 +25,13 @@ from tempo_jax.data.needs import NEEDS, tempo_need
 from tempo_jax.data.shape import rows_of
 from tempo_jax.data.sources import open_source
 from tempo_jax.models import build
+from tempo_jax.models.config import XCOMP_DEMO
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.tasks import TASKS
 from tests.small_demo import DEMO
 
 SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
-PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm}
+PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm, "xcomp": XCOMP_DEMO}
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,7 @@ def test_needs_are_what_collate_takes(task, tokenizer):
         "align": EvidenceSource("train", 9, segments=2)[1],
         "svlm": SegmentSource("train", 9)[1],
         "llm": told(2),
+        "xcomp": Sample(clip, 2.0, turns),
     }[task]
     need = NEEDS[task](sample, tokenizer, PARTS[task])
     tight = Shape(need.segments, need.longest_row, 1, need.tokens)

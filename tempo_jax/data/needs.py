@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from tempo_jax.data import collate_xcomp
 from tempo_jax.data.collate import Sample, is_text_only
 from tempo_jax.data.collate_svlm import conversation_row
 from tempo_jax.data.packing import Need
-from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig
+from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer
 from tempo_jax.video import segments
@@ -48,7 +49,15 @@ def llm_need(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> Nee
     return Need(0, 0, 0, len(tokenizer.training_prompt(sample.conversation)[0]))
 
 
+def xcomp_need(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Need:
+    """Of a conversation about a video, as collate_xcomp.collate lays it out: clips and text tokens."""
+    frames = collate_xcomp.frame_numbers(sample)
+    ids, _, _ = collate_xcomp.text(sample, tokenizer, len(frames))
+    return Need(len(frames) // config.clip_frames, len(ids), len(ids), 0, alone=True)
+
+
 # Task -> the need of one of its samples.
 NEEDS: dict[str, Callable[..., Need]] = {
-    "tempo": tempo_need, "align": tempo_need, "svlm": svlm_need, "llm": llm_need
+    "tempo": tempo_need, "align": tempo_need, "svlm": svlm_need, "llm": llm_need,
+    "xcomp": xcomp_need,
 }  # fmt: skip

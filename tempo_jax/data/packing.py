@@ -21,6 +21,7 @@ class Need:
     compressor_tokens: int  # of all its segments
     longest_row: int  # of them; each has Shape.row_length to itself
     tokens: int  # LLM prompt and answer; conversations share rows of Shape.length
+    alone: bool = False  # has an LLM row to itself
 
 
 def too_long(need: Need, shape: Shape) -> str | None:
@@ -45,6 +46,8 @@ def choose(window: Sequence[Need], shape: Shape) -> list[int]:
     rest = sorted(range(1, len(window)), key=lambda i: (-window[i].segments, i))
     for position in rest:
         together = [window[i].tokens for i in (*chosen, position)]
+        if window[position].alone and len(chosen) >= shape.conversations:
+            continue
         if window[position].segments <= room and rows_of(together, shape.conversations, shape.length):
             chosen.append(position)
             room -= window[position].segments

@@ -17,6 +17,7 @@ from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.source import EvidenceSource, MinireelSource
 from tempo_jax.data.minireel.told import NotedSource, ToldSource
+from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
 
 
@@ -32,9 +33,20 @@ def open_prepared(path: str) -> RandomAccess:
     return records.open_prepared(path)
 
 
+def open_part(path: str, percent: float, start: float = 0.0, stop: float = 1.0) -> RandomAccess:
+    """A fixed part of one: `subset.Subset` has the rule."""
+    if not 0 < percent <= 50 or not 0 <= start < stop <= 1:
+        raise TempoError(
+            f"A part of a data set has percent={percent}, start={start}, stop={stop}: percent must be above "
+            "0 and at most 50, and start below stop, both from 0 to 1."
+        )
+    return Subset(open_prepared(path), percent, start, stop)
+
+
 # Kind -> what opens it; its parameters are the fields that a source of this kind may have.
 SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared": open_prepared,
+    "prepared_part": open_part,
     "minireel": MinireelSource,
     "minireel_segments": SegmentSource,
     "minireel_snippets": SnippetSource,

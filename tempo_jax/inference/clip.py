@@ -106,7 +106,7 @@ class Clip:
     def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
         """Everything up to the LLM's first logits."""
         started, tempo, plan = time.perf_counter(), self.tempo, self.layout
-        question, warnings = _checked(question)
+        question, warnings = checked(question)
         prompt = layout.prompt_of(plan, tempo.tokenizer, question)
         text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
         allocate = options.allocates and not plan.is_image
@@ -279,7 +279,7 @@ class Clip:
         )
 
 
-def _checked(question: str) -> tuple[str, list[str]]:
+def checked(question: str) -> tuple[str, list[str]]:
     """The question, or the published default for an empty one with a sentence that says so."""
     if not isinstance(question, str):
         raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")

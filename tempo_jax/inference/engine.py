@@ -163,8 +163,8 @@ def load(
     *,
     chunk_segments: int = DEFAULT_CHUNK,
     context_length: int | None = None,
-) -> Tempo:
-    """A native checkpoint folder, ready to answer.
+) -> Any:
+    """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
 
     dtype: "bfloat16" or "float32"; None keeps what is stored. mesh: from `sharding.make_mesh`; each
     process reads only its own shards. context_length: overrides the checkpoint's (published:
@@ -179,12 +179,18 @@ def load(
         if not isinstance(value, int) or value < 1:
             raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
     mesh = None if mesh is None else sharding.adopt(mesh)
-    info = files.read_model_json(checkpoint, kind="tempo")
+    info = files.read_model_json(checkpoint)
+    if info.kind != "xcomp":
+        info = files.read_model_json(checkpoint, kind="tempo")
     config = info.config
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
+    if info.kind == "xcomp":
+        from tempo_jax.xcomp.engine import XComp
+
+        return XComp(config, params, tokenizer, mesh=mesh, chunk_clips=max(1, chunk_segments // 2))
     return Tempo(config, params, tokenizer, mesh=mesh, chunk_segments=chunk_segments)
 
 

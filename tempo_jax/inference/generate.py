@@ -22,7 +22,7 @@ class Generation(NamedTuple):
 
     tokens_BN: jax.Array  # int32, `count` of them real
     count: jax.Array  # int32, tokens per row so far; the last one is not in the cache yet
-    length_B: jax.Array  # int32, prompt tokens per row
+    length_B: jax.Array  # int32, prompt tokens per row; [layers, B] where layers hold different numbers
     done_B: jax.Array  # bool, the row has met an end token
     cache: list[KV]  # per layer [B, S, kv_heads, head_dim], S >= bucket + N
     key: jax.Array
@@ -45,8 +45,21 @@ def start(logits_BV, length_B, caches: list[KV], sampling: Sampling, *, capacity
 
 
 @functools.partial(jax.jit, static_argnames=("greedy", "eos"), donate_argnames=("state",))
-def advance(llm: Decoder, state: Generation, until, sampling: Sampling, *, greedy: bool, eos):
-    """Generates until every row has `until` tokens or has ended; `until` may be traced."""
+def advance(
+    llm: Decoder,
+    state: Generation,
+    until,
+    sampling: Sampling,
+    *,
+    greedy: bool,
+    eos,
+    repetition_penalty=None,
+):
+    """Generates until every row has `until` tokens or has ended; `until` may be traced.
+
+    repetition_penalty: None, or what logits of tokens that the answer already has are divided by, and
+    multiplied by where they are negative; may be traced. Prompts do not count.
+    """
 
     def unfinished(state: Generation):
         return (state.count < until) & ~jnp.all(state.done_B)
@@ -56,7 +69,10 @@ def advance(llm: Decoder, state: Generation, until, sampling: Sampling, *, greed
         position_B = state.length_B + state.count - 1
         hidden, cache = llm.step(llm.embed(last_B)[:, None], position_B, state.cache)
         key, used = jax.random.split(state.key)
-        token_B = choose(llm.logits(hidden[:, 0]), sampling._replace(key=used), greedy)
+        logits = llm.logits(hidden[:, 0])
+        if repetition_penalty is not None:
+            logits = _penalised(logits, state, repetition_penalty)
+        token_B = choose(logits, sampling._replace(key=used), greedy)
         token_B = jnp.where(state.done_B, eos[0], token_B)
         return Generation(
             tokens_BN=state.tokens_BN.at[:, state.count].set(token_B),
@@ -68,6 +84,15 @@ def advance(llm: Decoder, state: Generation, until, sampling: Sampling, *, greed
         )
 
     return jax.lax.while_loop(unfinished, body, state)
+
+
+def _penalised(logits_BV, state: Generation, penalty):
+    tokens = state.tokens_BN
+    own = jnp.where(jnp.arange(tokens.shape[1]) < state.count, tokens, tokens[:, :1])
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    said = jnp.zeros(logits_BV.shape, bool).at[rows, own].set(True)
+    lowered = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return jnp.where(said, lowered, logits_BV)
 
 
 def choose(logits_BV, sampling: Sampling, greedy: bool):

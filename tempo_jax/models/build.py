@@ -6,8 +6,12 @@ from typing import Any
 import jax
 from flax import nnx
 
+from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.tempo import MODELS
 from tempo_jax.trees import flatten
+from tempo_jax.xcomp.model import XComp
+
+_MODELS = {**MODELS, XCompConfig: XComp}
 
 # Nodes whose leaves carry a leading layer axis when stacked.
 STACKS = ("layers", "blocks", "deepstack")
@@ -16,7 +20,7 @@ _STACK = re.compile(r"(layers|blocks|deepstack)/(?!\d)")
 
 def init(config: Any, seed: int = 0, *, stacked: bool = True) -> nnx.Module:
     """A model with random weights, float32."""
-    return MODELS[type(config)](config, rngs=nnx.Rngs(seed), stacked=stacked)
+    return _MODELS[type(config)](config, rngs=nnx.Rngs(seed), stacked=stacked)
 
 
 def parameters(model: nnx.Module) -> dict:

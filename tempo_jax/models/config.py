@@ -1,6 +1,7 @@
 """Architectures as frozen dataclasses, and the presets of the published systems.
 
-Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector).
+Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector);
+facts/xcomp.md §1 (VideoChat-Flash-2B), §2 (compression in the LLM).
 """
 
 import dataclasses
@@ -101,6 +102,54 @@ class TempoConfig:
     context_length: int = 16_384
     eos_ids: tuple[int, ...] = (QWEN_IDS.im_end,)
     video: VideoConfig = VideoConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class UMTConfig:
+    """The UMT vision tower of VideoChat-Flash; `depth` counts the blocks that run (xcomp §1.2)."""
+
+    hidden_size: int
+    intermediate_size: int
+    depth: int
+    num_heads: int
+    image_size: int = 448
+    patch_size: int = 16
+    in_channels: int = 3
+
+    @property
+    def side(self) -> int:
+        """Patches of one frame's side."""
+        return self.image_size // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class LPCompConfig:
+    """How a frame's tokens become fewer from layer to layer (xcomp §2.1-2.3); facts in xcomp/schedule.py."""
+
+    schedule: str = "cosine"  # or "steps", "none"
+    rounding: str = "round"  # of the cosine: "round" as released, "ceil" as in the paper
+    keep: str = "suffix"  # or "uniform", or "stride", which goes with "steps"
+    step_layers: tuple[int, ...] = (10, 20)  # "steps": after these layers one token in `stride` stays
+    stride: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class XCompConfig:
+    """VideoChat-Flash's architecture with compression in the LLM, which adds no weights (xcomp §1, §2)."""
+
+    vision: UMTConfig
+    llm: DecoderConfig
+    clip_frames: int = 8  # seen together by the vision tower; the released evaluation runs 4 (§1.3)
+    frame_tokens: int = 16  # visual tokens of a frame, on average over its clip
+    compression: LPCompConfig = LPCompConfig()
+    score_layers: tuple[int, int] = (6, 24)  # first layer, from 0, and one past the last that score frames
+    context_length: int = 32_768
+    eos_ids: tuple[int, ...] = (QWEN_IDS.im_end, QWEN_IDS.end_of_text)
+
+    @property
+    def memory_tokens(self) -> int:
+        """Visual tokens of a clip: what a batch's pool holds for each, as of Tempo's segments."""
+        return self.clip_frames * self.frame_tokens
 
 
 QWEN3_VL_2B = Qwen3VLConfig(
@@ -218,15 +267,52 @@ DEMO = TempoConfig(
     ),
 )
 
+XCOMP_2B = XCompConfig(
+    vision=UMTConfig(hidden_size=1024, intermediate_size=4096, depth=23, num_heads=16),
+    llm=DecoderConfig(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_layers=28,
+        num_heads=12,
+        num_kv_heads=2,
+        head_dim=128,
+        rope_theta=1_000_000.0,
+        qk_norm=False,
+        qkv_bias=True,
+    ),
+)
+
+XCOMP_TINY = XCompConfig(
+    vision=UMTConfig(hidden_size=128, intermediate_size=512, depth=2, num_heads=2),
+    llm=dataclasses.replace(
+        XCOMP_2B.llm, hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2, head_dim=16
+    ),
+)
+
+# Of minireel's world, as DEMO; of a size that two CPU cores can train.
+XCOMP_DEMO = XCompConfig(
+    vision=UMTConfig(
+        hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
+    ),
+    llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
+    score_layers=(1, 4),
+    context_length=8192,
+    eos_ids=(2,),
+)
+
 PRESETS = {
     "demo": DEMO,
     "qwen3-vl-2b": QWEN3_VL_2B,
     "qwen3-4b": QWEN3_4B,
     "tempo-6b": TEMPO_6B,
     "tiny": TINY,
+    "xcomp-2b": XCOMP_2B,
+    "xcomp-demo": XCOMP_DEMO,
+    "xcomp-tiny": XCOMP_TINY,
 }
 
-KINDS = {"tempo": TempoConfig, "qwen3": DecoderConfig, "qwen3-vl": Qwen3VLConfig}
+KINDS = {"tempo": TempoConfig, "qwen3": DecoderConfig, "qwen3-vl": Qwen3VLConfig, "xcomp": XCompConfig}
 
 
 def to_dict(config: Any) -> dict:

@@ -128,13 +128,19 @@ class Decoder(nnx.Module):
 
         return self._unrolled(x_BLD, positions, lambda i: attend_with(prefix[i]))
 
-    def step(self, x_B1D, position_B, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
-        """One token per row, written to slot `position_B` of the cache buffers [B, S, …]."""
+    def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
+        """One token per row, written to slot `position` of the cache buffers [B, S, …].
+
+        position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/lp_comp.py).
+        """
         rows = jnp.arange(x_B1D.shape[0])
-        valid = jnp.arange(cache[0][0].shape[1]) <= position_B[:, None]
+        per_layer = position.ndim == 2
+        slots = list(position) if per_layer else [position] * len(cache)
         written: list[KV] = []
 
-        def attend_with(buffers: KV):
+        def attend_with(buffers: KV, position_B):
+            valid = jnp.arange(buffers[0].shape[1]) <= position_B[:, None]
+
             def attend(q, k, v):
                 k, v = (b.at[rows, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
                 written.append((k, v))
@@ -142,7 +148,8 @@ class Decoder(nnx.Module):
 
             return attend
 
-        return self._unrolled(x_B1D, position_B[:, None], lambda i: attend_with(cache[i])), written
+        positions = [slot[:, None] for slot in slots] if per_layer else position[:, None]
+        return self._unrolled(x_B1D, positions, lambda i: attend_with(cache[i], slots[i])), written
 
     def logits(self, hidden) -> jax.Array:
         """Next-token logits, float32 [..., vocab]."""
@@ -150,9 +157,15 @@ class Decoder(nnx.Module):
         return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
 
     def _unrolled(self, x, positions, attend_of, deepstack=None):
-        angles = self.angles(positions)
-        for index in range(layer_count(self.layers)):
-            x = layer(self.layers, index)(x, angles, attend_of(index))
+        """positions: of all layers, or a list with those of each."""
+        count = layer_count(self.layers)
+        angles = (
+            [self.angles(p) for p in positions]
+            if isinstance(positions, list)
+            else [self.angles(positions)] * count
+        )
+        for index in range(count):
+            x = layer(self.layers, index)(x, angles[index], attend_of(index))
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
         return self.norm(x)

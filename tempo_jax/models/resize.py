@@ -160,6 +160,14 @@ def resize_image(image_u8: jax.Array, size: Size) -> jax.Array:
     return _resize_chain(image_u8, [(size, "torch_uint8")])
 
 
+def resize_direct(frames_u8: jax.Array, size: Size) -> jax.Array:
+    """uint8 [..., H, W, 3] to float32 [..., h, w, 3] of whole values: one Pillow bicubic, whatever the shape.
+
+    What XComp's tower sees (facts/xcomp.md §1.2): no aspect ratio is kept.
+    """
+    return _resize_chain(frames_u8, [(size, "pillow")])
+
+
 def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> jax.Array:
     """Pixels [B, T=2, H, W, 3] in 0..255 to normalised patches [B, N, 3*T*16*16] in -1..1.
 

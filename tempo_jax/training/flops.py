@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VisionConfig
+from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VisionConfig, XCompConfig
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm
+from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm, loss_xcomp
 from tempo_jax.training.loss import CHUNK
+from tempo_jax.xcomp import cost
 
 # Dense bfloat16 FLOP/s of one JAX device, by device_kind: cloud.google.com/tpu/docs and NVIDIA's data
 # sheets. Other devices: MFU is not shown.
@@ -129,6 +130,21 @@ def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
     yield Part("llm", *_decoder(config, micro * rows, length, batch.labels_BL))
 
 
+def _xcomp(config: XCompConfig, batch: Any) -> Iterator[Part]:
+    micro, clips, frames = batch.frames_PFHWC.shape[:3]
+    yield Part("vision", *(micro * clips * x for x in cost.vision_flops(config.vision, frames)))
+    visual = micro * clips * frames * config.frame_tokens
+    width = config.llm.hidden_size
+    yield Part("projector", 2.0 * visual * (config.vision.hidden_size + width) * width, 0.0)
+    rows, text = batch.text_BS.shape[1:]
+    weights, scores = cost.llm_flops(config, text, batch.memory_index_BL.shape[2] // config.frame_tokens)
+    weights = (
+        micro * rows * weights + 2.0 * _positions_with_logits(batch.labels_BS) * width * config.llm.vocab_size
+    )
+    yield Part("llm", weights, micro * rows * scores)
+
+
 PARTS: dict[type, Callable[[Any, Any], Iterator[Part]]] = {
-    loss.Batch: _tempo, loss_align.Batch: _align, loss_svlm.Batch: _svlm, loss_llm.Batch: _llm
+    loss.Batch: _tempo, loss_align.Batch: _align, loss_svlm.Batch: _svlm, loss_llm.Batch: _llm,
+    loss_xcomp.Batch: _xcomp,
 }  # fmt: skip

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tempo_jax.data import collate, collate_align, collate_llm, collate_svlm
-from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm
+from tempo_jax.data import collate, collate_align, collate_llm, collate_svlm, collate_xcomp
+from tempo_jax.training import loss, loss_align, loss_llm, loss_svlm, loss_xcomp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,4 +29,6 @@ TASKS: dict[str, Task] = {
     "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate),
     # The LLM alone continues conversations in words: where none is published.
     "llm": Task("qwen3", loss_llm.Batch, loss_llm.loss, collate_llm.collate),
+    # XComp answers conversations about videos, compression in the LLM switched on (xcomp §4).
+    "xcomp": Task("xcomp", loss_xcomp.Batch, loss_xcomp.loss, collate_xcomp.collate),
 }

@@ -68,6 +68,18 @@ class _Request:
     min_frames: int
     max_frames: int
     config: VideoConfig
+    sampler: Callable[..., np.ndarray] | None
+
+    def sample(self, total: int, native_fps: float) -> np.ndarray:
+        """Frames of a file."""
+        sampler = self.sampler or sample_indices
+        return sampler(total, native_fps, self.fps, self.min_frames, self.max_frames)
+
+    def recorded(self, total: int) -> np.ndarray:
+        """Frames of what counts as recorded at fps: all, or max_frames evenly spread ones."""
+        if self.sampler is None and total <= self.max_frames:
+            return np.arange(total)
+        return self.sample(total, self.fps)
 
 
 def open_video(
@@ -77,6 +89,7 @@ def open_video(
     min_frames: int = 4,
     max_frames: int = 1024,
     config: VideoConfig | None = None,
+    sampler: Callable[..., np.ndarray] | None = None,
 ) -> Source:
     """Open anything the contract calls a video (DESIGN §3).
 
@@ -84,10 +97,11 @@ def open_video(
     [T, H, W, 3] (a video) or [H, W, 3] (an image); or a PIL image. Files are sampled at `fps`
     within min_frames..max_frames (§2.1). Arrays, .npy and folders count as recorded at `fps`: all
     their frames are taken as they are, evenly thinned out if there are more than max_frames.
+    sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as recorded.
     Raises TempoError, one sentence, for everything that cannot be answered about.
     """
     check_limits(fps, min_frames, max_frames)
-    request = _Request(float(fps), int(min_frames), int(max_frames), config or VideoConfig())
+    request = _Request(float(fps), int(min_frames), int(max_frames), config or VideoConfig(), sampler)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
     if isinstance(video, np.ndarray):
@@ -133,9 +147,7 @@ def _open_file(path: Path, request: _Request) -> Source:
     from tempo_jax.video.index import read_index
 
     index = read_index(path)
-    indices = sample_indices(
-        index.total_frames, index.fps, request.fps, request.min_frames, request.max_frames
-    )
+    indices = request.sample(index.total_frames, index.fps)
     convert = decode.FrameConverter(decode.first_frame(index, int(indices[0])))
     check_size(convert.height, convert.width, f"The frames of {path.name}")
 
@@ -175,13 +187,6 @@ class _Size:
     width: int
 
 
-def _recorded(total: int, request: _Request) -> np.ndarray:
-    """Frame numbers of what counts as recorded at fps: all, or max_frames evenly spread ones."""
-    if total <= request.max_frames:
-        return np.arange(total)
-    return sample_indices(total, request.fps, request.fps, request.min_frames, request.max_frames)
-
-
 def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise TempoError(
@@ -196,7 +201,7 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     check_size(height, width, f"The frames of {name}")
     if array.ndim == 3:
         return _image(name, height, width, request, array)
-    indices = _recorded(len(array), request)
+    indices = request.recorded(len(array))
 
     def read(source: Source) -> Iterator[np.ndarray]:
         for index in indices:
@@ -223,7 +228,7 @@ def _open_folder(folder: Path, request: _Request) -> Source:
     from tempo_jax.video import images
 
     files = images.listing(folder)
-    indices = _recorded(len(files), request)
+    indices = request.recorded(len(files))
     height, width = images.common_size([files[i] for i in indices])
     check_size(height, width, f"The images in {folder}")
 

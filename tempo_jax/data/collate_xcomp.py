@@ -1,0 +1,64 @@
+"""Batches for XComp: a conversation about one video, in the published prompt (xcomp §1.8)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tempo_jax.data.collate import Sample, check_fits
+from tempo_jax.data.shape import Shape
+from tempo_jax.models.config import PADDING_ID, XCompConfig
+from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
+from tempo_jax.training.loss_xcomp import Batch
+from tempo_jax.xcomp.prompts import time_message
+from tempo_jax.xcomp.sampling import GRAIN, sample_indices
+
+
+def frame_numbers(sample: Sample) -> np.ndarray:
+    """The frames of a sample that are looked at, a multiple of 8; ValueError where there is no video."""
+    if sample.real_fps is None or not len(sample.frames):
+        raise ValueError("no video: XComp is tuned on samples with one video each")
+    most = max(GRAIN, len(sample.frames))
+    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, GRAIN, most)
+
+
+def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Ids and labels of a sample's text, and how much of it stands before the video.
+
+    The time message comes before the first turn's words, which start on a line of their own; asking has no
+    such line break (xcomp §1.8). Raises ValueError unless the conversation has one mark for the video.
+    """
+    message = time_message(len(sample.frames) / sample.real_fps, frames)
+    first, *rest = sample.conversation
+    words = first["value"].replace("<image>", "").replace("<video>", "").strip()
+    turns = [{**first, "value": f"<image>\n{message} \n{words}"}, *rest]
+    ids, labels = tokenizer.training_prompt(turns)
+    marks = np.flatnonzero(ids == IMAGE_PLACEHOLDER)
+    if len(marks) != 1:
+        raise ValueError(f"{len(marks)} <image> marks in a conversation, not one")
+    return np.delete(ids, marks), np.delete(labels, marks), int(marks[0])
+
+
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: Shape) -> Batch:
+    """One batch of frames of one size; raises TooLong when the samples do not fit `shape`.
+
+    shape: pool counts clips, row_length a row's text tokens, conversations rows of one conversation each.
+    """
+    check_fits(("conversations", len(samples), shape.conversations))
+    per_clip, tokens = config.clip_frames, config.memory_tokens
+    texts = np.full((shape.conversations, shape.row_length), PADDING_ID, np.int32)
+    labels = np.full_like(texts, IGNORE)
+    index = np.full((shape.conversations, shape.pool * tokens), -1, np.int32)
+    lengths = np.zeros((3, shape.conversations), np.int32)  # before the video, frames, after it
+    clips: list[np.ndarray] = []
+    for row, sample in enumerate(samples):
+        numbers = frame_numbers(sample)
+        ids, learned, prefix = text(sample, tokenizer, len(numbers))
+        count = len(numbers) // per_clip
+        check_fits(("clips", len(clips) + count, shape.pool), ("text tokens", len(ids), shape.row_length))
+        texts[row, : len(ids)], labels[row, : len(ids)] = ids, learned
+        index[row, : count * tokens] = len(clips) * tokens + np.arange(count * tokens)
+        lengths[:, row] = prefix, len(numbers), len(ids) - prefix
+        frames = np.asarray(sample.frames)[numbers]
+        clips += list(frames.reshape(count, per_clip, *frames.shape[1:]))
+    clips += [clips[-1]] * (shape.pool - len(clips))
+    return Batch(np.stack(clips), index, texts, labels, *lengths)

@@ -1,0 +1,61 @@
+"""Supervised compression tuning: next-token cross-entropy with LP-Comp on (facts/xcomp.md §2.6, §4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax.models.resize import resize_direct
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training.loss import Loss, cross_entropy
+from tempo_jax.xcomp import lp_comp
+from tempo_jax.xcomp.model import XComp
+from tempo_jax.xcomp.schedule import plan
+
+
+class Batch(NamedTuple):
+    """B conversations, each about one video, over a pool of P clips; static shapes, padded; int32.
+
+    Padding clips have any content and no memory_index that points at them.
+    """
+
+    frames_PFHWC: jax.Array  # uint8, of any size
+    memory_index_BL: jax.Array  # the video's visual tokens, rows of the pool's P*F*16; -1 past its end
+    text_BS: jax.Array  # ids before the video, then those after it
+    labels_BS: jax.Array  # of the same token, not shifted; IGNORE costs nothing
+    prefix_B: jax.Array  # text tokens before the video
+    frames_B: jax.Array
+    suffix_B: jax.Array  # text tokens after it
+
+
+def loss(model: XComp, batch: Batch, *, remat: bool | str = True) -> Loss:
+    """The batch's summed loss over labels that are not IGNORE.
+
+    Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
+    text token after the video is predicted from the last visual token.
+    """
+    pool = model.see(_at_size(batch.frames_PFHWC, model.config.vision.image_size), remat=remat)
+    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), batch, remat=remat)
+
+
+def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = True) -> Loss:
+    """The same from the pool's visual tokens; frames are not looked at."""
+    config = model.config
+    rows = lp_comp.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
+    room = lp_comp.Room(batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens)
+    made = plan(config.compression, config.llm.num_layers, config.frame_tokens)
+    text, visual = lp_comp.places(rows, room, config.frame_tokens)
+    index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
+    ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
+    x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD)
+    hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=remat)
+    labels = jnp.take_along_axis(batch.labels_BS, jnp.maximum(text, 0), axis=1)
+    labels = lp_comp.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)
+    shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    return cross_entropy(model.llm.logits, hidden, shifted)
+
+
+def _at_size(frames_PFHWC, size: int):
+    if frames_PFHWC.shape[2:4] == (size, size):
+        return frames_PFHWC
+    return jax.lax.map(lambda clip: resize_direct(clip, (size, size)), frames_PFHWC)

@@ -1,0 +1,270 @@
+"""`Clip`: one opened video, and the way a question about it takes through XComp's programs."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference import buckets, generate
+from tempo_jax.inference.clip import STREAM_TOKENS, checked
+from tempo_jax.inference.results import Answer, Inspection
+from tempo_jax.inference.text import TextStream, finished_text
+from tempo_jax.xcomp import programs, prompts, select
+from tempo_jax.xcomp.frames import Frames
+from tempo_jax.xcomp.lp_comp import Room
+from tempo_jax.xcomp.options import SCORERS, Options
+from tempo_jax.xcomp.qc_comp import frame_scores
+from tempo_jax.xcomp.results import FrameSegment
+
+if TYPE_CHECKING:
+    from tempo_jax.xcomp.engine import XComp
+
+Progress = Callable[[str, int, int], None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question whose prompt the LLM has read."""
+
+    options: Options
+    text: prompts.Text
+    pool: Any  # visual tokens of the frames that stay, then padding
+    selected_N: np.ndarray  # sampled frames that stay, in time order
+    scores_F: np.ndarray | None
+    prefilled: programs.Prefilled
+    sampling: generate.Sampling
+    budget: int  # visual tokens
+    warnings: tuple[str, ...]
+    started: float  # time.perf_counter() when asked
+    compressed: float  # … and when the frames were chosen
+
+
+class Clip:
+    """An opened video. Made by `XComp.open`; `last_answer` is the Answer of the latest question.
+
+    What it holds on to: the frames on the host (0.6 MB each) and the visual tokens on the device.
+    """
+
+    def __init__(self, system: "XComp", source: Any, *, keep: bool, least: int = 0):
+        self.system, self.source = system, source
+        self.frames = Frames(system, source, least=least)
+        self.last_answer: Answer | None = None
+        self._keep = keep
+        self._scored: tuple | None = None  # what was asked and the frames' scores
+
+    @property
+    def is_image(self) -> bool:
+        return self.source.kind == "image"
+
+    @property
+    def message(self) -> str | None:
+        """What the prompt says about the video."""
+        if self.is_image:
+            return None
+        return prompts.time_message(self.source.duration_seconds, self.frames.count)
+
+    def read(self, progress: Progress = None) -> None:
+        """Decodes and encodes the video if the clip does not hold it yet."""
+        with self.system.place():
+            jax.block_until_ready(self.frames.pool(0, progress))
+
+    def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
+        """Answers a question about the video; options as in `XComp.ask`."""
+        for _ in self._answer(question, Options(**options), progress, every=None):
+            pass
+        return self.last_answer
+
+    def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
+        """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
+        return self._answer(question, Options(**options), progress, every=STREAM_TOKENS)
+
+    def inspect(self, question: str, **options: Any) -> Inspection:
+        """The numbers between video and answer; memory holds the visual tokens of the frames that stay."""
+        asked = self.prefill(question, Options(**options))
+        count, tokens, kept = self.frames.count, self.system.config.frame_tokens, len(asked.selected_N)
+        allocation = np.where(np.isin(np.arange(count), asked.selected_N), tokens, 0).astype(np.int32)
+        scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
+        return Inspection(
+            relevance=scores.astype(np.float32),
+            allocation=allocation[:0] if self.is_image else allocation,
+            memory=np.asarray(asked.pool)[: kept * tokens].reshape(kept, tokens, -1),
+            sequence_length=self._prompt_tokens(asked),
+            logits=np.asarray(asked.prefilled.logits_BV)[0],
+            warnings=asked.warnings,
+        )
+
+    def _prompt_tokens(self, asked: Asked) -> int:
+        visual = len(asked.selected_N) * self.system.config.frame_tokens
+        return len(asked.text.prefix) + visual + len(asked.text.suffix)
+
+    def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
+        """Everything up to the LLM's first logits."""
+        started, system, config = time.perf_counter(), self.system, self.system.config
+        question, warnings = checked(question)
+        text = prompts.text(system.tokenizer, question, self.message)
+        wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
+        warnings += [lowered] if lowered else []
+        key = jax.random.key(options.seed)
+        sampling = generate.Sampling(jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key)
+        prompt = _padded(text)
+        with system.place():
+            scores = self._scores(question, text, prompt, options, wanted, progress)
+            selected = self._selected(scores, wanted)
+            pool = self.frames.encode(selected, progress)
+            compressed = time.perf_counter()
+            warnings += dict.fromkeys(self.source.warnings)
+            room = Room(
+                len(prompt.prefix_P) + len(prompt.suffix_Q),
+                1 if self.is_image else self.frames.bucket(len(selected)),
+            )
+            prefilled = programs.prefill(
+                system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
+                room=room, plan=system.plan if options.compress else system.plain,
+                capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
+                greedy=options.greedy, eos=config.eos_ids,
+            )  # fmt: skip
+        asked_for = options.budget if options.compress and not lowered else None
+        budget = wanted * config.frame_tokens if asked_for is None else asked_for
+        if not self._keep:
+            self.frames.forget()
+        return Asked(
+            options, text, pool, selected, scores, prefilled, sampling, int(budget), tuple(warnings), started,
+            compressed,
+        )  # fmt: skip
+
+    def _affordable(self, options: Options, text_tokens: int) -> tuple[int, str | None]:
+        """Frames that stay, and a sentence if the context holds fewer than asked for."""
+        config, sampled = self.system.config, self.frames.count
+        room = (config.context_length - text_tokens - options.max_new_tokens) // config.frame_tokens
+        least = 1 if self.is_image else min(select.GRAIN, sampled)
+        if room < least:
+            raise TempoError(
+                f"The question ({text_tokens} tokens with the prompt's frame) and {options.max_new_tokens} "
+                f"new tokens leave no room for a video in a context of {config.context_length}: shorten the "
+                "question, or lower max_new_tokens."
+            )
+        wanted = options.frames(sampled, config.frame_tokens)
+        if wanted < least and options.compress:
+            raise TempoError(
+                f"A budget of {options.budget} visual tokens holds {wanted} frames, but they come in eights "
+                f"of {config.frame_tokens} tokens each: give at least {least * config.frame_tokens}."
+            )
+        if min(wanted, sampled) <= room:
+            return sampled if self.is_image else select.affordable(sampled, wanted), None
+        if not options.compress:
+            raise TempoError(
+                f"Without compression the video takes {sampled * config.frame_tokens} tokens but the "
+                f"context of {config.context_length} has room for {room * config.frame_tokens}: turn "
+                "compression on or sample fewer frames (max_frames)."
+            )
+        lowered = select.affordable(sampled, room)
+        return lowered, (
+            f"The budget is lowered from {min(wanted, sampled) * config.frame_tokens} to "
+            f"{lowered * config.frame_tokens} visual tokens to fit a context of {config.context_length}."
+        )
+
+    def _scores(self, question, text, prompt, options: Options, wanted: int, progress) -> np.ndarray | None:
+        """The frames' scores; None where nothing has to be chosen, or not by the question."""
+        windows = SCORERS[options.strategy]
+        if wanted >= self.frames.count or windows is None:
+            return None
+        asked = (question, windows, options.repeats, options.causal_scoring, options.query_skip)
+        if self._scored is None or self._scored[0] != asked:
+            found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
+            self._scored = (asked, found) if self._keep else None
+            return found
+        return self._scored[1]
+
+    def _selected(self, scores: np.ndarray | None, wanted: int) -> np.ndarray:
+        count = self.frames.count
+        if wanted >= count:
+            return np.arange(count)
+        if scores is None:  # evenly spread
+            return np.arange(wanted) * count // wanted
+        return select.keep(scores, wanted)
+
+    def _answer(self, question, options: Options, progress: Progress, every: int | None) -> Iterator[str]:
+        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
+        self.last_answer = None
+        asked = self.prefill(question, options, progress)
+        system, eos = self.system, self.system.config.eos_ids
+        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos)
+        first_token, until, last = None, 1, False
+        while not last:
+            with system.place():
+                state = generate.advance(
+                    system.model.llm, state, until, asked.sampling, greedy=options.greedy, eos=eos,
+                    repetition_penalty=jnp.float32(options.repetition_penalty),
+                )  # fmt: skip
+            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
+            first_token = first_token or time.perf_counter()
+            last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
+            piece = pieces.push(ids, last=last)
+            if piece:
+                yield piece
+            if progress:
+                progress("answering", len(ids), options.max_new_tokens)
+            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
+        self.last_answer = self._result(asked, ids, first_token)
+
+    def _result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
+        system, tokens, now = self.system, self.system.config.frame_tokens, time.perf_counter()
+        visual = len(asked.selected_N) * tokens
+        return Answer(
+            text=finished_text(system.tokenizer, ids, system.config.eos_ids),
+            token_ids=[int(i) for i in ids],
+            segments=self._segments(asked),
+            usage={
+                "frames": self.frames.count,
+                "segments": 1 if self.is_image else self.frames.count,
+                "budget": asked.budget,
+                "visual_tokens": visual,
+                "tokens_per_frame": visual / self.frames.count,
+                "prompt_tokens": self._prompt_tokens(asked),
+                "new_tokens": len(ids),
+                "frames_kept": len(asked.selected_N),
+            },
+            timings={
+                "video": self.frames.seconds,
+                "compress": asked.compressed - asked.started,
+                "first_token": first_token - asked.started,
+                "answer": now - asked.compressed,
+                "total": now - asked.started,
+            },
+            warnings=asked.warnings,
+            token_limits=(0, tokens),
+        )
+
+    def _segments(self, asked: Asked) -> tuple[FrameSegment, ...]:
+        if self.is_image:
+            return ()
+        count, tokens = self.frames.count, self.system.config.frame_tokens
+        span = self.source.duration_seconds / count
+        scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
+        best = max(float(np.max(scores)), 1e-30)
+        kept = np.isin(np.arange(count), asked.selected_N)
+        return tuple(
+            FrameSegment(
+                index=i,
+                start_seconds=i * span,
+                end_seconds=(i + 1) * span,
+                relevance=float(scores[i]) / best,
+                tokens=tokens if kept[i] else 0,
+                frame=int(self.frames.numbers[i]),
+                score=float(scores[i]),
+            )
+            for i in range(count)
+        )
+
+
+def _padded(text: prompts.Text) -> programs.Prompt:
+    suffix = np.asarray(text.suffix, np.int32)
+    padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
+    return programs.Prompt(
+        np.asarray(text.prefix, np.int32), np.pad(suffix, (0, padding)), np.int32(len(suffix))
+    )

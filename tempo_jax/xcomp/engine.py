@@ -1,0 +1,149 @@
+"""`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.placement import Placement
+from tempo_jax.inference.results import Answer, Inspection
+from tempo_jax.models import build
+from tempo_jax.models.config import XCompConfig
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.video import open_video
+from tempo_jax.xcomp import sampling, schedule
+from tempo_jax.xcomp.clip import Clip
+
+DEFAULT_CHUNK = 4  # clips per call of the vision tower on one device
+
+
+class XComp:
+    """The system of one checkpoint on one mesh. Thread-compatible: one call at a time."""
+
+    # Where the command line says nothing; Tempo's are in cli_options.DEFAULTS.
+    option_defaults: ClassVar[dict] = {
+        "budget": None,
+        "fps": sampling.FPS,
+        "min_frames": sampling.MIN_FRAMES,
+        "max_frames": sampling.MAX_FRAMES,
+        "strategy": "local",
+    }
+
+    def __init__(
+        self,
+        config: XCompConfig,
+        params: dict,
+        tokenizer: Tokenizer,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        chunk_clips: int = DEFAULT_CHUNK,
+    ):
+        """params: parameter tree, stacked or one node per layer, already placed on the mesh."""
+        self.config, self.tokenizer = config, tokenizer
+        if sampling.GRAIN % config.clip_frames:
+            raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
+        try:
+            self.model = build.build(config, build.unstack(params))
+        except ValueError as error:
+            raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
+        layers, tokens = config.llm.num_layers, config.frame_tokens
+        self.plan = schedule.plan(config.compression, layers, tokens)
+        self.plain = schedule.plan(schedule.VARIANTS["none"], layers, tokens)
+        self.dtype = self.model.llm.embed.embedding.dtype
+        self.place = Placement(mesh, exact=self.dtype == jnp.float32)
+        self.chunk_clips = chunk_clips * self.place.segment_shards
+
+    def open(
+        self,
+        video: Any,
+        *,
+        fps: float = sampling.FPS,
+        min_frames: int = sampling.MIN_FRAMES,
+        max_frames: int = sampling.MAX_FRAMES,
+        keep: bool = True,
+        repeat_short: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Clip:
+        """Decodes a video and runs the vision tower, once for all further questions.
+
+        keep: False puts off both until a question is asked and keeps nothing of it.
+        repeat_short: frames of a video with fewer than min_frames are repeated, as in the released
+          evaluation with selection (xcomp §1.7).
+        Other arguments as in `ask`.
+        """
+        source = open_video(
+            video, fps=fps, min_frames=min_frames, max_frames=max_frames, sampler=sampling.sample_indices
+        )
+        short = repeat_short and source.kind == "video"
+        clip = Clip(
+            self, source, keep=keep, least=min_frames // sampling.GRAIN * sampling.GRAIN if short else 0
+        )
+        if keep:
+            clip.read(progress)
+        return clip
+
+    def ask(
+        self,
+        video: Any,
+        question: str,
+        budget: int | None = None,
+        fps: float = sampling.FPS,
+        min_frames: int = sampling.MIN_FRAMES,
+        max_frames: int = sampling.MAX_FRAMES,
+        strategy: str = "local",
+        compress: bool = True,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        *,
+        repeat_short: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Answers one question about one video.
+
+        video: as for Tempo. Arrays, .npy files and folders count as recorded at `fps`.
+        budget: most visual tokens that enter the LLM, 16 a frame; frames beyond it are left out by their
+          scores. None: videos of 1024 frames or more keep 512, shorter ones all (§3.1).
+        fps, min_frames, max_frames: sampling rate in frames per second and its limits, in eights.
+        strategy: which frames stay: "local" (the paper's), "global" (its ablation) or "uniform" (evenly
+          spread ones, whatever the question).
+        compress: False keeps every frame and all tokens in all layers.
+        repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
+          scoring and decoding; docs/xcomp.md has the released values.
+        """
+        clip = self.open(
+            video,
+            fps=fps,
+            min_frames=min_frames,
+            max_frames=max_frames,
+            keep=False,
+            repeat_short=repeat_short,
+        )
+        return clip.ask(
+            question,
+            budget=budget,
+            strategy=strategy,
+            compress=compress,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+
+    def inspect(
+        self,
+        video: Any,
+        question: str,
+        budget: int | None = None,
+        fps: float = sampling.FPS,
+        min_frames: int = sampling.MIN_FRAMES,
+        max_frames: int = sampling.MAX_FRAMES,
+        **options: Any,
+    ) -> Inspection:
+        """The numbers between video and answer (arguments as in `ask`)."""
+        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
+        return clip.inspect(question, budget=budget, **options)

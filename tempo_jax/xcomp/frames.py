@@ -1,0 +1,111 @@
+"""A video's sampled frames: read once, kept on the host at the model's size, seen clip by clip."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tempo_jax.inference import buckets
+from tempo_jax.inference.placement import SEGMENTS
+from tempo_jax.inference.prefetch import prefetch
+from tempo_jax.xcomp import programs
+from tempo_jax.xcomp.sampling import repeat
+
+if TYPE_CHECKING:
+    from tempo_jax.xcomp.engine import XComp
+
+Progress = Callable[[str, int, int], None] | None
+FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
+
+
+class Frames:
+    """`count` frames, `numbers` of which say where in the video they are.
+
+    least: the frames of a shorter video are repeated to so many. The tower runs once per clip and alignment:
+    pools of visual tokens are kept by where their clips start, modulo the clips' length.
+    """
+
+    def __init__(self, system: "XComp", source: Any, least: int = 0):
+        self.system, self.source = system, source
+        numbers = np.asarray(source.indices)
+        self._order = repeat(len(numbers), least)
+        self.numbers = numbers[self._order]
+        self.count = len(self.numbers)
+        self.per_clip = 1 if source.kind == "image" else system.config.clip_frames
+        self.seconds = 0.0  # spent on reading and decoding
+        self._pixels: np.ndarray | None = None
+        self._pools: dict[int, jax.Array] = {}
+
+    @property
+    def clips(self) -> int:
+        return self.count // self.per_clip
+
+    def bucket(self, frames: int) -> int:
+        return buckets.bucket(frames, FRAMES)
+
+    def forget(self) -> None:
+        """Gives back what is held."""
+        self._pixels, self._pools = None, {}
+
+    def pool(self, alignment: int = 0, progress: Progress = None) -> jax.Array:
+        """Visual tokens of all clips, the first starting at frame `alignment`; the last may wrap around."""
+        if alignment not in self._pools:
+            order = (np.arange(self.count) + alignment) % self.count
+            self._pools[alignment] = self._see(order, progress)
+        return self._pools[alignment]
+
+    def encode(self, selected_N: np.ndarray, progress: Progress = None) -> jax.Array:
+        """Visual tokens of these frames, in clips of consecutive selected ones (xcomp §3.4)."""
+        if len(selected_N) == self.count:
+            return self.pool(0, progress)
+        return self._see(selected_N, progress)
+
+    def _see(self, order: np.ndarray, progress: Progress) -> jax.Array:
+        system, per_clip = self.system, self.per_clip
+        pixels = self._read(progress)
+        rows = self.bucket(len(order)) if self.source.kind != "image" else 1
+        clips = rows // per_clip
+        chunk = min(system.chunk_clips, buckets.power_of_two(clips))
+        chunk = buckets.multiple(chunk, system.place.segment_shards)
+        padded = buckets.multiple(clips, chunk)
+        tokens = system.config.frame_tokens * per_clip
+        width, dtype = system.config.llm.hidden_size, system.dtype
+        pool = system.place.put(np.zeros((padded * tokens, width), dtype))
+        total = -(-len(order) // (chunk * per_clip))
+        for index in range(total):
+            own = order[index * chunk * per_clip : (index + 1) * chunk * per_clip]
+            frames = pixels[np.pad(own, (0, chunk * per_clip - len(own)), mode="edge")]
+            frames = frames.reshape(chunk, per_clip, *frames.shape[1:])
+            frames = system.place.put(frames, SEGMENTS)
+            pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
+            if progress:
+                progress("looking at the frames", index + 1, total)
+        return pool
+
+    def _read(self, progress: Progress) -> np.ndarray:
+        """All frames at the model's size, uint8 [count, size, size, 3]."""
+        if self._pixels is None:
+            started = time.perf_counter()
+            found = np.concatenate(list(self._resized(progress)))[: self.source.num_frames]
+            self._pixels = found if len(found) == self.count else found[self._order]
+            self.seconds = time.perf_counter() - started
+        return self._pixels
+
+    def _resized(self, progress: Progress) -> Iterator[np.ndarray]:
+        size, step = self.system.config.vision.image_size, 8
+        total = -(-self.source.num_frames // step)
+        waiting = None
+        for index, frames in enumerate(prefetch(self.source.chunks(step))):
+            missing = step - len(frames)
+            frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
+            resized = programs.resize(jnp.asarray(frames)[:, None], size=size)
+            if waiting is not None:
+                yield np.asarray(waiting)[:, 0]  # of the chunk before, while this one is computed
+            waiting = resized
+            if progress:
+                progress("reading the video", index + 1, total)
+        if waiting is not None:
+            yield np.asarray(waiting)[:, 0]

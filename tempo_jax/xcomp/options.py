@@ -1,0 +1,66 @@
+"""What may be asked of one question about a video, checked."""
+
+import dataclasses
+from numbers import Real
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.options import Options as TempoOptions
+from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
+
+# How frames are chosen where they are more than the budget holds.
+SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
+SCORED_FROM = 1024  # frames; shorter videos are kept whole unless a budget is given (xcomp §3.1)
+DEFAULT_FRAMES = 512  # that stay of longer ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The per-question arguments of `XComp.ask`; TempoError for values that make no sense."""
+
+    budget: int | None = None
+    strategy: str = "local"
+    compress: bool = True
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    repeats: int = 2
+    causal_scoring: bool = True
+    query_skip: int | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        if self.strategy not in SCORERS:
+            raise TempoError(
+                f"strategy {self.strategy!r} is none of XComp's, which chooses among whole frames: use one "
+                f"of {', '.join(SCORERS)}."
+            )
+        TempoOptions(
+            1 if self.budget is None else self.budget,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+        for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+        if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
+            raise TempoError(
+                f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
+            )
+
+    @property
+    def greedy(self) -> bool:
+        """Also for temperatures so low that float32 logits divided by them would overflow."""
+        return self.temperature < 1e-6
+
+    def frames(self, sampled: int, per_frame: int) -> int:
+        """How many of the sampled frames may stay."""
+        if not self.compress:
+            return sampled
+        if self.budget is None:
+            return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
+        return self.budget // per_frame

@@ -1,0 +1,48 @@
+"""Which frames of a video XComp sees: a multiple of 8, from the middles of equal parts (xcomp §1.7)."""
+
+import math
+
+import numpy as np
+
+from tempo_jax.video.sampling import check_limits
+
+GRAIN = 8  # frames; also what QC-Comp scores together
+FPS, MIN_FRAMES, MAX_FRAMES = 8.0, 128, 1024
+
+
+def sample_indices(
+    total_frames: int,
+    native_fps: float | None,
+    fps: float = FPS,
+    min_frames: int = MIN_FRAMES,
+    max_frames: int = MAX_FRAMES,
+) -> np.ndarray:
+    """The frames to look at: int64 [n], ascending, n a multiple of 8.
+
+    n is duration x fps within min_frames..max_frames and no more than there are; a video of fewer than 8
+    frames repeats some. Limits count in eights, rounded down; max_frames wins over min_frames.
+    """
+    check_limits(fps, min_frames, max_frames)
+    total = max(int(total_frames), 1)
+    if total < GRAIN:
+        return np.arange(GRAIN) * total // GRAIN
+    rate = native_fps if native_fps and math.isfinite(native_fps) and native_fps > 0 else fps
+    most = min(_eights(max_frames), _eights(total))
+    least = min(_eights(min_frames, 0), most)
+    wanted = _eights(math.floor(fps * (total / rate)))
+    return middles(total, max(least, min(wanted, most)))
+
+
+def _eights(count: int, least: int = GRAIN) -> int:
+    return max(least, count // GRAIN * GRAIN)
+
+
+def middles(total: int, count: int) -> np.ndarray:
+    """The middle, rounded down, of each of `count` equal parts of 0..total-1."""
+    edges = np.linspace(0, total, count + 1).astype(np.int64)
+    return (edges[:-1] + edges[1:] - 1) // 2
+
+
+def repeat(count: int, least: int) -> np.ndarray:
+    """Numbers of the frames that stretch `count` frames to `least`: the released QC-Comp path does so."""
+    return np.arange(count) if count >= least else np.arange(least) * count // least

@@ -1,0 +1,127 @@
+"""Schedules and survivors: the released tables, those by hand (T1-T5), and mistakes."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import LPCompConfig
+from tempo_jax.xcomp import lp_comp, schedule
+from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tests.xcomp_systems import recorded
+
+RELEASED = [16] * 3 + [15] * 2 + [14] * 2 + [13] + [12] * 2 + [11, 10] + [9] * 2 + [8, 7, 6]
+RELEASED += [5] * 2 + [4] + [3] * 2 + [2] * 2 + [1] * 4
+PAPER = [16] * 4 + [15] * 2 + [14] * 2 + [13, 12, 11, 11, 10, 9, 8, 7, 7, 6, 5, 4, 4, 3, 3, 2, 2, 2, 2, 1]
+
+
+def test_published_schedule():
+    """T1."""
+    released = plan(VARIANTS["released"], 28, 16)
+    assert list(released.tokens[1:]) == RELEASED
+    assert sum(RELEASED) == 231 and sum(k * k for k in RELEASED) == 2695
+    drops = [layer - 1 for layer in range(1, 29) if released.kept(layer) is not None]
+    assert drops == [3, 5, 7, 8, 10, 11, 12, 14, 15, 16, 17, 19, 20, 22, 24]
+    np.testing.assert_array_equal(drops, recorded("schedule")["released_places"])
+    assert list(plan(VARIANTS["paper"], 28, 16).tokens[1:]) == PAPER and sum(PAPER) == 244
+
+
+@pytest.mark.parametrize("rounding", schedule.ROUNDINGS)
+def test_recorded_schedules(rounding):
+    """T1, T2: also of other depths and slots."""
+    tables = recorded("schedule")
+    found = [match for match in map(re.compile(rf"K_{rounding}_(\d+)x(\d+)").fullmatch, tables) if match]
+    assert len(found) >= 10
+    for match in found:
+        assert schedule.cosine(int(match[1]), int(match[2]), rounding) == tables[match[0]].tolist()
+
+
+def test_recorded_uniform_survivors():
+    tables = recorded("schedule")
+    found = [match for match in map(re.compile(r"uniform_(\d+)x(\d+)").fullmatch, tables) if match]
+    assert len(found) >= 10
+    for match in found:
+        ours = plan(VARIANTS["uniform"], int(match[1]), int(match[2])).survivors
+        theirs = [[place - 1 for place in row if place] for row in tables[match[0]].tolist()]
+        assert [list(row) for row in ours] == theirs
+
+
+def test_survivors_by_hand():
+    """T4."""
+    uniform, suffix = (plan(VARIANTS[name], 28, 16).survivors for name in ("uniform", "released"))
+    by_count = {len(row): [place + 1 for place in row] for row in uniform}
+    assert by_count[5] == [2, 5, 9, 12, 16] and by_count[4] == [5, 9, 12, 16]
+    assert by_count[3] == [5, 12, 16] and by_count[2] == [5, 16] and by_count[1] == [16]
+    assert next(row for row in suffix if len(row) == 5) == (11, 12, 13, 14, 15)
+    steps = plan(VARIANTS["steps"], 28, 16).survivors
+    assert steps[10] == tuple(range(16)) and steps[11] == steps[20] == (3, 7, 11, 15) and steps[21] == (15,)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_plans_hold_together(name):
+    """Survivors are among the layer's before; runs cover all layers, with a drop before all but the first."""
+    for layers, tokens in ((28, 16), (4, 16), (5, 4)):
+        made = plan(VARIANTS[name], layers, tokens)
+        assert made.layers == layers
+        for layer in range(1, layers + 1):
+            before, after = made.survivors[layer - 1], made.survivors[layer]
+            assert set(after) <= set(before) and after[-1] == tokens - 1
+            assert made.kept(layer) is None or tuple(before[i] for i in made.kept(layer)) == after
+        runs = made.runs()
+        assert [i for run in runs for i in range(*run)] == list(range(layers))
+        assert all(made.kept(start + 1) is not None for start, _ in runs[1:])
+
+
+_delete = jax.jit(lp_comp.delete, static_argnums=(2, 3, 4))
+
+
+def test_indices_by_hand():
+    """T3: two text tokens, two frames of four tokens, three text tokens; a row of its own and padded."""
+    made = plan(LPCompConfig(), 4, 4)
+    assert made.tokens == (4, 4, 3, 1, 1)
+    rows = lp_comp.Rows(np.array([2, 2]), np.array([2, 1]), np.array([3, 2]))
+    room = lp_comp.Room(5, 2)
+    x = np.arange(13)[None].repeat(2, 0)
+    seen = [x]
+    for layer in range(1, 5):
+        kept = made.kept(layer)
+        before = made.tokens[layer - 1]
+        seen.append(seen[-1] if kept is None else np.asarray(_delete(seen[-1], rows, room, before, kept)))
+    assert [row[0].tolist() for row in seen[1:]] == [
+        list(range(13)),
+        [0, 1, 3, 4, 5, 7, 8, 9, 10, 11, 12],
+        [0, 1, 5, 9, 10, 11, 12],
+        [0, 1, 5, 9, 10, 11, 12],
+    ]
+    assert [row[0].tolist().index(10) for row in seen[1:]] == [10, 8, 4, 4]
+    assert seen[2][1, :7].tolist() == [0, 1, 3, 4, 5, 6, 7] and seen[3][1, :5].tolist() == [0, 1, 5, 6, 7]
+    assert rows.lengths(made).tolist() == [[13, 8], [11, 7], [7, 5], [7, 5]]
+    labels = np.array([[-100] * 10 + [7, 8, 9]] * 2)
+    assert lp_comp.compress_labels(labels, rows, room, made)[0].tolist() == [-100] * 4 + [7, 8, 9]
+
+
+def test_length_trace():
+    """T5: 576 frames and 201 text tokens."""
+    run = recorded("prefill_suffix_F576_S201")
+    made = plan(VARIANTS["released"], 28, 16)
+    rows = lp_comp.Rows(*(np.array([n]) for n in (14, 576, 187)))
+    lengths = rows.lengths(made)[:, 0]
+    np.testing.assert_array_equal(lengths, run["lens"])
+    assert lengths[0] == 9417 and lengths[-1] == 777
+    for token, positions in enumerate(run["decode_pos"]):
+        np.testing.assert_array_equal(lengths + token, positions)
+
+
+@pytest.mark.parametrize("changes,sentence", [
+    ({"schedule": "linear"}, "compression.schedule is 'linear': use one of cosine, steps, none."),
+    ({"rounding": "floor"}, "compression.rounding is 'floor'"),
+    ({"keep": "prefix"}, "compression.keep is 'prefix'"),
+    ({"keep": "stride"}, "go together"),
+    ({"schedule": "steps", "keep": "stride", "stride": 5}, "does not divide the 16 tokens"),
+])  # fmt: skip
+def test_mistakes(changes, sentence):
+    with pytest.raises(TempoError, match=sentence):
+        plan(dataclasses.replace(LPCompConfig(), **changes), 28, 16)

@@ -1,0 +1,129 @@
+"""Supervised compression tuning: the recorded loss and gradients, batches, subsets, configs."""
+
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.packing import choose
+from tempo_jax.data.sources import open_source
+from tempo_jax.data.subset import Subset
+from tempo_jax.errors import TempoError
+from tempo_jax.models import build
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training import config as configs
+from tempo_jax.training import flops, optimiser, step
+from tempo_jax.training.groups import LEARNABLE, split
+from tempo_jax.training.tasks import TASKS
+from tempo_jax.trees import flatten
+from tests import xcomp_systems as tiny
+from tests.xcomp_systems import MICRO
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SHAPE = Shape(pool=6, row_length=96, conversations=2, length=1)
+TURNS = [{"from": "human", "value": "<image>\nwhat is red?"}, {"from": "gpt", "value": "the ball"}]
+
+
+def sample(frames: int, seed: int = 0) -> Sample:
+    return Sample(tiny.moving(frames, seed), 2.0, TURNS)
+
+
+def test_batches_hold_the_published_prompt(tokenizer):
+    """The time message before the question, which starts on a line of its own; frames in eights."""
+    batch = TASKS["xcomp"].collate([sample(20), sample(8, 1)], tokenizer, MICRO, SHAPE)
+    assert batch.frames_B.tolist() == [16, 8] and batch.frames_PFHWC.shape == (6, 8, 40, 48, 3)
+    prefix, suffix = int(batch.prefix_B[0]), int(batch.suffix_B[0])
+    assert batch.text_BS[0, :prefix].tolist() == tokenizer.llm_prefix_ids
+    said = tokenizer.decode(batch.text_BS[0, prefix : prefix + suffix])
+    told = "The video lasts for 10.00 seconds, and 16 frames are uniformly sampled from it."
+    expected = tokenizer.decode(tokenizer.encode(f"\n{told} \nwhat is red?"))
+    assert said.startswith(expected)
+    assert (batch.memory_index_BL[0, :256] == np.arange(256)).all() and (
+        batch.memory_index_BL[0, 256:] == -1
+    ).all()
+    assert (batch.memory_index_BL[1, :128] == 256 + np.arange(128)).all()
+    learned = batch.labels_BS[0] != IGNORE
+    assert learned.sum() >= len(tokenizer.encode("the ball")) and not learned[prefix + suffix :].any()
+
+
+def test_rows_of_a_batch_cost_what_they_cost_alone(tokenizer):
+    samples = [sample(16), sample(8, 1)]
+    model = build.init(MICRO, 2)
+    loss = jax.jit(TASKS["xcomp"].loss, static_argnames="remat")
+
+    def cost(some):
+        batch = TASKS["xcomp"].collate(some, tokenizer, MICRO, SHAPE)
+        return loss(model, jax.tree.map(jnp.asarray, batch), remat=False)
+
+    both, one, other = cost(samples), cost(samples[:1]), cost(samples[1:])
+    assert both.tokens == one.tokens + other.tokens > 0
+    assert both.total == pytest.approx(float(one.total + other.total), rel=1e-5)
+
+
+def test_samples_share_batches_one_to_a_row(tokenizer):
+    needs = [NEEDS["xcomp"](sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
+    assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.alone for need in needs)
+    assert choose(needs, SHAPE) == [0, 3]
+    with pytest.raises(ValueError, match="no video"):
+        NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
+
+
+def test_training_lowers_the_loss_and_leaves_the_tower_alone(tokenizer):
+    batch = TASKS["xcomp"].collate([sample(16)], tokenizer, MICRO, SHAPE)
+    micro = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    params = build.parameters(build.init(MICRO, 2))
+    rates = {"llm": 3e-3, "projector": 3e-3}
+    learning, frozen = split(params, rates)
+    assert all(path.startswith("vision/") for path in frozen)
+    tuned = optimiser.make(optimiser.OptimiserConfig(rates, steps=9, warmup_ratio=0.1), learning)
+    run = jax.jit(step.make_step(MICRO, tuned, task=TASKS["xcomp"], dtype=jnp.float32, remat="none"))
+    state, losses = step.initial(learning, tuned), []
+    for _ in range(5):
+        state, metrics = run(state, frozen, micro)
+        losses.append(float(metrics.loss))
+    assert losses[-1] < losses[0] - 0.1 and int(state.skipped) == 0
+    assert flops.of_step(MICRO, micro, rates) > 0
+
+
+def test_a_subset_is_the_second_slice():
+    """T: 10 % of 1000, not the first, and a quarter of it; none twice, always the same."""
+    whole = Subset(range(1000), 10.0)
+    part = Subset(range(1000), 10.0, 0.0, 0.25)
+    assert len(whole) == 100 and len(part) == 25 and set(part) < set(whole)
+    assert len(set(whole)) == 100 and list(part) == list(Subset(range(1000), 10.0, 0.0, 0.25))
+    first = Subset(range(1000), 10.0, 0.25, 1.0)
+    assert not set(first) & set(part) and set(first) | set(part) == set(whole)
+    with pytest.raises(TempoError, match="percent must be above 0"):
+        open_source({"kind": "prepared_part", "path": "x", "percent": 90.0})
+
+
+@pytest.mark.parametrize("name", ["xcomp_2b_sct", "xcomp_minireel"])
+def test_configs_are_valid_runs(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    configs.check(config)
+    rows = re.findall(r"^    (\w+) +(frozen|\d[\d.e-]*)\b", module.__doc__, re.MULTILINE)
+    assert tuple(group for group, _ in rows) == LEARNABLE
+    rates = {group: 0.0 if rate == "frozen" else float(rate) for group, rate in rows}
+    assert rates == dict(config.rates)
+    assert f"python train.py --config=configs/{name}.py --workdir=build/xcomp" in module.__doc__
+
+
+def test_the_published_values():
+    config = importlib.import_module("configs.xcomp_2b_sct").get_config()
+    batch = config.batch
+    assert config.steps == 2247 and batch.shards * batch.micro_batches * batch.conversations == 32
+    assert batch.pool * 8 == 1024 and config.optimiser.warmup_ratio == 0.03
+    assert (config.optimiser.b1, config.optimiser.b2, config.optimiser.clip_norm) == (0.9, 0.999, 1.0)
+    assert config.optimiser.weight_decay == 0 and config.optimiser.final_ratio == 0
+
+
+def test_paths_of_the_model_are_known_to_groups():
+    names = flatten(build.shapes(MICRO))
+    learning, frozen = split(names, {"llm": 1.0, "projector": 1.0})
+    assert len(learning) + len(frozen) == len(names)
