@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="DIR",
         action="append",
         default=[],
-        help="videos in it may be asked about by path; may be repeated (default: none, uploads only)",
+        help="videos in it may be asked about by path; may be repeated (default: the demo's)",
     )
     add("--no-page", dest="page", action="store_false", help="serve the API alone")
     add = serve.add_argument_group("limits").add_argument
@@ -92,7 +92,7 @@ LIMITS = {
 def run_serve(args: argparse.Namespace) -> int:
     """Serves until it is stopped."""
     checkpoint = options.checkpoint_folder(args.checkpoint)
-    folders = [_folder(name) for name in args.folder]
+    folders = [_folder(name) for name in args.folder] or _example_folders(args.checkpoint)
     token = read_token(args.token_file)
     if token is None and args.host not in LOOPBACK_HOSTS:
         options.say(
@@ -126,7 +126,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock)
         if args.page:
             from tempo_jax.serve.page import mount
 
-            mount(app, service, library, uploads)
+            mount(app, service, library)
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         what = "the page, and the API under /v1" if args.page else "the API under /v1"
@@ -150,6 +150,13 @@ def needs(page: bool) -> None:
         )
     if missing:
         raise TempoError(f"Serving needs {', '.join(missing)}: pip install 'tempo_jax[serve]'.")
+
+
+def _example_folders(checkpoint: str | None) -> list[Path]:
+    """The demo model's own video, where nothing else was asked for."""
+    hour = Path(__file__).resolve().parent.parent / "examples" / "hour"
+    demo = checkpoint is None and "TEMPO_CHECKPOINT" not in os.environ
+    return [hour] if demo and hour.is_dir() else []
 
 
 def _folder(name: str) -> Path:
