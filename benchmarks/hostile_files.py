@@ -2,15 +2,18 @@
 
     python benchmarks/hostile_files.py --count 1000
 
-A stand-in for the model, the real decoder and HTTP API. Mutations are seeded: bytes flipped, zeroed,
-doubled, cut off, boxes' sizes changed. Exit status 1 when a request gets no proper answer.
+The server is `tempo serve` with the demo model. Mutations are seeded: bytes flipped, zeroed, doubled, cut
+off, sizes changed. Exit status 1 when a request gets no proper answer or the server does not survive.
 """
 
 import argparse
 import collections
+import re
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -18,11 +21,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tempo_jax.serve import run
-from tempo_jax.serve.app import create_app
-from tempo_jax.serve.files import Library, Uploads
 from tempo_jax.video.synthetic import Clip, write_video
-from tests.serving import service_of
 
 SEEDS = ("a.mp4", "b.gif", "c.png")
 
@@ -56,39 +55,37 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def send(address: str, name: str, data: bytes) -> int:
+def send(address: str, model: str, name: str, data: bytes) -> int:
     """Uploads and asks; the status, -1 where the answer is not a proper one."""
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with httpx.Client(base_url=address, timeout=120) as client:
         upload = client.post("/v1/files", files={"file": (name, data)}).json()
         part = {"type": "video_url", "video_url": {"url": upload["id"]}}
         content = [part, {"type": "text", "text": "What?"}]
-        body = {"model": "fake", "messages": [{"role": "user", "content": content}]}
+        body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
         reply = client.post("/v1/chat/completions", json=body)
         client.delete(f"/v1/files/{upload['id']}")
     values = reply.json()
     if reply.status_code == 200:
-        return 200 if values["choices"][0]["message"]["content"] else -1
+        return 200 if isinstance(values["choices"][0]["message"]["content"], str) else -1
     sentence = values["error"]["message"]
     return reply.status_code if reply.status_code == 400 and sentence.endswith(".") else -1
 
 
-def attack(count: int, seed: int = 0) -> tuple[collections.Counter, list[int]]:
-    """Statuses, and the server's resident bytes after every tenth of the requests."""
+def attack(
+    address: str, count: int, seed: int = 0, every: int = 100, watch: Callable[[], None] = lambda: None
+) -> collections.Counter:
+    """Statuses of `count` mutated files; `watch` is called after each `every`."""
     statuses: collections.Counter = collections.Counter()
-    memory, process = [], psutil.Process()
     rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder, service_of() as service:
-        valid, uploads = originals(Path(folder)), Uploads(service.limits)
-        app = create_app(service, Library([]), uploads)
-        with run.running(app.state.guarded, service) as address:
-            for number in range(count):
-                name = SEEDS[number % len(SEEDS)]
-                statuses[send(address, name, mutate(valid[name], rng))] += 1
-                if (number + 1) % max(1, count // 10) == 0:
-                    memory.append(process.memory_info().rss)
-            assert httpx.get(address + "/health").status_code == 200
-        uploads.close()
-    return statuses, memory
+    with tempfile.TemporaryDirectory() as folder:
+        valid = originals(Path(folder))
+    model = httpx.get(address + "/v1/models").json()["data"][0]["id"]
+    for number in range(count):
+        name = SEEDS[number % len(SEEDS)]
+        statuses[send(address, model, name, mutate(valid[name], rng))] += 1
+        if (number + 1) % every == 0:
+            watch()
+    return statuses
 
 
 def main() -> int:
@@ -96,11 +93,26 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    began = time.perf_counter()
-    statuses, memory = attack(args.count, args.seed)
-    print(f"{args.count} files in {time.perf_counter() - began:.0f} s; statuses {dict(statuses)}")
-    print("resident MiB after each tenth:", *(f"{rss / 2**20:.0f}" for rss in memory))
-    return int(statuses[-1] > 0)
+    command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        found = (re.search(r"(http://\S+)/$", line.strip()) for line in server.stderr)
+        address = next(match[1] for match in found if match)
+        process, memory = psutil.Process(server.pid), []
+        began = time.perf_counter()
+        statuses = attack(
+            address,
+            args.count,
+            args.seed,
+            max(1, args.count // 10),
+            lambda: memory.append(process.memory_info().rss),
+        )
+        print(f"{args.count} files in {time.perf_counter() - began:.0f} s; statuses {dict(statuses)}")
+        print("resident MiB after each tenth:", *(f"{rss / 2**20:.0f}" for rss in memory))
+        alive = httpx.get(address + "/health").status_code == 200
+        server.terminate()
+        clean = server.wait(60) == 0
+    print(f"alive at the end: {alive}; clean end: {clean}")
+    return int(statuses[-1] > 0 or not alive or not clean)
 
 
 if __name__ == "__main__":

@@ -387,3 +387,14 @@ def test_shutting_down_during_an_answer(folder):
         assert "shut down" in got[-1]["error"]["message"]
         error_of(httpx.post(address + "/v1/chat/completions", json=body()), 503, "shutting down")
         assert httpx.get(address + "/health").status_code == 503
+
+
+def test_mutated_files_get_a_sentence():
+    """A few of what benchmarks/hostile_files.py sends by the thousand."""
+    pytest.importorskip("psutil", reason="needs pip install psutil")
+    from benchmarks.hostile_files import attack
+
+    with server() as (address, _):
+        statuses = attack(address, 30)
+        assert httpx.get(address + "/health").status_code == 200
+    assert statuses[-1] == 0 and statuses[200] and statuses[400]

@@ -215,7 +215,6 @@ def test_a_decoder_that_takes_too_much_memory(tmp_path):
 @pytest.mark.parametrize("crash", [lambda: os._exit(0), lambda: os.kill(os.getpid(), 9)])
 def test_a_decoder_that_dies(videos, crash, monkeypatch):
     context = multiprocessing.get_context("fork")  # so that the child runs what is patched
-    context.set_forkserver_preload = lambda names: None
     monkeypatch.setattr(decoder_child, "main", lambda pipe, request: crash())
     monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
     assert "crashed" in refusal(videos[0])

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from tempo_jax import __version__
+from tempo_jax.errors import TempoError
 from tempo_jax.serve import chat, replies
 from tempo_jax.serve.errors import ApiError, api_error
 from tempo_jax.serve.events import ClientGone, ask, substantial, while_connected
@@ -22,7 +23,7 @@ from tempo_jax.serve.files import Library, Upload, Uploads, too_large
 from tempo_jax.serve.guard import Guard
 from tempo_jax.serve.limits import MIB
 from tempo_jax.serve.metrics import Metrics
-from tempo_jax.serve.service import Done, Event, Piece, Service, internal, log
+from tempo_jax.serve.service import Done, Event, Piece, Service
 
 PIECE_BYTES = 1 << 20
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
@@ -97,26 +98,25 @@ def _add_chat(app: FastAPI, service: Service, library: Library, uploads: Uploads
         asked = await run_in_threadpool(chat.parse, body, service.model.name, library, uploads)
         try:
             options = service.model.options(**asked.options)
-            events = ask(
-                service, video=asked.video, question=asked.question, frames=asked.frames, options=options
-            )
+        except TempoError as error:
+            raise api_error(error) from error
+        events = ask(
+            service, video=asked.video, question=asked.question, frames=asked.frames, options=options
+        )
+        try:
             if asked.stream:
                 first = await while_connected(request, substantial(events))
-                stream = _streamed(service, asked, first, events)
-                return StreamingResponse(
-                    stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-                )
-            async with contextlib.aclosing(events):
-                done = await while_connected(request, _done(events))
-            reason = replies.finish_reason(done, options.max_new_tokens, service.model.eos_ids)
-            extras = replies.extras(done, asked.warnings)
-            return JSONResponse(replies.Reply(service.model.name).whole(done, extras, reason))
-        except (ApiError, ClientGone):
+                return StreamingResponse(_streamed(service, asked, first, events), headers=STREAM_HEADERS)
+            done = await while_connected(request, _done(events))
+        except ClientGone:
+            await events.aclose()
             raise
         except Exception as error:
-            if internal(error):
-                log.error("a request failed", exc_info=error)
+            await events.aclose()
             raise api_error(error) from error
+        reason = replies.finish_reason(done, options.max_new_tokens, service.model.eos_ids)
+        extras = replies.extras(done, asked.warnings)
+        return JSONResponse(replies.Reply(service.model.name).whole(done, extras, reason))
 
 
 async def _done(events: AsyncIterator[Event]) -> Done:
@@ -149,15 +149,17 @@ async def _json(request: Request, most: int) -> Any:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":  # which a page of another site cannot send without asking first
         raise ApiError(415, "The request must have the content type application/json.", "content_type")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise ApiError(
-                413,
-                f"The request is larger than {most >> 20} MiB: upload the video at /v1/files first.",
-                "too_large",
-            )
+    body, size = bytearray(), 0
+    async for part in request.stream():  # read to its end, which the guard bounds: clients hear better then
+        size += len(part)
+        if size <= most:
+            body += part
+    if size > most:
+        raise ApiError(
+            413,
+            f"The request is larger than {most >> 20} MiB: upload the video at /v1/files first.",
+            "too_large",
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

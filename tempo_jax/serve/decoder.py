@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -24,6 +25,13 @@ class Cancelled(Exception):
     """Nobody waits for this any more."""
 
 
+def warm_up() -> None:
+    """Starts the process that children are forked from, so that the first video need not wait for it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([decoder_child.__name__])
+    forkserver.ensure_running()
+
+
 @contextlib.contextmanager
 def decoding(
     request: decoder_child.Request,
@@ -37,7 +45,6 @@ def decoding(
     from the source's frames.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([decoder_child.__name__])
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=decoder_child.main, args=(theirs, request), daemon=True)
     child.start()

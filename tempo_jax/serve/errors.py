@@ -22,7 +22,7 @@ TYPES = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class ApiError(Exception):
     """message: one sentence; param: the request's field it is about; code: for programs."""
 

@@ -3,6 +3,8 @@
 Not Starlette's BaseHTTPMiddleware: that hides from a stream that its client has gone.
 """
 
+import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -14,6 +16,7 @@ from urllib.parse import parse_qs, urlencode
 from tempo_jax.serve.errors import ApiError
 
 OPEN_PATHS = ("/health",)  # for load balancers
+DISCARD_SECONDS = 10.0
 COOKIE = "tempo_token"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
@@ -39,6 +42,10 @@ class Guard:
         self._body_bytes, self._count = body_bytes, count
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "websocket":  # nothing of ours is one
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -60,7 +67,19 @@ class Guard:
         except ApiError as error:
             if started:
                 raise
+            if error.status == 413:
+                await self._discard(receive)
             await respond(counted, error)
+
+    async def _discard(self, receive: Callable) -> None:
+        """Reads as much again as is allowed: who is still sending would not see the response."""
+        size, more = 0, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while more and size <= self._body_bytes:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     def _check_host(self, headers: dict) -> None:
         host = re.sub(r":\d*$", "", headers.get("host", ""))

@@ -20,7 +20,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer
 from tempo_jax.inference.together import Turn
-from tempo_jax.serve.decoder import Cancelled, decoding
+from tempo_jax.serve.decoder import Cancelled, decoding, warm_up
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.model import Model
@@ -106,6 +106,7 @@ class Service:
         self._thread = threading.Thread(target=self._work, name="tempo-service", daemon=True)
 
     def start(self) -> "Service":
+        warm_up()
         self._thread.start()
         return self
 
