@@ -21,8 +21,8 @@ EXTRAS = {
     "serve": ("fastapi", "gradio", "prometheus-client", "python-multipart", "uvicorn"),
     "plan": ("libtpu",),
     "test": (
-        *("chex", "hypothesis", "jinja2", "opencv-python-headless", "psutil", "pytest", "pytest-xdist"),
-        *("ruff", "torch"),
+        *("chex", "httpx2", "hypothesis", "jinja2", "openai", "opencv-python-headless", "psutil"),
+        *("pytest", "pytest-xdist", "ruff", "torch"),
     ),
 }
 # Environment variable -> where it is when it is not set; None: nothing is kept.

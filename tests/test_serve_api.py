@@ -13,8 +13,8 @@ import pytest
 from tempo_jax.serve.files import Library, Uploads
 from tests.serving import FakeModel, make_videos, service_of
 
-MISSING = "needs pip install 'tempo_jax[serve]' httpx"
-httpx = pytest.importorskip("httpx", reason=MISSING)
+MISSING = "needs pip install 'tempo_jax[serve]' httpx2"
+httpx = pytest.importorskip("httpx2", reason=MISSING)
 app = pytest.importorskip("tempo_jax.serve.app", reason=MISSING, exc_type=ImportError)
 run = pytest.importorskip("tempo_jax.serve.run", reason=MISSING, exc_type=ImportError)
 

@@ -86,7 +86,7 @@ def test_a_port_that_is_taken(capsys):
 
 
 def test_sigterm_during_an_answer(tmp_path):
-    httpx = pytest.importorskip("httpx", reason="needs pip install 'tempo_jax[serve]' httpx")
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
     pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
     make_videos(tmp_path, 1)
     arguments = ["serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.3"]

@@ -40,7 +40,8 @@ LABELS = {
 
 def mount(app: FastAPI, service: Service, library: Library) -> None:
     """Puts the page at / of the application, behind the API's own paths."""
-    gr.set_static_paths(library.folders)  # served from where they are, not copied
+    if library.folders:
+        gr.set_static_paths(library.folders)  # served from where they are, not copied
     blocks = build(service, library)
     gr.mount_gradio_app(
         app,
@@ -52,6 +53,9 @@ def mount(app: FastAPI, service: Service, library: Library) -> None:
         css=views.CSS,
         head=f"<script>{views.SCRIPT}</script>",
         footer_links=[],
+        run_history=False,
+        mcp_server=False,
+        ssr_mode=False,
         show_error=True,
     )
 
@@ -106,7 +110,8 @@ def build(service: Service, library: Library) -> gr.Blocks:
 
 def _output(label: str) -> list:
     """Chat, statistics, plot, thumbnails."""
-    chat = gr.Chatbot(label=label, height=320, buttons=["copy"])
+    # Neither questions nor answers are Markdown.
+    chat = gr.Chatbot(label=label, height=320, render_markdown=False, feedback_options=None)
     return [chat, gr.HTML(), gr.HTML(), gr.HTML()]
 
 
@@ -185,7 +190,7 @@ class Asking:
         history = [*history, {"role": "user", "content": question}]
 
         def chat() -> list:
-            return [*history, {"role": "assistant", "content": views.plain(text) or "…"}]
+            return [*history, {"role": "assistant", "content": text or "…"}]
 
         yield [chat(), views.status(status), "", ""]
         try:

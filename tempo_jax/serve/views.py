@@ -13,6 +13,7 @@ NOTHING = (None, "", "", "")  # chat, statistics, plot, thumbnails
 CSS = """
 .tempo-plot { width: 100%; height: auto; display: block; }
 .tempo-plot text { font-size: 11px; }
+.message-content, .message .prose { white-space: pre-line; }
 .tempo-seek { cursor: pointer; }
 .tempo-seek:hover rect, .tempo-seek:focus rect { fill-opacity: .18; }
 .tempo-seek:hover rect:first-of-type, .tempo-seek:focus rect:first-of-type { fill-opacity: .7; }
@@ -39,11 +40,6 @@ for (const kind of ["click", "keydown"]) document.addEventListener(kind, event =
   video.scrollIntoView({block: "nearest", behavior: "smooth"});
 });
 """
-
-
-def plain(text: str) -> str:
-    """Text that a chat bubble shows as it is: an answer is no Markdown or HTML of ours."""
-    return html.escape(text, quote=False)
 
 
 def status(text: str) -> str:
