@@ -126,7 +126,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock)
         if args.page:
             from tempo_jax.serve.page import mount
 
-            mount(app, service, library)
+            mount(app, service, library, uploads)
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         what = "the page, and the API under /v1" if args.page else "the API under /v1"

@@ -90,7 +90,7 @@ class FakeModel:
 
 @contextlib.contextmanager
 def service_of(model=None, **limits):
-    limits = {"decode_seconds": 20.0, "upload_bytes": 1 << 20, "inline_bytes": 1 << 20, **limits}
+    limits = {"decode_seconds": 100.0, "upload_bytes": 1 << 20, "inline_bytes": 1 << 20, **limits}
     service = Service(model or FakeModel(), Limits(**limits)).start()
     try:
         yield service
@@ -115,7 +115,7 @@ class Heard:
             self._over.set()
 
     def end(self):
-        assert self._over.wait(30), self.events
+        assert self._over.wait(120), self.events
         return self.events[-1]
 
 

@@ -15,10 +15,19 @@ from tests.serving import FakeModel, make_videos, service_of
 
 MISSING = "needs pip install 'tempo_jax[serve]' httpx2"
 httpx = pytest.importorskip("httpx2", reason=MISSING)
+PATIENCE = 120  # seconds, for machines that are busy with something else
 app = pytest.importorskip("tempo_jax.serve.app", reason=MISSING, exc_type=ImportError)
 run = pytest.importorskip("tempo_jax.serve.run", reason=MISSING, exc_type=ImportError)
 
 TOKEN = "a-secret-token"
+
+
+def get(url, **more):
+    return httpx.get(url, timeout=PATIENCE, **more)
+
+
+def send(url, **more):
+    return httpx.post(url, timeout=PATIENCE, **more)
 
 
 @contextlib.contextmanager
@@ -58,7 +67,7 @@ def post(shared):
         else:
             more["content"] = body
             more.setdefault("headers", {"content-type": "application/json"})
-        return httpx.post(shared[0] + path, timeout=30, **more)
+        return send(shared[0] + path, **more)
 
     return post
 
@@ -78,7 +87,7 @@ def data_uri(path):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -104,7 +113,8 @@ def test_an_answer(post):
 
 def test_a_streamed_answer(shared):
     request = body(stream=True, stream_options={"include_usage": True}, max_tokens=3)
-    with httpx.stream("POST", shared[0] + "/v1/chat/completions", json=request) as response:
+    url = shared[0] + "/v1/chat/completions"
+    with httpx.stream("POST", url, json=request, timeout=PATIENCE) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         *chunks, usage, end = sse(response)
     assert end == "[DONE]" and usage["choices"] == [] and usage["usage"]["total_tokens"] == 163
@@ -167,9 +177,9 @@ def test_a_conversation_about_one_video(post):
 
 def test_health_and_metrics(shared, post):
     post(body())
-    health = httpx.get(shared[0] + "/health").json()
+    health = get(shared[0] + "/health").json()
     assert health["status"] == "ok" and health["model"] == "fake"
-    text = httpx.get(shared[0] + "/metrics").text
+    text = get(shared[0] + "/metrics").text
     for name in (
         "tempo_requests_total",
         "tempo_queue_waiting",
@@ -177,8 +187,8 @@ def test_health_and_metrics(shared, post):
         "tempo_tokens_total",
     ):
         assert name in text
-    httpx.get(shared[0] + "/made/up")
-    assert "made" not in httpx.get(shared[0] + "/metrics").text
+    get(shared[0] + "/made/up")
+    assert "made" not in get(shared[0] + "/metrics").text
 
 
 # What is refused
@@ -257,26 +267,26 @@ def test_mistakes_in_a_stream_have_a_status_too(post):
 
 
 def test_other_paths_and_methods(shared, post):
-    error_of(httpx.get(shared[0] + "/v2"), 404, "nothing at")
-    error_of(httpx.get(shared[0] + "/v1/chat/completions"), 405, "GET is not possible")
+    error_of(get(shared[0] + "/v2"), 404, "nothing at")
+    error_of(get(shared[0] + "/v1/chat/completions"), 405, "GET is not possible")
     error_of(post(b"{}", headers={"content-type": "text/plain"}), 415, "application/json")
-    error_of(httpx.get(shared[0] + "/v1/models/gpt"), 404, "There is no model")
+    error_of(get(shared[0] + "/v1/models/gpt"), 404, "There is no model")
 
 
 def test_uploads_beyond_the_limit(shared, post):
     big = b"x" * (3 << 20)
     error_of(post(body("data:video/mp4;base64," + "A" * (3 << 19))), 413, "larger than")
-    error_of(httpx.post(shared[0] + "/v1/files", files={"file": ("a.mp4", big)}), 413, "larger than")
+    error_of(send(shared[0] + "/v1/files", files={"file": ("a.mp4", big)}), 413, "larger than")
     chunks = (big[i : i + 65536] for i in range(0, len(big), 65536))  # its length is not announced
     boundary = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
     with contextlib.suppress(httpx.WriteError):
-        reply = httpx.post(
+        reply = send(
             shared[0] + "/v1/files",
             content=(part for part in (boundary, *chunks)),
             headers={"content-type": "multipart/form-data; boundary=b"},
         )
         error_of(reply, 413, "larger than")
-    assert httpx.get(shared[0] + "/health").status_code == 200
+    assert get(shared[0] + "/health").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -289,7 +299,7 @@ def test_uploads_beyond_the_limit(shared, post):
     ],
 )
 def test_bad_uploads(shared, more, said):
-    error_of(httpx.post(shared[0] + "/v1/files", **more), 400, said)
+    error_of(send(shared[0] + "/v1/files", **more), 400, said)
 
 
 def test_the_token(folder):
@@ -301,11 +311,11 @@ def test_the_token(folder):
             {"authorization": TOKEN},
             {"cookie": "tempo_token=x"},
         ):
-            error_of(httpx.get(url, headers=headers), 401, "bearer token")
-        error_of(httpx.get(url + "?token=wrong"), 401, "bearer token")
-        assert httpx.get(url, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
-        assert httpx.get(address + "/health").status_code == 200
-        with httpx.Client() as browser:
+            error_of(get(url, headers=headers), 401, "bearer token")
+        error_of(get(url + "?token=wrong"), 401, "bearer token")
+        assert get(url, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert get(address + "/health").status_code == 200
+        with httpx.Client(timeout=PATIENCE) as browser:
             first = browser.get(url + f"?token={TOKEN}")
             assert first.status_code == 303 and first.headers["location"] == "/v1/models"
             assert "HttpOnly" in first.headers["set-cookie"]
@@ -316,8 +326,8 @@ def test_other_names_for_a_loopback_server(folder):
     from tempo_jax.serve.guard import LOOPBACK
 
     with server([folder], access=app.Access(None, LOOPBACK)) as (address, _):
-        assert httpx.get(address + "/v1/models").status_code == 200
-        error_of(httpx.get(address + "/v1/models", headers={"host": "evil.example"}), 421, "evil.example")
+        assert get(address + "/v1/models").status_code == 200
+        error_of(get(address + "/v1/models", headers={"host": "evil.example"}), 421, "evil.example")
 
 
 # Under load
@@ -329,7 +339,7 @@ def test_fifty_at_once(folder):
 
         def one(number):
             name = f"v{number % 2}.mp4"
-            with httpx.Client(timeout=60) as client:
+            with httpx.Client(timeout=PATIENCE) as client:
                 reply = client.post(address + "/v1/chat/completions", json=body(name, f"q{number}"))
             if reply.status_code == 429:
                 error_of(reply, 429, "try again")
@@ -349,17 +359,17 @@ def test_a_client_that_goes_away_stops_the_work(folder, streaming):
     with server([folder]) as (address, service):
 
         async def leave():
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=PATIENCE) as client:
                 request = client.post(
                     address + "/v1/chat/completions", json=body(question="slow", stream=streaming)
                 )
                 task = asyncio.create_task(request)
-                await asyncio.to_thread(service.model.reached.wait, 20)
+                await asyncio.to_thread(service.model.reached.wait, PATIENCE)
                 task.cancel()
 
         asyncio.run(leave())
         wait_until(lambda: service.model.stopped == ["slow"])
-        assert httpx.post(address + "/v1/chat/completions", json=body()).status_code == 200
+        assert send(address + "/v1/chat/completions", json=body()).status_code == 200
 
 
 def test_shutting_down_during_an_answer(folder):
@@ -367,26 +377,24 @@ def test_shutting_down_during_an_answer(folder):
     with server([folder]) as (address, service):
         got = []
 
+        url, slow = address + "/v1/chat/completions", body(question="slow", stream=True)
+
         def read():
-            with httpx.stream(
-                "POST", address + "/v1/chat/completions", json=body(question="slow", stream=True), timeout=30
-            ) as response:
+            with httpx.stream("POST", url, json=slow, timeout=PATIENCE) as response:
                 got.extend(sse(response))
 
         reader = threading.Thread(target=read)
         reader.start()
-        service.model.reached.wait(20)
+        service.model.reached.wait(PATIENCE)
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(
-                httpx.post, address + "/v1/chat/completions", json=body("v1.mp4"), timeout=30
-            )
+            waiting = pool.submit(send, address + "/v1/chat/completions", json=body("v1.mp4"))
             wait_until(lambda: service.waiting == 1)
             service.close(grace=0.1)
             error_of(waiting.result(), 503, "shutting down")
-        reader.join(20)
+        reader.join(PATIENCE)
         assert "shut down" in got[-1]["error"]["message"]
-        error_of(httpx.post(address + "/v1/chat/completions", json=body()), 503, "shutting down")
-        assert httpx.get(address + "/health").status_code == 503
+        error_of(send(address + "/v1/chat/completions", json=body()), 503, "shutting down")
+        assert get(address + "/health").status_code == 503
 
 
 def test_mutated_files_get_a_sentence():
@@ -396,5 +404,5 @@ def test_mutated_files_get_a_sentence():
 
     with server() as (address, _):
         statuses = attack(address, 30)
-        assert httpx.get(address + "/health").status_code == 200
+        assert get(address + "/health").status_code == 200
     assert statuses[-1] == 0 and statuses[200] and statuses[400]

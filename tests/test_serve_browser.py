@@ -35,7 +35,7 @@ def served(tmp_path_factory):
     with service_of(FakeModel(seconds=0.02)) as service:
         library, uploads = Library([folder]), Uploads(service.limits)
         made = app.create_app(service, library, uploads)
-        page.mount(made, service, library)
+        page.mount(made, service, library, uploads)
         with run.running(made.state.guarded, service) as address:
             yield address, folder
         uploads.close()

@@ -104,7 +104,7 @@ def test_sigterm_during_an_answer(tmp_path):
         content = [part, {"type": "text", "text": "slow"}]
         body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": content}]}
         got = []
-        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=60) as response:
+        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
             for line in response.iter_lines():
                 got.append(line)
                 if len(got) == 4:  # the answer is under way

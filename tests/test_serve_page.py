@@ -88,11 +88,26 @@ def test_the_page_is_served_beside_the_api(tmp_path):
         library, uploads = Library([tmp_path]), Uploads(service.limits)
         assert page.example_rows(library) == [["v0.mp4", "What is it?"]]
         made = app.create_app(service, library, uploads, app.Access("a-secret-token"))
-        page.mount(made, service, library)
+        page.mount(made, service, library, uploads)
         with run.running(made.state.guarded, service) as address:
-            assert httpx.get(address + "/").status_code == 401
-            with httpx.Client(follow_redirects=True, timeout=30) as browser:
+            assert httpx.get(address + "/", timeout=120).status_code == 401
+            with httpx.Client(follow_redirects=True, timeout=120) as browser:
                 first = browser.get(address + "/?token=a-secret-token")
                 assert first.status_code == 200 and "Tempo" in first.text
                 assert browser.get(address + "/v1/models").json()["data"][0]["id"] == "fake"
+        uploads.close()
+
+
+def test_the_page_fetches_nothing(tmp_path):
+    gradio = pytest.importorskip("gradio", reason="needs pip install 'tempo_jax[serve]'")
+    from tempo_jax.serve import page
+    from tempo_jax.serve.app import create_app
+    from tempo_jax.serve.files import Library, Uploads
+    from tests.serving import service_of
+
+    with service_of() as service:
+        uploads = Uploads(service.limits)
+        page.mount(create_app(service, Library([]), uploads), service, Library([]), uploads)
+        with pytest.raises(gradio.Error, match="fetches nothing"):
+            page.processing_utils.save_url_to_cache("http://127.0.0.1/v.mp4", str(tmp_path))
         uploads.close()

@@ -108,12 +108,12 @@ class Uploads:
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self._folder = Path(tempfile.mkdtemp(prefix="tempo-serve-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="tempo-serve-"))
         self._items: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
 
     def new(self, name: str) -> "Writing":
-        return Writing(self, self._folder, name, self._limits.upload_bytes)
+        return Writing(self, self.folder, name, self._limits.upload_bytes)
 
     def add(self, upload: Upload) -> None:
         with self._lock:
@@ -150,7 +150,7 @@ class Uploads:
             return list(self._items.values())
 
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def from_data_uri(self, uri: str) -> Upload:
         """The file in a data: URI; ApiError for what is none. The same bytes again are the same upload."""

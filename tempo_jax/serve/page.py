@@ -15,17 +15,19 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves thi
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import processing_utils
 
 from tempo_jax.serve import settings, views
 from tempo_jax.serve.errors import ApiError, api_error
 from tempo_jax.serve.events import ask
-from tempo_jax.serve.files import Library, video_file
+from tempo_jax.serve.files import Library, Uploads, video_file
 from tempo_jax.serve.service import Done, Failed, Piece, Progress, Service, internal, log
 from tempo_jax.serve.store import VideoFile
 
 PLAYER = "tempo-player"  # element id
 FONTS = ("system-ui", "sans-serif")  # of the visitor's machine: no font is fetched from anywhere
 MOST_EXAMPLES = 6
+KEPT_SECONDS = 24 * 3600  # uploads on the page
 INTRODUCTION = """# Tempo
 Ask about a video, from seconds to hours long. The first question opens it; further ones come faster.
 """
@@ -38,8 +40,15 @@ LABELS = {
 }
 
 
-def mount(app: FastAPI, service: Service, library: Library) -> None:
+async def _fetch_nothing(url: str) -> None:
+    raise gr.Error("This server fetches nothing from the network: upload the video.", print_exception=False)
+
+
+def mount(app: FastAPI, service: Service, library: Library, uploads: Uploads) -> None:
     """Puts the page at / of the application, behind the API's own paths."""
+    # Gradio would download a video that is given as a web address, and keep uploads for ever.
+    processing_utils.async_ssrf_protected_get = _fetch_nothing
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.folder / "page")
     if library.folders:
         gr.set_static_paths(library.folders)  # served from where they are, not copied
     blocks = build(service, library)
@@ -61,7 +70,7 @@ def mount(app: FastAPI, service: Service, library: Library) -> None:
 
 
 def build(service: Service, library: Library) -> gr.Blocks:
-    with gr.Blocks(title="Tempo", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="Tempo", analytics_enabled=False, delete_cache=(3600, KEPT_SECONDS)) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=300):
