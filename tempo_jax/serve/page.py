@@ -77,7 +77,7 @@ def build(service: Service, library: Library) -> gr.Blocks:
                 names = library.names()
                 pick = gr.Dropdown(names, value=None, label="Pick a video", visible=bool(names))
                 player = gr.Video(label="… or upload one", sources=["upload"], elem_id=PLAYER, height=300)
-                question = gr.Textbox(label="Question", lines=3, submit_btn=False, elem_id="tempo-question")
+                question = gr.Textbox(label="Question", max_lines=8, elem_id="tempo-question")
                 with gr.Row():
                     clear = gr.Button("Clear", min_width=80)
                     stop = gr.Button("Stop", min_width=80)
@@ -89,7 +89,7 @@ def build(service: Service, library: Library) -> gr.Blocks:
                 with gr.Column(visible=False) as other:
                     second = _output("The same with the other settings")
         compare.change(lambda on: gr.update(visible=on), compare, other, api_visibility="private")
-        pick.input(
+        pick.change(
             lambda name: library.find(name).path if name else None, pick, player, api_visibility="private"
         )
 
@@ -121,7 +121,7 @@ def _output(label: str) -> list:
     """Chat, statistics, plot, thumbnails."""
     # Neither questions nor answers are Markdown.
     chat = gr.Chatbot(label=label, height=320, render_markdown=False, feedback_options=None)
-    return [chat, gr.HTML(), gr.HTML(), gr.HTML()]
+    return [chat, gr.HTML(""), gr.HTML(""), gr.HTML("")]
 
 
 def _controls() -> tuple[list, gr.Checkbox]:
