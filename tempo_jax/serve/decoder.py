@@ -1,7 +1,8 @@
 """Videos decoded in a child process: a hostile file can hurt nobody but itself.
 
 Children are forked from a small process of their own (multiprocessing's forkserver) that has PyAV
-and Pillow loaded but neither jax nor threads, so that one starts in milliseconds.
+and Pillow loaded but neither jax nor threads, so that one starts in milliseconds. As ever with
+multiprocessing, a script that serves needs its `if __name__ == "__main__":`.
 """
 
 import contextlib
