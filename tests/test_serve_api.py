@@ -403,6 +403,6 @@ def test_mutated_files_get_a_sentence():
     from benchmarks.hostile_files import attack
 
     with server() as (address, _):
-        statuses = attack(address, 30)
+        statuses = attack(address, 18)
         assert get(address + "/health").status_code == 200
     assert statuses[-1] == 0 and statuses[200] and statuses[400]

@@ -35,7 +35,7 @@ VIDEO_SUFFIXES = (
 )
 MOST_LISTED = 500
 NO_FOLDERS = "This server reads no local files: upload the video."
-NOT_BASE64 = "The data: URI is no intact base64: write data:video/mp4;base64,… and encode the file again."
+NOT_BASE64 = "The data: URI is no intact base64: encode the file again, as data:video/mp4;base64,AAAA."
 # What data: URIs call a file -> the suffix it is kept with; only its contents decide what it is.
 SUFFIX_OF = {"video/mp4": ".mp4", "image/gif": ".gif", "image/png": ".png", "image/jpeg": ".jpg"}
 
@@ -157,17 +157,13 @@ class Uploads:
         head, comma, data = uri.partition(",")
         kind, *parameters = head.removeprefix("data:").split(";")
         if not comma or "base64" not in parameters:
-            raise ApiError(
-                400, "The data: URI is not base64: write data:video/mp4;base64,…", "invalid_data_uri", "url"
-            )
+            raise ApiError(400, NOT_BASE64, "invalid_data_uri", "url")
         if len(data) * 3 // 4 > self._limits.upload_bytes + 3:
             raise too_large(self._limits.upload_bytes)
         try:
             content = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ApiError(
-                400, "The data: URI is damaged base64: encode it again.", "invalid_data_uri", "url"
-            ) from error
+            raise ApiError(400, NOT_BASE64, "invalid_data_uri", "url") from error
         identity = f"file-{hashlib.sha256(content).hexdigest()[:24]}"
         with self._lock:
             known = self._items.get(identity)
