@@ -1,5 +1,6 @@
 """What the page shows, without a browser; and the page itself mounted on the server, where Gradio is."""
 
+import asyncio
 import itertools
 import re
 import xml.etree.ElementTree
@@ -111,3 +112,28 @@ def test_the_page_fetches_nothing(tmp_path):
         with pytest.raises(gradio.Error, match="fetches nothing"):
             page.processing_utils.save_url_to_cache("http://127.0.0.1/v.mp4", str(tmp_path))
         uploads.close()
+
+
+def test_one_question_with_two_settings(tmp_path):
+    """What the button does, without a browser: both answers stream, with plot and thumbnails."""
+    pytest.importorskip("gradio", reason="needs pip install 'tempo_jax[serve]'")
+    from tempo_jax.serve import page
+    from tempo_jax.serve.files import Library
+    from tests.serving import make_videos, service_of
+
+    (path,) = make_videos(tmp_path, 1)
+    chosen = [64, 1024, 64, 0.0, "head", True]
+    values = [*chosen, *([128] + chosen[1:])]
+
+    async def updates(service):
+        asking = page.Asking(service, Library([tmp_path])).run(str(path), "Who?", [], [], True, *values)
+        return [update async for update in asking]
+
+    with service_of() as service:
+        got = asyncio.run(updates(service))
+    final = got[-1]
+    for chat, statistics, plot, thumbnails in (final[1:5], final[5:9]):
+        assert [m["content"] for m in chat] == ["Who?", "v0.mp4 says Who?"]
+        assert "svg" in plot and "jpeg" in thumbnails and "visual tokens" in statistics
+    assert "took" in final[2] and "open already" in final[6]
+    assert any(update[1][-1]["content"] == "v0.mp4 says" for update in got)
