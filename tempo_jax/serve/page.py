@@ -120,7 +120,7 @@ def build(service: Service, library: Library) -> gr.Blocks:
 def _output(label: str) -> list:
     """Chat, statistics, plot, thumbnails."""
     # Neither questions nor answers are Markdown.
-    chat = gr.Chatbot(label=label, height=320, render_markdown=False, feedback_options=None)
+    chat = gr.Chatbot(label=label, height=320, render_markdown=False, feedback_options=None, buttons=["copy"])
     return [chat, gr.HTML(""), gr.HTML(""), gr.HTML("")]
 
 
