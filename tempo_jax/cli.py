@@ -1,4 +1,4 @@
-"""The `tempo` command: `tempo ask` one question, `tempo batch` many.
+"""The `tempo` command: `tempo ask` one question, `tempo batch` many, `tempo serve` everyone's.
 
 Answers go to stdout; progress, warnings and errors to stderr. Exit status: 0 success, 2 a user's
 mistake (one sentence on stderr), 130 interrupted, 141 the reader of stdout went away, 1 a bug of
@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from tempo_jax import cli_batch
+from tempo_jax import cli_batch, cli_completion, cli_doctor, cli_serve
 from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
@@ -28,6 +28,7 @@ examples:
   tempo ask lecture.mp4 "Summarise the second part." --budget 4096 --plot tokens.png
   tempo ask clip.mp4 "How many people?" --json | jq .text
   tempo batch cases.json --out answers.jsonl
+  tempo serve
 
 The model is --checkpoint DIR, else $TEMPO_CHECKPOINT, else checkpoints/demo.
 """
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--out", metavar="OUT.jsonl", help="write the lines there (default: stdout)")
     options.add_model_options(batch)
     batch.set_defaults(run=cli_batch.run_batch)
+    for command in (cli_serve, cli_doctor, cli_completion):
+        command.add_parser(commands)
     return parser
 
 

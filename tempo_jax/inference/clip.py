@@ -207,6 +207,7 @@ class Clip:
         ids, length = layout.question_row(self.tempo.tokenizer, question, compressor.memory_tokens)
         ids = put(ids)
         self._video_seconds = 0.0
+        seen, total = len(self._held), len(self.layout.chunks)
         for chunk, (index, held) in zip(self.layout.chunks, enumerate(self._chunks(progress)), strict=True):
             prefix = held if self._prefix_cache else self._prefix(index, held)
             bank = programs.compress(
@@ -219,6 +220,9 @@ class Clip:
                 length,
                 chunk.start,
             )
+            if progress and seen == total:  # else reading the video sets the pace, and is reported
+                jax.block_until_ready(bank)
+                progress("compressing", index + 1, total)
         self._last_bank = (question, bank) if self._keep else None
         return bank
 

@@ -96,10 +96,13 @@ def open_video(
     `video`: path of a video file, .gif, .npy, image or folder of images; or an array uint8
     [T, H, W, 3] (a video) or [H, W, 3] (an image); or a PIL image. Files are sampled at `fps`
     within min_frames..max_frames (§2.1). Arrays, .npy and folders count as recorded at `fps`: all
-    their frames are taken as they are, evenly thinned out if there are more than max_frames.
+    their frames are taken as they are, evenly thinned out if there are more than max_frames. A
+    Source, opened and sampled already (in another process, say), is returned as it is.
     sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as recorded.
     Raises TempoError, one sentence, for everything that cannot be answered about.
     """
+    if isinstance(video, Source):
+        return video
     check_limits(fps, min_frames, max_frames)
     request = _Request(float(fps), int(min_frames), int(max_frames), config or VideoConfig(), sampler)
     if isinstance(video, (str, Path)):

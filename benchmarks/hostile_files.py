@@ -1,0 +1,119 @@
+"""Sends mutated videos and pictures to a server and watches that each gets an answer and memory stays flat.
+
+    python benchmarks/hostile_files.py --count 1000
+
+The server is `tempo serve` with the demo model. Mutations are seeded: bytes flipped, zeroed, doubled, cut
+off, sizes changed. Exit status 1 when a request gets no proper answer or the server does not survive.
+"""
+
+import argparse
+import collections
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from tempo_jax.video.synthetic import Clip, write_video
+
+SEEDS = ("a.mp4", "b.gif", "c.png")
+
+
+def originals(folder: Path) -> dict[str, bytes]:
+    """Valid files to mutate."""
+    write_video(folder / "a.mp4", Clip(seconds=4, fps=4, height=48, width=64), faststart=True)
+    frames = [Image.fromarray(np.full((40, 60, 3), 40 * k, np.uint8)) for k in range(5)]
+    frames[0].save(folder / "b.gif", save_all=True, append_images=frames[1:], duration=200)
+    frames[2].save(folder / "c.png")
+    return {name: (folder / name).read_bytes() for name in SEEDS}
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to a few changes of one kind."""
+    changed = bytearray(data)
+    kind = rng.integers(5)
+    for _ in range(int(rng.integers(1, 9))):
+        start = int(rng.integers(len(changed)))
+        length = int(rng.integers(1, 64))
+        if kind == 0:
+            changed[start] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            changed[start : start + length] = bytes(len(changed[start : start + length]))
+        elif kind == 2:
+            changed[start:start] = changed[start : start + length]
+        elif kind == 3:  # sizes and counts are big-endian words
+            changed[start : start + 4] = rng.bytes(4)
+        else:
+            return bytes(changed[: start + 1])
+    return bytes(changed)
+
+
+def send(address: str, model: str, name: str, data: bytes) -> int:
+    """Uploads and asks; the status, -1 where the answer is not a proper one."""
+    with httpx.Client(base_url=address, timeout=120) as client:
+        upload = client.post("/v1/files", files={"file": (name, data)}).json()
+        part = {"type": "video_url", "video_url": {"url": upload["id"]}}
+        content = [part, {"type": "text", "text": "What?"}]
+        body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+        reply = client.post("/v1/chat/completions", json=body)
+        client.delete(f"/v1/files/{upload['id']}")
+    values = reply.json()
+    if reply.status_code == 200:
+        return 200 if isinstance(values["choices"][0]["message"]["content"], str) else -1
+    sentence = values["error"]["message"]
+    return reply.status_code if reply.status_code == 400 and sentence.endswith(".") else -1
+
+
+def attack(
+    address: str, count: int, seed: int = 0, every: int = 100, watch: Callable[[], None] = lambda: None
+) -> collections.Counter:
+    """Statuses of `count` mutated files; `watch` is called after each `every`."""
+    statuses: collections.Counter = collections.Counter()
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        valid = originals(Path(folder))
+    model = httpx.get(address + "/v1/models").json()["data"][0]["id"]
+    for number in range(count):
+        name = SEEDS[number % len(SEEDS)]
+        statuses[send(address, model, name, mutate(valid[name], rng))] += 1
+        if (number + 1) % every == 0:
+            watch()
+    return statuses
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        found = (re.search(r"(http://\S+)/$", line.strip()) for line in server.stderr)
+        address = next(match[1] for match in found if match)
+        process, memory = psutil.Process(server.pid), []
+        began = time.perf_counter()
+        statuses = attack(
+            address,
+            args.count,
+            args.seed,
+            max(1, args.count // 10),
+            lambda: memory.append(process.memory_info().rss),
+        )
+        print(f"{args.count} files in {time.perf_counter() - began:.0f} s; statuses {dict(statuses)}")
+        print("resident MiB after each tenth:", *(f"{rss / 2**20:.0f}" for rss in memory))
+        alive = httpx.get(address + "/health").status_code == 200
+        server.terminate()
+        clean = server.wait(60) == 0
+    print(f"alive at the end: {alive}; clean end: {clean}")
+    return int(statuses[-1] > 0 or not alive or not clean)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

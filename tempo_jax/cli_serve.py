@@ -1,0 +1,181 @@
+"""`tempo serve`: the web page and the HTTP API of one model."""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from tempo_jax import cli_options as options
+from tempo_jax.errors import TempoError
+
+HELP = """\
+Serve one model: a web page, and an HTTP API that OpenAI's clients understand.
+Only this machine can reach it unless --host says otherwise; then set a token too."""
+EXAMPLES = """\
+examples:
+  tempo serve                                      the page is at http://127.0.0.1:8000
+  tempo serve --folder ~/videos --folder /data     their videos can be picked by name
+  TEMPO_SERVE_TOKEN=… tempo serve --host 0.0.0.0   for others; they need the token
+  tempo serve --no-page                            the API alone, which needs no Gradio
+
+Stop it with Ctrl-C or SIGTERM: answers under way get --grace seconds.  More: docs/serve.md
+"""
+TOKEN_VARIABLE = "TEMPO_SERVE_TOKEN"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="a web page and an OpenAI-style API",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole = options.number
+    add = serve.add_argument_group("model").add_argument
+    add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
+    add("--name", help="what the API calls the model (default: tempo- and the folder's name)")
+    add("--dtype", choices=("bfloat16", "float32"), help="compute in this type (default: as stored)")
+    add = serve.add_argument_group("access").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
+    add("--port", type=whole(int, 0), default=8000, help="(8000; 0 takes a free one)")
+    add(
+        "--token-file",
+        metavar="FILE",
+        help=f"its first line is the token clients send (or ${TOKEN_VARIABLE})",
+    )
+    add(
+        "--folder",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="videos in it may be asked about by path; may be repeated (default: the demo's)",
+    )
+    add("--no-page", dest="page", action="store_false", help="serve the API alone")
+    add = serve.add_argument_group("limits").add_argument
+    for name, number in LIMITS.items():
+        add(f"--{name}", type=whole(int, 1), default=number.default, metavar="N", help=number.help)
+    add(
+        "--grace",
+        type=whole(float, 0),
+        default=10.0,
+        metavar="S",
+        help="seconds to finish answers when stopped (10)",
+    )
+    serve.set_defaults(run=run_serve)
+
+
+class _Number:
+    """A limit on the command line: its field of Limits, and how many of the field's units one is."""
+
+    def __init__(self, field: str, default: int, unit: int, help: str):
+        self.field, self.default, self.unit, self.help = field, default, unit, f"{help} ({default})"
+
+
+MIB = 1 << 20
+LIMITS = {
+    "queue": _Number("waiting", 16, 1, "requests that may wait; more are told to come back"),
+    "batch": _Number("batch", 4, 1, "questions about one video answered together"),
+    "open-videos": _Number("open_videos", 4, 1, "videos held open"),
+    "open-mib": _Number("open_bytes", 4096, MIB, "device memory they may take, in MiB"),
+    "upload-mib": _Number("upload_bytes", 2048, MIB, "largest file, in MiB"),
+    "store-mib": _Number("stored_bytes", 8192, MIB, "disk space of uploads, in MiB"),
+    "video-seconds": _Number("video_seconds", 21600, 1, "longest video"),
+    "decode-seconds": _Number("decode_seconds", 600, 1, "longest decoding of one"),
+    "decode-mib": _Number("decode_bytes", 2048, MIB, "memory of the process that decodes, in MiB"),
+}
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serves until it is stopped."""
+    checkpoint = options.checkpoint_folder(args.checkpoint)
+    folders = [_folder(name) for name in args.folder] or _example_folders(args.checkpoint)
+    token = read_token(args.token_file)
+    if token is None and args.host not in LOOPBACK_HOSTS:
+        options.say(
+            f"warning: without a token everyone who reaches {args.host} may ask; set ${TOKEN_VARIABLE}."
+        )
+    needs(args.page)
+    from tempo_jax.serve import run
+
+    sock = run.listen(args.host, args.port)
+    with contextlib.redirect_stdout(sys.stderr):
+        return _serve(args, checkpoint, folders, token, sock)
+
+
+def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock) -> int:
+    from tempo_jax.serve import guard, model, run
+    from tempo_jax.serve.app import Access, create_app
+    from tempo_jax.serve.files import Library, Uploads
+    from tempo_jax.serve.limits import Limits
+    from tempo_jax.serve.service import Service
+
+    limits = Limits(**{n.field: getattr(args, k.replace("-", "_")) * n.unit for k, n in LIMITS.items()})
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    options.say("loading the model …")
+    loaded = model.load(checkpoint, args.name, args.dtype)
+    uploads = Uploads(limits)
+    try:
+        service = Service(loaded, limits).start()
+        library = Library(folders)
+        hosts = guard.LOOPBACK if args.host in LOOPBACK_HOSTS else None
+        app = create_app(service, library, uploads, Access(token, hosts))
+        if args.page:
+            from tempo_jax.serve.page import mount
+
+            mount(app, service, library, uploads)
+        host, port = sock.getsockname()[:2]
+        name = f"[{host}]" if ":" in host else host
+        what = "the page, and the API under /v1" if args.page else "the API under /v1"
+        options.say(f"{loaded.name}: {what}: http://{name}:{port}/")
+        run.serve(app.state.guarded, service, sock, args.grace)
+    finally:
+        uploads.close()
+    options.say("stopped")
+    return 0
+
+
+def needs(page: bool) -> None:
+    """TempoError naming what is to be installed."""
+    import importlib.util
+
+    modules = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", *(("gradio",) if page else ()))
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing == ["gradio"]:
+        raise TempoError(
+            "The page needs Gradio: pip install 'tempo_jax[serve]', or leave it out with --no-page."
+        )
+    if missing:
+        raise TempoError(f"Serving needs {', '.join(missing)}: pip install 'tempo_jax[serve]'.")
+
+
+def _example_folders(checkpoint: str | None) -> list[Path]:
+    """The demo model's own video, where nothing else was asked for."""
+    hour = Path(__file__).resolve().parent.parent / "examples" / "hour"
+    demo = checkpoint is None and "TEMPO_CHECKPOINT" not in os.environ
+    return [hour] if demo and hour.is_dir() else []
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise TempoError(f"There is no folder {name}; check --folder.")
+    return path
+
+
+def read_token(file: str | None) -> str | None:
+    """The token of the file or the environment; TempoError for one that cannot be sent."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    if file is not None:
+        try:
+            token = (Path(file).read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+        except (OSError, ValueError) as error:
+            raise TempoError(f"The token file {file} cannot be read: {error}.") from error
+    if token is None:
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", token):
+        raise TempoError("The token must have 8 to 200 letters, digits or . _ ~ + / = - and nothing else.")
+    return token

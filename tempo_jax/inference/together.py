@@ -1,0 +1,130 @@
+"""Several questions about one open video: each read on its own, their answers written together.
+
+Writing an answer reads all weights once a token, however many answers are written at a time.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tempo_jax.inference import generate
+from tempo_jax.inference.buckets import power_of_two
+from tempo_jax.inference.clip import STREAM_TOKENS, Asked, Clip, Progress
+from tempo_jax.inference.options import Options
+from tempo_jax.inference.results import Answer
+from tempo_jax.inference.text import TextStream
+
+
+@dataclasses.dataclass
+class Turn:
+    """A question and who hears of it.
+
+    piece: called with the text as it comes. cancelled: asked between pieces; once true, nothing more
+    is computed for this question. answer or error: what came of it; neither if it was cancelled.
+    """
+
+    question: str
+    options: Options
+    piece: Callable[[str], None] = lambda text: None
+    cancelled: Callable[[], bool] = lambda: False
+    progress: Progress = None
+    answer: Answer | None = None
+    error: Exception | None = None
+
+
+@dataclasses.dataclass
+class _Row:
+    """A turn whose answer is being written."""
+
+    turn: Turn
+    asked: Asked
+    text: TextStream
+    first_token: float = 0.0
+    open: bool = True
+
+
+def answer_together(clip: Clip, turns: Sequence[Turn]) -> None:
+    """Answers the turns, each as `Clip.ask` would up to floating-point rounding; sets their results.
+
+    Greedy answers of one shape share the decode loop. Sampled ones do not: their random numbers
+    must not depend on who else asks.
+    """
+    groups: dict[tuple, list[_Row]] = {}
+    for number, turn in enumerate(turns):
+        if turn.cancelled():
+            continue
+        try:
+            asked = clip.prefill(turn.question, turn.options, turn.progress)
+        except Exception as error:  # of this question alone
+            turn.error = error
+            continue
+        state, greedy = asked.prefilled.generation, turn.options.greedy
+        shape = (state.tokens_BN.shape, state.cache[0][0].shape, 0 if greedy else number + 1)
+        row = _Row(turn, asked, TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids))
+        groups.setdefault(shape, []).append(row)
+    for rows in groups.values():
+        _write(clip, rows)
+
+
+def _write(clip: Clip, rows: list[_Row]) -> None:
+    """The decode loop of rows whose states have one shape."""
+    tempo, eos = clip.tempo, clip.tempo.config.eos_ids
+    until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
+    options, sampling = rows[0].asked.options, rows[0].asked.sampling
+    with tempo.place():
+        state = _stacked([row.asked.prefilled.generation for row in rows])
+        while any(row.open for row in rows):
+            state = generate.advance(tempo.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
+            tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
+            closed = [not _hear(clip, row, tokens, count, eos) for row, tokens in zip(rows, tokens_BN)]
+            done = np.pad(closed, (0, len(tokens_BN) - len(rows)), constant_values=True)
+            state = state._replace(done_B=state.done_B | jnp.asarray(done))
+            until = min(most, until + STREAM_TOKENS)
+
+
+def _hear(clip: Clip, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
+    """Passes on what is new of a row; whether it goes on."""
+    if not row.open:
+        return False
+    row.first_token = row.first_token or time.perf_counter()
+    most = row.turn.options.max_new_tokens
+    ids = tokens_N[: min(count, most)]
+    ends = np.flatnonzero(np.isin(ids, eos))
+    if len(ends):
+        ids = ids[: ends[0] + 1]
+    last = bool(len(ends)) or len(ids) >= most
+    row.open = not last and not row.turn.cancelled()
+    if row.turn.cancelled():
+        return False
+    if piece := row.text.push(ids, last=last):
+        row.turn.piece(piece)
+    if row.turn.progress:
+        row.turn.progress("answering", len(ids), most)
+    if last:
+        row.turn.answer = clip._result(row.asked, ids, row.first_token)
+    return row.open
+
+
+def _stacked(states: list[generate.Generation]) -> generate.Generation:
+    """One state of all rows, filled to a power of two (few shapes to compile for) with finished ones."""
+    if len(states) == 1:
+        return states[0]
+    missing = power_of_two(len(states)) - len(states)
+    states = states + [s._replace(done_B=jnp.ones_like(s.done_B)) for s in states[:1] * missing]
+
+    def join(*leaves: jax.Array) -> jax.Array:
+        return jnp.concatenate(leaves)
+
+    first = states[0]
+    return generate.Generation(
+        tokens_BN=join(*(s.tokens_BN for s in states)),
+        count=first.count,
+        length_B=join(*(s.length_B for s in states)),
+        done_B=join(*(s.done_B for s in states)),
+        cache=jax.tree.map(join, *(s.cache for s in states)),
+        key=first.key,
+    )

@@ -1,0 +1,159 @@
+"""The process that decodes one file: limited in memory and time, and nobody minds if it dies.
+
+Started by `decoder`, which reads what this writes into a pipe: a JSON header, every sampled frame,
+and a JSON trailer; or, at any point instead, a JSON object with "error".
+"""
+
+import contextlib
+import dataclasses
+import json
+import resource
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.serve.limits import Limits
+from tempo_jax.video import Source, decode, images, open_video  # noqa: F401  imported before the fork
+
+JSON, FRAME = b"j", b"f"  # what the next message is
+HEADER = (
+    *("kind", "num_frames", "real_fps", "duration_seconds", "height", "width"),
+    *("total_frames", "native_fps"),
+)
+# Containers that hold their pictures themselves. Playlists and manifests (hls, concat, dash, …) name
+# other files, and would let an upload read this machine's.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,ogg,asf,gif,apng,"
+    "mxf,nut,rm,dv,yuv4mpegpipe,wtv,webp_pipe"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to decode: `path` on this machine, called `name` in sentences, sampled by `frames`."""
+
+    path: str
+    name: str
+    frames: dict[str, Any]  # fps, min_frames, max_frames
+    config: VideoConfig
+    limits: Limits
+
+
+def main(pipe: Connection, request: Request) -> None:
+    """Decodes and writes; every failure becomes a sentence, a crash is the reader's to notice."""
+    try:
+        _bound_process(request.limits)
+        check_file(Path(request.path), request.limits)
+        source = open_video(request.path, **request.frames, config=request.config)
+        _check_opened(source, request.limits)
+        header = {key: getattr(source, key) for key in HEADER}
+        _send_json(pipe, {**header, "indices": source.indices.tolist(), "warnings": source.warnings})
+        for frames in source.chunks(1):
+            pipe.send_bytes(FRAME)
+            pipe.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
+        _send_json(pipe, {"warnings": source.warnings})
+    except BrokenPipeError:
+        return  # nobody is interested any more
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _send_json(pipe, {"error": _sentence(error, request)})
+
+
+def _send_json(pipe: Connection, value: dict) -> None:
+    pipe.send_bytes(JSON)
+    pipe.send_bytes(json.dumps(value, default=float).encode())
+
+
+def _sentence(error: BaseException, request: Request) -> str:
+    """What to tell the user; where this machine keeps the file is none of their business."""
+    if isinstance(error, TempoError):
+        said = str(error)
+        for path in (str(Path(request.path).absolute()), request.path, Path(request.path).name):
+            said = said.replace(path, request.name)
+        return said
+    if isinstance(error, MemoryError):
+        return too_heavy(request.name, request.limits)
+    what = type(error).__name__
+    return f"{request.name} cannot be decoded ({what}): get a complete copy or convert it to H.264."
+
+
+def too_heavy(name: str, limits: Limits) -> str:
+    return (
+        f"Decoding {name} took more than the {limits.decode_bytes >> 20} MiB of memory allowed, or crashed: "
+        "get a complete copy or scale it down."
+    )
+
+
+def _bound_process(limits: Limits) -> None:
+    """Memory, processor seconds, no files written, no core dumps."""
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    seconds = max(1, int(limits.decode_seconds))
+    bounds = {
+        resource.RLIMIT_AS: taken + limits.decode_bytes,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in bounds.items():
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+def check_file(path: Path, limits: Limits) -> None:
+    """TempoError for a file beyond the limits, judged by its headers alone; folders and .npy pass."""
+    if not path.is_file() or path.suffix.lower() == ".npy" or path.stat().st_size == 0:
+        return
+    Image.MAX_IMAGE_PIXELS = None  # ours is the limit that counts
+    picture = images.identify(path)
+    if picture is not None:
+        _check_pixels(path.name, picture.height, picture.width, limits.image_pixels)
+        return
+    try:
+        container = av.open(
+            f"file:{path.absolute()}",
+            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+        )
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise TempoError(
+            f"{path.name} cannot be read as a video or an image, or is damaged: give a complete .mp4, "
+            ".mkv, .webm, .gif or image."
+        ) from error
+    with container:
+        seconds = (container.duration or 0) / av.time_base
+        if seconds > limits.video_seconds:
+            raise TempoError(
+                f"{path.name} lasts {seconds:.0f} seconds and this server takes at most "
+                f"{limits.video_seconds:.0f}: cut it."
+            )
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                size = stream.codec_context
+                _check_pixels(path.name, size.height, size.width, limits.frame_pixels)
+
+
+def _check_opened(source: Source, limits: Limits) -> None:
+    """The same for what headers may lie about or not say."""
+    if source.kind == "video":
+        _check_pixels(source.name, source.height, source.width, limits.frame_pixels)
+    if source.duration_seconds > limits.video_seconds:
+        raise TempoError(
+            f"{source.name} lasts {source.duration_seconds:.0f} seconds and this server takes at most "
+            f"{limits.video_seconds:.0f}: cut it."
+        )
+
+
+def _check_pixels(name: str, height: int, width: int, most: int) -> None:
+    if height * width > most:
+        raise TempoError(
+            f"{name} has {width}x{height} pixels and this server takes at most {most}: scale it down."
+        )

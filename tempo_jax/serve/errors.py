@@ -1,0 +1,50 @@
+"""Errors of the HTTP API, in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+
+import dataclasses
+
+from tempo_jax.errors import TempoError
+from tempo_jax.serve.service import Busy, Closing, describe, internal
+
+# HTTP status -> the type OpenAI's clients know it by
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    411: "invalid_request_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    421: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+@dataclasses.dataclass(eq=False)
+class ApiError(Exception):
+    """message: one sentence; param: the request's field it is about; code: for programs."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def body(self) -> dict:
+        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def api_error(error: Exception) -> ApiError:
+    """Any exception as what a client gets to see."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Busy):
+        return ApiError(429, str(error), "queue_full", headers={"Retry-After": str(error.retry_after)})
+    if isinstance(error, Closing):
+        return ApiError(503, str(error), "shutting_down", headers={"Retry-After": "5"})
+    if isinstance(error, TempoError):
+        return ApiError(400, str(error), "invalid_value")
+    return ApiError(500 if internal(error) else 503, describe(error), "internal_error")

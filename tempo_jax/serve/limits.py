@@ -1,0 +1,32 @@
+"""Bounds on what one request may cost, and on what the server holds. No jax."""
+
+import dataclasses
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """All of a server's bounds; bytes, seconds and counts.
+
+    Of a file, checked before anything of it is decoded: upload_bytes, inline_bytes (of a chat request,
+    and so of a data: URI in it), video_seconds, frame_pixels (height x width of a video) and
+    image_pixels. Of the process that decodes it: decode_seconds, of waiting for it and of its own
+    computing alike, and decode_bytes of memory beyond what the interpreter takes. Of the server:
+    waiting requests, open_videos and their open_bytes on the device, batch questions answered
+    together, stored_bytes of uploads kept on disk.
+    """
+
+    upload_bytes: int = 2 * GIB
+    inline_bytes: int = 96 * MIB
+    video_seconds: float = 6 * 3600.0
+    frame_pixels: int = 4096 * 2304
+    image_pixels: int = 64_000_000
+    decode_seconds: float = 600.0
+    decode_bytes: int = 2 * GIB
+    waiting: int = 16
+    open_videos: int = 4
+    open_bytes: int = 4 * GIB
+    batch: int = 4
+    stored_bytes: int = 8 * GIB

@@ -1,0 +1,129 @@
+"""For tests of the server: a model that needs no computing, small videos, a service around them."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.options import Options
+from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.models.config import DEMO
+from tempo_jax.serve.files import Library, video_file
+from tempo_jax.serve.limits import Limits
+from tempo_jax.serve.service import Done, Failed, Job, Service
+from tempo_jax.serve.store import Frames
+from tempo_jax.video.synthetic import Clip, write_video
+
+SMALL = Clip(seconds=8, fps=4, height=48, width=64)
+
+
+class FakeModel:
+    """Reads every frame, then answers with the video's name and the question, word by word.
+
+    The question decides what happens: "bug", "mistake", "slow" (until `go` is set, or cancelled).
+    """
+
+    name = "fake"
+    video = DEMO.video
+    eos_ids = (2,)
+
+    def __init__(self, held_bytes=1000, seconds=0.0):
+        self.go, self.reached = threading.Event(), threading.Event()
+        self.bytes, self.seconds = held_bytes, seconds
+        self.opened, self.batches, self.stopped = [], [], []
+
+    def options(self, **values):
+        return Options(**values)
+
+    def open(self, source, keep_bytes, progress):
+        frames = 0
+        for chunk in source.chunks(8):
+            frames += len(chunk)
+            progress("reading the video", frames, source.num_frames)
+        self.opened.append(source.name)
+        return source
+
+    def held_bytes(self, clip):
+        return self.bytes
+
+    def answer(self, clip, turns):
+        self.batches.append([turn.question for turn in turns])
+        for turn in turns:
+            try:
+                self._one(clip, turn)
+            except Exception as error:
+                turn.error = error
+
+    def _one(self, source, turn):
+        if "bug" in turn.question:
+            raise ZeroDivisionError("a bug")
+        if "mistake" in turn.question:
+            raise TempoError("This cannot be asked: ask something else.")
+        words = f"{source.name} says {turn.question}".split(" ")
+        for number, word in enumerate(words):
+            turn.piece(" " * (number > 0) + word)
+            time.sleep(self.seconds)
+            if "slow" in turn.question and number == 1:
+                self.reached.set()
+                while not self.go.wait(0.01):
+                    if turn.cancelled():
+                        self.stopped.append(turn.question)
+                        return
+        count = -(-source.num_frames // 8)
+        segments = [
+            Segment(i, 4.0 * i, 4.0 * i + 4, 0.9 if i == 1 else 0.1, 128 if i == 1 else 4)
+            for i in range(count)
+        ]
+        usage = {
+            "frames": source.num_frames,
+            "segments": count,
+            "budget": turn.options.budget,
+            "visual_tokens": 132,
+            "tokens_per_frame": 8.25,
+            "prompt_tokens": 160,
+            "new_tokens": len(words),
+        }
+        timings = {"video": 0.0, "compress": 0.1, "first_token": 0.2, "answer": 0.2, "total": 0.3}
+        turn.answer = Answer(" ".join(words), [5] * len(words), segments, usage, timings)
+
+
+@contextlib.contextmanager
+def service_of(model=None, **limits):
+    limits = {"decode_seconds": 100.0, "upload_bytes": 1 << 20, "inline_bytes": 1 << 20, **limits}
+    service = Service(model or FakeModel(), Limits(**limits)).start()
+    try:
+        yield service
+    finally:
+        if isinstance(service.model, FakeModel):
+            service.model.go.set()
+        service.close()
+
+
+class Heard:
+    """A job and the events its listener has got."""
+
+    def __init__(self, service, path, question="What?", frames=None, **options):
+        self.events, self._over = [], threading.Event()
+        video = video_file(Path(path), Path(path).name)
+        self.job = Job(video, question, frames or Frames(), Options(**options), self._hear)
+        service.submit(self.job)
+
+    def _hear(self, event):
+        self.events.append(event)
+        if isinstance(event, Done | Failed):
+            self._over.set()
+
+    def end(self):
+        assert self._over.wait(120), self.events
+        return self.events[-1]
+
+
+def make_videos(folder: Path, count=2) -> list[Path]:
+    paths = [folder / f"v{i}.mp4" for i in range(count)]
+    for path in paths:
+        write_video(path, SMALL)
+    return paths
+
+
+__all__ = ["FakeModel", "Heard", "Library", "make_videos", "service_of"]

@@ -1,0 +1,186 @@
+"""`tempo serve`, `tempo doctor` and `tempo completion` as commands."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tempo_jax import cli, cli_doctor, cli_serve
+from tests.serving import make_videos
+
+REPO = Path(__file__).resolve().parent.parent
+FAKE = """
+import sys
+from tempo_jax import cli
+from tempo_jax.serve import model
+from tests.serving import FakeModel
+model.load = lambda checkpoint, name, dtype: FakeModel()
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def mistake(capsys, *arguments):
+    assert cli.main(["serve", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("TEMPO_CHECKPOINT", cli_serve.TOKEN_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["--checkpoint", "/nowhere"], "no checkpoint folder"),
+        (["--folder", "/nowhere/at/all"], "no folder"),
+        (["--token-file", "/nowhere/token"], "cannot be read"),
+        (["--port", "-1"], "--port"),
+        (["--queue", "0"], "--queue"),
+        (["--dtype", "int8"], "--dtype"),
+    ],
+)
+def test_mistakes(capsys, arguments, said):
+    assert said in mistake(capsys, *arguments)
+
+
+def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("short\n")
+    assert "letters" in mistake(capsys, "--token-file", tmp_path / "token")
+    monkeypatch.setenv(cli_serve.TOKEN_VARIABLE, "white space in it")
+    assert "letters" in mistake(capsys)
+
+
+@pytest.mark.parametrize("missing,said", [("gradio", "--no-page"), ("uvicorn", "tempo_jax[serve]")])
+def test_what_is_not_installed_is_said(capsys, monkeypatch, missing, said):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    known = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "gradio")
+
+    def find(name, *rest):
+        return None if name == missing else object() if name in known else real(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    assert said in mistake(capsys)
+
+
+def test_a_port_that_is_taken(capsys):
+    import socket
+
+    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "Cannot listen" in mistake(capsys, "--no-page", "--port", taken.getsockname()[1])
+
+
+def test_sigterm_during_an_answer(tmp_path):
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    make_videos(tmp_path, 1)
+    arguments = ["serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.3"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAKE, *arguments],
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        lines = iter(process.stderr.readline, "")
+        address = next(found[1] for line in lines if (found := re.search(r"(http://\S+)/$", line.strip())))
+        part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
+        content = [part, {"type": "text", "text": "slow"}]
+        body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": content}]}
+        got = []
+        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
+            for line in response.iter_lines():
+                got.append(line)
+                if len(got) == 4:  # the answer is under way
+                    process.send_signal(signal.SIGTERM)
+        rest = "".join(lines)
+        assert process.wait(30) == 0, rest
+        assert "stopped" in rest and "Traceback" not in rest
+        assert "shut down" in got[-2] or "shut down" in got[-1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+# tempo doctor
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    out, _ = capsys.readouterr()
+    for word in ("Python", "devices", "jax", "[serve]", "JAX_COMPILATION_CACHE_DIR", "checkpoint"):
+        assert word in out
+    assert "MISSING" not in out
+
+
+def test_doctor_as_json(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["devices"]["backend"] == "cpu" and found["packages"]["jax"]
+
+
+def test_doctor_says_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name in ("flax", "gradio") else "1.0")
+    assert cli.main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert "flax MISSING" in out and "missing gradio: pip install 'tempo_jax[serve]'" in out
+    assert err == "tempo: flax is missing: pip install tempo_jax.\n"
+
+
+def test_doctor_knows_what_pyproject_asks_for():
+    project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]
+
+    def names(requirements):
+        return {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
+
+    assert names(project["dependencies"]) == set(cli_doctor.CORE)
+    extras = {extra: names(rows) for extra, rows in project["optional-dependencies"].items()}
+    extras["plan"] = {"libtpu"}  # which is what jax[tpu] adds
+    assert extras == {extra: set(rows) for extra, rows in cli_doctor.EXTRAS.items()}
+
+
+# tempo completion
+
+
+def test_every_command_and_option_completes_in_bash(capsys):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash here")
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+
+    def complete(*words):
+        line = " ".join(f'"{word}"' for word in words)
+        ask = f'{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tempo; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run([bash, "-c", ask], capture_output=True, text=True)
+        assert not done.stderr
+        return done.stdout.split()
+
+    assert complete("tempo", "") == ["ask", "batch", "serve", "doctor", "completion"]
+    assert complete("tempo", "ask", "--bud") == ["--budget"]
+    assert complete("tempo", "ask", "--strategy", "t") == ["tail", "tome"]
+    assert complete("tempo", "completion", "") == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells(capsys, shell):
+    assert cli.main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert "tempo" in out and "budget" in out and "{" not in out.replace("${", "").replace("() {", "")

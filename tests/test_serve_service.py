@@ -1,0 +1,241 @@
+"""The service: queue, batches, cancellation, open videos; and decoding in a child process."""
+
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import DEMO
+from tempo_jax.serve import decoder_child
+from tempo_jax.serve.decoder import Cancelled, decoding
+from tempo_jax.serve.decoder_child import Request
+from tempo_jax.serve.limits import Limits
+from tempo_jax.serve.service import Busy, Closing, Done, Failed, Piece, Progress
+from tempo_jax.serve.store import Frames
+from tempo_jax.video import open_video
+from tempo_jax.video.synthetic import Clip, write_video
+from tests.serving import FakeModel, Heard, make_videos, service_of
+
+DEFAULTS = {"fps": 2.0, "min_frames": 4, "max_frames": 1024}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return make_videos(tmp_path_factory.mktemp("videos"), 3)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_answer_and_what_is_told_on_the_way(videos):
+    with service_of() as service:
+        heard = Heard(service, videos[0])
+        done = heard.end()
+    assert isinstance(done, Done) and done.answer.text == "v0.mp4 says What?"
+    assert "".join(e.text for e in heard.events if isinstance(e, Piece)) == done.answer.text
+    assert Progress("reading the video", 16, 16) in heard.events
+    assert len(done.thumbnails) == 2 and all(jpeg[:2] == b"\xff\xd8" for jpeg in done.thumbnails)
+
+
+def test_a_second_question_reuses_the_open_video(videos):
+    with service_of() as service:
+        assert not Heard(service, videos[0]).end().reused
+        assert Heard(service, videos[0], "Again?").end().reused
+        assert not Heard(service, videos[0], frames=Frames(max_frames=8)).end().reused
+        assert service.model.opened == ["v0.mp4", "v0.mp4"]
+
+
+def test_a_changed_file_is_opened_again(tmp_path):
+    (path,) = make_videos(tmp_path, 1)
+    with service_of() as service:
+        Heard(service, path).end()
+        write_video(path, Clip(seconds=4, fps=4, height=48, width=64))
+        done = Heard(service, path).end()
+    assert not done.reused and done.answer.usage["frames"] == 8
+
+
+def test_the_least_recently_used_video_goes_first(videos):
+    with service_of(open_videos=2) as service:
+        for index in (0, 1, 0, 2, 0, 1):
+            Heard(service, videos[index]).end()
+        assert service.model.opened == ["v0.mp4", "v1.mp4", "v2.mp4", "v1.mp4"]
+        assert len(service.store) == 2
+
+
+@pytest.mark.parametrize("held,left", [(1000, 2), (2000, 1), (3001, 0)])
+def test_open_videos_stay_within_their_bytes(videos, held, left):
+    with service_of(FakeModel(held_bytes=held), open_bytes=3000) as service:
+        for video in videos[:2]:
+            Heard(service, video).end()
+        assert len(service.store) == left and service.store.held_bytes == left * held
+
+
+def test_questions_about_one_video_are_answered_together(videos):
+    with service_of(batch=3) as service:
+        slow = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        asked = [Heard(service, videos[i], f"q{n}") for n, i in enumerate((1, 2, 1, 1, 1))]
+        service.model.go.set()
+        answers = [heard.end().answer.text for heard in asked]
+        slow.end()
+    assert answers == [f"v{i}.mp4 says q{n}" for n, i in enumerate((1, 2, 1, 1, 1))]
+    assert service.model.batches == [["slow"], ["q0", "q2", "q3"], ["q1"], ["q4"]]
+
+
+def test_a_full_queue_says_when_to_come_back(videos):
+    with service_of(waiting=2) as service:
+        Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        kept = [Heard(service, videos[1]) for _ in range(2)]
+        with pytest.raises(Busy) as busy:
+            Heard(service, videos[1])
+        assert 1 <= busy.value.retry_after <= 600
+        service.cancel(kept[0].job)  # frees its place at once
+        kept.append(Heard(service, videos[1]))
+        service.model.go.set()
+        assert all(isinstance(heard.end(), Done) for heard in kept[1:])
+
+
+def test_a_cancelled_answer_stops(videos):
+    with service_of() as service:
+        heard = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        service.cancel(heard.job)
+        wait_until(lambda: service.model.stopped == ["slow"])
+        assert isinstance(Heard(service, videos[0], "next").end(), Done)
+
+
+def test_a_cancelled_opening_stops(videos, monkeypatch):
+    with service_of() as service:
+        held = FakeModel.open
+
+        def slowly(self, source, keep_bytes, progress):
+            self.reached.set()
+            while not self.go.wait(0.01):
+                progress("reading the video", 0, 1)
+            return held(self, source, keep_bytes, progress)
+
+        monkeypatch.setattr(FakeModel, "open", slowly)
+        heard = Heard(service, videos[0])
+        service.model.reached.wait(120)
+        service.cancel(heard.job)
+        wait_until(lambda: service.running == 0)
+        assert len(service.store) == 0 and not any(isinstance(e, Failed) for e in heard.events)
+
+
+def test_a_mistake_and_a_bug_concern_one_question(videos, caplog):
+    with service_of() as service:
+        slow = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        heard = [Heard(service, videos[0], question) for question in ("mistake", "bug", "fine")]
+        service.model.go.set()
+        slow.end()
+        ends = [h.end() for h in heard]
+    assert isinstance(ends[0].error, TempoError) and isinstance(ends[1].error, ZeroDivisionError)
+    assert isinstance(ends[2], Done)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_closing_tells_everyone(videos):
+    with service_of() as service:
+        running = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        waiting = Heard(service, videos[1])
+        service.close(grace=0.05)
+        assert isinstance(waiting.end().error, Closing) and isinstance(running.end().error, Closing)
+        with pytest.raises(Closing):
+            Heard(service, videos[0])
+
+
+# Decoding
+
+
+def request(path, name="a name", frames=DEFAULTS, **limits):
+    return Request(str(path), name, frames, DEMO.video, Limits(**limits))
+
+
+def test_frames_of_a_child_are_those_of_this_process(videos):
+    source = open_video(videos[0], **DEFAULTS)
+    with decoding(request(videos[0])) as child:
+        np.testing.assert_array_equal(np.concatenate([*child.chunks(8)]), np.concatenate([*source.chunks(8)]))
+        np.testing.assert_array_equal(child.indices, source.indices)
+        for field in ("kind", "num_frames", "real_fps", "duration_seconds", "native_fps", "warnings"):
+            assert getattr(child, field) == getattr(source, field)
+
+
+def test_warnings_of_decoding_arrive(tmp_path):
+    path = tmp_path / "cut.mp4"
+    write_video(path, Clip(seconds=8, fps=4, height=48, width=64), faststart=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
+    with decoding(request(path, "my film")) as source:
+        for _ in source.chunks(8):
+            pass
+        assert "missing" in source.warnings[0]
+
+
+def refusal(*arguments, **limits):
+    with pytest.raises(TempoError) as error, decoding(request(*arguments, **limits)) as source:
+        for _ in source.chunks(8):
+            pass
+    sentence = str(error.value)
+    assert "a name" in sentence and "\n" not in sentence and "/" not in sentence, sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    "limits,said",
+    [
+        ({"video_seconds": 7.0}, "lasts 8 seconds"),
+        ({"frame_pixels": 48 * 64 - 1}, "64x48 pixels"),
+        ({"decode_seconds": 0.0}, "took longer"),
+    ],
+)
+def test_videos_beyond_the_limits(videos, limits, said):
+    assert said in refusal(videos[0], **limits).replace(videos[0].name, "a name")
+
+
+def test_images_beyond_the_limits(tmp_path):
+    Image.new("RGB", (100, 50)).save(tmp_path / "a.png")
+    assert "100x50 pixels" in refusal(tmp_path / "a.png", image_pixels=4999)
+
+
+def test_a_decoder_that_takes_too_much_memory(tmp_path):
+    write_video(tmp_path / "big.mp4", Clip(seconds=1, fps=4, height=1080, width=1920))
+    refusal(tmp_path / "big.mp4", decode_bytes=4 << 20)
+
+
+@pytest.mark.parametrize("crash", [lambda: os._exit(0), lambda: os.kill(os.getpid(), 9)])
+def test_a_decoder_that_dies(videos, crash, monkeypatch):
+    context = multiprocessing.get_context("fork")  # so that the child runs what is patched
+    monkeypatch.setattr(decoder_child, "main", lambda pipe, request: crash())
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: context)
+    assert "crashed" in refusal(videos[0])
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:8,\n{path}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile v0.mp4\n"),
+        ("list.mpd", "<?xml version='1.0'?><MPD><Period><BaseURL>{path}</BaseURL></Period></MPD>"),
+        ("text.mp4", "hello"),
+        ("a.npy", "no array"),
+    ],
+)
+def test_files_that_name_others_are_refused(videos, name, content):
+    path = videos[0].parent / name
+    path.write_text(content.format(path=videos[0]))
+    refusal(path)
+
+
+def test_a_cancelled_decoding_ends(videos):
+    with pytest.raises(Cancelled), decoding(request(videos[0]), cancelled=lambda: True):
+        pass
