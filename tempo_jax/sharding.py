@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -61,7 +62,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of data x fsdp x tensor devices, Auto axes. Raises TempoError when there are too few.
 
-    `devices`: all by default; with fewer wanted than there are, the first ones serve.
+    `devices`: all by default; with fewer wanted than there are, the first ones serve. Several TPU slices
+    are told apart by the data axis, whose gradients alone then cross the slow network between them.
     """
     shape, want = (data, fsdp, tensor), data * fsdp * tensor
     have = list(jax.devices() if devices is None else devices)
@@ -70,7 +72,21 @@ def make_mesh(
             f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} takes {want} devices and there are "
             f"{len(have)}: choose sizes whose product is at most that"
         )
+    slices = len({getattr(device, "slice_index", 0) for device in have[:want]})
+    if slices > 1:
+        return _over_slices(shape, slices, have[:want])
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=have[:want])
+
+
+def _over_slices(shape: tuple[int, int, int], slices: int, devices: list[jax.Device]) -> Mesh:
+    data, fsdp, tensor = shape
+    if data % slices:
+        raise TempoError(
+            f"the mesh's data={data} does not divide among {slices} slices: choose a multiple of {slices} for it"
+        )
+    inner, outer = (data // slices, fsdp, tensor), (slices, 1, 1)
+    placed = mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def adopt(mesh: Mesh) -> Mesh:
