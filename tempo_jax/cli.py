@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from tempo_jax import cli_batch, cli_plan
+from tempo_jax import cli_batch, cli_plan, cli_warmup
 from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_model_options(batch)
     batch.set_defaults(run=cli_batch.run_batch)
     cli_plan.add(commands)
+    cli_warmup.add(commands)
     return parser
 
 

@@ -59,7 +59,7 @@ def run_plan(args: argparse.Namespace) -> int:
         if args.search:
             from tempo_jax.plan import search
 
-            text, values = search.report(config, where, options.say)
+            text, values = search.run(config, where, options.say)
         else:
             from tempo_jax.plan import compile, report
 

@@ -79,10 +79,11 @@ def make_mesh(
 
 
 def _over_slices(shape: tuple[int, int, int], slices: int, devices: list[jax.Device]) -> Mesh:
+    """Each slice is one part of the data axis."""
     data, fsdp, tensor = shape
     if data % slices:
         raise TempoError(
-            f"the mesh's data={data} does not divide among {slices} slices: choose a multiple of {slices} for it"
+            f"the mesh's data={data} does not divide among {slices} slices: choose a multiple of {slices}"
         )
     inner, outer = (data // slices, fsdp, tensor), (slices, 1, 1)
     placed = mesh_utils.create_hybrid_device_mesh(inner, outer, devices)

@@ -9,7 +9,7 @@ from tempo_jax import sharding
 from tempo_jax.models import attention, splash
 
 DOCUMENTS = jnp.asarray(np.repeat([[1, 2, 0]], 2, axis=0).repeat(80, axis=1))
-# Name -> queries, keys, arguments: the vision tower, the compressor, a packed LLM row, a question after prefixes.
+# Name -> queries, keys, arguments: vision tower, compressor, a packed LLM row, a question after prefixes.
 CASES = {
     "full": (128, 128, {}),
     "full with padding": (200, 200, {}),

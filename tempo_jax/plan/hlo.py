@@ -15,7 +15,7 @@ BYTES = {
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLS = re.compile(r"\b(?:calls|to_apply|called_computations|async_execution_thread)=\{?%?([\w.\-]+)")
+_CALLS = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _CONSTANT = re.compile(r"[su]32\[\](?:\{[^}]*\})? constant\((\d+)\)")
 
 
@@ -103,16 +103,22 @@ def parse(text: str) -> Module:
 def _instruction(line: str) -> Instruction:
     name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
     if rest.startswith("("):  # a tuple's shape has spaces
-        depth = 0
-        for place, letter in enumerate(rest):
-            depth += (letter == "(") - (letter == ")")
-            if not depth:
-                break
-        shape, rest = rest[: place + 1], rest[place + 2 :]
+        end = _closing(rest) + 1
+        shape, rest = rest[:end], rest[end + 1 :]
     else:
         shape, rest = rest.split(" ", 1)
     op, _, rest = rest.partition("(")
     return Instruction(name.lstrip("%"), shape, op, rest)
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis at the start of the text is closed."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return place
+    raise ValueError(f"a parenthesis is never closed in {text[:80]}")
 
 
 def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -35,7 +35,8 @@ def _block(found: Finding) -> str:
         f"  bound      {found.bound}; no faster than {_time(found.floor_seconds)} "
         f"({found.seconds / found.floor_seconds:.2f} x that)",
         f"  predicted  MFU {found.mfu:.1%} (the compiler's best matmul: {found.chip.ceiling:.0%}), "
-        f"{_per_chip(found):,.0f} tokens/s/chip, {found.runs:g} runs; compiled in {found.compile_seconds:.0f} s",
+        f"{_per_chip(found):,.0f} tokens/s/chip, {found.runs:g} runs",
+        f"             compiled in {found.compile_seconds:.0f} s",
     ]
     if costs.open_loops:
         lines.append(f"  note       {costs.open_loops} loops of unknown length are counted once")
@@ -74,8 +75,8 @@ def _total(plan: Plan) -> str:
     if plan.training:
         return f"step time {_time(plan.seconds)} (data input and checkpoints not counted)"
     return (
-        f"an hour-long video and a question: {_time(plan.seconds)} on the chips (decoding the file, which runs "
-        "beside it, not counted)"
+        f"an hour-long video and a question: {_time(plan.seconds)} on the chips (decoding the file runs beside "
+        "it and is not counted)"
     )
 
 

@@ -49,7 +49,7 @@ def parse(text: str, slices: int = 1) -> Topology:
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
     if not found or found[1] not in CHIPS:
         raise TempoError(
-            f"{text!r} is no topology: give a chip of {', '.join(CHIPS)} and its axes, as in v5p:4x4x4 or v5e:2x4"
+            f"{text!r} is no topology: give a chip of {', '.join(CHIPS)} and its axes, as in v5p:4x4x4"
         )
     chip, shape = CHIPS[found[1]], tuple(int(size) for size in found[2].split("x"))
     if len(shape) != chip.axes or min(shape) < 1:
