@@ -160,8 +160,9 @@ def test_mistakes_in_the_config_are_sentences(config, changes, message):
     ("error", "said"),
     [
         (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
-            "45.01G of 31.25G hbm. Exceeded hbm capacity by 13.77G.\n 1. Size: 8.00G\n  Shape: bf16[32,4096]{1,0}\n",
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 45.01G of 31.25G hbm. Exceeded hbm capacity by 13.77G.\n"
+            " 1. Size: 8.00G\n  Shape: bf16[32,4096]{1,0}\n",
             "does not fit: 45.01G of 31.25G of HBM; biggest: 8.00G bf16[32,4096]",
         ),
         (

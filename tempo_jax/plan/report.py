@@ -75,8 +75,8 @@ def _total(plan: Plan) -> str:
     if plan.training:
         return f"step time {_time(plan.seconds)} (data input and checkpoints not counted)"
     return (
-        f"an hour-long video and a question: {_time(plan.seconds)} on the chips (decoding the file runs beside "
-        "it and is not counted)"
+        f"an hour-long video and a question: {_time(plan.seconds)} on the chips (decoding the file, which "
+        "runs beside it, is not counted)"
     )
 
 
