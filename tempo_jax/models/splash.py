@@ -124,9 +124,13 @@ def _on_mesh(run, q, k, v, segments):
         rows = rows[:-1]
     heads = RULES["heads"] if all(x.shape[1] % _product(mesh, RULES["heads"]) == 0 for x in (q, k)) else None
     spec, flat = jax.P(rows or None, heads, None, None), jax.P(rows or None, None)
-    numbers = None if segments is None else kernel.SegmentIds(flat, flat)
-    mapped = jax.shard_map(run, in_specs=(spec, spec, spec, numbers), out_specs=spec, check_vma=False)
-    return mapped(q, k, v, segments)
+    given = () if segments is None else (segments,)
+
+    def part(q, k, v, *numbers):
+        return run(q, k, v, *numbers or (None,))
+
+    specs = (spec, spec, spec, *(kernel.SegmentIds(flat, flat) for _ in given))
+    return jax.shard_map(part, in_specs=specs, out_specs=spec, check_vma=False)(q, k, v, *given)
 
 
 def _product(mesh, axes) -> int:

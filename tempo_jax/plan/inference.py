@@ -106,7 +106,7 @@ def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
         1,
     )
     state = _spread_state(mesh, jax.eval_shape(prefill, *args).generation, preset)
-    floor = (_bytes(model.llm) + _bytes(state.cache)) / mesh.size
+    floor = _bytes(model.llm) + _bytes(state.cache)
     step = 2.0 * _parameters(preset.llm) + 4.0 * preset.llm.num_layers * bucket * (
         preset.llm.num_heads * preset.llm.head_dim
     )
@@ -184,4 +184,6 @@ def _parameters(config) -> int:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    """Of one chip's part."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -69,8 +69,9 @@ How the numbers come about:
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
   chip over both directions of the torus axes they span.
 * **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
-  chips and the bfloat16 peak. The compiler's own best matmul is {ceilings} of it.
-* One row in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
+  chips and the bfloat16 peak. Of that peak the compiler expects of its own best matmul
+  {ceilings}.
+* One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 """
 
