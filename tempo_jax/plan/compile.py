@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from tempo_jax.inference.placement import Placement
 from tempo_jax.plan import cost, hlo, memory, programs, topology
 from tempo_jax.plan.chips import Chip
 from tempo_jax.plan.topology import Topology
@@ -78,8 +79,7 @@ def plan(config: ConfigDict, where: Topology, dump: Any = None) -> Plan:
     """
     devices = topology.devices(where)
     mesh, found = programs.of(config, devices)
-    exact = config.dtype == "float32"
-    with jax.set_mesh(mesh), jax.default_matmul_precision("highest" if exact else "default"):
+    with Placement(mesh, exact=config.dtype == "float32")():
         findings = tuple(find(program, mesh, where.chip, dump) for program in found)
     return Plan(where, dict(mesh.shape), "ask" not in config, findings)
 
