@@ -92,6 +92,21 @@ def test_a_loop_of_unknown_length_is_counted_once_and_said():
     assert found.open_loops == 1 and found.matmul_seconds == pytest.approx(1000 / V5E.clock)
 
 
+@pytest.mark.parametrize(("name", "products"), [("splash_mha_fwd_residuals.2", 2), ("splash_mha_dkv.1", 5)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_kernels_are_costed_by_their_operands(name, products, causal):
+    """As libtpu 0.0.42 prints them; half of a causal kernel's scores are skipped."""
+    heads = hlo.Instruction("q", "bf16[4,2,256,64]{3,2,1,0}", "fusion", "")
+    positions = hlo.Instruction("iota.1", "s32[256,128]{1,0:T(8,128)}", "iota", "")
+    operands = "%q, %q, %q" + ", %iota.1" * causal
+    call = hlo.Instruction(
+        name, "bf16[4,2,256,64]{3,2,1,0}", "custom-call", f"{operands}), custom_call_target="
+    )
+    assert cost.kernel_flops(call, [heads, positions]) == products * 2 * 4 * 2 * 256**2 * 64 / (1 + causal)
+    other = hlo.Instruction("paged", call.shape, call.op, call.rest)
+    assert cost.kernel_flops(other, [heads, positions]) == 0
+
+
 def test_collectives_know_their_axes_bytes_and_time():
     gathered, reduced = cost.of(hlo.parse(HLO), Devices, V5E).collectives
     # [2,4]<=[8]: devices 0..3 are two rows of the mesh, so both axes; half of both torus axes' rings.

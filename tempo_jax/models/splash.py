@@ -16,7 +16,6 @@ from tempo_jax.sharding import RULES
 LANES = 128  # lengths are padded to multiples of this
 BLOCK = 1024  # queries or keys in VMEM at once, at most
 HEADS = (64, 128, 256)  # head sizes the kernel takes
-MARK = "splash"  # names the scopes that the planner finds kernels by
 
 
 def fits(q_BTNH, k_BSKH) -> bool:
@@ -43,9 +42,7 @@ def splash(
     q = _padded(q_BTNH * q_BTNH.shape[-1] ** -0.5).transpose(0, 2, 1, 3)
     k, v = (_padded(x).transpose(0, 2, 1, 3) for x in (k_BSKH, v_BSKH))
     segments = _segments(queries, keys, causal, kv_valid_BS, document_BT, q.shape[0])
-    run = functools.partial(
-        _batched, offset=keys - queries if causal else None, interpret=interpret, named=causal
-    )
+    run = functools.partial(_batched, offset=keys - queries if causal else None, interpret=interpret)
     out = _on_mesh(run, q, k, v, segments)
     return out.transpose(0, 2, 1, 3)[:, :queries].astype(q_BTNH.dtype)
 
@@ -76,7 +73,7 @@ def _segments(queries, keys, causal, kv_valid_BS, document_BT, batch) -> kernel.
     return kernel.SegmentIds(q, jnp.pad(numbers, ((0, 0), (0, -keys % LANES)), constant_values=-1))
 
 
-def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret: bool, named: bool):
+def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret: bool):
     """The kernel over the rows and heads of one chip."""
     heads, queries, keys = q_BNTH.shape[1], q_BNTH.shape[2], k_BKSH.shape[2]
     if offset is None:
@@ -90,8 +87,7 @@ def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret:
         q_seq_shards=1,
         interpret=interpret,
     )
-    with jax.named_scope(f"{'causal' if named else 'full'}_{MARK}"):
-        return jax.vmap(made)(q_BNTH, k_BKSH, v_BKSH, segments)
+    return jax.vmap(made)(q_BNTH, k_BKSH, v_BKSH, segments)
 
 
 def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:

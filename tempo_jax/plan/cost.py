@@ -122,27 +122,25 @@ def _is_product(module: hlo.Module, instruction: hlo.Instruction) -> bool:
 
 
 def kernel_flops(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> float:
-    """FLOPs of a splash attention kernel, read off its operands; 0 for a kernel not known.
+    """FLOPs of a splash attention kernel, read off its name and operands; 0 for a kernel not known.
 
-    Queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused backward 5; the
-    scope that attention.splash opens says whether half of them are masked away.
+    Queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused backward (dkv) 5. A
+    causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what is masked away.
     """
-    source = instruction.op_name
-    if "splash" not in source:
+    if "splash" not in instruction.name:
         return 0.0
     by_name = {other.name: other for other in computation}
-    arrays = [
-        shape
-        for name in instruction.operands
-        if name in by_name
-        for kind, shape in hlo.shapes(by_name[name].shape)
-        if kind in ("bf16", "f32") and len(shape) >= 3 and shape[-1] in HEADS
+    operands = [
+        array for name in instruction.operands if name in by_name for array in hlo.shapes(by_name[name].shape)
     ]
-    if len(arrays) < 2:
+    heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
+    heads = [shape for shape in heads if shape[-1] in HEADS]
+    if len(heads) < 2:
         return 0.0
-    (*lead, length, size), keys = arrays[0], arrays[1][-2]
-    products = 5 if len(arrays) > 3 else 2  # the backward pass also reads the result's gradient
-    share = 0.5 if "causal_splash" in source else 1.0
+    (*lead, length, size), keys = heads[0], heads[1][-2]
+    causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
+    share = 1 - length / (2 * keys) if causal else 1.0
+    products = 5 if "dkv" in instruction.name else 2
     return products * share * 2.0 * math.prod(lead) * length * keys * size
 
 
