@@ -92,6 +92,14 @@ def test_a_loop_of_unknown_length_is_counted_once_and_said():
     assert found.open_loops == 1 and found.matmul_seconds == pytest.approx(1000 / V5E.clock)
 
 
+def test_an_instruction_may_have_line_breaks():
+    """In what Pallas kernels say of themselves; what follows them is not lost."""
+    broken = 'kind=kOutput, frontend_attributes={kernel_metadata={\n"block": 128\n}}, calls=%product'
+    whole, cut = hlo.parse(HLO), hlo.parse(HLO.replace("kind=kOutput, calls=%product", broken))
+    assert [x.name for x in cut["body"]] == [x.name for x in whole["body"]]
+    assert cost.of(cut, Devices, V5E).matmul_seconds == cost.of(whole, Devices, V5E).matmul_seconds
+
+
 @pytest.mark.parametrize(("name", "products"), [("splash_mha_fwd_residuals.2", 2), ("splash_mha_dkv.1", 5)])
 @pytest.mark.parametrize("causal", [False, True])
 def test_kernels_are_costed_by_their_operands(name, products, causal):

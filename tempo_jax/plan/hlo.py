@@ -13,6 +13,7 @@ BYTES = {
     "f16": 2, "f32": 4, "f64": 8, "c64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1,
 }  # fmt: skip
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_STARTS = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLS = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
@@ -83,21 +84,23 @@ class Module:
 
 def parse(text: str) -> Module:
     """ValueError where there is no entry computation."""
-    computations: dict[str, list[Instruction]] = {}
+    lines: dict[str, list[str]] = {}
     entry, current = None, None
     for line in text.splitlines():
         if current is None:
             header = _HEADER.match(line)
             if header:
-                current = computations.setdefault(header[1], [])
+                current = lines.setdefault(header[1], [])
                 entry = header[1] if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":
             current = None
-        elif " = " in line:
-            current.append(_instruction(line))
+        elif _STARTS.match(line):
+            current.append(line)
+        elif current:  # metadata of Pallas kernels has line breaks
+            current[-1] += line
     if entry is None:
         raise ValueError("this is no HLO module: it has no entry computation")
-    return Module(computations, entry)
+    return Module({name: [_instruction(line) for line in found] for name, found in lines.items()}, entry)
 
 
 def _instruction(line: str) -> Instruction:
