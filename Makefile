@@ -1,6 +1,7 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
+# make plans  docs/plans.md: compiles for TPU slices what has not been compiled yet (no TPU needed)
 #
 # Each target sets up what it needs; PYTHON chooses the interpreter of the new .venv (3.11 or later).
 PYTHON ?= python3
@@ -10,7 +11,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test lint format bench clean
+.PHONY: setup setup-test demo test lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -47,6 +48,10 @@ bench: $(SETUP_TEST)
 	@for script in benchmarks/*.py; do \
 		[ -e "$$script" ] || { echo "no benchmarks yet"; break; }; \
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+plans: $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock 'jax[tpu]'
+	$(BIN)/python -m tempo_jax.plan.page
 
 clean:
 	rm -rf build .cache

@@ -1,4 +1,4 @@
-"""The `tempo` command: `tempo ask` one question, `tempo batch` many, `tempo serve` everyone's.
+"""The `tempo` command: `ask` one question, `batch` many, `serve` everyone's, `plan` a TPU slice.
 
 Answers go to stdout; progress, warnings and errors to stderr. Exit status: 0 success, 2 a user's
 mistake (one sentence on stderr), 130 interrupted, 141 the reader of stdout went away, 1 a bug of
@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from tempo_jax import cli_batch, cli_completion, cli_doctor, cli_serve
+from tempo_jax import cli_batch, cli_completion, cli_doctor, cli_plan, cli_serve, cli_warmup
 from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--out", metavar="OUT.jsonl", help="write the lines there (default: stdout)")
     options.add_model_options(batch)
     batch.set_defaults(run=cli_batch.run_batch)
+    for command in (cli_plan, cli_warmup):
+        command.add(commands)
     for command in (cli_serve, cli_doctor, cli_completion):
         command.add_parser(commands)
     return parser

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -62,7 +64,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of data x fsdp x tensor devices, Auto axes. Raises TempoError when there are too few.
 
-    `devices`: all by default; with fewer wanted than there are, the first ones serve.
+    `devices`: all by default; with fewer wanted than there are, the first ones serve. Several TPU slices
+    are told apart by the data axis, whose gradients alone then cross the slow network between them.
     """
     shape, want = (data, fsdp, tensor), data * fsdp * tensor
     have = list(jax.devices() if devices is None else devices)
@@ -71,7 +74,27 @@ def make_mesh(
             f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} takes {want} devices and there are "
             f"{len(have)}: choose sizes whose product is at most that"
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=have[:want])
+    used = have[:want]
+    if used[0].platform == "tpu":
+        return Mesh(_on_torus(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=used)
+
+
+def _on_torus(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+    """Devices by mesh axis, neighbours side by side; a torus axis may serve two mesh axes.
+
+    `jax.make_mesh` allows that on v5e alone, and takes one slice. Each slice is one part of the data axis.
+    """
+    data, fsdp, tensor = shape
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % slices:
+        raise TempoError(
+            f"the mesh's data={data} does not divide among {slices} slices: choose a multiple of {slices}"
+        )
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    inner, outer = (data // slices, fsdp, tensor), (slices, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
 def adopt(mesh: Mesh) -> Mesh:

@@ -1,4 +1,4 @@
-"""One attention function; it chooses between cuDNN (NVIDIA, half precision) and XLA (all else)."""
+"""One attention function; it chooses between splash attention (TPU), cuDNN (NVIDIA) and XLA (all else)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,32 @@ def attention(
     kv_valid_BS: bool, keys that may be seen at all (padding and unwritten cache slots are not).
     document_BT: int, for rows that hold several texts: a query sees keys of its own number only.
     """
-    cpu = jax.default_backend() == "cpu"
+    backend = platform()
+    cpu = backend == "cpu"
+    if backend == "tpu":
+        from tempo_jax.models import splash  # Pallas: nobody else need import it
+
+        if splash.fits(q_BTNH, k_BSKH):
+            return splash.splash(
+                q_BTNH, k_BSKH, v_BSKH, causal=causal, kv_valid_BS=kv_valid_BS, document_BT=document_BT
+            )
     if cpu and causal and kv_valid_BS is None and q_BTNH.shape[1] == k_BSKH.shape[1] > SHORT:
         return _triangle(q_BTNH, k_BSKH, v_BSKH, document_BT)
     if document_BT is not None:
         return _blockwise(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS, document_BT)
     square = q_BTNH.shape[1] == k_BSKH.shape[1]
     fits = q_BTNH.dtype in (jnp.bfloat16, jnp.float16) and q_BTNH.shape[-1] % 8 == 0  # cuDNN's limits
-    if jax.default_backend() == "gpu" and fits and kv_valid_BS is None and (square or not causal):
+    if backend == "gpu" and fits and kv_valid_BS is None and (square or not causal):
         return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, is_causal=causal, implementation="cudnn")
     if cpu and jax.sharding.get_abstract_mesh().empty:
         return _row_by_row(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS)
     return _blockwise(q_BTNH, k_BSKH, v_BSKH, causal, kv_valid_BS)
+
+
+def platform() -> str:
+    """What a program is traced for: the mesh's devices, which the planner does not have, or the default's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def _triangle(q_BTNH, k_BTKH, v_BTKH, document_BT):

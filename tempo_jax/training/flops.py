@@ -29,6 +29,7 @@ PEAK = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # half of a chip
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
@@ -59,8 +60,8 @@ def peak(device: Any) -> float | None:
     return PEAK.get(device.device_kind)
 
 
-def _decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -> tuple[float, float]:
-    """labels: where there is a language head, [micro-batches, rows, length]."""
+def decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -> tuple[float, float]:
+    """Forward FLOPs of weights and of scores. labels: of a language head, [micro-batches, rows, length]."""
     heads, width = config.num_heads * config.head_dim, config.hidden_size
     kv = config.num_kv_heads * config.head_dim
     layer = width * (2 * heads + 2 * kv) + 3 * width * config.intermediate_size
@@ -81,7 +82,8 @@ def _positions_with_logits(labels: Any) -> int:
     return int((-(-longest // chunk)).sum()) * chunk * rows
 
 
-def _vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, float]:
+def vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, float]:
+    """Forward FLOPs of weights and of scores; frames_shape: [..., frames, height, width, channels]."""
     *rows, count, height, width, _ = frames_shape
     slices = math.prod(rows) * count // config.temporal_patch_size
     patches = (height // config.patch_size) * (width // config.patch_size)
@@ -97,10 +99,10 @@ def _vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float,
 def _memory(config: TempoConfig, batch: Any) -> Iterator[Part]:
     """What makes memory tokens, up to the projector."""
     svlm, inner, outer = config.compressor, config.compressor.text.hidden_size, config.llm.hidden_size
-    yield Part("vision", *_vision(svlm.vision, batch.frames_PFHWC.shape))
+    yield Part("vision", *vision(svlm.vision, batch.frames_PFHWC.shape))
     yield Part("memory", 0.0, 0.0)  # stands at the decoder's input
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield Part("svlm", *_decoder(svlm.text, micro * pool, length))
+    yield Part("svlm", *decoder(svlm.text, micro * pool, length))
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
     yield Part("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)
@@ -109,7 +111,7 @@ def _memory(config: TempoConfig, batch: Any) -> Iterator[Part]:
 def _tempo(config: TempoConfig, batch: Any) -> Iterator[Part]:
     yield from _memory(config, batch)
     micro, rows, length = batch.token_ids_BL.shape
-    yield Part("llm", *_decoder(config.llm, micro * rows, length, batch.labels_BL))
+    yield Part("llm", *decoder(config.llm, micro * rows, length, batch.labels_BL))
 
 
 def _align(config: TempoConfig, batch: Any) -> Iterator[Part]:
@@ -120,14 +122,14 @@ def _align(config: TempoConfig, batch: Any) -> Iterator[Part]:
 
 
 def _svlm(config: Qwen3VLConfig, batch: Any) -> Iterator[Part]:
-    yield Part("vision", *_vision(config.vision, batch.frames_PFHWC.shape))
+    yield Part("vision", *vision(config.vision, batch.frames_PFHWC.shape))
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield Part("svlm", *_decoder(config.text, micro * pool, length, batch.labels_PL))
+    yield Part("svlm", *decoder(config.text, micro * pool, length, batch.labels_PL))
 
 
 def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
     micro, rows, length = batch.token_ids_BL.shape
-    yield Part("llm", *_decoder(config, micro * rows, length, batch.labels_BL))
+    yield Part("llm", *decoder(config, micro * rows, length, batch.labels_BL))
 
 
 def _xcomp(config: XCompConfig, batch: Any) -> Iterator[Part]:

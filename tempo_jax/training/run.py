@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,16 @@ def full_memory_is_a_sentence() -> Iterator[None]:
         ) from error
 
 
-def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave."""
     sizes = dict(config.mesh)
-    left = max(jax.device_count() // math.prod(max(size, 1) for size in sizes.values()), 1)
-    mesh = sharding.make_mesh(**{name: left if size == -1 else size for name, size in sizes.items()})
-    if mesh.size < jax.device_count() and jax.process_count() > 1:
+    count = jax.device_count() if devices is None else len(devices)
+    left = max(count // math.prod(max(size, 1) for size in sizes.values()), 1)
+    sizes = {name: left if size == -1 else size for name, size in sizes.items()}
+    mesh = sharding.make_mesh(**sizes, devices=devices)
+    if mesh.size < count and jax.process_count() > 1:
         raise TempoError(
-            f"config.mesh takes {mesh.size} of {jax.device_count()} devices: with several processes it must "
+            f"config.mesh takes {mesh.size} of {count} devices: with several processes it must "
             "take all, which -1 for one axis does"
         )
     return mesh
@@ -191,12 +193,20 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-def _run(config, workdir, mesh, model, saved, state, frozen, data, tx) -> Run:
+def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh) -> Callable[..., Any]:
+    """The compiled program of a step, the state donated; the planner compiles this very one.
+
+    state: arrays or their shapes. model: its config.
+    """
     task, dtype = TASKS[config.task], jnp.dtype(config.dtype)
-    run_step = jax.jit(
-        step.make_step(model.config, tx, task=task, dtype=dtype, remat=config.remat),
+    return jax.jit(
+        step.make_step(model, tx, task=task, dtype=dtype, remat=config.remat),
         donate_argnums=0,
         out_shardings=(state_shardings(state, mesh), jax.NamedSharding(mesh, jax.P())),
     )
+
+
+def _run(config, workdir, mesh, model, saved, state, frozen, data, tx) -> Run:
+    run_step = jitted_step(config, model.config, tx, state, mesh)
     layout = Layout(config, mesh)
     return Run(config, workdir, mesh, model, saved, layout, state, frozen, data, run_step)

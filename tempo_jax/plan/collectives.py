@@ -1,0 +1,99 @@
+"""What chips say to each other: bytes of each collective, the mesh axes it spans, its time on the torus."""
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from tempo_jax.plan.chips import Chip
+from tempo_jax.plan.hlo import Instruction, nbytes, shapes
+
+# Collective -> bytes that pass a chip, from (bytes of its result, bytes of its operand, group size), as a
+# ring does it; a permutation sends its operand once.
+TRAFFIC = {
+    "all-gather": lambda out, size: out * (size - 1) / size,
+    "all-reduce": lambda out, size: 2 * out * (size - 1) / size,
+    "reduce-scatter": lambda out, size: out * (size - 1),
+    "all-to-all": lambda out, size: out * (size - 1) / size,
+    "collective-permute": lambda out, size: out,
+    "ragged-all-to-all": lambda out, size: out * (size - 1) / size,
+}
+
+
+class Collective(NamedTuple):
+    kind: str
+    axes: tuple[str, ...]  # of the mesh
+    bytes: float  # through one chip, of all its executions
+    seconds: float
+    asynchronous: bool  # the compiler may run it behind computation
+    count: float  # executions
+    source: str  # of our program
+
+
+def kind_of(instruction: Instruction) -> str | None:
+    """A name in TRAFFIC; None: no collective, or the end of one already counted."""
+    base = instruction.op.removesuffix("-start")
+    return base if base in TRAFFIC else None
+
+
+def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous: bool) -> Collective:
+    """Of one instruction that runs `trips` times. mesh: a jax Mesh of topology devices."""
+    kind = kind_of(instruction)
+    devices = mesh.devices.flatten()
+    group = _group(instruction.rest, len(devices))
+    index = np.unravel_index(group, mesh.devices.shape)
+    axes = tuple(
+        name for name, places in zip(mesh.axis_names, index, strict=True) if len(set(places.tolist())) > 1
+    )
+    size = len(group)
+    traffic = TRAFFIC[kind](_result(instruction), size) if size > 1 else 0.0
+    members = [devices[i] for i in group]
+    bandwidth = _bandwidth(members, devices, chip, ring=kind != "collective-permute")
+    return Collective(
+        kind, axes, traffic * trips, traffic * trips / bandwidth, asynchronous, trips, instruction.op_name
+    )
+
+
+def _result(instruction: Instruction) -> float:
+    """Bytes of the result; a started collective's tuple also has its operand and counters."""
+    if not instruction.op.endswith("-start"):
+        return instruction.bytes
+    arrays = [part for part in shapes(instruction.shape) if part[1]]
+    kind = kind_of(instruction)
+    if kind == "all-reduce":
+        return instruction.bytes
+    sizes = [nbytes(f"{name}[{','.join(map(str, dims))}]") for name, dims in arrays]
+    return min(sizes) if kind == "reduce-scatter" else max(sizes, default=0.0)
+
+
+def _group(text: str, devices: int) -> list[int]:
+    """The first group of devices that exchange something; for permutations the first pair."""
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text)
+    if pairs:
+        return sorted({int(pairs[1]), int(pairs[2])})
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", text)
+    if listed:
+        return [int(x) for x in listed[1].split(",")]
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        order = np.arange(devices).reshape([int(x) for x in iota[3].split(",")])
+        if iota[4]:
+            order = order.transpose([int(x) for x in iota[4].split(",")])
+        return order.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    return list(range(devices))  # no groups: all of them
+
+
+def _bandwidth(members: list, everyone: list, chip: Chip, ring: bool) -> float:
+    """Bytes/s through one chip: both directions of every torus axis the group extends along.
+
+    An axis shorter than chip.wrap is no ring and counts half; a permutation takes one link one way. Groups
+    across slices are limited by the data-centre network. Two devices of one v7x chip: as a link.
+    """
+    if len({getattr(device, "slice_index", 0) for device in members}) > 1:
+        return chip.dcn
+    along = [axis for axis in range(3) if len({device.coords[axis] for device in members}) > 1]
+    if not ring or not along:
+        return chip.link
+    lengths = [len({device.coords[axis] for device in everyone}) for axis in along]
+    return math.fsum(chip.link * (2 if length >= chip.wrap else 1) for length in lengths)

@@ -1,0 +1,107 @@
+"""From programs to findings: compiles each for its topology and reads what came out."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from tempo_jax.inference.placement import Placement
+from tempo_jax.plan import cost, hlo, memory, programs, topology
+from tempo_jax.plan.chips import Chip
+from tempo_jax.plan.topology import Topology
+
+
+class Finding(NamedTuple):
+    """Of one program on one topology; `cost` and `memory` are None where it does not fit."""
+
+    name: str
+    chip: Chip
+    devices: int
+    flops: float  # analytic, on all devices
+    tokens: int
+    runs: float
+    floor_bytes: float
+    compile_seconds: float
+    memory: memory.Memory | None
+    cost: cost.Cost | None
+    refusal: memory.Refusal | None
+
+    @property
+    def seconds(self) -> float:
+        return self.cost.seconds if self.cost else float("nan")
+
+    @property
+    def mfu(self) -> float:
+        """Share of the bfloat16 peak that model FLOPs reach in the predicted time."""
+        return self.flops / (self.seconds * self.devices * self.chip.peak)
+
+    @property
+    def floor_seconds(self) -> float:
+        """No program is faster: its FLOPs at the compiler's best matmul, and what it must read from HBM."""
+        compute = self.flops / (self.devices * self.chip.peak * self.chip.ceiling)
+        return max(compute, self.floor_bytes / self.chip.hbm_bandwidth)
+
+    @property
+    def bound(self) -> str:
+        """What most of the time is: communication in the open, matrix products and kernels, or the rest,
+        which moves data through HBM."""
+        parts = {
+            "ICI": self.cost.exposed_seconds,
+            "compute": self.cost.matmul_seconds + self.cost.kernel_seconds,
+            "HBM": self.cost.other_seconds,
+        }
+        if self.floor_bytes and self.floor_bytes / self.chip.hbm_bandwidth > self.seconds / 2:
+            return "HBM"
+        return max(parts, key=parts.get)
+
+
+class Plan(NamedTuple):
+    topology: Topology
+    mesh: dict[str, int]
+    training: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def fits(self) -> bool:
+        return all(finding.refusal is None for finding in self.findings)
+
+    @property
+    def seconds(self) -> float:
+        """Of a training step, or of an hour-long video and a question."""
+        return sum(finding.seconds * finding.runs for finding in self.findings)
+
+
+def plan(config: ConfigDict, where: Topology, dump: Any = None) -> Plan:
+    """Compiles every program of the config. TempoError without libtpu and for what cannot be planned.
+
+    dump: called with (program's name, optimised HLO).
+    """
+    devices = topology.devices(where)
+    mesh, found = programs.of(config, devices)
+    with Placement(mesh, exact=config.dtype == "float32")():
+        findings = tuple(find(program, mesh, where.chip, dump) for program in found)
+    return Plan(where, dict(mesh.shape), "ask" not in config, findings)
+
+
+def find(program: programs.Program, mesh, chip: Chip, dump: Any = None) -> Finding:
+    """One program compiled, inside its mesh."""
+    started, refusal, costs, needs = time.perf_counter(), None, None, None
+    try:
+        compiled = program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        refusal = memory.refusal(error)
+        if refusal is None:
+            raise
+    seconds = time.perf_counter() - started
+    if refusal is None:
+        text = compiled.as_text()
+        if dump:
+            dump(program.name, text)
+        module = hlo.parse(text)
+        costs = cost.of(module, mesh, chip, program.labels)
+        needs = memory.of(compiled, module, program.args)
+    return Finding(
+        program.name, chip, mesh.size, program.flops, program.tokens, program.runs, program.floor_bytes,
+        seconds, needs, costs, refusal,
+    )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Seconds of a compiled program: estimated cycles of every instruction times how often it runs.
+
+XLA:TPU writes its own estimate beside each fusion and each matrix product; a loop's body stands in the text
+once, so it is multiplied by the loop's trip count. Two things have no estimate and are costed here:
+collectives (bytes over the torus) and Pallas kernels (FLOPs at an assumed efficiency).
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tempo_jax.plan import collectives, hlo
+from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
+from tempo_jax.plan.collectives import Collective
+
+_PRODUCTS = ("convolution", "dot")
+
+
+class Cost(NamedTuple):
+    """Of one run of a program on one chip."""
+
+    matmul_seconds: float  # fusions around matrix products
+    other_seconds: float  # the rest of what has an estimate
+    kernel_seconds: float  # Pallas kernels, assumed
+    kernels: int  # of them in the text
+    collectives: tuple[Collective, ...]
+    open_loops: int  # loops whose length is not a constant: their bodies are counted once
+
+    @property
+    def compute_seconds(self) -> float:
+        return self.matmul_seconds + self.other_seconds + self.kernel_seconds
+
+    @property
+    def exposed_seconds(self) -> float:
+        """Of communication: synchronous collectives, and what does not hide behind all computation."""
+        hidden = sum(c.seconds for c in self.collectives if c.asynchronous)
+        return sum(c.seconds for c in self.collectives if not c.asynchronous) + max(
+            0.0, hidden - self.compute_seconds
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_seconds + self.exposed_seconds
+
+
+class _Run(NamedTuple):
+    """An instruction, how often it runs, and whether in an asynchronous fusion."""
+
+    instruction: hlo.Instruction
+    computation: str
+    trips: float
+    inside: bool  # a fusion whose own estimate covers it
+    asynchronous: bool
+
+
+def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
+    """labels: share of the runs of a conditional that take its expensive branch (loss.cross_entropy)."""
+    matmul = other = kernel = 0.0
+    kernels = open_loops = 0
+    found = []
+    for run in _walk(module, module.entry, 1.0, labels):
+        instruction = run.instruction
+        if instruction.op == "while":
+            open_loops += module.trips(instruction) is None
+        elif collectives.kind_of(instruction):
+            found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
+        elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
+            kernels += 1
+            kernel += (
+                run.trips
+                * kernel_flops(instruction, module[run.computation])
+                / _kernel_rate(instruction, chip)
+            )
+        if not run.inside and instruction.cycles:
+            seconds = chip.seconds(instruction.cycles) * run.trips
+            if _is_product(module, instruction):
+                matmul += seconds
+            else:
+                other += seconds
+    return Cost(matmul, other, kernel, kernels, tuple(found), open_loops)
+
+
+def _walk(module: hlo.Module, name: str, trips: float, labels: float) -> Iterator[_Run]:
+    """Every instruction that runs, loops unrolled into `trips`; fusions are entered for collectives alone."""
+    for instruction in module[name]:
+        started = instruction.op.endswith("-start") or "async_collective" in instruction.rest
+        yield _Run(instruction, name, trips, False, started)
+        if instruction.op == "while":
+            body = instruction.attribute("body")
+            yield from _walk(module, body, trips * (module.trips(instruction) or 1), labels)
+        elif instruction.op == "conditional":
+            yield from _branches(module, instruction, trips, labels)
+        elif instruction.op in ("fusion", "custom-call"):
+            for called in instruction.calls:
+                for run in _walk(module, called, trips, labels):
+                    yield run._replace(inside=True, asynchronous=True)
+        elif instruction.op in ("call", "async-start"):
+            for called in instruction.calls:
+                for run in _walk(module, called, trips, labels):
+                    yield run._replace(asynchronous=run.asynchronous or instruction.op != "call")
+
+
+def _branches(module: hlo.Module, instruction: hlo.Instruction, trips: float, labels: float):
+    """The branch with the most work, in its share of the runs."""
+    names = re.findall(r"%([\w.\-]+)", instruction.attribute("branch_computations") or "")
+    names = names or [instruction.attribute(f"{which}_computation") for which in ("true", "false")]
+    work = {
+        name: sum(run.instruction.cycles * run.trips for run in _walk(module, name, 1.0, labels))
+        for name in names
+    }
+    if work:
+        yield from _walk(module, max(work, key=work.get), trips * labels, labels)
+
+
+def _is_product(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+    if instruction.op in _PRODUCTS:
+        return True
+    return instruction.op == "fusion" and any(
+        _is_product(module, inner) for called in instruction.calls for inner in module[called]
+    )
+
+
+def kernel_flops(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> float:
+    """FLOPs of a splash attention kernel, read off its name and operands; 0 for a kernel not known.
+
+    Queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused backward (dkv) 5. A
+    causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what is masked away.
+    """
+    if "splash" not in instruction.name:
+        return 0.0
+    by_name = {other.name: other for other in computation}
+    operands = [
+        array for name in instruction.operands if name in by_name for array in hlo.shapes(by_name[name].shape)
+    ]
+    heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
+    heads = [shape for shape in heads if shape[-1] in HEADS]
+    if len(heads) < 2:
+        return 0.0
+    (*lead, length, size), keys = heads[0], heads[1][-2]
+    causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
+    share = 1 - length / (2 * keys) if causal else 1.0
+    products = 5 if "dkv" in instruction.name else 2
+    return products * share * 2.0 * math.prod(lead) * length * keys * size
+
+
+HEADS = (64, 128, 256)  # sizes of attention heads that splash attention takes
+
+
+def _kernel_rate(instruction: hlo.Instruction, chip: Chip) -> float:
+    """FLOP/s assumed of a kernel."""
+    sizes = [shape[-1] for _, shape in hlo.shapes(instruction.shape) if shape and shape[-1] in HEADS]
+    fill = min(1.0, (sizes or [128])[0] / chip.matrix_unit)
+    return chip.peak * chip.ceiling * KERNEL_EFFICIENCY * fill

@@ -1,0 +1,138 @@
+"""Optimised HLO as XLA:TPU prints it: computations, instructions, loops and what they repeat.
+
+Only what costing needs is read; the grammar is XLA's (`compiled.as_text()`).
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "bf16": 2,
+    "f16": 2, "f32": 4, "f64": 8, "c64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1,
+}  # fmt: skip
+_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_STARTS = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ")
+_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLS = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+_CONSTANT = re.compile(r"[su]32\[\](?:\{[^}]*\})? constant\((\d+)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    shape: str  # as printed, layout included
+    op: str
+    rest: str  # operands and attributes
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; 0 where it has none."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(found[1]) if found else 0
+
+    @property
+    def bytes(self) -> float:
+        """Of its result, padding not counted."""
+        return nbytes(self.shape)
+
+    @property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.rest.split("), ")[0])
+
+    @property
+    def calls(self) -> list[str]:
+        return _CALLS.findall(self.rest)
+
+    def attribute(self, name: str) -> str | None:
+        """A computation's name, or the text in braces."""
+        found = re.search(rf"\b{name}=(?:%([\w.\-]+)|\{{(.*?)\}}(?=[,\s]|$))", self.rest)
+        return found and (found[1] or found[2])
+
+    @property
+    def op_name(self) -> str:
+        """Where in our program it comes from."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    computations: dict[str, list[Instruction]]
+    entry: str
+
+    def __getitem__(self, name: str) -> list[Instruction]:
+        return self.computations[name]
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a while loop's body runs: the constant its condition compares with; None: not constant.
+
+        Loops of ours and of XLA count from 0 by 1.
+        """
+        found = [int(x) for text in self._texts(loop.attribute("condition")) for x in _CONSTANT.findall(text)]
+        return max(found) if found else None
+
+    def _texts(self, name: str) -> Iterator[str]:
+        for instruction in self[name]:
+            yield f"{instruction.shape} {instruction.op}({instruction.rest}"
+            for called in instruction.calls:
+                if called in self.computations:
+                    yield from self._texts(called)
+
+
+def parse(text: str) -> Module:
+    """ValueError where there is no entry computation."""
+    lines: dict[str, list[str]] = {}
+    entry, current = None, None
+    for line in text.splitlines():
+        if current is None:
+            header = _HEADER.match(line)
+            if header:
+                current = lines.setdefault(header[1], [])
+                entry = header[1] if line.startswith("ENTRY") else entry
+        elif line.rstrip() == "}":
+            current = None
+        elif _STARTS.match(line):
+            current.append(line)
+        elif current:  # metadata of Pallas kernels has line breaks
+            current[-1] += line
+    if entry is None:
+        raise ValueError("this is no HLO module: it has no entry computation")
+    return Module({name: [_instruction(line) for line in found] for name, found in lines.items()}, entry)
+
+
+def _instruction(line: str) -> Instruction:
+    name, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
+    if rest.startswith("("):  # a tuple's shape has spaces
+        end = _closing(rest) + 1
+        shape, rest = rest[:end], rest[end + 1 :]
+    else:
+        shape, rest = rest.split(" ", 1)
+    op, _, rest = rest.partition("(")
+    return Instruction(name.lstrip("%"), shape, op, rest)
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis at the start of the text is closed."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return place
+    raise ValueError(f"a parenthesis is never closed in {text[:80]}")
+
+
+def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """[("bf16", (8, 128)), …] of every array in a printed shape."""
+    return [
+        (kind, tuple(int(n) for n in sizes.split(",") if n))
+        for kind, sizes in _ARRAY.findall(text)
+        if kind in BYTES
+    ]
+
+
+def nbytes(text: str) -> float:
+    """Of all arrays in a printed shape."""
+    return sum(BYTES[kind] * math.prod(sizes) for kind, sizes in shapes(text))

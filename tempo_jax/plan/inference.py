@@ -1,0 +1,189 @@
+"""The programs between frames and an answer as shapes on a mesh: the very ones that the engine calls."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tempo_jax.checkpoint import FLOAT32_ALWAYS
+from tempo_jax.errors import TempoError
+from tempo_jax.inference import buckets, generate, layout
+from tempo_jax.inference import programs as engine
+from tempo_jax.inference.placement import SEGMENTS
+from tempo_jax.models import build
+from tempo_jax.models.config import PRESETS, TempoConfig
+from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.tempo import projector_layers
+from tempo_jax.models.vision import grid_of, output_tokens
+from tempo_jax.plan.programs import Program
+from tempo_jax.sharding import param_sharding
+from tempo_jax.training import flops
+
+# Tokens of text that no config says: an assumption for a question of a sentence or two.
+TEXT = 64  # around the video in a compressor row, and of a question
+GREEDY = {"greedy": True}
+
+
+def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
+    """Vision chunk, compressor chunk (prefix and question), prefill, decode step; in this order.
+
+    Caches are taken to lie by key/value head over the tensor axis, where it divides them.
+    """
+    ask, preset = config.ask, PRESETS[config.model]
+    if not isinstance(preset, TempoConfig):
+        raise TempoError(f"config.model is {config.model!r}, which answers no questions: choose a Tempo")
+    shards = math.prod(mesh.shape[axis] for axis in SEGMENTS)
+    segments = -(-ask.frames // preset.video.segment_frames)
+    chunk = min(ask.chunk_segments * shards, layout.multiple(layout.power_of_two(segments), shards))
+    chunks = -(-segments // chunk)
+    model = _model(preset, jnp.dtype(config.dtype), mesh)
+    compressor, text = model.compressor, preset.compressor.text
+
+    frames = _shape(mesh, (chunk, preset.video.segment_frames, *ask.size, 3), jnp.uint8, SEGMENTS)
+    vision = sum(flops.vision(preset.compressor.vision, frames.shape))
+    grid = grid_of(*ask.size, preset.compressor.vision)
+    slices = preset.video.segment_frames // preset.compressor.vision.temporal_patch_size
+    tokens = chunk * slices * output_tokens(grid, preset.compressor.vision)
+    yield Program("vision chunk", engine.see, (compressor, frames), {}, vision, tokens, chunks)
+
+    visual = _spread(mesh, jax.eval_shape(engine.see, compressor, frames))
+    length = layout.multiple(tokens // chunk + TEXT, buckets.ROW)
+    row = _shape(mesh, (chunk, length), jnp.int32)
+    rows = Rows(row, row, _shape(mesh, (3, chunk, length), jnp.int32))
+    reading = sum(flops.decoder(text, chunk, length))
+    args = (compressor, visual, rows)
+    yield Program("compressor prefix", engine.read_prefix, args, {}, reading, chunk * length, chunks)
+
+    padded = layout.multiple(layout.bucket(segments, buckets.SEGMENTS), chunk)
+    dtype = model.llm.embed.embedding.dtype
+    bank = engine.Bank(
+        _shape(mesh, (padded, preset.memory_tokens, text.hidden_size), dtype),
+        _shape(mesh, (padded,), jnp.float32),
+    )
+    prefix = jax.tree.map(
+        lambda x: _shape(mesh, x.shape, x.dtype, SEGMENTS), jax.eval_shape(engine.read_prefix, *args)
+    )
+    asked = layout.multiple(TEXT + preset.memory_tokens, buckets.ROW)
+    place, scalar = _shape(mesh, (chunk,), jnp.int32), _shape(mesh, (), jnp.int32)
+    question = _shape(mesh, (asked - preset.memory_tokens,), jnp.int32)
+    args = (compressor, bank, prefix, place, place, question, scalar, scalar)
+    answering = _after(text, chunk, length, asked)
+    yield Program("compressor question", engine.compress, args, {}, answering, chunk * asked, chunks)
+
+    yield from _llm(config, preset, model, mesh, bank)
+
+
+def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
+    """Prefill of the budget's bucket, then one step of decoding."""
+    ask, segments = config.ask, bank.memory_SKD.shape[0]
+    tags = _shape(mesh, (segments, buckets.TAG_TOKENS), jnp.int32)
+    scalar, text = _shape(mesh, (), jnp.int32), _shape(mesh, (buckets.ROW,), jnp.int32)
+    allocation = _shape(mesh, (segments,), jnp.int32)
+    selection = engine.Selection(bank.memory_SKD, allocation, scalar, scalar)
+    real = -(-ask.frames // preset.video.segment_frames)
+    kept = min(ask.budget, real * preset.memory_tokens)
+    bucket = layout.bucket(kept + real * (buckets.TAG_TOKENS - 3) + 2 * TEXT, buckets.PREFILL)
+    capacity = layout.bucket(ask.new_tokens, buckets.NEW_TOKENS)
+    real_number = _shape(mesh, (), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    sampling = generate.Sampling(real_number, real_number, _place(mesh, key))
+    options = GREEDY | {"eos": preset.eos_ids}
+    prefill = functools.partial(_jitted_prefill, bucket, capacity, preset.eos_ids)
+    args = (model, selection, engine.Prompt(text, text, tags), sampling)
+    reading = sum(flops.decoder(preset.llm, 1, bucket)) + _projector(preset, segments)
+    yield Program(
+        "prefill",
+        engine.prefill,
+        args,
+        options | {"bucket": bucket, "capacity": capacity},
+        reading,
+        bucket,
+        1,
+    )
+    state = _spread_state(mesh, jax.eval_shape(prefill, *args).generation, preset)
+    floor = _bytes(model.llm) + _bytes(state.cache)
+    step = 2.0 * _parameters(preset.llm) + 4.0 * preset.llm.num_layers * bucket * (
+        preset.llm.num_heads * preset.llm.head_dim
+    )
+    yield Program(
+        "decode step",
+        generate.advance,
+        (model.llm, state, scalar, sampling),
+        options,
+        step,
+        1,
+        ask.new_tokens,
+        floor_bytes=floor,
+    )
+
+
+def _jitted_prefill(bucket, capacity, eos, *args):
+    return engine.prefill(*args, bucket=bucket, capacity=capacity, greedy=True, eos=eos)
+
+
+def _model(preset: TempoConfig, dtype, mesh) -> Any:
+    """The model as the engine has it, one node per layer, of shapes with places."""
+
+    def placed(tree: dict, prefix: str = "") -> dict:
+        return {
+            key: placed(x, f"{prefix}{key}/") if isinstance(x, dict) else leaf(f"{prefix}{key}", x)
+            for key, x in tree.items()
+        }
+
+    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
+        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
+        return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+
+    return build.build(preset, placed(build.shapes(preset, stacked=False)))
+
+
+def _place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*axes)))
+
+
+def _shape(mesh, shape, dtype, *axes) -> jax.ShapeDtypeStruct:
+    return _place(mesh, jax.ShapeDtypeStruct(tuple(shape), dtype), *axes)
+
+
+def _spread(mesh, visual) -> Any:
+    """Visual tokens over the segments' axes, as see() leaves them."""
+    return type(visual)(
+        _place(mesh, visual.tokens_SVD, SEGMENTS), _place(mesh, visual.deepstack_FSVD, None, SEGMENTS)
+    )
+
+
+def _spread_state(mesh, state: generate.Generation, preset: TempoConfig) -> generate.Generation:
+    """Caches lie by key/value head over the tensor axis where it divides them; the rest everywhere."""
+    heads = "tensor" if preset.llm.num_kv_heads % mesh.shape["tensor"] == 0 else None
+    placed = jax.tree.map(lambda x: _place(mesh, x), state)
+    cache = jax.tree.map(lambda x: _place(mesh, x, None, None, heads, None), state.cache)
+    return placed._replace(cache=cache)
+
+
+def _after(config, rows: int, prefix: int, length: int) -> float:
+    """FLOPs of `length` further positions of rows that have `prefix`: every one of them sees the prefix."""
+    weights, scores = flops.decoder(config, rows, length)
+    heads = config.num_heads * config.head_dim
+    return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
+
+
+def _projector(preset: TempoConfig, segments: int) -> float:
+    inner, outer = preset.compressor.text.hidden_size, preset.llm.hidden_size
+    places = projector_layers(preset.projector)
+    return 2.0 * segments * preset.memory_tokens * sum((inner if p == 0 else outer) * outer for p in places)
+
+
+def _parameters(config) -> int:
+    """Of the matrices that a token passes, the tied head once."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(build.shapes(config)))
+
+
+def _bytes(tree: Any) -> int:
+    """Of one chip's part."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,0 +1,106 @@
+"""HBM of a compiled program: what the compiler allots, its biggest buffers, and its refusals."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from tempo_jax.plan import hlo
+
+BIGGEST = 5  # buffers that are named
+# No buffers of their own: names for parts of others.
+_VIEWS = ("parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "constant")
+
+
+class Buffer(NamedTuple):
+    bytes: float
+    shape: str
+    what: str
+
+
+class Memory(NamedTuple):
+    """Bytes a chip needs while the program runs."""
+
+    peak: float
+    arguments: float
+    temporary: float
+    output: float  # beyond donated arguments
+    biggest: tuple[Buffer, ...]
+
+
+def of(compiled: Any, module: hlo.Module, args: Any) -> Memory:
+    """Arguments and temporaries together are the peak: outputs that alias arguments cost nothing."""
+    found = compiled.memory_analysis()
+    arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
+    output = found.output_size_in_bytes - found.alias_size_in_bytes
+    biggest = sorted([*_arguments(args), *_values(module)], reverse=True)[:BIGGEST]
+    return Memory(arguments + temporary + output, arguments, temporary, output, tuple(biggest))
+
+
+def _arguments(args: Any) -> Iterator[Buffer]:
+    """Each array's share of one chip."""
+    for path, x in jax.tree_util.tree_flatten_with_path(args)[0]:
+        if getattr(x, "sharding", None) is None or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+            continue
+        shape = x.sharding.shard_shape(x.shape)
+        size = x.dtype.itemsize
+        for extent in shape:
+            size *= extent
+        name = "/".join(re.findall(r"[\w/]+", jax.tree_util.keystr(path)))
+        yield Buffer(float(size), f"{x.dtype.name}{list(shape)}", f"argument {name}")
+
+
+def _values(module: hlo.Module) -> Iterator[Buffer]:
+    """Results of instructions outside fusions; the same place of a loop once."""
+    inside = {
+        called
+        for instructions in module.computations.values()
+        for instruction in instructions
+        if instruction.op == "fusion"
+        for called in instruction.calls
+    }
+    seen = set()
+    for name, instructions in module.computations.items():
+        for x in instructions if name not in inside else ():
+            if x.op in _VIEWS or x.shape.startswith("(") or "S(1)" in x.shape:  # S(1): VMEM
+                continue
+            buffer = Buffer(x.bytes, x.shape.split("{")[0], _source(x))
+            if buffer not in seen:
+                seen.add(buffer)
+                yield buffer
+
+
+def _source(x: hlo.Instruction) -> str:
+    """The end of the path in our program, without what tracing adds."""
+    parts = [p for p in x.op_name.split("/") if not re.match(r"(jit|jvp|transpose|vmap|closed_call)\b", p)]
+    return "/".join(parts[-3:]) or x.op
+
+
+class Refusal(NamedTuple):
+    """The compiler's answer to a program that does not fit."""
+
+    used: str
+    available: str
+    biggest: str
+
+    def __str__(self) -> str:
+        named = f"; biggest: {self.biggest}" if self.biggest else ""
+        return f"does not fit: {self.used} of {self.available} of HBM{named}"
+
+
+_REFUSALS = (  # XLA's two ways to say it
+    r"Used ([\d.]+\w) of ([\d.]+\w) hbm",
+    r"HLO temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)",
+)
+
+
+def refusal(error: Exception) -> Refusal | None:
+    """What a CompileTimeHbmOom says, in its own units (GiB as G); None for another error."""
+    text = str(error)
+    if "hbm" not in text.lower() or "RESOURCE_EXHAUSTED" not in text:
+        return None
+    used = next((found for pattern in _REFUSALS if (found := re.search(pattern, text))), None)
+    sizes = re.findall(r"Size: ([\d.]+\w)\b.*?Shape: (\S+?)[{\s]", text, re.DOTALL)
+    biggest = ", ".join(f"{size} {shape}" for size, shape in sizes[:3])
+    return Refusal(*(used.groups() if used else ("more than there is", "what there is")), biggest)

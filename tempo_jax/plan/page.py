@@ -1,0 +1,191 @@
+"""docs/plans.md: every plan that a user of Tempo-6B may ask for, made anew by one command.
+
+    python -m tempo_jax.plan.page [NAME ...]        make plans
+
+compiles the named rows of PLANS (default: those not yet in docs/plans.json), keeps what it found in
+docs/plans.json with command, date and versions, and writes the page from that. Rows nobody has run say so.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tempo_jax import cli_options, cli_plan
+from tempo_jax.plan import topology
+from tempo_jax.plan.chips import GIB
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+class Row(NamedTuple):
+    config: str
+    topology: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        changes = "".join(f" --set {change}" for change in self.changes)
+        return f"tempo plan --config=configs/{self.config}.py --topology={self.topology}{changes}"
+
+
+_STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
+# 256 chips take the 64 rows of a batch only with four of them to a row.
+_SLICES = {
+    "v5p-64": ("v5p:4x4x4", ()),
+    "v6e-64": ("v6e:8x8", ()),
+    "v5e-256": ("v5e:16x16", ("mesh.tensor=4",)),
+}
+_ASK = {
+    "v6e-1": ("v6e:1x1", ()),
+    "v5e-8": ("v5e:2x4", ("mesh.fsdp=1", "mesh.tensor=8")),
+    "v5p-4": ("v5p:2x2x1", ("mesh.fsdp=1", "mesh.tensor=4")),
+}
+PLANS: dict[str, Row] = {
+    **{f"ask {slice}": Row("ask_6b", *where) for slice, where in _ASK.items()},
+    **{
+        f"{stage} {slice}": Row(config, *where)
+        for slice, where in _SLICES.items()
+        for stage, config in _STAGES.items()
+    },
+}
+
+INTRO = """\
+# Plans: what Tempo-6B takes on TPU slices
+
+Made by `make plans` (`python -m tempo_jax.plan.page`); nothing here was measured on a TPU. Each row is a
+real compilation by libtpu for that slice, on a CPU host, of the very programs that training and the engine
+jit. Rows without numbers have not been run; the command in the last table makes each.
+
+How the numbers come about:
+
+* **HBM**: what the compiler allots on a chip (arguments, temporaries, results that alias no argument), as a
+  share of what it may use there.
+* **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
+  over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
+  communication that is synchronous or longer than all computation together. Collectives: bytes through a
+  chip over both directions of the torus axes they span.
+* **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
+  chips and the bfloat16 peak. Of that peak the compiler expects of its own best matmul
+  {ceilings}.
+* One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
+* Not counted: input pipelines, checkpoints, decoding of video files, the host.
+
+Known so far, from the step of tiny stage 3 on v5e:2x4 (2026-11-26, libtpu 0.0.42.1): the compiler splits the
+width of activations over fsdp and moves them (all-gathers of all chips' vision slices, all-reduces of all
+rows' MLP inputs), where it should gather weights. Rows have to be held to data x fsdp at block boundaries
+(`with_sharding_constraint`) before plans of Tempo-6B are worth renting by.
+"""
+
+
+def main(names: list[str]) -> int:
+    """Runs rows one after the other and rewrites the page after each."""
+    topology.prepare()
+    found = read()
+    unknown = [name for name in names if name not in PLANS]
+    if unknown:
+        cli_options.say(f"plans: there is no row {unknown[0]!r}: use one of {', '.join(PLANS)}")
+        return 2
+    for name in names or [name for name in PLANS if name not in found]:
+        cli_options.say(f"{name}: {PLANS[name].command}")
+        found[name] = _run(PLANS[name])
+        (DOCS / "plans.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (DOCS / "plans.md").write_text(page(found), encoding="utf-8")
+    (DOCS / "plans.md").write_text(page(found), encoding="utf-8")
+    return 0
+
+
+def read() -> dict[str, Any]:
+    """What has been found so far, by row."""
+    path = DOCS / "plans.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _run(row: Row) -> dict[str, Any]:
+    import importlib.metadata
+
+    from tempo_jax.plan import compile, report
+
+    config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
+    plan = compile.plan(config, topology.parse(row.topology))
+    print(report.text(plan), flush=True)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    return report.to_json(plan) | {"date": time.strftime("%Y-%m-%d"), "versions": versions}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The Markdown of what was found."""
+    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY
+
+    ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
+    parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings)]
+    training = [name for name, row in PLANS.items() if row.config != "ask_6b"]
+    asking = [name for name in PLANS if name not in training]
+    parts += ["## Training: a step\n", *_table(TRAINING, training, found)]
+    parts += ["\n## Asking about an hour of video, 1024 frames, 8192 visual tokens\n"]
+    parts += _table(ASKING, asking, found)
+    parts += ["\n## Where the time goes\n", *_details(found)]
+    parts += ["\n## Commands\n", "| plan | command | run |", "| --- | --- | --- |", *_commands(found)]
+    return "\n".join(parts) + "\n"
+
+
+TRAINING = ("plan", "mesh", "HBM", "step", "MFU", "tokens/s/chip", "bound")
+ASKING = ("plan", "mesh", "HBM", "video and question", "decode step", "over its floor", "bound of decoding")
+
+
+def _table(head: tuple[str, ...], names: list[str], found: dict) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    for name in names:
+        cells = _cells(found[name]) if name in found else ("not run",)
+        cells = (*cells, *[""] * (len(head) - 1 - len(cells)))
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1) or "one chip"
+    if not plan["fits"]:
+        refused = next(program for program in plan["programs"] if not program["fits"])
+        return mesh, f"{refused['name']} {refused['refusal']}"
+    fullest = max(p["hbm_bytes"] / p["hbm_available_bytes"] for p in plan["programs"])
+    usage, seconds, last = f"{fullest:.0%}", f"{plan['seconds']:.2f} s", plan["programs"][-1]
+    if last["name"] != "decode step":
+        rate = f"{last['tokens_per_second_per_chip']:,.0f}"
+        return mesh, usage, seconds, f"{last['mfu']:.1%}", rate, last["bound"]
+    over = f"{last['seconds'] / last['floor_seconds']:.2f} x"
+    return mesh, usage, seconds, f"{last['seconds'] * 1e3:.2f} ms", over, last["bound"]
+
+
+def _details(found: dict) -> Iterator[str]:
+    yield "| plan | program | HBM | matrix products | other fusions | kernels (assumed) | ICI, open | floor |"
+    yield f"|{' --- |' * 8}"
+    for name in PLANS:
+        for p in found.get(name, {"programs": ()})["programs"]:
+            if p["fits"]:
+                times = (
+                    "matmul_seconds",
+                    "other_seconds",
+                    "kernel_seconds",
+                    "exposed_seconds",
+                    "floor_seconds",
+                )
+                cells = " | ".join(f"{p[field] * 1e3 * p['runs']:,.1f} ms" for field in times)
+                yield f"| {name} | {p['name']} x {p['runs']:g} | {p['hbm_bytes'] / GIB:.1f} GiB | {cells} |"
+
+
+def _commands(found: dict) -> Iterator[str]:
+    for name, row in PLANS.items():
+        run = found.get(name)
+        when = "not run"
+        if run:
+            when = f"{run['date']}, " + ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+        yield f"| {name} | `{row.command}` | {when} |"
+
+
+if __name__ == "__main__":
+    status = cli_options.run("plans", lambda: main(sys.argv[1:]))
+    sys.stdout.flush()
+    os._exit(status)  # libtpu's threads would otherwise be waited for

@@ -1,0 +1,103 @@
+"""Mesh shapes, rematerialisation and batch sizes of a config on one slice, compiled one after the other."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from tempo_jax.errors import TempoError
+from tempo_jax.models.config import PRESETS
+from tempo_jax.plan import compile, report
+from tempo_jax.plan.topology import Topology
+
+TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
+REMAT = ("dots", "full")  # the faster one first
+SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
+
+
+class Trial(NamedTuple):
+    changes: dict[str, Any]  # fields of the config
+    plan: compile.Plan | None
+    problem: str = ""  # why there is no plan
+
+    @property
+    def works(self) -> bool:
+        return self.plan is not None and self.plan.fits
+
+    @property
+    def mfu(self) -> float:
+        return self.plan.findings[0].mfu if self.works else 0.0
+
+
+def candidates(config: ConfigDict, where: Topology) -> Iterator[dict[str, Any]]:
+    """Changes to try; the optimiser step's samples stay as many as they are.
+
+    Of meshes: every tensor size that divides the key/value heads, the rest fsdp, several slices on data.
+    """
+    devices = where.devices
+    heads = _heads(config)
+    for tensor in (n for n in TENSOR if devices % n == 0 and heads % n == 0):
+        inner = devices // tensor // where.slices
+        mesh = {"mesh.data": where.slices, "mesh.fsdp": inner, "mesh.tensor": tensor}
+        if "ask" in config:
+            yield mesh
+            continue
+        for remat, times in itertools.product(REMAT, SHARDS):
+            if config.batch.micro_batches % times == 0:
+                yield mesh | {
+                    "remat": remat,
+                    "batch.shards": config.batch.shards * times,
+                    "batch.micro_batches": config.batch.micro_batches // times,
+                }
+
+
+def _heads(config: ConfigDict) -> int:
+    preset = PRESETS[config.model] if config.model else PRESETS["tempo-6b"]
+    llm = getattr(preset, "llm", getattr(preset, "text", preset))
+    return llm.num_kv_heads
+
+
+def search(config: ConfigDict, where: Topology, say: Callable[[str], None]) -> list[Trial]:
+    """Every candidate's trial, those that fit first, the fastest of them on top."""
+    trials = []
+    for changes in candidates(config, where):
+        trial = _trial(config, where, changes)
+        say(line(trial))
+        trials.append(trial)
+    return sorted(trials, key=lambda t: (not t.works, t.plan.seconds if t.works else 0.0))
+
+
+def _trial(config: ConfigDict, where: Topology, changes: dict[str, Any]) -> Trial:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    try:
+        return Trial(changes, compile.plan(changed, where))
+    except TempoError as error:
+        return Trial(changes, None, str(error))
+
+
+def line(trial: Trial) -> str:
+    """One trial in one line."""
+    what = " ".join(f"{field}={value}" for field, value in trial.changes.items())
+    if trial.plan is None:
+        return f"{what}: {trial.problem}"
+    if not trial.works:
+        refused = next(f for f in trial.plan.findings if f.refusal)
+        return f"{what}: {refused.name} {refused.refusal}"
+    fullest = max(f.memory.peak / f.chip.hbm for f in trial.plan.findings)
+    return f"{what}: {trial.plan.seconds:.3g} s, MFU {trial.mfu:.1%}, {fullest:.0%} of HBM"
+
+
+def report_of(trials: list[Trial], where: Topology) -> str:
+    return "\n".join([f"{where}: {sum(t.works for t in trials)} of {len(trials)} fit", *map(line, trials)])
+
+
+def run(config: ConfigDict, where: Topology, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
+    """The search as text and as plain values for JSON."""
+    trials = search(config, where, say)
+    values = [
+        {"changes": t.changes, "plan": report.to_json(t.plan) if t.plan else None, "problem": t.problem}
+        for t in trials
+    ]
+    return report_of(trials, where), {"topology": str(where), "trials": values}

@@ -1,0 +1,167 @@
+"""The train step of a config as shapes on a mesh: the very program that training jits."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tempo_jax import sharding
+from tempo_jax.checkpoint import FLOAT32_ALWAYS
+from tempo_jax.data.shape import Shape
+from tempo_jax.models import build
+from tempo_jax.models.config import PRESETS, Qwen3VLConfig, TempoConfig
+from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.plan.programs import Program
+from tempo_jax.prompts import IGNORE
+from tempo_jax.training import config as configs
+from tempo_jax.training import flops, groups, loss, loss_align, loss_llm, loss_svlm, run, start
+from tempo_jax.training.step import batch_specs
+from tempo_jax.training.tasks import TASKS
+
+# Share of an LLM row's positions that have a label. An assumption: what is said in answers, against memory
+# tokens, questions and padding.
+LABELLED = 1 / 8
+
+
+def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
+    """One program, "train step"; frozen weights are taken to be stored in config.dtype."""
+    configs.check(config)
+    model = _architecture(config)
+    state, tx = run.abstract_state(config, model, mesh)
+    batch = _batch(config, model)
+    host = _labelled(batch)
+    yield Program(
+        name="train step",
+        function=run.jitted_step(config, model, tx, state, mesh),
+        args=(state, _frozen(config, model, mesh), _placed(config, batch, mesh)),
+        kwargs={},
+        flops=flops.of_step(model, host, dict(config.rates)),
+        tokens=_tokens(batch),
+        runs=1,
+        labels=_chunks_with_labels(host),
+    )
+
+
+def _architecture(config: ConfigDict) -> Any:
+    """From the presets where the config names one: checkpoints of earlier stages need not be there."""
+    kind = TASKS[config.task].kind
+    if not config.model:
+        return start.architecture(config).config
+    model = PRESETS[config.model]
+    backbone = start.BACKBONES.get(kind)
+    return getattr(model, backbone) if backbone and isinstance(model, TempoConfig) else model
+
+
+def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    _, frozen = groups.split(build.shapes(model), dict(config.rates))
+
+    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
+        dtype = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else jnp.dtype(config.dtype)
+        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding.param_sharding(path, x.shape, mesh))
+
+    return {path: leaf(path, x) for path, x in frozen.items()}
+
+
+def _shape(config: ConfigDict, model: Any) -> tuple[Shape, int]:
+    """Sizes of a micro-batch, the largest frames of those the config lists, and frames a segment."""
+    batch = config.batch
+    video = model.video if isinstance(model, TempoConfig) else PRESETS["tempo-6b"].video
+    sizes = [tuple(size) for size in batch.sizes] or [_usual_size(model)]
+    shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length, max(sizes, key=np.prod))
+    return shape, video.segment_frames
+
+
+def _usual_size(model: Any) -> tuple[int, int]:
+    """Of frames where the config leaves it to the data: a square of the least pixels."""
+    side = int(model.video.min_pixels**0.5) if isinstance(model, TempoConfig) else 384
+    return side, side
+
+
+def _i32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _frames(lead: tuple[int, int], frames: int, size) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*lead, frames, *size, 3), jnp.uint8)
+
+
+def _rows(lead: tuple[int, int], length: int) -> Rows:
+    return Rows(_i32(*lead, length), _i32(*lead, length), _i32(lead[0], 3, lead[1], length))
+
+
+def _tempo(model, shape: Shape, frames: int, micro: int, shards: int):
+    pool, texts = (micro, shards * shape.pool), (micro, shards * shape.conversations, shape.length)
+    return loss.Batch(
+        _frames(pool, frames, shape.size),
+        _rows(pool, shape.row_length),
+        _i32(*pool),
+        *(_i32(*texts) for _ in range(4)),
+    )
+
+
+def _align(model, shape: Shape, frames: int, micro: int, shards: int):
+    pool = (micro, shards * shape.pool)
+    return loss_align.Batch(
+        _frames(pool, frames, shape.size),
+        _rows(pool, shape.row_length),
+        _i32(*pool),
+        _i32(*pool, model.memory_tokens),
+        _i32(*pool),
+    )
+
+
+def _svlm(model: Qwen3VLConfig, shape: Shape, frames: int, micro: int, shards: int):
+    pool = (micro, shards * shape.pool)
+    return loss_svlm.Batch(
+        _frames(pool, frames, shape.size), _rows(pool, shape.row_length), _i32(*pool, shape.row_length)
+    )
+
+
+def _llm(model, shape: Shape, frames: int, micro: int, shards: int):
+    texts = (micro, shards * shape.conversations, shape.length)
+    return loss_llm.Batch(*(_i32(*texts) for _ in loss_llm.Batch._fields))
+
+
+BATCHES: dict[str, Callable[..., Any]] = {"tempo": _tempo, "align": _align, "svlm": _svlm, "llm": _llm}
+
+
+def _batch(config: ConfigDict, model: Any) -> Any:
+    """A global batch, as collating and `feed.Layout` make it."""
+    shape, frames = _shape(config, model)
+    return BATCHES[config.task](model, shape, frames, config.batch.micro_batches, config.batch.shards)
+
+
+def _placed(config: ConfigDict, batch: Any, mesh) -> Any:
+    def place(x, spec):
+        names = ["segments" if part else "none" for part in (*spec, *[None] * (x.ndim - len(spec)))]
+        where = jax.NamedSharding(mesh, sharding.spec(names, x.shape, mesh))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return jax.tree.map(place, batch, batch_specs(TASKS[config.task]))
+
+
+def _labelled(batch: Any) -> Any:
+    """The batch with labels as numbers, LABELLED of them real, for counting FLOPs."""
+    name = next((field for field in batch._fields if field in ("labels_BL", "labels_PL")), None)
+    if name is None:
+        return batch
+    labels = np.full(getattr(batch, name).shape, IGNORE, np.int32)
+    labels[..., -max(1, int(labels.shape[-1] * LABELLED)) :] = 0
+    return batch._replace(**{name: labels})
+
+
+def _chunks_with_labels(host: Any) -> float:
+    labels = next((x for x in jax.tree.leaves(host) if isinstance(x, np.ndarray)), None)
+    if labels is None:
+        return 1.0
+    chunk = min(loss.CHUNK, labels.shape[-1])
+    return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-labels.shape[-1] // chunk)
+
+
+def _tokens(batch: Any) -> int:
+    """Positions of the LLM, or of the small VLM where it is alone."""
+    ids = batch.token_ids_BL if hasattr(batch, "token_ids_BL") else batch.rows.token_ids_SL
+    return int(np.prod(ids.shape))

@@ -1,0 +1,241 @@
+"""The planner without libtpu: topologies, reading HLO, costs, refusals, shapes, and users' mistakes."""
+
+import json
+import re
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from tempo_jax import cli_plan
+from tempo_jax.errors import TempoError
+from tempo_jax.plan import chips, collectives, cost, hlo, memory, page, programs, search, topology
+from tempo_jax.training import flops
+
+HLO = """\
+HloModule jit_step, is_scheduled=true
+
+%product (p0: bf16[8,128], p1: bf16[128,64]) -> bf16[8,64] {
+  %p0 = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = bf16[128,64]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %convolution.1 = bf16[8,64]{1,0} convolution(%p0, %p1), dim_labels=bf_io->bf
+}
+
+%add (p2: bf16[8,64]) -> bf16[8,64] {
+  %p2 = bf16[8,64]{1,0} parameter(0)
+  ROOT %sum = bf16[8,64]{1,0} add(%p2, %p2)
+}
+
+%dear (d: bf16[8,64]) -> bf16[8,64] {
+  %d = bf16[8,64]{1,0} parameter(0)
+  ROOT %fusion.9 = bf16[8,64]{1,0} fusion(%d), kind=kLoop, calls=%add, {CYCLES:700}
+}
+
+%cheap (c: bf16[8,64]) -> bf16[8,64] {
+  ROOT %c = bf16[8,64]{1,0} parameter(0)
+}
+
+%condition (state: (s32[], bf16[8,64])) -> pred[] {
+  %state = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %index = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %length = s32[]{:T(128)} constant(24)
+  ROOT %less = pred[] compare(%index, %length), direction=LT
+}
+
+%body (state.1: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %state.1 = (s32[], /*index=1*/bf16[8,64]{1,0}) parameter(0)
+  %x = bf16[8,64]{1,0} get-tuple-element(%state.1), index=1
+  %gathered = bf16[128,64]{1,0} all-gather(%x), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  %fusion.1 = bf16[8,64]{1,0} fusion(%x, %gathered), kind=kOutput, calls=%product, {CYCLES:1000}
+  %fusion.2 = bf16[8,64]{1,0} fusion(%fusion.1), kind=kLoop, calls=%add, {CYCLES:50}
+  %one = s32[] constant(1)
+  %next = s32[] add(%one, %one)
+  ROOT %out = (s32[], bf16[8,64]{1,0}) tuple(%next, %fusion.2)
+}
+
+ENTRY %main (a: bf16[8,64], b: pred[]) -> bf16[8,64] {
+  %a = bf16[8,64]{1,0} parameter(0)
+  %b = pred[] parameter(1)
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[8,64]{1,0}) tuple(%zero, %a)
+  %loop = (s32[], bf16[8,64]{1,0}) while(%start), condition=%condition, body=%body
+  %y = bf16[8,64]{1,0} get-tuple-element(%loop), index=1
+  %reduced = bf16[8,64]{1,0} all-reduce(%y), replica_groups={{0,2},{1,3}}, to_apply=%add
+  ROOT %chosen = bf16[8,64]{1,0} conditional(%b, %reduced, %reduced), branch_computations={%cheap, %dear}
+}
+"""
+HLO = re.sub(r"{CYCLES:(\d+)}", r'backend_config={"estimated_cycles":"\1","x":[]}', HLO)
+V5E = chips.CHIPS["v5e"]
+
+
+class Devices:
+    """A 4 x 2 mesh of (fsdp, tensor) with places on a torus."""
+
+    axis_names = ("fsdp", "tensor")
+    devices = np.array([types.SimpleNamespace(coords=[i // 2, i % 2, 0]) for i in range(8)]).reshape(4, 2)
+
+
+def test_loops_and_branches_are_counted_as_often_as_they_run():
+    module = hlo.parse(HLO)
+    (loop,) = [x for x in module[module.entry] if x.op == "while"]
+    assert module.trips(loop) == 24
+    found = cost.of(module, Devices, V5E, labels=0.25)
+    assert found.matmul_seconds == pytest.approx(24 * 1000 / V5E.clock)
+    assert found.other_seconds == pytest.approx((24 * 50 + 0.25 * 700) / V5E.clock)
+    assert found.open_loops == 0
+
+
+def test_a_loop_of_unknown_length_is_counted_once_and_said():
+    text = HLO.replace("s32[]{:T(128)} constant(24)", "s32[]{:T(128)} get-tuple-element(%state), index=0")
+    found = cost.of(hlo.parse(text), Devices, V5E)
+    assert found.open_loops == 1 and found.matmul_seconds == pytest.approx(1000 / V5E.clock)
+
+
+def test_an_instruction_may_have_line_breaks():
+    """In what Pallas kernels say of themselves; what follows them is not lost."""
+    broken = 'kind=kOutput, frontend_attributes={kernel_metadata={\n"block": 128\n}}, calls=%product'
+    whole, cut = hlo.parse(HLO), hlo.parse(HLO.replace("kind=kOutput, calls=%product", broken))
+    assert [x.name for x in cut["body"]] == [x.name for x in whole["body"]]
+    assert cost.of(cut, Devices, V5E).matmul_seconds == cost.of(whole, Devices, V5E).matmul_seconds
+
+
+@pytest.mark.parametrize(("name", "products"), [("splash_mha_fwd_residuals.2", 2), ("splash_mha_dkv.1", 5)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_kernels_are_costed_by_their_operands(name, products, causal):
+    """As libtpu 0.0.42 prints them; half of a causal kernel's scores are skipped."""
+    heads = hlo.Instruction("q", "bf16[4,2,256,64]{3,2,1,0}", "fusion", "")
+    positions = hlo.Instruction("iota.1", "s32[256,128]{1,0:T(8,128)}", "iota", "")
+    operands = "%q, %q, %q" + ", %iota.1" * causal
+    call = hlo.Instruction(
+        name, "bf16[4,2,256,64]{3,2,1,0}", "custom-call", f"{operands}), custom_call_target="
+    )
+    assert cost.kernel_flops(call, [heads, positions]) == products * 2 * 4 * 2 * 256**2 * 64 / (1 + causal)
+    other = hlo.Instruction("paged", call.shape, call.op, call.rest)
+    assert cost.kernel_flops(other, [heads, positions]) == 0
+
+
+def test_collectives_know_their_axes_bytes_and_time():
+    gathered, reduced = cost.of(hlo.parse(HLO), Devices, V5E).collectives
+    # [2,4]<=[8]: devices 0..3 are two rows of the mesh, so both axes; half of both torus axes' rings.
+    assert gathered.kind == "all-gather" and gathered.axes == ("fsdp", "tensor")
+    assert gathered.bytes == 24 * 128 * 64 * 2 * 3 / 4
+    assert gathered.seconds == pytest.approx(gathered.bytes / (2 * V5E.link))
+    # {0,2}: neighbours along fsdp.
+    assert reduced.kind == "all-reduce" and reduced.axes == ("fsdp",)
+    assert reduced.bytes == 2 * 8 * 64 * 2 / 2 and reduced.seconds == pytest.approx(reduced.bytes / V5E.link)
+    assert not gathered.asynchronous
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("replica_groups=[4,2]<=[2,4]T(1,0), x", [0, 4]),
+        ("replica_groups={{1,3},{0,2}}", [1, 3]),
+        ("source_target_pairs={{3,2},{2,1}}", [2, 3]),
+        ("no groups", list(range(8))),
+    ],
+)
+def test_groups_in_all_their_notations(text, group):
+    assert collectives._group(text, 8) == group
+
+
+def test_every_chip_is_whole():
+    for name, chip in chips.CHIPS.items():
+        assert 0.6 < chip.ceiling <= 1, name
+        assert chip.peak in flops.PEAK.values(), f"{name} and training.flops disagree"
+        shape = "x".join(["2"] * chip.axes)
+        assert topology.parse(f"{name}:{shape}").devices == 2**chip.axes * chip.per_chip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("v9:2x2", "is no topology"), ("v5p:4x4", "2 axes"), ("v5e", "no topology")]
+)
+def test_topologies_that_do_not_exist(text, message):
+    with pytest.raises(TempoError, match=message):
+        topology.parse(text)
+
+
+def test_without_libtpu_a_sentence_says_what_to_install(monkeypatch, capsys):
+    from tempo_jax import cli
+
+    monkeypatch.setattr(topology, "available", lambda: False)
+    status = cli.main(["plan", "--config=configs/ask_6b.py:tiny", "--topology=v5e:2x4"])
+    assert status == 2
+    assert capsys.readouterr().err.strip() == f"tempo: {topology.MISSING}"
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        ("configs/none.py", [], "no config file configs/none.py"),
+        ("configs/ask_6b.py", ["mesh.tenor=2"], "no field mesh.tenor"),
+        ("configs/ask_6b.py", ["mesh.tensor"], "give FIELD=VALUE"),
+        ("configs/ask_6b.py", ["mesh.tensor=wide"], "does not fit config.mesh.tensor"),
+    ],
+)
+def test_mistakes_in_the_config_are_sentences(config, changes, message):
+    with pytest.raises(TempoError, match=message):
+        cli_plan.read_config(config, changes)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 45.01G of 31.25G hbm. Exceeded hbm capacity by 13.77G.\n"
+            " 1. Size: 8.00G\n  Shape: bf16[32,4096]{1,0}\n",
+            "does not fit: 45.01G of 31.25G of HBM; biggest: 8.00G bf16[32,4096]",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(768.00G) exceeds available HBM (15.75G).",
+            "does not fit: 768.00G of 15.75G of HBM",
+        ),
+    ],
+)
+def test_a_refusal_is_a_readable_line(error, said):
+    assert str(memory.refusal(RuntimeError(error))) == said
+    assert memory.refusal(RuntimeError("INVALID_ARGUMENT: hbm")) is None
+
+
+def test_a_search_keeps_the_samples_of_a_step():
+    config = cli_plan.read_config("configs/tempo_6b_stage2.py", [])
+    where = topology.parse("v5p:2x2x2", slices=2)
+    tried = list(search.candidates(config, where))
+    assert {c["batch.shards"] * c["batch.micro_batches"] for c in tried} == {128}
+    assert {c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"] for c in tried} == {where.devices}
+    assert {c["mesh.tensor"] for c in tried} == {1, 2, 4, 8} and {c["remat"] for c in tried} == {
+        "full",
+        "dots",
+    }
+
+
+def test_the_programs_of_an_hour_are_those_of_the_engine():
+    """They trace on a mesh of CPUs; their number is what 1024 frames take."""
+    config = cli_plan.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])
+    mesh, found = programs.of(config, jax.devices())
+    with jax.set_mesh(mesh):
+        traced = {program.name: program for program in found}
+        text = traced["compressor question"].lower().as_text()
+    assert list(traced) == [
+        "vision chunk",
+        "compressor prefix",
+        "compressor question",
+        "prefill",
+        "decode step",
+    ]
+    assert traced["vision chunk"].runs == 16, "128 segments, 2 on each of 4 chips"
+    assert "tf.aliasing_output" in text or "jax.buffer_donor" in text, "the bank is donated"
+    assert all(program.flops > 0 for program in traced.values())
+
+
+def test_the_page_says_what_was_not_run():
+    text = page.page({})
+    assert text.count("| not run |") >= len(page.PLANS)
+    for row in page.PLANS.values():
+        assert row.command in text
+        topology.parse(row.topology)
+    assert json.loads(json.dumps(page.read())) == page.read()
+    assert (page.DOCS / "plans.md").read_text(encoding="utf-8") == page.page(page.read()), "run make plans"
