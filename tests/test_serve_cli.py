@@ -173,7 +173,7 @@ def test_every_command_and_option_completes_in_bash(capsys):
         assert not done.stderr
         return done.stdout.split()
 
-    assert complete("tempo", "") == ["ask", "batch", "serve", "doctor", "completion"]
+    assert complete("tempo", "") == ["ask", "batch", "plan", "warmup", "serve", "doctor", "completion"]
     assert complete("tempo", "ask", "--bud") == ["--budget"]
     assert complete("tempo", "ask", "--strategy", "t") == ["tail", "tome"]
     assert complete("tempo", "completion", "") == ["bash", "zsh", "fish"]
