@@ -108,7 +108,7 @@ def test_need_of_a_segment_conversation(tokenizer):
 def test_mistakes_in_a_source_are_one_sentence(monkeypatch):
     monkeypatch.setitem(sources.SOURCES, "Numbered", Numbered)
     for fields, message in (
-        ({"kind": "youtube"}, "no data source of kind 'youtube': choose from prepared, minireel"),
+        ({"kind": "youtube"}, "no data source of kind 'youtube': choose from prepared, prepared_part"),
         ({"kind": "minireel", "fsp": 2}, "has no field 'fsp': it may have split, count"),
         ({"kind": "prepared"}, "needs the field 'path'"),
         ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
