@@ -62,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--out", metavar="OUT.jsonl", help="write the lines there (default: stdout)")
     options.add_model_options(batch)
     batch.set_defaults(run=cli_batch.run_batch)
-    for command in (cli_plan, cli_warmup):
-        command.add(commands)
-    for command in (cli_serve, cli_doctor, cli_completion):
+    for command in (cli_plan, cli_warmup, cli_serve, cli_doctor, cli_completion):
         command.add_parser(commands)
     return parser
 
@@ -100,8 +98,8 @@ def run_ask(args: argparse.Namespace) -> int:
         progress("loading the model", 0, 1)
         tempo = options.load(checkpoint)
         progress("loading the model", 1, 1)
-        clip_options = options.chosen(args, options.OPEN_OPTIONS, tempo)
-        ask_options = options.chosen(args, options.ASK_OPTIONS, tempo) | {"progress": progress}
+        clip_options = options.chosen(args, options.OPEN_OPTIONS)
+        ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
         if args.json:
             answer = tempo.ask(args.video, question, **clip_options, **ask_options)
         else:

@@ -43,8 +43,8 @@ class _Asker:
 
     def __init__(self, tempo: Any, args: argparse.Namespace, folder: Path, progress: progress_lines.Reporter):
         self.tempo, self.folder, self.progress = tempo, folder, progress
-        self.open_options = options.chosen(args, options.OPEN_OPTIONS, tempo)
-        self.ask_options = options.chosen(args, options.ASK_OPTIONS, tempo) | {"progress": progress}
+        self.open_options = options.chosen(args, options.OPEN_OPTIONS)
+        self.ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
         self.clip = None
 
     def __call__(self, case: Any, again: bool) -> dict:

@@ -17,8 +17,6 @@ from tempo_jax.errors import TempoError
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
-# What is asked for where the command line says nothing; a system may have its own (xcomp/engine.py).
-DEFAULTS = {"budget": 8192, "fps": 2.0, "min_frames": 4, "max_frames": 1024, "strategy": "head"}
 ASK_OPTIONS = ("budget", "strategy", "compress", "max_new_tokens", "temperature")
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
 
@@ -115,11 +113,10 @@ def load(checkpoint: Path) -> Any:
     return tempo_jax.load(str(checkpoint))
 
 
-def chosen(args: argparse.Namespace, names: tuple[str, ...], system: Any = None) -> dict:
-    """The options of those names: as given, or the system's own defaults."""
-    defaults = getattr(system, "option_defaults", DEFAULTS)
+def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
+    """The options of those names that were given; for others the system has its own defaults."""
     found = {name: getattr(args, name) for name in names}
-    return {name: defaults.get(name) if value is None else value for name, value in found.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def clean_text(text: str) -> str:

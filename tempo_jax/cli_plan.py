@@ -17,7 +17,7 @@ model FLOP utilisation (MFU) as predicted from the compiler's own estimates. CON
 a training run, or one with an `ask` part such as configs/ask_6b.py; FILE:ARGUMENT passes it an argument."""
 
 
-def add(commands: Any) -> None:
+def add_parser(commands: Any) -> None:
     """The subcommand and its options."""
     plan = commands.add_parser(
         "plan",

@@ -22,7 +22,7 @@ ENVIRONMENT = {
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
-def add(commands: Any) -> None:
+def add_parser(commands: Any) -> None:
     """The subcommand and its options."""
     warmup = commands.add_parser(
         "warmup",

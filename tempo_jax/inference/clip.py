@@ -2,29 +2,25 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate, layout, programs
+from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
 from tempo_jax.inference.results import Answer, Inspection, Segment
-from tempo_jax.inference.text import TextStream, finished_text
-from tempo_jax.prompts import DEFAULT_QUESTION
+from tempo_jax.inference.text import finished_text
 
 if TYPE_CHECKING:
     from tempo_jax.inference.engine import Tempo
 
-STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
 IN_FLIGHT = 2  # chunks the host may run ahead of the device
-
-Progress = Callable[[str, int, int], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +39,28 @@ class Asked:
     compressed: float  # … and when the allocation was known
 
 
-class Clip:
-    """An opened video. With `keep`, later questions cost no decoding and no vision tower.
+class Clip(OpenVideo):
+    """An opened video of Tempo's, made by `Tempo.open`.
 
-    Made by `Tempo.open`. `last_answer` is the Answer of the latest question, also after `stream`.
+    With `keep`, later questions cost no decoding and no vision tower.
     """
 
+    options = Options
+
     def __init__(self, tempo: "Tempo", source: Any, *, keep: bool, prefix_cache: bool = False):
-        self.tempo = tempo
+        super().__init__(tempo)
         self.source = source
         self.layout = layout.plan(
             source, tempo.config, tempo.tokenizer, tempo.chunk_segments, tempo.place.segment_shards
         )
-        self.last_answer: Answer | None = None
         self._keep, self._prefix_cache = keep, prefix_cache
         self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
         self._video_seconds = 0.0
         self._last_bank: tuple[str, programs.Bank] | None = None  # of the last question
+
+    @property
+    def tempo(self) -> "Tempo":
+        return self.system
 
     @property
     def held_bytes(self) -> dict[str, int]:
@@ -78,16 +79,6 @@ class Clip:
             for _ in self._chunks(progress):
                 pass
             jax.block_until_ready(self._held)
-
-    def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
-        """Answers a question about the video; options as in `Tempo.ask`."""
-        for _ in self._answer(question, Options(**options), progress, every=None):
-            pass
-        return self.last_answer
-
-    def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
-        """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
-        return self._answer(question, Options(**options), progress, every=STREAM_TOKENS)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer."""
@@ -226,35 +217,11 @@ class Clip:
         self._last_bank = (question, bank) if self._keep else None
         return bank
 
-    def _answer(self, question, options: Options, progress: Progress, every: int | None) -> Iterator[str]:
-        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
-        self.last_answer = None
-        asked = self.prefill(question, options, progress)
-        tempo, eos = self.tempo, self.tempo.config.eos_ids
-        state, pieces = asked.prefilled.generation, TextStream(tempo.tokenizer, eos)
-        first_token, until, last = None, 1, False
-        while not last:
-            with tempo.place():
-                state = generate.advance(
-                    tempo.model.llm, state, until, asked.sampling, greedy=options.greedy, eos=eos
-                )
-            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
-            first_token = first_token or time.perf_counter()
-            last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
-            piece = pieces.push(ids, last=last)
-            if piece:
-                yield piece
-            if progress:
-                progress("answering", len(ids), options.max_new_tokens)
-            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
-        self.last_answer = self._result(asked, ids, first_token)
-
-    def _result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
+    def result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
         tempo, plan = self.tempo, self.layout
         relevance = np.asarray(asked.bank.relevance_S)
         allocation = np.asarray(asked.selection.allocation_S)
         visual = int(asked.selection.visual_tokens)
-        now = time.perf_counter()
         return Answer(
             text=finished_text(tempo.tokenizer, ids, tempo.config.eos_ids),
             token_ids=[int(i) for i in ids],
@@ -271,23 +238,7 @@ class Clip:
                 "prompt_tokens": asked.prompt_tokens,
                 "new_tokens": len(ids),
             },
-            timings={
-                "video": self._video_seconds,
-                "compress": asked.compressed - asked.started,
-                "first_token": first_token - asked.started,
-                "answer": now - asked.compressed,
-                "total": now - asked.started,
-            },
+            timings=timings(asked, self._video_seconds, first_token),
             warnings=asked.warnings,
             token_limits=asked.options.limits(tempo.config.memory_tokens),
         )
-
-
-def checked(question: str) -> tuple[str, list[str]]:
-    """The question, or the published default for an empty one with a sentence that says so."""
-    if not isinstance(question, str):
-        raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")
-    question = question.encode("utf-8", "replace").decode()  # lone surrogates are no text
-    if question.strip():
-        return question, []
-    return DEFAULT_QUESTION, [f'The question is empty, so the default one is asked: "{DEFAULT_QUESTION}"']

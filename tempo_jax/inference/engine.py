@@ -17,7 +17,7 @@ from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.video import Source, open_video
+from tempo_jax.video import open_video
 
 DEFAULT_CHUNK = 8  # segments per compressor call on one device
 
@@ -77,11 +77,9 @@ class Tempo:
         """
         if prefix_cache and not keep:
             raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
-        source = video
-        if not isinstance(video, Source):
-            source = open_video(
-                video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
-            )
+        source = open_video(
+            video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
+        )
         clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache)
         if keep:
             clip.read(progress)

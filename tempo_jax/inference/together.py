@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.inference import generate
+from tempo_jax.inference.answering import STREAM_TOKENS, Progress
 from tempo_jax.inference.buckets import power_of_two
-from tempo_jax.inference.clip import STREAM_TOKENS, Asked, Clip, Progress
+from tempo_jax.inference.clip import Asked, Clip
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer
 from tempo_jax.inference.text import TextStream
@@ -105,7 +106,7 @@ def _hear(clip: Clip, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence
     if row.turn.progress:
         row.turn.progress("answering", len(ids), most)
     if last:
-        row.turn.answer = clip._result(row.asked, ids, row.first_token)
+        row.turn.answer = clip.result(row.asked, ids, row.first_token)
     return row.open
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,9 +10,9 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate
-from tempo_jax.inference.clip import STREAM_TOKENS, checked
+from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
 from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.inference.text import TextStream, finished_text
+from tempo_jax.inference.text import finished_text
 from tempo_jax.xcomp import programs, prompts, select
 from tempo_jax.xcomp.frames import Frames
 from tempo_jax.xcomp.lp_comp import Room
@@ -23,8 +22,6 @@ from tempo_jax.xcomp.results import FrameSegment
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
-
-Progress = Callable[[str, int, int], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +41,18 @@ class Asked:
     compressed: float  # … and when the frames were chosen
 
 
-class Clip:
-    """An opened video. Made by `XComp.open`; `last_answer` is the Answer of the latest question.
+class Clip(OpenVideo):
+    """An opened video of XComp's, made by `XComp.open`.
 
     What it holds on to: the frames on the host (0.6 MB each) and the visual tokens on the device.
     """
 
+    options = Options
+
     def __init__(self, system: "XComp", source: Any, *, keep: bool, least: int = 0):
-        self.system, self.source = system, source
+        super().__init__(system)
+        self.source = source
         self.frames = Frames(system, source, least=least)
-        self.last_answer: Answer | None = None
         self._keep = keep
         self._scored: tuple | None = None  # what was asked and the frames' scores
 
@@ -72,16 +71,6 @@ class Clip:
         """Decodes and encodes the video if the clip does not hold it yet."""
         with self.system.place():
             jax.block_until_ready(self.frames.pool(0, progress))
-
-    def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
-        """Answers a question about the video; options as in `XComp.ask`."""
-        for _ in self._answer(question, Options(**options), progress, every=None):
-            pass
-        return self.last_answer
-
-    def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
-        """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
-        return self._answer(question, Options(**options), progress, every=STREAM_TOKENS)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer; memory holds the visual tokens of the frames that stay."""
@@ -188,32 +177,12 @@ class Clip:
             return np.arange(wanted) * count // wanted
         return select.keep(scores, wanted)
 
-    def _answer(self, question, options: Options, progress: Progress, every: int | None) -> Iterator[str]:
-        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
-        self.last_answer = None
-        asked = self.prefill(question, options, progress)
-        system, eos = self.system, self.system.config.eos_ids
-        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos)
-        first_token, until, last = None, 1, False
-        while not last:
-            with system.place():
-                state = generate.advance(
-                    system.model.llm, state, until, asked.sampling, greedy=options.greedy, eos=eos,
-                    repetition_penalty=jnp.float32(options.repetition_penalty),
-                )  # fmt: skip
-            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
-            first_token = first_token or time.perf_counter()
-            last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
-            piece = pieces.push(ids, last=last)
-            if piece:
-                yield piece
-            if progress:
-                progress("answering", len(ids), options.max_new_tokens)
-            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
-        self.last_answer = self._result(asked, ids, first_token)
+    def writing(self, options: Options) -> dict:
+        """The repetition penalty, traced: another value compiles nothing."""
+        return {"repetition_penalty": jnp.float32(options.repetition_penalty)}
 
-    def _result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
-        system, tokens, now = self.system, self.system.config.frame_tokens, time.perf_counter()
+    def result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
+        system, tokens = self.system, self.system.config.frame_tokens
         visual = len(asked.selected_N) * tokens
         return Answer(
             text=finished_text(system.tokenizer, ids, system.config.eos_ids),
@@ -229,13 +198,7 @@ class Clip:
                 "new_tokens": len(ids),
                 "frames_kept": len(asked.selected_N),
             },
-            timings={
-                "video": self.frames.seconds,
-                "compress": asked.compressed - asked.started,
-                "first_token": first_token - asked.started,
-                "answer": now - asked.compressed,
-                "total": now - asked.started,
-            },
+            timings=timings(asked, self.frames.seconds, first_token),
             warnings=asked.warnings,
             token_limits=(0, tokens),
         )

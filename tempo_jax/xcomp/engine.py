@@ -1,7 +1,7 @@
 """`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,6 @@ DEFAULT_CHUNK = 4  # clips per call of the vision tower on one device
 
 class XComp:
     """The system of one checkpoint on one mesh. Thread-compatible: one call at a time."""
-
-    # Where the command line says nothing; Tempo's are in cli_options.DEFAULTS.
-    option_defaults: ClassVar[dict] = {
-        "budget": None,
-        "fps": sampling.FPS,
-        "min_frames": sampling.MIN_FRAMES,
-        "max_frames": sampling.MAX_FRAMES,
-        "strategy": "local",
-    }
 
     def __init__(
         self,
