@@ -1,0 +1,109 @@
+"""What an open video of any system does with a question: answer, stream, time it."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference import generate
+from tempo_jax.inference.results import Answer, Inspection
+from tempo_jax.inference.text import TextStream
+from tempo_jax.prompts import DEFAULT_QUESTION
+
+STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
+
+Progress = Callable[[str, int, int], None] | None
+
+
+class OpenVideo:
+    """An opened video; `last_answer` is the Answer of the latest question, also after `stream`.
+
+    A system's clip says what may be asked (`options`), reads a prompt (`prefill`) and reports (`result`,
+    `inspect`). What `prefill` returns has options, prefilled, sampling, started and compressed
+    (time.perf_counter() when asked, and when it was known what the LLM gets to see).
+    """
+
+    options: ClassVar[type]  # of one question
+
+    def __init__(self, system: Any):
+        self.system = system
+        self.last_answer: Answer | None = None
+
+    def prefill(self, question: str, options: Any, progress: Progress = None) -> Any:
+        """Everything up to the LLM's first logits."""
+        raise NotImplementedError
+
+    def result(self, asked: Any, ids: np.ndarray, first_token: float) -> Answer:
+        """The Answer of these token ids; first_token: time.perf_counter() when the first one was there."""
+        raise NotImplementedError
+
+    def inspect(self, question: str, **options: Any) -> Inspection:
+        """The numbers between video and answer."""
+        raise NotImplementedError
+
+    def writing(self, options: Any) -> dict:
+        """Arguments of generate.advance that only this system has."""
+        return {}
+
+    def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
+        """Answers a question about the video; options as in the system's `ask`."""
+        for _ in self._answer(question, self.options(**options), progress, every=None):
+            pass
+        return self.last_answer
+
+    def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
+        """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
+        return self._answer(question, self.options(**options), progress, every=STREAM_TOKENS)
+
+    def _answer(self, question, options, progress: Progress, every: int | None) -> Iterator[str]:
+        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
+        self.last_answer = None
+        asked = self.prefill(question, options, progress)
+        system, eos = self.system, self.system.config.eos_ids
+        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos)
+        first_token, until, last = None, 1, False
+        while not last:
+            with system.place():
+                state = generate.advance(
+                    system.model.llm,
+                    state,
+                    until,
+                    asked.sampling,
+                    greedy=options.greedy,
+                    eos=eos,
+                    **self.writing(options),
+                )
+            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
+            first_token = first_token or time.perf_counter()
+            last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
+            piece = pieces.push(ids, last=last)
+            if piece:
+                yield piece
+            if progress:
+                progress("answering", len(ids), options.max_new_tokens)
+            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
+        self.last_answer = self.result(asked, ids, first_token)
+
+
+def timings(asked: Any, video_seconds: float, first_token: float) -> dict[str, float]:
+    """Answer.timings, in seconds, of an answer that is there now."""
+    now = time.perf_counter()
+    return {
+        "video": video_seconds,
+        "compress": asked.compressed - asked.started,
+        "first_token": first_token - asked.started,
+        "answer": now - asked.compressed,
+        "total": now - asked.started,
+    }
+
+
+def checked(question: str) -> tuple[str, list[str]]:
+    """The question, or the published default for an empty one with a sentence that says so."""
+    if not isinstance(question, str):
+        raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")
+    question = question.encode("utf-8", "replace").decode()  # lone surrogates are no text
+    if question.strip():
+        return question, []
+    return DEFAULT_QUESTION, [f'The question is empty, so the default one is asked: "{DEFAULT_QUESTION}"']
