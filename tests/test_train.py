@@ -170,6 +170,16 @@ def test_what_may_differ_when_a_run_goes_on(tiny_model):
         configs.check_same_run(saved, config, "w")
 
 
+def test_a_run_older_than_a_field_goes_on_with_its_default(tiny_model):
+    config = tiny_training.config(tiny_model)
+    saved = configs.to_json(config)
+    del saved["optimiser"]["kind"]
+    configs.check_same_run(saved, config, "w")
+    config.optimiser.kind = "muon"
+    with pytest.raises(TempoError, match=r"optimiser.kind was 'adamw' and is 'muon'"):
+        configs.check_same_run(saved, config, "w")
+
+
 def test_the_model_can_be_exported_any_time(tiny_model, whole, tmp_path):
     shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
     shutil.copytree(whole / "frozen", tmp_path / "frozen")

@@ -132,8 +132,8 @@ def test_schedule():
     assert abs(float(rate(100)) - 0.2) < 1e-6 and float(rate(55)) == pytest.approx(1.1, abs=0.01)
 
 
-def test_muon_orthogonalises_matrices_of_layers_each_by_itself_and_leaves_the_rest_to_adamw():
-    """One update of a stack of two matrices; rates mean what they mean for AdamW."""
+def test_muon_orthogonalises_matrices_of_layers_each_by_itself_and_nothing_else():
+    """Of a stack of two matrices; rates mean what they mean for AdamW."""
     rng = np.random.default_rng(0)
     params = {
         "llm/layers/mlp/up/kernel": rng.normal(size=(2, 24, 40)),

@@ -162,6 +162,8 @@ def _plain(value: Any) -> Any:
 def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
     old, new = _leaves(saved), _leaves(to_json(config))
+    usual = _leaves(to_json(default()))  # what a field had that is newer than the run
+    old |= {name: usual[name] for name in new.keys() & usual.keys() - old.keys()}
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())

@@ -15,8 +15,8 @@ from tempo_jax.training.groups import group_of
 class OptimiserConfig:
     """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group.
 
-    kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers and scales it to
-    MUON_SIZE; embeddings, norms and biases stay with AdamW.
+    kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers, each by itself, and
+    scales it to MUON_SIZE; the rest moves by Adam with Nesterov's momentum, without decay (optax.contrib).
     """
 
     rates: Mapping[str, float]
