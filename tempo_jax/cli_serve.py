@@ -7,8 +7,10 @@ import re
 import sys
 from pathlib import Path
 
+from tempo_jax import cli_doctor
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
+from tempo_jax.serve.limits import MIB, Limits
 
 HELP = """\
 Serve one model: a web page, and an HTTP API that OpenAI's clients understand.
@@ -24,6 +26,18 @@ Stop it with Ctrl-C or SIGTERM: answers under way get --grace seconds.  More: do
 """
 TOKEN_VARIABLE = "TEMPO_SERVE_TOKEN"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+# Option -> field of Limits, and what one of the option is in the field's unit.
+LIMITS = {
+    "queue": ("waiting", 1, "requests that may wait; more are told to come back"),
+    "batch": ("batch", 1, "questions about one video answered together"),
+    "open-videos": ("open_videos", 1, "videos held open"),
+    "open-mib": ("open_bytes", MIB, "device memory they may take, in MiB"),
+    "upload-mib": ("upload_bytes", MIB, "largest file, in MiB"),
+    "store-mib": ("stored_bytes", MIB, "disk space of uploads, in MiB"),
+    "video-seconds": ("video_seconds", 1, "longest video"),
+    "decode-seconds": ("decode_seconds", 1, "longest decoding of one"),
+    "decode-mib": ("decode_bytes", MIB, "memory of the process that decodes, in MiB"),
+}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -52,12 +66,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="DIR",
         action="append",
         default=[],
-        help="videos in it may be asked about by path; may be repeated (default: the demo's)",
+        help="videos in it may be asked about by path; may be repeated (default: with the demo model "
+        "the folder of its hour-long video, else none)",
     )
     add("--no-page", dest="page", action="store_false", help="serve the API alone")
     add = serve.add_argument_group("limits").add_argument
-    for name, number in LIMITS.items():
-        add(f"--{name}", type=whole(int, 1), default=number.default, metavar="N", help=number.help)
+    for name, (field, unit, said) in LIMITS.items():
+        default = int(getattr(Limits, field)) // unit
+        add(f"--{name}", type=whole(int, 1), default=default, metavar="N", help=f"{said} ({default})")
     add(
         "--grace",
         type=whole(float, 0),
@@ -68,31 +84,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     serve.set_defaults(run=run_serve)
 
 
-class _Number:
-    """A limit on the command line: its field of Limits, and how many of the field's units one is."""
-
-    def __init__(self, field: str, default: int, unit: int, help: str):
-        self.field, self.default, self.unit, self.help = field, default, unit, f"{help} ({default})"
-
-
-MIB = 1 << 20
-LIMITS = {
-    "queue": _Number("waiting", 16, 1, "requests that may wait; more are told to come back"),
-    "batch": _Number("batch", 4, 1, "questions about one video answered together"),
-    "open-videos": _Number("open_videos", 4, 1, "videos held open"),
-    "open-mib": _Number("open_bytes", 4096, MIB, "device memory they may take, in MiB"),
-    "upload-mib": _Number("upload_bytes", 2048, MIB, "largest file, in MiB"),
-    "store-mib": _Number("stored_bytes", 8192, MIB, "disk space of uploads, in MiB"),
-    "video-seconds": _Number("video_seconds", 21600, 1, "longest video"),
-    "decode-seconds": _Number("decode_seconds", 600, 1, "longest decoding of one"),
-    "decode-mib": _Number("decode_bytes", 2048, MIB, "memory of the process that decodes, in MiB"),
-}
-
-
 def run_serve(args: argparse.Namespace) -> int:
     """Serves until it is stopped."""
     checkpoint = options.checkpoint_folder(args.checkpoint)
-    folders = [_folder(name) for name in args.folder] or _example_folders(args.checkpoint)
+    folders = [_folder(name) for name in args.folder] or example_folders(checkpoint)
     token = read_token(args.token_file)
     if token is None and args.host not in LOOPBACK_HOSTS:
         options.say(
@@ -110,10 +105,12 @@ def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock)
     from tempo_jax.serve import guard, model, run
     from tempo_jax.serve.app import Access, create_app
     from tempo_jax.serve.files import Library, Uploads
-    from tempo_jax.serve.limits import Limits
     from tempo_jax.serve.service import Service
 
-    limits = Limits(**{n.field: getattr(args, k.replace("-", "_")) * n.unit for k, n in LIMITS.items()})
+    bounds = {
+        field: getattr(args, name.replace("-", "_")) * unit for name, (field, unit, _) in LIMITS.items()
+    }
+    limits = Limits(**bounds)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     options.say("loading the model …")
     loaded = model.load(checkpoint, args.name, args.dtype)
@@ -140,10 +137,9 @@ def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock)
 
 def needs(page: bool) -> None:
     """TempoError naming what is to be installed."""
-    import importlib.util
-
-    modules = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", *(("gradio",) if page else ()))
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in cli_doctor.EXTRAS["serve"] if cli_doctor.version(name) is None]
+    if not page and "gradio" in missing:
+        missing.remove("gradio")
     if missing == ["gradio"]:
         raise TempoError(
             "The page needs Gradio: pip install 'tempo_jax[serve]', or leave it out with --no-page."
@@ -152,10 +148,11 @@ def needs(page: bool) -> None:
         raise TempoError(f"Serving needs {', '.join(missing)}: pip install 'tempo_jax[serve]'.")
 
 
-def _example_folders(checkpoint: str | None) -> list[Path]:
-    """The demo model's own video, where nothing else was asked for."""
-    hour = Path(__file__).resolve().parent.parent / "examples" / "hour"
-    demo = checkpoint is None and "TEMPO_CHECKPOINT" not in os.environ
+def example_folders(checkpoint: Path) -> list[Path]:
+    """The demo model's own video, however that model was named."""
+    clone = Path(__file__).resolve().parent.parent
+    hour = clone / "examples" / "hour"
+    demo = checkpoint.resolve() == (clone / options.DEFAULT_CHECKPOINT).resolve()
     return [hour] if demo and hour.is_dir() else []
 
 

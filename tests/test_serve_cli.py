@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import cli, cli_doctor, cli_serve
+from tempo_jax import cli, cli_doctor, cli_options, cli_serve
 from tests.serving import make_videos
 
 REPO = Path(__file__).resolve().parent.parent
@@ -63,16 +63,20 @@ def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("missing,said", [("gradio", "--no-page"), ("uvicorn", "tempo_jax[serve]")])
 def test_what_is_not_installed_is_said(capsys, monkeypatch, missing, said):
-    import importlib.util
-
-    real = importlib.util.find_spec
-    known = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "gradio")
-
-    def find(name, *rest):
-        return None if name == missing else object() if name in known else real(name, *rest)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name == missing else "1.0")
     assert said in mistake(capsys)
+
+
+@pytest.mark.parametrize(
+    "option,variable", [(None, None), ("checkpoints/demo", None), (None, "checkpoints/demo")]
+)
+def test_the_demos_video_is_there_however_the_demo_is_named(option, variable, monkeypatch, tmp_path):
+    monkeypatch.chdir(REPO)
+    if variable:
+        monkeypatch.setenv("TEMPO_CHECKPOINT", variable)
+    checkpoint = cli_options.checkpoint_folder(option)
+    assert cli_serve.example_folders(checkpoint) == [REPO / "examples" / "hour"]
+    assert cli_serve.example_folders(tmp_path) == []  # another model's video is not ours to choose
 
 
 def test_a_port_that_is_taken(capsys):

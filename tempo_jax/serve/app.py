@@ -188,21 +188,15 @@ def _add_files(app: FastAPI, service: Service, uploads: Uploads) -> None:
             async with request.form(max_files=1, max_fields=10) as form:
                 given = form.get("file")
                 if not isinstance(given, UploadFile):
-                    raise ApiError(
-                        400, 'The upload has no "file": send one as multipart/form-data.', "no_file", "file"
-                    )
+                    raise ApiError(400, NO_FILE, "no_file", "file")
                 with uploads.new(given.filename or "the video") as writing:
                     while data := await given.read(PIECE_BYTES):
                         await run_in_threadpool(writing.write, data)
                     if not writing.size:
-                        raise ApiError(
-                            400, "The uploaded file is empty: send a complete one.", "empty_file", "file"
-                        )
+                        raise ApiError(400, EMPTY_FILE, "empty_file", "file")
                     return _file(writing.done())
         except (MultiPartException, HTTPException, KeyError) as error:
-            raise ApiError(
-                400, "The upload is no well-formed multipart/form-data: send one file.", "bad_form"
-            ) from error
+            raise ApiError(400, BAD_FORM, "bad_form") from error
 
     @app.get("/v1/files")
     async def listing() -> dict:

@@ -1,7 +1,6 @@
 """An OpenAI-style chat request as one question about one video."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from tempo_jax.errors import TempoError
@@ -70,17 +69,9 @@ def parse(body: Any, model: str, library: Library, uploads: Uploads) -> Chat:
         raise ApiError(400, "messages is empty: send a user message.", "empty_messages", "messages")
     question, addresses, others = _read(messages)
     if len(set(addresses)) != 1:
-        many = (
-            f"There are {len(set(addresses))} videos or images in the messages"
-            if addresses
-            else "There is no video"
-        )
-        raise ApiError(
-            400,
-            f"{many} in the messages: send exactly one video_url or image_url part.",
-            "one_video",
-            "messages",
-        )
+        many = f"There are {len(set(addresses))} videos or images" if addresses else "There is no video"
+        said = f"{many} in the messages: send exactly one video_url or image_url part."
+        raise ApiError(400, said, "one_video", "messages")
     stream = _flag(body, "stream")
     usage = body.get("stream_options")
     if usage is not None and not isinstance(usage, dict):
@@ -127,12 +118,7 @@ def _read(messages: list) -> tuple[str, list[str], bool]:
     texts: list[tuple[str, str]] = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        if not isinstance(message, dict) or message.get("role") not in (
-            "system",
-            "developer",
-            "user",
-            "assistant",
-        ):
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ApiError(400, f"{where} needs a role: {', '.join(ROLES)}.", "invalid_message", where)
         text, found = _content(message.get("content"), where)
         texts.append((message["role"], text))
@@ -190,13 +176,9 @@ def _address(part: dict, kind: str, where: str) -> str:
 def find(address: str, library: Library, uploads: Uploads) -> VideoFile:
     """The file that an address names: data: URI, uploaded file's id, path or file: URI."""
     scheme = address.split(":", 1)[0].lower() if ":" in address[:16] else ""
-    finders: dict[str, Callable[[], VideoFile]] = {
-        "data": lambda: uploads.find(uploads.from_data_uri(address).id),
-        "file": lambda: library.find(address),
-    }
-    if scheme in finders:
-        return finders[scheme]()
-    if "://" in address:
+    if scheme == "data":
+        return uploads.find(uploads.from_data_uri(address).id)
+    if "://" in address and scheme != "file":
         raise ApiError(
             400,
             "This server fetches nothing from the network: upload the video, or send it as a data: URI.",

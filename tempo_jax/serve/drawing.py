@@ -8,20 +8,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_jax.plot import INK, MAX_TIME_TICKS, RELEVANCE, TIME_STEPS, TOKENS, clock
+from matplotlib.colors import to_hex
+
+from tempo_jax.plot import HEAT, INK, MAX_TIME_TICKS, RELEVANCE, TIME_STEPS, TOKENS, clock
 
 WIDTH, HEIGHT = 800, 230
 LEFT, RIGHT, TOP, STRIP, BOTTOM = 44, 44, 8, 22, 26
 FEW = 64  # segments that still get dots and gaps
-HEAT = ((238, 244, 251), (156, 195, 230), (63, 127, 191), (176, 48, 106), (94, 11, 43))
 
 
 def heat(share: float) -> str:
     """The colour of a share of the most tokens, in [0, 1]."""
-    place = min(max(share, 0.0), 1.0) * (len(HEAT) - 1)
-    low = min(int(place), len(HEAT) - 2)
-    mixed = (round(a + (b - a) * (place - low)) for a, b in zip(HEAT[low], HEAT[low + 1]))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+    return to_hex(HEAT(float(share)))
 
 
 def allocation_svg(segments: Sequence[Any], token_limits: tuple[int, int], player: str) -> str:

@@ -20,21 +20,11 @@ from tempo_jax.serve.store import VideoFile
 from tempo_jax.video.images import SUFFIXES
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".ts",
-    ".mpg",
-    ".mpeg",
-    ".flv",
-    ".ogv",
-    ".gif",
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
+    *(".ts", ".mpg", ".mpeg", ".flv", ".ogv", ".gif"),
 )
 MOST_LISTED = 500
-NO_FOLDERS = "This server reads no local files: upload the video."
+NO_FOLDERS = "This server reads no local files: upload the video, or start it with --folder."
 NOT_BASE64 = "The data: URI is no intact base64: encode the file again, as data:video/mp4;base64,AAAA."
 # What data: URIs call a file -> the suffix it is kept with; only its contents decide what it is.
 SUFFIX_OF = {"video/mp4": ".mp4", "image/gif": ".gif", "image/png": ".png", "image/jpeg": ".jpg"}
@@ -69,9 +59,7 @@ class Library:
             except (OSError, RuntimeError, ValueError):  # names too long, loops of links
                 continue
         if not self.folders:
-            raise ApiError(
-                403, "This server reads no local files: upload the video.", "forbidden_path", "url"
-            )
+            raise ApiError(403, NO_FOLDERS, "forbidden_path", "url")
         raise ApiError(
             403,
             f"The folders this server may read have no file {text[:200]!r}: check the path, or upload it.",
