@@ -51,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     whole = options.number
     add = serve.add_argument_group("model").add_argument
     add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
-    add("--name", help="what the API calls the model (default: tempo- and the folder's name)")
+    add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
     add("--dtype", choices=("bfloat16", "float32"), help="compute in this type (default: as stored)")
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")

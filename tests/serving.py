@@ -9,7 +9,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer, Segment
 from tempo_jax.models.config import DEMO
-from tempo_jax.serve.files import Library, video_file
+from tempo_jax.serve.files import video_file
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Done, Failed, Job, Service
 from tempo_jax.serve.store import Frames
@@ -26,6 +26,9 @@ class FakeModel:
 
     name = "fake"
     video = DEMO.video
+    sampler = None
+    frames = Frames()
+    strategies = ("head", "tail")
     eos_ids = (2,)
 
     def __init__(self, held_bytes=1000, seconds=0.0):
@@ -106,7 +109,9 @@ class Heard:
     def __init__(self, service, path, question="What?", frames=None, **options):
         self.events, self._over = [], threading.Event()
         video = video_file(Path(path), Path(path).name)
-        self.job = Job(video, question, frames or Frames(), Options(**options), self._hear)
+        self.job = Job(
+            video, question, frames or service.model.frames, service.model.options(**options), self._hear
+        )
         service.submit(self.job)
 
     def _hear(self, event):
@@ -126,4 +131,8 @@ def make_videos(folder: Path, count=2) -> list[Path]:
     return paths
 
 
-__all__ = ["FakeModel", "Heard", "Library", "make_videos", "service_of"]
+def wait_until(condition):
+    end = time.monotonic() + 120  # seconds, for machines that are busy with something else
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

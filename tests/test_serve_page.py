@@ -1,6 +1,7 @@
 """What the page shows, without a browser; and the page itself mounted on the server, where Gradio is."""
 
 import asyncio
+import dataclasses
 import itertools
 import re
 import xml.etree.ElementTree
@@ -42,6 +43,15 @@ def test_the_plot_shows_tokens_by_colour():
     fills = [g[1].attrib["fill"] for g in root.iter(SVG + "g") if "data-seconds" in g.attrib]
     assert fills == [heat(4 / 128), heat(1.0), heat(4 / 128)]
     assert heat(0) == "#eef4fb" and heat(1) == "#5e0b2b"
+
+
+def test_frames_that_nothing_was_chosen_from_have_no_relevance():
+    """XComp's, of videos that stay whole."""
+    whole = done()
+    whole.answer.segments[:] = [dataclasses.replace(s, relevance=float("nan")) for s in whole.answer.segments]
+    for shown in views.done(whole, "player"):
+        assert "nan" not in shown
+    xml.etree.ElementTree.fromstring(views.done(whole, "player")[1])
 
 
 def test_an_image_has_no_plot():

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tempo_jax.serve.service import Busy, Closing, Done, Failed, Piece, Progress
 from tempo_jax.serve.store import Frames
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import Clip, write_video
-from tests.serving import FakeModel, Heard, make_videos, service_of
+from tests.serving import FakeModel, Heard, make_videos, service_of, wait_until
 
 DEFAULTS = {"fps": 2.0, "min_frames": 4, "max_frames": 1024}
 
@@ -26,13 +25,6 @@ DEFAULTS = {"fps": 2.0, "min_frames": 4, "max_frames": 1024}
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     return make_videos(tmp_path_factory.mktemp("videos"), 3)
-
-
-def wait_until(condition):
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_an_answer_and_what_is_told_on_the_way(videos):

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from tempo_jax import __version__
-from tempo_jax.errors import TempoError
 from tempo_jax.serve import chat, replies
 from tempo_jax.serve.errors import ApiError, api_error
 from tempo_jax.serve.events import ClientGone, ask, substantial, while_connected
@@ -95,13 +94,9 @@ def _add_chat(app: FastAPI, service: Service, library: Library, uploads: Uploads
     @app.post("/v1/chat/completions")
     async def completions(request: Request) -> Response:
         body = await _json(request, service.limits.inline_bytes)
-        asked = await run_in_threadpool(chat.parse, body, service.model.name, library, uploads)
-        try:
-            options = service.model.options(**asked.options)
-        except TempoError as error:
-            raise api_error(error) from error
+        asked = await run_in_threadpool(chat.parse, body, service.model, library, uploads)
         events = ask(
-            service, video=asked.video, question=asked.question, frames=asked.frames, options=options
+            service, video=asked.video, question=asked.question, frames=asked.frames, options=asked.options
         )
         try:
             if asked.stream:
@@ -114,9 +109,10 @@ def _add_chat(app: FastAPI, service: Service, library: Library, uploads: Uploads
         except Exception as error:
             await events.aclose()
             raise api_error(error) from error
-        reason = replies.finish_reason(done, options.max_new_tokens, service.model.eos_ids)
         extras = replies.extras(done, asked.warnings)
-        return JSONResponse(replies.Reply(service.model.name).whole(done, extras, reason))
+        return JSONResponse(
+            replies.Reply(service.model.name).whole(done, extras, _reason(service, asked, done))
+        )
 
 
 async def _done(events: AsyncIterator[Event]) -> Done:
@@ -141,8 +137,12 @@ async def _streamed(
         except Exception as error:  # too late for another status
             yield replies.event(api_error(error).body())
             return
-        reason = replies.finish_reason(event, asked.options["max_new_tokens"], service.model.eos_ids)
-        yield reply.last(event, replies.extras(event, asked.warnings), reason, asked.include_usage)
+        extras, reason = replies.extras(event, asked.warnings), _reason(service, asked, event)
+        yield reply.last(event, extras, reason, asked.include_usage)
+
+
+def _reason(service: Service, asked: chat.Chat, done: Done) -> str:
+    return replies.finish_reason(done, asked.options.max_new_tokens, service.model.eos_ids)
 
 
 async def _json(request: Request, most: int) -> Any:

@@ -7,6 +7,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.serve import settings
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.files import Library, Uploads
+from tempo_jax.serve.model import Model
 from tempo_jax.serve.store import Frames, VideoFile
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -44,26 +45,26 @@ ALONE = "Earlier turns and system messages were not read: every question is answ
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """A checked request; options are keyword arguments of `Model.options`."""
+    """A checked request; options are what `Model.options` made of it."""
 
     video: VideoFile
     question: str
     frames: Frames
-    options: dict[str, Any]
+    options: Any
     stream: bool
     include_usage: bool
     warnings: list[str]
 
 
-def parse(body: Any, model: str, library: Library, uploads: Uploads) -> Chat:
+def parse(body: Any, model: Model, library: Library, uploads: Uploads) -> Chat:
     """ApiError (400, 403, 404, 413) for a request that cannot be served, one sentence each."""
     if not isinstance(body, dict):
         raise ApiError(400, "The request must be a JSON object with model and messages.", "invalid_json")
-    check_model(body.get("model"), model)
+    check_model(body.get("model"), model.name)
     for name, harmless in ASKS_FOR_NOTHING.items():
         if body.get(name) is not None and body[name] not in harmless:
             raise ApiError(400, f"{name} is not supported: leave it out.", "unsupported_parameter", name)
-    frames, options = _settings(body)
+    frames, options = _settings(body, model)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "messages is empty: send a user message.", "empty_messages", "messages")
@@ -94,15 +95,17 @@ def check_model(given: Any, model: str) -> None:
         raise ApiError(404, f"There is no model {given[:80]!r}, but {model!r}.", "model_not_found", "model")
 
 
-def _settings(body: dict) -> tuple[Frames, dict[str, Any]]:
+def _settings(body: dict, model: Model) -> tuple[Frames, Any]:
     own = body.get("tempo")
     if own is not None and not isinstance(own, dict):
         raise ApiError(400, "tempo must be an object of settings.", "invalid_value", "tempo")
     values = {ours: body[theirs] for theirs, ours in NAMES.items() if body.get(theirs) is not None}
     try:
-        return settings.split({**values, **(own or {})})
+        return settings.read({**values, **(own or {})}, model)
     except TempoError as error:
-        raise ApiError(400, str(error), "invalid_value", str(error).split()[0]) from error
+        first = str(error).split()[0]
+        param = first if first in settings.SETTINGS else "tempo"
+        raise ApiError(400, str(error), "invalid_value", param) from error
 
 
 def _flag(body: dict, name: str) -> bool:

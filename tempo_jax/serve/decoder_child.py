@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,17 @@ CONTAINERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to decode: `path` on this machine, called `name` in sentences, sampled by `frames`."""
+    """What to decode: `path` on this machine, called `name` in sentences, sampled by `frames`.
+
+    sampler: as of `open_video`.
+    """
 
     path: str
     name: str
     frames: dict[str, Any]  # fps, min_frames, max_frames
     config: VideoConfig
     limits: Limits
+    sampler: Callable | None = None
 
 
 def main(pipe: Connection, request: Request) -> None:
@@ -50,7 +55,7 @@ def main(pipe: Connection, request: Request) -> None:
     try:
         _bound_process(request.limits)
         check_file(Path(request.path), request.limits)
-        source = open_video(request.path, **request.frames, config=request.config)
+        source = open_video(request.path, **request.frames, config=request.config, sampler=request.sampler)
         _check_opened(source, request.limits)
         header = {key: getattr(source, key) for key in HEADER}
         _send_json(pipe, {**header, "indices": source.indices.tolist(), "warnings": source.warnings})

@@ -50,7 +50,11 @@ def allocation_svg(segments: Sequence[Any], token_limits: tuple[int, int], playe
     parts.append(
         f'<path d="{steps}" fill="{TOKENS}" fill-opacity=".14" stroke="{TOKENS}" stroke-width="1.5"/>'
     )
-    middles = [((left + right) / 2, y(s.relevance)) for left, right, s in zip(edges, edges[1:], segments)]
+    middles = [
+        ((left + right) / 2, y(segment.relevance))
+        for left, right, segment in zip(edges, edges[1:], segments)
+        if math.isfinite(segment.relevance)
+    ]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in middles)
     parts.append(f'<polyline points="{line}" fill="none" stroke="{RELEVANCE}" stroke-width="1.5"/>')
     if len(segments) <= FEW:
@@ -64,12 +68,17 @@ def allocation_svg(segments: Sequence[Any], token_limits: tuple[int, int], playe
     )
 
 
+def weighed(segment: Any, before: str) -> str:
+    """ "" where nothing had to be chosen, and so nothing was weighed."""
+    return f"{before}{segment.relevance:.2f}" if math.isfinite(segment.relevance) else ""
+
+
 def _target(left: float, right: float, segment: Any, cap: int, player: str, gap: bool) -> str:
     """A segment's box in the strip, and an invisible one below it; both are to be clicked."""
     wide = max(right - left - (1 if gap else 0), 0.5)
     said = (
-        f"{clock(segment.start_seconds)} to {clock(segment.end_seconds)}: {segment.tokens} tokens, "
-        f"relevance {segment.relevance:.2f}"
+        f"{clock(segment.start_seconds)} to {clock(segment.end_seconds)}: {segment.tokens} tokens"
+        f"{weighed(segment, ', relevance ')}"
     )
     height = HEIGHT - TOP - STRIP - BOTTOM
     below = f'x="{left:.1f}" y="{TOP + STRIP}" width="{right - left:.2f}" height="{height}"'

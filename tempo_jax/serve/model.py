@@ -1,32 +1,38 @@
-"""What the service needs of a model, and Tempo as one."""
+"""What the service needs of a model; Tempo and XComp as one."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.together import Turn, answer_together
-from tempo_jax.models.config import VideoConfig
+from tempo_jax.models.config import VideoConfig, XCompConfig
+from tempo_jax.serve.store import Frames
 from tempo_jax.video.sources import Source
 
 Progress = Callable[[str, int, int], None]
 
 
 class Model(Protocol):
-    """One model on one set of devices; called from one thread only."""
+    """One model on one set of devices; called from one thread only, but for `options`."""
 
     name: str
     video: VideoConfig
+    sampler: Callable | None  # as of `open_video`; goes to another process, so a module's own function
+    frames: Frames  # how it looks at a video unless told otherwise
+    strategies: tuple[str, ...]
     eos_ids: Sequence[int]
 
-    def options(self, **values: Any) -> Options:
-        """Checked settings of one question; TempoError for what makes no sense. From any thread."""
+    def options(self, **values: Any) -> Any:
+        """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
 
     def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
         """A clip that has read the source; holds what fits keep_bytes of device memory."""
 
     def held_bytes(self, clip: Any) -> int:
-        """Device memory the clip holds."""
+        """Device memory the clip holds, or will at most."""
 
     def answer(self, clip: Any, turns: Sequence[Turn]) -> None:
         """Answers the turns; sets each one's answer or error."""
@@ -34,6 +40,10 @@ class Model(Protocol):
 
 class TempoModel:
     """`tempo_jax.Tempo` for the service."""
+
+    sampler = None
+    frames = Frames()
+    strategies = (*KEEP_STRATEGIES, "uniform")
 
     def __init__(self, tempo: Any, name: str):
         self.tempo, self.name = tempo, name
@@ -63,8 +73,54 @@ def prefix_bytes(clip: Any) -> int:
     return tokens * text.num_layers * text.num_kv_heads * text.head_dim * 2 * itemsize
 
 
-def load(checkpoint: Path, name: str | None = None, dtype: str | None = None) -> TempoModel:
+class XCompModel:
+    """`xcomp.engine.XComp` for the service: one question after the other."""
+
+    video = VideoConfig(segment_frames=1)
+
+    def __init__(self, xcomp: Any, name: str):
+        from tempo_jax.xcomp import options, sampling
+
+        self.xcomp, self.name = xcomp, name
+        self.sampler = sampling.sample_indices
+        self.frames = Frames(sampling.FPS, sampling.MIN_FRAMES, sampling.MAX_FRAMES)
+        self.strategies = tuple(options.SCORERS)
+        self.eos_ids = xcomp.config.eos_ids
+        self._options = options.Options
+
+    def options(self, **values: Any) -> Any:
+        return self._options(**values)
+
+    def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
+        return self.xcomp.open(source, progress=progress)
+
+    def held_bytes(self, clip: Any) -> int:
+        """Visual tokens, once for each way in which scoring may cut the video into clips."""
+        return clip.frames.pool(0).nbytes * clip.frames.per_clip
+
+    def answer(self, clip: Any, turns: Sequence[Turn]) -> None:
+        for turn in turns:
+            try:
+                _answer_alone(clip, turn)
+            except Exception as error:  # of this question alone
+                turn.error = error
+
+
+def _answer_alone(clip: Any, turn: Turn) -> None:
+    if turn.cancelled():
+        return
+    pieces = clip.stream(turn.question, progress=turn.progress, **dataclasses.asdict(turn.options))
+    for piece in pieces:
+        turn.piece(piece)
+        if turn.cancelled():
+            return
+    turn.answer = clip.last_answer
+
+
+def load(checkpoint: Path, name: str | None = None, dtype: str | None = None) -> Model:
     """The model of a native checkpoint, called by its folder's name; TempoError as `tempo_jax.load`."""
     import tempo_jax
 
-    return TempoModel(tempo_jax.load(checkpoint, dtype=dtype), name or f"tempo-{checkpoint.resolve().name}")
+    system, folder = tempo_jax.load(checkpoint, dtype=dtype), checkpoint.resolve().name
+    kind, model = ("xcomp", XCompModel) if isinstance(system.config, XCompConfig) else ("tempo", TempoModel)
+    return model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))

@@ -21,6 +21,7 @@ from tempo_jax.serve import settings, views
 from tempo_jax.serve.errors import ApiError, api_error
 from tempo_jax.serve.events import ask
 from tempo_jax.serve.files import Library, Uploads, video_file
+from tempo_jax.serve.model import Model
 from tempo_jax.serve.service import Done, Failed, Piece, Progress, Service, internal, log
 from tempo_jax.serve.store import VideoFile
 
@@ -31,6 +32,7 @@ KEPT_SECONDS = 24 * 3600  # uploads on the page
 INTRODUCTION = """# Tempo
 Ask about a video, from seconds to hours long. The first question opens it; further ones come faster.
 """
+BUDGET = 8192  # where a model's own depends on the video
 # Settings on the page, in order -> what they are called there.
 LABELS = {
     "budget": "Visual tokens to spend",
@@ -82,7 +84,7 @@ def build(service: Service, library: Library) -> gr.Blocks:
                     clear = gr.Button("Clear", min_width=80)
                     stop = gr.Button("Stop", min_width=80)
                     go = gr.Button("Ask", variant="primary", min_width=80, elem_id="tempo-ask")
-                controls, compare = _controls()
+                controls, compare = _controls(service.model)
                 _examples(library, pick, question)
             with gr.Column(min_width=300, scale=2):
                 first = _output("Answers")
@@ -124,27 +126,26 @@ def _output(label: str) -> list:
     return [chat, gr.HTML(""), gr.HTML(""), gr.HTML("")]
 
 
-def _controls() -> tuple[list, gr.Checkbox]:
+def _controls(model: Model) -> tuple[list, gr.Checkbox]:
     """Every setting twice: for the answer, and for the one beside it."""
     with gr.Accordion("Advanced", open=False):
-        controls = _one_set("")
+        controls = _one_set(model, "")
         compare = gr.Checkbox(False, label="Compare with other settings, side by side")
         with gr.Group(visible=False) as group:
-            controls += _one_set("Other: ")
+            controls += _one_set(model, "Other: ")
         compare.change(lambda on: gr.update(visible=on), compare, group, api_visibility="private")
     return controls, compare
 
 
-def _one_set(prefix: str) -> list:
+def _one_set(model: Model, prefix: str) -> list:
+    defaults = {**vars(model.frames), **vars(model.options())}
     made = []
     for name, label in LABELS.items():
-        setting = settings.SETTINGS[name]
-        low, high, step = setting.slider
-        made.append(gr.Slider(low, high, value=setting.default, step=step, label=prefix + label))
-    strategies = settings.SETTINGS["strategy"]
-    made.append(
-        gr.Dropdown(list(strategies.choices), value=strategies.default, label=prefix + "Tokens to keep")
-    )
+        low, high, step = settings.SETTINGS[name].slider
+        value = BUDGET if defaults[name] is None else defaults[name]
+        made.append(gr.Slider(low, high, value=value, step=step, label=prefix + label))
+    strategies = list(model.strategies)
+    made.append(gr.Dropdown(strategies, value=defaults["strategy"], label=prefix + "What to keep"))
     made.append(
         gr.Checkbox(True, label=prefix + "Compress (off: every token is kept, the published baseline)")
     )
@@ -203,15 +204,9 @@ class Asking:
 
         yield [chat(), views.status(status), "", ""]
         try:
-            frames, options = settings.split(chosen)
+            frames, options = settings.read(chosen, self.service.model)
             video = self._video(path)
-            events = ask(
-                self.service,
-                video=video,
-                question=question,
-                frames=frames,
-                options=self.service.model.options(**options),
-            )
+            events = ask(self.service, video=video, question=question, frames=frames, options=options)
             async with contextlib.aclosing(events):
                 async for event in events:
                     if isinstance(event, Failed):

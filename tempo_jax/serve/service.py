@@ -13,11 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer
 from tempo_jax.inference.together import Turn
 from tempo_jax.serve.decoder import Cancelled, decoding, warm_up
@@ -82,7 +82,7 @@ class Job:
     video: VideoFile
     question: str
     frames: Frames
-    options: Options
+    options: Any  # of Model.options
     listener: Callable[[Event], None]
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -227,6 +227,7 @@ class Service:
             dataclasses.asdict(jobs[0].frames),
             self.model.video,
             self.limits,
+            self.model.sampler,
         )
         thumbnails = _Thumbnails(self.model.video.segment_frames)
         with decoding(request, lambda: all(j.cancelled.is_set() for j in jobs), thumbnails) as source:

@@ -4,7 +4,7 @@ import base64
 import html
 
 from tempo_jax.plot import clock
-from tempo_jax.serve.drawing import allocation_svg
+from tempo_jax.serve.drawing import allocation_svg, weighed
 from tempo_jax.serve.service import Done
 
 MOST_THUMBNAILS = 6
@@ -91,6 +91,6 @@ def thumbnails(event: Done, player: str) -> str:
             f'<figure class="tempo-seek" data-seconds="{segment.start_seconds:.3f}" '
             f'data-player="{html.escape(player)}" tabindex="0">'
             f'<img alt="the video at {when}" src="data:image/jpeg;base64,{image}"/>'
-            f"<figcaption>{when} · {segment.tokens} tokens · {segment.relevance:.2f}</figcaption></figure>"
+            f"<figcaption>{when} · {segment.tokens} tokens{weighed(segment, ' · ')}</figcaption></figure>"
         )
     return f'<div class="tempo-strip">{"".join(figures)}</div>' if figures else ""

@@ -1,0 +1,77 @@
+"""The service around XComp: its own settings, answers as alone, what it holds, cancelling, loading."""
+
+import pytest
+
+from tempo_jax import checkpoint
+from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+from tempo_jax.errors import TempoError
+from tempo_jax.serve import model as models
+from tempo_jax.serve import settings
+from tempo_jax.serve.model import XCompModel
+from tempo_jax.serve.service import Progress
+from tempo_jax.serve.store import Frames
+from tempo_jax.video.synthetic import Clip, write_video
+from tests import xcomp_systems as tiny
+from tests.serving import Heard, service_of, wait_until
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return XCompModel(tiny.micro(tokenizer), "micro")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("videos") / "v.mp4"
+    write_video(path, Clip(seconds=8, fps=8, height=40, width=48))
+    return path
+
+
+def test_settings_that_are_not_given_are_its_own(model):
+    frames, options = settings.read({"max_new_tokens": 3, "budget": None}, model)
+    assert frames == Frames(8.0, 128, 1024)
+    assert (options.budget, options.strategy, options.max_new_tokens) == (None, "local", 3)
+    with pytest.raises(TempoError, match="one of local, global, uniform"):
+        settings.read({"strategy": "head"}, model)
+
+
+def test_answers_are_as_if_asked_alone(model, video):
+    alone = model.xcomp.ask(str(video), "what is red?", budget=300, max_new_tokens=4)
+    with service_of(model) as service:
+        whole = Heard(service, video, "what is red?", max_new_tokens=4).end()
+        held = service.store.held_bytes
+        heard = Heard(service, video, "what is red?", budget=300, max_new_tokens=4)
+        chosen = heard.end()
+        pools = chosen_pools(service)
+    assert not whole.reused and chosen.reused
+    assert chosen.answer.token_ids == alone.token_ids and chosen.answer.segments == alone.segments
+    assert {s.tokens for s in whole.answer.segments} == {16}
+    assert len(whole.thumbnails) == len(whole.answer.segments) == 64  # a frame is a segment
+    assert 0 < pools <= held
+    assert any(isinstance(event, Progress) and event.stage == "answering" for event in heard.events)
+
+
+def chosen_pools(service):
+    """Device bytes of the one open video's visual tokens."""
+    (opened,) = service.store._items.values()
+    return sum(pool.nbytes for pool in opened.clip.frames._pools.values())
+
+
+def test_a_mistake_concerns_one_question_and_a_cancelled_one_stops(model, video):
+    with service_of(model) as service:
+        wrong = Heard(service, video, "what is red?", budget=1)
+        assert "at least 128" in str(wrong.end().error)
+        left = Heard(service, video, "what is red?", max_new_tokens=2000)
+        wait_until(lambda: any(getattr(event, "text", "") for event in left.events))
+        service.cancel(left.job)
+        wait_until(lambda: service.running == 0)
+        assert not any(type(event).__name__ in ("Done", "Failed") for event in left.events)
+
+
+def test_a_checkpoint_is_served_by_what_it_holds(tmp_path):
+    minireel_tokenizer.write(tmp_path / "tokenizer")
+    checkpoint.save(tmp_path / "small", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
+    served = models.load(tmp_path / "small")
+    assert isinstance(served, XCompModel) and served.name == "xcomp-small"
