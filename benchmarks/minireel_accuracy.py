@@ -63,11 +63,8 @@ def _settings(clip, reel, question, args, ablate: bool) -> list[dict]:
             "tokens_per_frame": answer.usage["tokens_per_frame"],
         }  # fmt: skip
         if not rows:
-            relevance = np.array([segment.relevance for segment in answer.segments])
-            times = [(segment.start_seconds, segment.end_seconds) for segment in answer.segments]
-            matters = scoring.overlapping(times, question.relevant_seconds)
-            row["auc"] = scoring.auc(relevance, matters)
-            row["segments"] = len(matters)
+            row["auc"] = scoring.relevance_auc(answer.segments, question.relevant_seconds)
+            row["segments"] = len(answer.segments)
         rows.append(row)
     return rows
 
@@ -101,6 +98,13 @@ def summary(rows: list[dict], args) -> dict:
         for (strategy, budget), some in settings.items()
     ]  # fmt: skip
     return {"kinds": table, "ablation": ablation, "budget": args.budget, "segments": main[0].get("segments")}
+
+
+def as_json(result: dict, rows: list[dict]) -> str:
+    """All of it, one row a line."""
+    head = json.dumps(result, indent=1, allow_nan=False).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in rows)
+    return f'{head},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
 def markdown(result: dict) -> str:
@@ -169,7 +173,7 @@ def main() -> None:
         figure(result, args.figure)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(as_json(result, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

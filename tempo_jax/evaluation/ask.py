@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
@@ -99,7 +98,7 @@ class Asker:
             "text": answer.text,
             **{name: answer.usage[name] for name in USAGE},
             "allocation": _allocation(answer),
-            "auc": _auc(answer, question),
+            "auc": scoring.relevance_auc(answer.segments, question.spans),
             "warnings": list(answer.warnings),
             "seconds": {
                 "compress": answer.timings["compress"],
@@ -159,12 +158,3 @@ def _allocation(answer: Any) -> dict[str, float] | None:
         "at_floor": sum(count <= floor for count in tokens),
         "at_cap": sum(count >= cap for count in tokens),
     }
-
-
-def _auc(answer: Any, question: Question) -> float | None:
-    """How well relevance finds the moments that the benchmark names."""
-    if not question.spans or not answer.segments:
-        return None
-    relevance = np.array([segment.relevance for segment in answer.segments])
-    times = [(segment.start_seconds, segment.end_seconds) for segment in answer.segments]
-    return scoring.auc(relevance, scoring.overlapping(times, question.spans))

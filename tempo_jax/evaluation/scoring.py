@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tempo_jax.inference.results import Segment
+
 Z95 = 1.959964  # standard normal quantile of a two-sided 95 %
 
 
@@ -28,6 +30,12 @@ def mean_interval(shares: Sequence[tuple[int, int]]) -> tuple[float, float]:
     smooth = [((right + 1) / (asked + 2), asked) for right, asked in shares]
     deviation = math.sqrt(sum(p * (1 - p) / asked for p, asked in smooth)) / len(shares)
     return max(0.0, mean - Z95 * deviation), min(1.0, mean + Z95 * deviation)
+
+
+def relevance_auc(segments: Sequence[Segment], spans: Sequence[tuple[float, float]]) -> float | None:
+    """How well segments' relevance finds the `spans`, (start, end) in seconds, that matter; see `auc`."""
+    times = [(segment.start_seconds, segment.end_seconds) for segment in segments]
+    return auc(np.array([segment.relevance for segment in segments]), overlapping(times, spans))
 
 
 def auc(scores: np.ndarray, matters: np.ndarray) -> float | None:
