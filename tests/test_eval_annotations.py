@@ -119,6 +119,14 @@ def test_an_image_mark_in_a_prompt_is_taken_out():
     assert "<image>" not in MLVU.prompt("What <image>is it?", ())
 
 
+def test_lone_surrogates_are_replaced_since_no_tokenizer_takes_them(tmp_path, folders):
+    (file,) = (folders / "videomme").rglob("*.parquet")
+    row = annotations._rows(file)[0] | {"question": "What\ud800?", "options": ["A. x\udfff", "B. y"]}
+    copies.write_rows(tmp_path / "a.json", [row | {"answer": "A"}])
+    (found,) = annotations.read(BENCHMARKS["videomme"], tmp_path, "a.json")
+    assert "What\ufffd?\nA. x\ufffd\nB. y" in found.prompt
+
+
 def without(column):
     return lambda row: {name: value for name, value in row.items() if name != column}
 

@@ -14,9 +14,9 @@ from configs import eval_minireel
 from tempo_jax.data import minireel
 from tempo_jax.data.minireel.reel import benchmark_rows as minireel_rows
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import annotations, report, rows
+from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.benchmarks import LVBENCH
-from tempo_jax.inference import engine, programs
+from tempo_jax.inference import programs
 from tempo_jax.inference.options import Options
 from tempo_jax.video import open_video
 from tests import benchmark_copies as copies
@@ -176,8 +176,15 @@ def test_a_source_may_be_opened_by_the_caller(copy, tiny_model):
     path = copy / "videos" / "one.mp4"
     source = open_video(path, config=tempo.config.video)
     expected = tempo.open(path).ask("What?", max_new_tokens=4)
-    assert tempo.open(source).ask("What?", max_new_tokens=4).token_ids == expected.token_ids
-    assert engine.Source is type(source)
+    clip = tempo.open(source)
+    assert clip.source is source
+    assert clip.ask("What?", max_new_tokens=4).token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("sizes", [{"tensor": 0}, {"data": 999}])
+def test_a_mesh_that_cannot_be_is_one_sentence(sizes):
+    with pytest.raises(TempoError, match=r"^a mesh of data=.* takes \d+ devices and there are"):
+        model.mesh({"data": 1, "fsdp": -1, "tensor": 1} | sizes)
 
 
 @pytest.mark.parametrize("name, value", [("min_tokens", -1), ("max_tokens", 1.5), ("drop_ratio", 2)])

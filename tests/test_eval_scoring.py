@@ -81,7 +81,7 @@ def test_a_question_counts_in_each_of_its_groups():
 
 
 def test_durations_are_in_their_order():
-    tasks = [("long",), ("short",), ("medium",), ("600",), ("15",), ("3600",)]
-    assert list(scored(LVBENCH, tasks, [True] * 6)["groups"]["task"]) == [
-        "short", "medium", "long", "15", "600", "3600",
+    tasks = [("long",), ("m²",), ("²",), ("short",), ("medium",), ("600",), ("15",), ("3600",)]
+    assert list(scored(LVBENCH, tasks, [True] * 8)["groups"]["task"]) == [
+        "short", "medium", "long", "15", "600", "3600", "m²", "²",
     ]  # fmt: skip

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pyarrow import parquet
+
+from tempo_jax.cli_options import clean_text
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.paths import check_local
@@ -78,7 +81,7 @@ def _files(benchmark: Benchmark, folder: Path, pattern: str) -> list[Path]:
 def _rows(file: Path) -> list[dict[str, Any]]:
     try:
         if file.suffix == ".parquet":
-            rows = _parquet(file)
+            rows = parquet.ParquetFile(file).read().to_pylist()
         else:
             text = file.read_text(encoding="utf-8")
             lines = [line for line in text.splitlines() if line.strip()]
@@ -89,14 +92,6 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise TempoError(f"{file} is no list of questions: give a benchmark's own annotation file.")
     return rows
-
-
-def _parquet(file: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise TempoError(f"{file} takes pyarrow to read: pip install pyarrow.") from error
-    return parquet.ParquetFile(file).read().to_pylist()
 
 
 def _flat(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -157,7 +152,7 @@ class _Row:
         value = self._get(what)
         if not isinstance(value, str) or not value.strip():
             raise TempoError(f"{self.where}: {self.columns[what]} is {value!r}, but it must be text.")
-        return value.encode("utf-8", "replace").decode()  # lone surrogates are no text
+        return clean_text(value)
 
     def _video(self) -> str:
         name = self._text("video")
@@ -174,7 +169,7 @@ class _Row:
             options = [option for option in found if option is not None]
         if not isinstance(options, list | tuple) or not all(isinstance(x, str) for x in options):
             raise TempoError(f"{self.where}: the options are {options!r}, but they must be a list of texts.")
-        options = tuple(x.encode("utf-8", "replace").decode() for x in options if x != NOT_OFFERED)
+        options = tuple(clean_text(x) for x in options if x != NOT_OFFERED)
         needed = "options" in self.benchmark.columns
         if len(options) > len(self.benchmark.letters) or (needed and not options):
             most = len(self.benchmark.letters)

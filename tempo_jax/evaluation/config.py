@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.benchmarks import benchmark
-from tempo_jax.inference.options import STRATEGIES
+from tempo_jax.inference.options import FLOOR, STRATEGIES
 from tempo_jax.paths import MOUNT, url
 
 REUSE = ("vision", "prefix")
@@ -42,7 +42,7 @@ def default() -> ConfigDict:
     config.max_frames = (1024,)
     config.budget = (8192,)
     config.strategy = ("head",)  # of inference.options.STRATEGIES, or none: no compression
-    config.min_tokens = (4,)
+    config.min_tokens = (FLOOR,)
     config.max_tokens = (0,)  # 0: all that the model has
     config.drop_ratio = 0.5  # of the strategies prune-*
     config.seed = 0  # of the strategy random, and of random options for replies without a letter
@@ -67,8 +67,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _problems(config: ConfigDict) -> Iterator[str]:
-    for name in ("checkpoint", "data.path"):
-        value = _field(config, name)
+    for name, value in (("checkpoint", config.checkpoint), ("data.path", config.data.path)):
         if not value:
             yield f"config.{name} is empty: give a folder"
         elif found := url(value):
@@ -81,8 +80,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if not 0 <= config.drop_ratio <= 1:
         yield f"config.drop_ratio is {config.drop_ratio}: it must be from 0 to 1"
     for name, least in _LEAST:
-        if _field(config, name) < least:
-            yield f"config.{name} is {_field(config, name)}: it must be at least {least}"
+        if config[name] < least:
+            yield f"config.{name} is {config[name]}: it must be at least {least}"
     yield from _axis_problems(config)
 
 
@@ -109,12 +108,6 @@ _LEAST = (
     ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("chunk_segments", 1),
     ("workers", 0), ("ahead_mib", 1),
 )  # fmt: skip
-
-
-def _field(config: ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def load(config: ConfigDict) -> "tempo_jax.Tempo":
 def mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
     """A mesh of this process's own devices, -1 taking what the other axes leave; None for one device."""
     devices = jax.local_devices()
-    left = len(devices) // math.prod(size for size in sizes.values() if size != -1)
+    left = max(len(devices) // math.prod(max(size, 1) for size in sizes.values()), 1)
     sizes = {name: left if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) == 1:
         return None

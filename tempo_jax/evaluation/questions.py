@@ -5,7 +5,6 @@ builder.download_and_prepare()
 questions(builder)
 """
 
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +48,7 @@ class Questions(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list]:
-        return {SPLIT: [functools.partial(self._examples)]}
+        return {SPLIT: [self._examples]}
 
     def _examples(self) -> Iterator[tuple[int, dict[str, str]]]:
         for number, question in enumerate(self._read):

@@ -102,7 +102,7 @@ def _groups(asked, heading: str) -> dict[str, Any]:
 def _by_number(name: str) -> tuple[bool, float, str]:
     """Durations in their order, short before long, then names."""
     known = {"short": 0.0, "medium": 1.0, "long": 2.0}
-    number = float(name) if name.replace(".", "", 1).isdigit() else known.get(name)
+    number = float(name) if name.replace(".", "", 1).isdecimal() else known.get(name)
     return number is None, number or 0.0, name
 
 
