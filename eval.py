@@ -68,10 +68,11 @@ def main(argv: list[str]) -> int:
 
         run = Run(_CONFIG.value, _WORKDIR.value, *_who())
         if _REPORT.value:
-            run.report()
+            lines = run.report()
         else:
             run.ask()
-        for line in run.lines if _REPORT.value else run.finish(wait=_DISTRIBUTED.value):
+            lines = run.finish(wait=_DISTRIBUTED.value)
+        for line in lines:
             print(line)
         return 0
 

@@ -79,7 +79,7 @@ def evaluate(config: ConfigDict, workdir: Path, process: int = 0, processes: int
     """What eval.py does with a config."""
     run = Run(config, workdir, process, processes)
     run.ask()
-    return list(run.finish(wait=False))
+    return run.finish(wait=False)
 
 
 def checkpoint(folder: Path, tokenizer: Path) -> Path:

@@ -198,10 +198,9 @@ def test_the_table_stands_beside_what_was_published(root, tmp_path, fake):
 def test_a_report_of_what_there_is(root, tmp_path, fake):
     config = config_of("lvbench", root / "lvbench", root / "model")
     evaluate(config, tmp_path, 0, 2)
-    part = Run(config, tmp_path)
-    assert not part.report()
+    Run(config, tmp_path).report()
     results, text = reported(tmp_path)
-    assert 0 < results["answers"] < 7
+    assert 0 < results["answers"] < 7 and not results["complete"]
     assert f"**Incomplete: {results['answers']} of 7 answers.**" in text
     seconds = json.loads((tmp_path / "report.json").read_text())["seconds"]
     assert set(next(iter(seconds.values()))) == {"decode", "wait", "vision", "compress", "answer", "answers"}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def _groups(results: Mapping[str, Any]) -> Iterator[str]:
 def _settings(results: Mapping[str, Any]) -> Iterator[str]:
     yield "## What was run"
     yield ""
-    for name, value in {"model": results["model"], "annotations": results["annotations"]}.items():
-        yield f"* {name}: `{json.dumps(value, ensure_ascii=False, sort_keys=True)}`"
+    for name in ("model", "annotations"):
+        yield f"* {name}: `{json.dumps(results[name], ensure_ascii=False, sort_keys=True)}`"
     yield f"* code: {results['code']}"
     yield from (f"* {name}: {'-' if value == '' else value}" for name, value in results["config"].items())
     yield ""
@@ -168,7 +168,7 @@ def _quoted(text: str) -> str:
     return "`" + " ".join(text.replace("`", "'").split())[:60] + "`" if text.strip() else "(nothing)"
 
 
-def table(results: Mapping[str, Any]) -> Sequence[str]:
+def table(results: Mapping[str, Any]) -> list[str]:
     """The lines that a finished run prints."""
     lines = []
     for row in results["settings"]:

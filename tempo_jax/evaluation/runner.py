@@ -7,7 +7,6 @@ so a run may be killed at any moment, and processes share the videos without tal
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +92,15 @@ class Run:
             watch.close()
             writer.close()
 
-    def report(self) -> bool:
-        """Writes the report of all rows that are there; whether they are complete."""
+    def report(self) -> list[str]:
+        """Writes the report of all rows that are there; the lines to print."""
         done = rows.read(self.workdir)
         found = results.results(self.benchmark, self.questions, self.grid, done, self.about)
         seconds = results.seconds(self.grid, self.questions, done)
         report.write(self.workdir, found, seconds, self.config.published)
-        self.lines = report.table(found)
-        return found["complete"]
+        return report.table(found)
 
-    def finish(self, wait: bool) -> Sequence[str]:
+    def finish(self, wait: bool) -> list[str]:
         """Writes the report if this process is the last one; wait: process 0 does, when all are done.
 
         The lines to print.
@@ -113,5 +111,4 @@ class Run:
             time.sleep(POLL_SECONDS)
         if wait and self.process:
             return []
-        self.report()
-        return [*self.lines, f"The report: {self.workdir / 'report.md'}"]
+        return [*self.report(), f"The report: {self.workdir / 'report.md'}"]
