@@ -20,7 +20,7 @@ import numpy as np
 
 import tempo_jax
 from tempo_jax.data import minireel
-from tempo_jax.evaluation import scoring
+from tempo_jax.evaluation import figure, scoring
 
 STRATEGIES = ("head", "tail", "random", "tome", "uniform")
 FULL = "none"  # no compression: every memory token of every segment
@@ -124,28 +124,15 @@ def markdown(result: dict) -> str:
     return "\n".join(lines)
 
 
-def figure(result: dict, path: Path) -> None:
-    """Accuracy over tokens per frame, a line for each strategy."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
-    for strategy in (*STRATEGIES, FULL):
-        some = sorted(
-            (row["tokens_per_frame"], 100 * row["accuracy"])
-            for row in result["ablation"]
-            if row["strategy"] == strategy
-        )
-        label = "no compression" if strategy == FULL else strategy
-        axes.plot(*zip(*some), marker="*" if strategy == FULL else "o", label=label)
-    asked = result["ablation"][0]["questions"]
-    axes.axhline(25, color="grey", linewidth=0.8, linestyle=":")
-    axes.text(0.99, 25.5, "chance", color="grey", ha="right", transform=axes.get_yaxis_transform())
-    axes.set(xlabel="visual tokens per frame", ylabel=f"right of {asked} questions, %", ylim=(0, 104))
-    figure.legend(title="kept per segment", fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=120)
+def drawable(result: dict) -> dict:
+    """The ablation as eval.py's figure takes it."""
+    alike = {"max_frames": 0, "min_tokens": 0, "max_tokens": 0}
+    settings = []
+    for row in result["ablation"]:
+        low, high = scoring.wilson(round(row["accuracy"] * row["questions"]), row["questions"])
+        settings.append(row | alike | {"score": row | {"low": low, "high": high}})
+    title = f"minireel, {settings[0]['questions']} questions"
+    return {"title": title, "chance": 0.25, "settings": settings}
 
 
 def main() -> None:
@@ -170,7 +157,7 @@ def main() -> None:
     result = summary(rows, args)
     print(markdown(result))
     if args.figure and result["ablation"]:
-        figure(result, args.figure)
+        figure.draw(drawable(result), args.figure)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(as_json(result, rows), encoding="utf-8")
