@@ -16,13 +16,14 @@ SECONDS = "## Seconds per answer"  # nothing above this line depends on the mach
 def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_published: bool) -> None:
     """Writes all of them; whoever does it last has written the same, but for seconds."""
     text = json.dumps({"results": results, "seconds": seconds}, ensure_ascii=False, indent=1, allow_nan=False)
-    _replace(workdir / "report.json", text + "\n")
-    _replace(workdir / "report.md", markdown(results, seconds, with_published))
+    replace(workdir / "report.json", text + "\n")
+    replace(workdir / "report.md", markdown(results, seconds, with_published))
     if figure.worth_drawing(results):
         figure.draw(results, workdir / "accuracy.png")
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Writes a file of which nobody sees a half, whoever else writes it."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)

@@ -60,9 +60,7 @@ class Run:
             if path.exists():
                 configs.check_same_run(json.loads(path.read_text("utf-8")), now, self.workdir)
                 return
-            fresh = path.with_name(f".run.{os.getpid()}.json")
-            fresh.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-            fresh.replace(path)
+            report.replace(path, json.dumps(now, indent=1) + "\n")
         except OSError as error:
             raise TempoError(f"{self.workdir} cannot be written ({error.strerror}).") from error
         except json.JSONDecodeError as error:

@@ -1,5 +1,6 @@
 """Where a benchmark's videos are."""
 
+import os
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
@@ -25,7 +26,8 @@ class Videos:
         """The path of a video; TempoError where there is none."""
         for folder in self._folders:
             for suffix in self._suffixes:
-                if (path := folder / f"{name}{suffix}").exists():
+                path = folder / f"{name}{suffix}"
+                if os.path.exists(path):  # Path.exists raises for a name that is too long
                     return path
         looked = ", ".join(map(str, self._folders)) or "no folder"
         raise TempoError(f"There is no video {name} (looked in {looked}).")
