@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from tempo_jax.sharding import RULES
+from tempo_jax import sharding
 
 LANES = 128  # lengths are padded to multiples of this
 BLOCK = 1024  # queries or keys in VMEM at once, at most
@@ -115,11 +115,8 @@ def _on_mesh(run, q, k, v, segments):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(q, k, v, segments)
-    rows = tuple(axis for axis in RULES["segments"] if mesh.shape[axis] > 1)
-    while rows and q.shape[0] % _product(mesh, rows):
-        rows = rows[:-1]
-    heads = RULES["heads"] if all(x.shape[1] % _product(mesh, RULES["heads"]) == 0 for x in (q, k)) else None
-    spec, flat = jax.P(rows or None, heads, None, None), jax.P(rows or None, None)
+    spec = sharding.spec(("segments", "heads", "none", "none"), k.shape, mesh)  # what divides k divides q
+    flat = jax.P(spec[0], None)
     given = () if segments is None else (segments,)
 
     def part(q, k, v, *numbers):
@@ -127,10 +124,3 @@ def _on_mesh(run, q, k, v, segments):
 
     specs = (spec, spec, spec, *(kernel.SegmentIds(flat, flat) for _ in given))
     return jax.shard_map(part, in_specs=specs, out_specs=spec, check_vma=False)(q, k, v, *given)
-
-
-def _product(mesh, axes) -> int:
-    size = 1
-    for axis in axes:
-        size *= mesh.shape[axis]
-    return size

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tempo_jax.models.splash import HEADS
 from tempo_jax.plan import collectives, hlo
 from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
@@ -142,9 +143,6 @@ def kernel_flops(instruction: hlo.Instruction, computation: list[hlo.Instruction
     share = 1 - length / (2 * keys) if causal else 1.0
     products = 5 if "dkv" in instruction.name else 2
     return products * share * 2.0 * math.prod(lead) * length * keys * size
-
-
-HEADS = (64, 128, 256)  # sizes of attention heads that splash attention takes
 
 
 def _kernel_rate(instruction: hlo.Instruction, chip: Chip) -> float:

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate, layout
+from tempo_jax.inference import buckets, generate
 from tempo_jax.inference import programs as engine
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.models import build
@@ -20,13 +19,13 @@ from tempo_jax.models.config import PRESETS, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.models.vision import grid_of, output_tokens
+from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.plan.programs import Program
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training import flops
 
 # Tokens of text that no config says: an assumption for a question of a sentence or two.
 TEXT = 64  # around the video in a compressor row, and of a question
-GREEDY = {"greedy": True}
 
 
 def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
@@ -39,7 +38,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
         raise TempoError(f"config.model is {config.model!r}, which answers no questions: choose a Tempo")
     shards = math.prod(mesh.shape[axis] for axis in SEGMENTS)
     segments = -(-ask.frames // preset.video.segment_frames)
-    chunk = min(ask.chunk_segments * shards, layout.multiple(layout.power_of_two(segments), shards))
+    chunk = min(ask.chunk_segments * shards, buckets.multiple(buckets.power_of_two(segments), shards))
     chunks = -(-segments // chunk)
     model = _model(preset, jnp.dtype(config.dtype), mesh)
     compressor, text = model.compressor, preset.compressor.text
@@ -52,14 +51,14 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     yield Program("vision chunk", engine.see, (compressor, frames), {}, vision, tokens, chunks)
 
     visual = _spread(mesh, jax.eval_shape(engine.see, compressor, frames))
-    length = layout.multiple(tokens // chunk + TEXT, buckets.ROW)
+    length = buckets.multiple(tokens // chunk + TEXT, buckets.ROW)
     row = _shape(mesh, (chunk, length), jnp.int32)
     rows = Rows(row, row, _shape(mesh, (3, chunk, length), jnp.int32))
     reading = sum(flops.decoder(text, chunk, length))
     args = (compressor, visual, rows)
     yield Program("compressor prefix", engine.read_prefix, args, {}, reading, chunk * length, chunks)
 
-    padded = layout.multiple(layout.bucket(segments, buckets.SEGMENTS), chunk)
+    padded = buckets.multiple(buckets.bucket(segments, buckets.SEGMENTS), chunk)
     dtype = model.llm.embed.embedding.dtype
     bank = engine.Bank(
         _shape(mesh, (padded, preset.memory_tokens, text.hidden_size), dtype),
@@ -68,7 +67,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     prefix = jax.tree.map(
         lambda x: _shape(mesh, x.shape, x.dtype, SEGMENTS), jax.eval_shape(engine.read_prefix, *args)
     )
-    asked = layout.multiple(TEXT + preset.memory_tokens, buckets.ROW)
+    asked = buckets.multiple(TEXT + preset.memory_tokens, buckets.ROW)
     place, scalar = _shape(mesh, (chunk,), jnp.int32), _shape(mesh, (), jnp.int32)
     question = _shape(mesh, (asked - preset.memory_tokens,), jnp.int32)
     args = (compressor, bank, prefix, place, place, question, scalar, scalar)
@@ -87,43 +86,23 @@ def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
     selection = engine.Selection(bank.memory_SKD, allocation, scalar, scalar)
     real = -(-ask.frames // preset.video.segment_frames)
     kept = min(ask.budget, real * preset.memory_tokens)
-    bucket = layout.bucket(kept + real * (buckets.TAG_TOKENS - 3) + 2 * TEXT, buckets.PREFILL)
-    capacity = layout.bucket(ask.new_tokens, buckets.NEW_TOKENS)
+    bucket = buckets.bucket(kept + real * (buckets.TAG_TOKENS - 3) + 2 * TEXT, buckets.PREFILL)
+    capacity = buckets.bucket(ask.new_tokens, buckets.NEW_TOKENS)
     real_number = _shape(mesh, (), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     sampling = generate.Sampling(real_number, real_number, _place(mesh, key))
-    options = GREEDY | {"eos": preset.eos_ids}
-    prefill = functools.partial(_jitted_prefill, bucket, capacity, preset.eos_ids)
+    options = {"greedy": True, "eos": preset.eos_ids}
+    sizes = options | {"bucket": bucket, "capacity": capacity}
     args = (model, selection, engine.Prompt(text, text, tags), sampling)
     reading = sum(flops.decoder(preset.llm, 1, bucket)) + _projector(preset, segments)
-    yield Program(
-        "prefill",
-        engine.prefill,
-        args,
-        options | {"bucket": bucket, "capacity": capacity},
-        reading,
-        bucket,
-        1,
-    )
-    state = _spread_state(mesh, jax.eval_shape(prefill, *args).generation, preset)
-    floor = _bytes(model.llm) + _bytes(state.cache)
-    step = 2.0 * _parameters(preset.llm) + 4.0 * preset.llm.num_layers * bucket * (
-        preset.llm.num_heads * preset.llm.head_dim
-    )
-    yield Program(
-        "decode step",
-        generate.advance,
-        (model.llm, state, scalar, sampling),
-        options,
-        step,
-        1,
-        ask.new_tokens,
-        floor_bytes=floor,
-    )
+    yield Program("prefill", engine.prefill, args, sizes, reading, bucket, 1)
 
-
-def _jitted_prefill(bucket, capacity, eos, *args):
-    return engine.prefill(*args, bucket=bucket, capacity=capacity, greedy=True, eos=eos)
+    prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
+    state = _spread_state(mesh, prefilled.generation, preset)
+    floor = sum(map(shard_bytes, jax.tree.leaves((model.llm, state.cache))))
+    step = _after(preset.llm, 1, bucket, 1) + 2.0 * preset.llm.hidden_size * preset.llm.vocab_size
+    args = (model.llm, state, scalar, sampling)
+    yield Program("decode step", generate.advance, args, options, step, 1, ask.new_tokens, floor_bytes=floor)
 
 
 def _model(preset: TempoConfig, dtype, mesh) -> Any:
@@ -176,14 +155,3 @@ def _projector(preset: TempoConfig, segments: int) -> float:
     inner, outer = preset.compressor.text.hidden_size, preset.llm.hidden_size
     places = projector_layers(preset.projector)
     return 2.0 * segments * preset.memory_tokens * sum((inner if p == 0 else outer) * outer for p in places)
-
-
-def _parameters(config) -> int:
-    """Of the matrices that a token passes, the tied head once."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(build.shapes(config)))
-
-
-def _bytes(tree: Any) -> int:
-    """Of one chip's part."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -1,5 +1,6 @@
 """HBM of a compiled program: what the compiler allots, its biggest buffers, and its refusals."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -43,12 +44,14 @@ def _arguments(args: Any) -> Iterator[Buffer]:
     for path, x in jax.tree_util.tree_flatten_with_path(args)[0]:
         if getattr(x, "sharding", None) is None or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
             continue
-        shape = x.sharding.shard_shape(x.shape)
-        size = x.dtype.itemsize
-        for extent in shape:
-            size *= extent
         name = "/".join(re.findall(r"[\w/]+", jax.tree_util.keystr(path)))
-        yield Buffer(float(size), f"{x.dtype.name}{list(shape)}", f"argument {name}")
+        shape = x.sharding.shard_shape(x.shape)
+        yield Buffer(float(shard_bytes(x)), f"{x.dtype.name}{list(shape)}", f"argument {name}")
+
+
+def shard_bytes(x: Any) -> int:
+    """One chip's part of an array, or of a shape with a place."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _values(module: hlo.Module) -> Iterator[Buffer]:

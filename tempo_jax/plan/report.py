@@ -49,7 +49,7 @@ def _per_chip(found: Finding) -> float:
 
 def _traffic(found: Finding) -> list[str]:
     return [
-        f"{row['kind']} over {' x '.join(row['axes']) or 'one chip'}: {row['gib']:.2f} GiB a chip, "
+        f"{row['kind']} over {' x '.join(row['axes']) or 'one chip'}: {row['bytes'] / GIB:.2f} GiB a chip, "
         f"{_time(row['seconds'])}{'' if row['hidden'] else ', in the open'}"
         for row in traffic(found)
     ]
@@ -63,7 +63,7 @@ def traffic(found: Finding) -> list[dict[str, Any]]:
         total[0] += one.bytes
         total[1] += one.seconds
     rows = [
-        {"kind": kind, "axes": list(axes), "hidden": hidden, "gib": size / GIB, "seconds": seconds}
+        {"kind": kind, "axes": list(axes), "hidden": hidden, "bytes": size, "seconds": seconds}
         for (kind, axes, hidden), (size, seconds) in groups.items()
     ]
     return sorted(rows, key=lambda row: -row["seconds"])

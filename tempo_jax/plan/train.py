@@ -1,5 +1,6 @@
 """The train step of a config as shapes on a mesh: the very program that training jits."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,14 +13,15 @@ from tempo_jax import sharding
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.data.shape import Shape
 from tempo_jax.models import build
-from tempo_jax.models.config import PRESETS, Qwen3VLConfig, TempoConfig
+from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.plan.programs import Program
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, groups, loss, loss_align, loss_llm, loss_svlm, run, start
+from tempo_jax.training import flops, groups, loss, loss_align, loss_llm, loss_svlm, loss_xcomp, run, start
 from tempo_jax.training.step import batch_specs
 from tempo_jax.training.tasks import TASKS
+from tempo_jax.xcomp import schedule
 
 # Share of an LLM row's positions that have a label. An assumption: what is said in answers, against memory
 # tokens, questions and padding.
@@ -41,18 +43,16 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
         flops=flops.of_step(model, host, dict(config.rates)),
         tokens=_tokens(batch),
         runs=1,
-        labels=_chunks_with_labels(host),
+        labels=_chunks_with_labels(model, host),
     )
 
 
 def _architecture(config: ConfigDict) -> Any:
     """From the presets where the config names one: checkpoints of earlier stages need not be there."""
-    kind = TASKS[config.task].kind
-    if not config.model:
-        return start.architecture(config).config
-    model = PRESETS[config.model]
-    backbone = start.BACKBONES.get(kind)
-    return getattr(model, backbone) if backbone and isinstance(model, TempoConfig) else model
+    if config.model:
+        config = config.copy_and_resolve_references()
+        config.init.update(dict.fromkeys(("checkpoint", "compressor", "llm"), ""))
+    return start.architecture(config).config
 
 
 def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -68,14 +68,17 @@ def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStr
 def _shape(config: ConfigDict, model: Any) -> tuple[Shape, int]:
     """Sizes of a micro-batch, the largest frames of those the config lists, and frames a segment."""
     batch = config.batch
-    video = model.video if isinstance(model, TempoConfig) else PRESETS["tempo-6b"].video
     sizes = [tuple(size) for size in batch.sizes] or [_usual_size(model)]
     shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length, max(sizes, key=np.prod))
-    return shape, video.segment_frames
+    if isinstance(model, XCompConfig):
+        return shape, model.clip_frames
+    return shape, (model.video if isinstance(model, TempoConfig) else VideoConfig()).segment_frames
 
 
 def _usual_size(model: Any) -> tuple[int, int]:
-    """Of frames where the config leaves it to the data: a square of the least pixels."""
+    """Of frames where the config leaves it to the data: XComp's own, or a square of the least pixels."""
+    if isinstance(model, XCompConfig):
+        return model.vision.image_size, model.vision.image_size
     side = int(model.video.min_pixels**0.5) if isinstance(model, TempoConfig) else 384
     return side, side
 
@@ -125,7 +128,18 @@ def _llm(model, shape: Shape, frames: int, micro: int, shards: int):
     return loss_llm.Batch(*(_i32(*texts) for _ in loss_llm.Batch._fields))
 
 
-BATCHES: dict[str, Callable[..., Any]] = {"tempo": _tempo, "align": _align, "svlm": _svlm, "llm": _llm}
+def _xcomp(model: XCompConfig, shape: Shape, frames: int, micro: int, shards: int):
+    pool, rows = (micro, shards * shape.pool), (micro, shards * shape.conversations)
+    texts = (*rows, shape.row_length)
+    index = _i32(*rows, shape.pool * model.memory_tokens)
+    return loss_xcomp.Batch(
+        _frames(pool, frames, shape.size), index, _i32(*texts), _i32(*texts), *(_i32(*rows),) * 3
+    )
+
+
+BATCHES: dict[str, Callable[..., Any]] = {
+    "tempo": _tempo, "align": _align, "svlm": _svlm, "llm": _llm, "xcomp": _xcomp,
+}  # fmt: skip
 
 
 def _batch(config: ConfigDict, model: Any) -> Any:
@@ -145,7 +159,7 @@ def _placed(config: ConfigDict, batch: Any, mesh) -> Any:
 
 def _labelled(batch: Any) -> Any:
     """The batch with labels as numbers, LABELLED of them real, for counting FLOPs."""
-    name = next((field for field in batch._fields if field in ("labels_BL", "labels_PL")), None)
+    name = next((field for field in batch._fields if field in ("labels_BL", "labels_PL", "labels_BS")), None)
     if name is None:
         return batch
     labels = np.full(getattr(batch, name).shape, IGNORE, np.int32)
@@ -153,15 +167,21 @@ def _labelled(batch: Any) -> Any:
     return batch._replace(**{name: labels})
 
 
-def _chunks_with_labels(host: Any) -> float:
+def _chunks_with_labels(model: Any, host: Any) -> float:
     labels = next((x for x in jax.tree.leaves(host) if isinstance(x, np.ndarray)), None)
     if labels is None:
         return 1.0
-    chunk = min(loss.CHUNK, labels.shape[-1])
-    return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-labels.shape[-1] // chunk)
+    length = labels.shape[-1]
+    if isinstance(model, XCompConfig):  # text; behind the last layer also what is left of the video
+        left = schedule.plan(model.compression, model.llm.num_layers, model.frame_tokens).tokens[-1]
+        length += host.memory_index_BL.shape[-1] // model.frame_tokens * left
+    chunk = min(loss.CHUNK, length)
+    return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-length // chunk)
 
 
 def _tokens(batch: Any) -> int:
-    """Positions of the LLM, or of the small VLM where it is alone."""
+    """Positions at the LLM's first layer, or of the small VLM where it is alone."""
+    if isinstance(batch, loss_xcomp.Batch):
+        return math.prod(batch.text_BS.shape) + math.prod(batch.memory_index_BL.shape)
     ids = batch.token_ids_BL if hasattr(batch, "token_ids_BL") else batch.rows.token_ids_SL
-    return int(np.prod(ids.shape))
+    return math.prod(ids.shape)

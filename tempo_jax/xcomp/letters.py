@@ -5,10 +5,7 @@ Rough on purpose: the published numbers are counted this way. "The answer is a d
 
 import re
 
-LEAD_INS = (
-    "The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is",
-    "The correct option is", "Best answer:", "Best option:",
-)  # fmt: skip
+from tempo_jax.evaluation.parsing import STOCK_PHRASES
 
 
 def choice(text: str) -> str:
@@ -26,7 +23,7 @@ def first_capital(text: str) -> str:
 
     The released list lacks two commas, so that "Best answer: C" names B there; here it names C.
     """
-    for words in LEAD_INS:
+    for words in STOCK_PHRASES:
         text = text.replace(words, "")
     found = re.search(r"[ABCD]", text)
     return found[0] if found else ""

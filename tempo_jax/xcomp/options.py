@@ -52,10 +52,7 @@ class Options:
                 f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
             )
 
-    @property
-    def greedy(self) -> bool:
-        """Also for temperatures so low that float32 logits divided by them would overflow."""
-        return self.temperature < 1e-6
+    greedy = TempoOptions.greedy
 
     def frames(self, sampled: int, per_frame: int) -> int:
         """How many of the sampled frames may stay."""

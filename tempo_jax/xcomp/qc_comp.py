@@ -42,7 +42,7 @@ def frame_scores(
     layers = range(*config.score_layers)
     question = Question(*map(np.int32, (skip, text.question_end, len(text.suffix))))
     total = FrameScores(count, len(layers))
-    put = system.place.put
+    prompt, question = system.place.put(prompt), system.place.put(question)
     for done, start in enumerate(starts, 1):
         alignment = start % frames.per_clip
         found = programs.score(
@@ -50,8 +50,8 @@ def frame_scores(
             frames.pool(alignment, progress),
             np.int32(start // frames.per_clip),
             np.int32(frames.clips),
-            put(prompt),
-            put(question),
+            prompt,
+            question,
             frames=length,
             plan=system.plan if options.compress else system.plain,
             layers=layers,

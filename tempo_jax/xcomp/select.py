@@ -18,9 +18,9 @@ class FrameScores:
         frames = self.count_F.size
         clips = np.flatnonzero(windows.valid(scores_LC.shape[1]) & np.isfinite(scores_LC).all(axis=0))
         for clip in clips:
-            own = chunk_indices(start + clip * GRAIN, GRAIN, frames)
-            np.add.at(self.total_LF, (slice(None), own), scores_LC[:, [clip]])
-            np.add.at(self.count_F, own, 1)
+            own = chunk_indices(start + clip * GRAIN, GRAIN, frames)  # frames count in eights: no two are one
+            self.total_LF[:, own] += scores_LC[:, [clip]]
+            self.count_F[own] += 1
 
     def scores(self) -> np.ndarray:
         """Per frame the sum over layers of its mean score, float64 [F]; 0 for a frame without any."""
