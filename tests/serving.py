@@ -1,6 +1,10 @@
 """For tests of the server: a model that needs no computing, small videos, a service around them."""
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +19,7 @@ from tempo_jax.serve.service import Done, Failed, Job, Service
 from tempo_jax.serve.store import Frames
 from tempo_jax.video.synthetic import Clip, write_video
 
+REPO = Path(__file__).resolve().parent.parent
 SMALL = Clip(seconds=8, fps=4, height=48, width=64)
 
 
@@ -129,6 +134,26 @@ def make_videos(folder: Path, count=2) -> list[Path]:
     for path in paths:
         write_video(path, SMALL)
     return paths
+
+
+@contextlib.contextmanager
+def serving_process(*arguments):
+    """(process, address, its further lines on stderr) of a Python program that runs `tempo serve`."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        lines = iter(process.stderr.readline, "")
+        address = next(found[1] for line in lines if (found := re.search(r"(http://\S+)/$", line.strip())))
+        yield process, address, lines
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 def wait_until(condition):

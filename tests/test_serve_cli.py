@@ -1,19 +1,17 @@
 """`tempo serve`, `tempo doctor` and `tempo completion` as commands."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from tempo_jax import cli, cli_doctor, cli_options, cli_serve
-from tests.serving import make_videos
+from tests.serving import make_videos, serving_process
 
 REPO = Path(__file__).resolve().parent.parent
 FAKE = """
@@ -94,20 +92,11 @@ def test_sigterm_during_an_answer(tmp_path):
     pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
     make_videos(tmp_path, 1)
     arguments = ["serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.3"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", FAKE, *arguments],
-        cwd=REPO,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])},
-    )
-    try:
-        lines = iter(process.stderr.readline, "")
-        address = next(found[1] for line in lines if (found := re.search(r"(http://\S+)/$", line.strip())))
-        part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
-        content = [part, {"type": "text", "text": "slow"}]
-        body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": content}]}
-        got = []
+    part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
+    content = [part, {"type": "text", "text": "slow"}]
+    body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": content}]}
+    got = []
+    with serving_process("-c", FAKE, *arguments) as (process, address, lines):
         with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
             for line in response.iter_lines():
                 got.append(line)
@@ -115,12 +104,8 @@ def test_sigterm_during_an_answer(tmp_path):
                     process.send_signal(signal.SIGTERM)
         rest = "".join(lines)
         assert process.wait(30) == 0, rest
-        assert "stopped" in rest and "Traceback" not in rest
-        assert "shut down" in got[-2] or "shut down" in got[-1]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    assert "stopped" in rest and "Traceback" not in rest
+    assert "shut down" in got[-2] or "shut down" in got[-1]
 
 
 # tempo doctor

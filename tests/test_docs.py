@@ -1,0 +1,72 @@
+"""The docs: commands the parser takes, sentences that are said, an example that gets the right answer."""
+
+import ast
+import contextlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tempo_jax import cli
+from tempo_jax.data.minireel import option_of
+from tests.serving import serving_process
+
+REPO = Path(__file__).resolve().parent.parent
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^ *(?:\S*bin/)?tempo ([a-z].*)$", re.MULTILINE)
+
+
+def commands():
+    return [
+        pytest.param(command, id=f"{page.name}-{command[:40]}")
+        for page in PAGES
+        for command in COMMAND.findall(page.read_text("utf-8").replace("\\\n", " "))
+    ]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_parser_takes_every_command(line):
+    words = shlex.split(line.split(" | ")[0], comments=True)
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+        cli._parser().parse_args(words)
+    assert said.getvalue() == ""
+
+
+def templates():
+    """Every text in the package, with … for what is filled in."""
+    for path in (REPO / "tempo_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_what_troubleshooting_quotes_is_said():
+    said = list(templates())
+    text = (REPO / "docs" / "troubleshooting.md").read_text("utf-8")
+    quotes = []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            quotes += re.findall(r"`([^`]+)`", line.split("|")[1])
+    assert len(quotes) > 8
+    for quote in quotes:
+        pattern = re.compile(".*".join(map(re.escape, quote.split("…"))))
+        assert any(pattern.search(one) for one in said), quote
+
+
+def test_the_example_of_serving_gets_the_right_answer(capsys):
+    """`tempo serve` with the demo model, and the page's Python as it stands but for the address."""
+    pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    example = re.search(r"```python\n(.+?)```", (REPO / "docs" / "serve.md").read_text("utf-8"), re.DOTALL)[1]
+    assert "http://127.0.0.1:8000/v1" in example
+    with serving_process("-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0") as (_, address, _):
+        exec(example.replace("http://127.0.0.1:8000", address), {})
+    answer = capsys.readouterr().out.splitlines()[0]
+    hour = (REPO / "examples" / "hour" / "questions.jsonl").read_text("utf-8").splitlines()
+    row = next(row for row in map(json.loads, hour) if row["text"] in example)
+    assert option_of(answer, row["options"]) == row["answer_letter"]
