@@ -3,18 +3,22 @@
     python benchmarks/hostile_files.py --count 1000
 
 The server is `tempo serve` with the demo model. Mutations are seeded: bytes flipped, zeroed, doubled, cut
-off, sizes changed. Exit status 1 when a request gets no proper answer or the server does not survive.
+off, sizes changed. Exit status 1 when a request gets no proper answer, the server does not survive or its
+memory grows.
 """
 
 import argparse
 import collections
+import contextlib
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import httpx2 as httpx
 import numpy as np
@@ -24,6 +28,7 @@ from PIL import Image
 from tempo_jax.video.synthetic import Clip, write_video
 
 SEEDS = ("a.mp4", "b.gif", "c.png")
+FLAT_BYTES = 64 << 20  # what the second half may add: by then everything has been compiled
 
 
 def originals(folder: Path) -> dict[str, bytes]:
@@ -93,26 +98,39 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        found = (re.search(r"(http://\S+)/$", line.strip()) for line in server.stderr)
-        address = next(match[1] for match in found if match)
-        process, memory = psutil.Process(server.pid), []
-        began = time.perf_counter()
-        statuses = attack(
-            address,
-            args.count,
-            args.seed,
-            max(1, args.count // 10),
-            lambda: memory.append(process.memory_info().rss),
-        )
+    with server() as (process, address):
+        info, memory, began = psutil.Process(process.pid).memory_info, [], time.perf_counter()
+        every = max(1, args.count // 10)
+        statuses = attack(address, args.count, args.seed, every, lambda: memory.append(info().rss))
         print(f"{args.count} files in {time.perf_counter() - began:.0f} s; statuses {dict(statuses)}")
         print("resident MiB after each tenth:", *(f"{rss / 2**20:.0f}" for rss in memory))
         alive = httpx.get(address + "/health").status_code == 200
-        server.terminate()
-        clean = server.wait(60) == 0
-    print(f"alive at the end: {alive}; clean end: {clean}")
-    return int(statuses[-1] > 0 or not alive or not clean)
+        process.terminate()
+        clean = process.wait(60) == 0
+    flat = memory[-1] - memory[len(memory) // 2] < FLAT_BYTES
+    print(f"alive at the end: {alive}; clean end: {clean}; memory flat: {flat}")
+    return int(statuses[-1] > 0 or not alive or not clean or not flat)
+
+
+@contextlib.contextmanager
+def server() -> Iterator[tuple[subprocess.Popen, str]]:
+    """`tempo serve` with the demo model, and its address; killed where it does not end by itself."""
+    command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+        process = subprocess.Popen(command, stderr=log)
+        try:
+            while not (found := re.search(r"(http://\S+)/$", _read(log), re.MULTILINE)):
+                if process.poll() is not None:
+                    sys.exit(_read(log))
+                time.sleep(0.1)
+            yield process, found[1]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _read(log: TextIO) -> str:
+    return os.pread(log.fileno(), 1 << 20, 0).decode()  # the server's writing position is its own
 
 
 if __name__ == "__main__":

@@ -181,14 +181,15 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
     """Whatever goes wrong while reading arrays becomes one TempoError."""
-    level = logging.get_verbosity()
+    level, hooks = logging.get_verbosity(), (sys.excepthook, sys.unraisablehook)
     logging.set_verbosity(logging.FATAL)  # Orbax warns of the same damage in its own words
+    _ignore_late_reads()
     try:
         yield
+        sys.excepthook, sys.unraisablehook = hooks
     except TempoError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
-        _ignore_late_reads()
         reason = next(iter(str(error).splitlines()), type(error).__name__).split(". See full")[0][:200]
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
     finally:
@@ -196,11 +197,21 @@ def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def _ignore_late_reads() -> None:
-    """Reads still under way when one fails come back to Orbax's closed event loop, each with a traceback."""
-    previous = sys.excepthook
+    """Reads still under way when one fails come back to Orbax's closed event loop, each with a traceback.
 
-    def hook(kind, error, trace) -> None:
-        if not (kind is RuntimeError and "Event loop is closed" in str(error)):
-            previous(kind, error, trace)
+    Some at once, before the error is seen here, some while Python ends.
+    """
+    excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 
-    sys.excepthook = hook
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
+
+    def exception(kind, error, trace) -> None:
+        if not late(error):
+            excepthook(kind, error, trace)
+
+    def unraisable(args) -> None:
+        if not late(args.exc_value):
+            unraisablehook(args)
+
+    sys.excepthook, sys.unraisablehook = exception, unraisable

@@ -1,5 +1,6 @@
 """The `tempo` command against a stand-in model: arguments, streams, exit statuses."""
 
+import inspect
 import io
 import json
 import os
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import tempo_jax
-from tempo_jax import cli, progress
+from tempo_jax import cli, cli_options, progress
 from tempo_jax.errors import TempoError
+from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer, Segment
 
 REPO = Path(__file__).resolve().parent.parent
@@ -61,7 +63,7 @@ class FakeTempo:
         usage = {
             "frames": 16,
             "segments": 2,
-            "budget": options["budget"],
+            "budget": options.get("budget", Options.budget),
             "visual_tokens": 128,
             "tokens_per_frame": 8.0,
             "prompt_tokens": 160,
@@ -151,8 +153,11 @@ def test_options_arrive(fake, mode, capsys):
 
 
 def test_published_defaults(fake, capsys):
+    """What was not given is left to the system."""
     assert cli.main(["ask", "v.mp4", "What?", "--json"]) == 0
-    options = dict(fake.calls[-1][3])
+    defaults = inspect.signature(tempo_jax.Tempo.ask).parameters
+    options = {name: defaults[name].default for name in cli_options.OPEN_OPTIONS + cli_options.ASK_OPTIONS}
+    options |= fake.calls[-1][3]
     options.pop("progress")
     assert options == {
         "budget": 8192,

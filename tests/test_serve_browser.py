@@ -102,6 +102,8 @@ def test_an_example_and_two_settings_side_by_side(browser, served):
     page.get_by_label("Compare with other settings").check()
     page.locator("#tempo-ask").click()
     page.wait_for_function("document.querySelectorAll('svg.tempo-plot').length === 2")
+    one, other = (page.locator("svg.tempo-plot").nth(n).bounding_box() for n in (0, 1))
+    assert other["x"] >= one["x"] + one["width"]  # side by side
     picture(page, "compare")
     page.close()
     assert errors == []

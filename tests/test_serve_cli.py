@@ -168,8 +168,27 @@ def test_every_command_and_option_completes_in_bash(capsys):
     assert complete("tempo", "completion", "") == ["bash", "zsh", "fish"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells(capsys, shell):
+# What is said to a shell that has read the script, and what it answers.
+SHELLS = {
+    "fish": ('complete -C "tempo ask --strategy t"', {"tail", "tome"}),
+    "zsh": ('echo "$_comps[tempo]"', {"_tempo"}),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_other_shells(capsys, shell, tmp_path):
     assert cli.main(["completion", shell]) == 0
-    out = capsys.readouterr().out
-    assert "tempo" in out and "budget" in out and "{" not in out.replace("${", "").replace("() {", "")
+    script = capsys.readouterr().out
+    assert "budget" in script and "{" not in script.replace("${", "").replace("() {", "")
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here to try it")
+    (tmp_path / "script").write_text(script)
+    said, answers = SHELLS[shell]
+    start = "autoload -Uz compinit; compinit -u -D;" if shell == "zsh" else ""
+    done = subprocess.run(
+        [shell, *(["-f"] if shell == "zsh" else []), "-c", f"{start} source {tmp_path}/script; {said}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert not done.stderr and answers <= set(done.stdout.split())

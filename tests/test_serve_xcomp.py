@@ -37,6 +37,15 @@ def test_settings_that_are_not_given_are_its_own(model):
         settings.read({"strategy": "head"}, model)
 
 
+def test_the_page_starts_with_its_own_settings(model):
+    gradio = pytest.importorskip("gradio", reason="needs pip install 'tempo_jax[serve]'")
+    from tempo_jax.serve import page
+
+    with gradio.Blocks():
+        controls = page._one_set(model, "")
+    assert [control.value for control in controls] == [8192, 1024, 1024, 0.0, "local", True]
+
+
 def test_answers_are_as_if_asked_alone(model, video):
     alone = model.xcomp.ask(str(video), "what is red?", budget=300, max_new_tokens=4)
     with service_of(model) as service:

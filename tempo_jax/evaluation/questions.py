@@ -72,11 +72,11 @@ class LongVideoBench(Questions):
     benchmark = "longvideobench"
 
 
-class Minireel(Questions):
+class MinireelQuestions(Questions):  # TFDS knows a class by its name, and minireel's videos are one
     benchmark = "minireel"
 
 
-BUILDERS = {builder.benchmark: builder for builder in (LVBench, VideoMME, MLVU, LongVideoBench, Minireel)}
+BUILDERS = {builder.benchmark: builder for builder in (LVBench, VideoMME, MLVU, LongVideoBench, MinireelQuestions)}
 
 
 def questions(builder: Questions) -> list[Question]:

@@ -86,9 +86,10 @@ def build(service: Service, library: Library) -> gr.Blocks:
                     go = gr.Button("Ask", variant="primary", min_width=80, elem_id="tempo-ask")
                 controls, compare = _controls(service.model)
                 _examples(library, pick, question)
-            with gr.Column(min_width=300, scale=2):
-                first = _output("Answers")
-                with gr.Column(visible=False) as other:
+            with gr.Column(min_width=300, scale=2), gr.Row():
+                with gr.Column(min_width=280):
+                    first = _output("Answers")
+                with gr.Column(min_width=280, visible=False) as other:
                     second = _output("The same with the other settings")
         compare.change(lambda on: gr.update(visible=on), compare, other, api_visibility="private")
         pick.change(
