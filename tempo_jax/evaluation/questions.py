@@ -76,7 +76,8 @@ class MinireelQuestions(Questions):  # TFDS knows a class by its name, and minir
     benchmark = "minireel"
 
 
-BUILDERS = {builder.benchmark: builder for builder in (LVBench, VideoMME, MLVU, LongVideoBench, MinireelQuestions)}
+_ALL = (LVBench, VideoMME, MLVU, LongVideoBench, MinireelQuestions)
+BUILDERS = {builder.benchmark: builder for builder in _ALL}
 
 
 def questions(builder: Questions) -> list[Question]:
