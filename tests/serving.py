@@ -1,6 +1,7 @@
 """For tests of the server: a model that needs no computing, small videos, a service around them."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from tempo_jax.serve.files import video_file
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Done, Failed, Job, Service
 from tempo_jax.serve.store import Frames
+from tempo_jax.video.sources import Source
 from tempo_jax.video.synthetic import Clip, write_video
 
 REPO = Path(__file__).resolve().parent.parent
@@ -50,20 +52,27 @@ class FakeModel:
             frames += len(chunk)
             progress("reading the video", frames, source.num_frames)
         self.opened.append(source.name)
-        return source
+        return FakeClip(self, source)
 
     def held_bytes(self, clip):
         return self.bytes
 
-    def answer(self, clip, turns):
-        self.batches.append([turn.question for turn in turns])
+
+@dataclasses.dataclass
+class FakeClip:
+    model: FakeModel
+    source: Source
+
+    def answer(self, turns):
+        self.model.batches.append([turn.question for turn in turns])
         for turn in turns:
             try:
-                self._one(clip, turn)
+                self._one(turn)
             except Exception as error:
                 turn.error = error
 
-    def _one(self, source, turn):
+    def _one(self, turn):
+        source, model = self.source, self.model
         if "bug" in turn.question:
             raise ZeroDivisionError("a bug")
         if "mistake" in turn.question:
@@ -71,12 +80,12 @@ class FakeModel:
         words = f"{source.name} says {turn.question}".split(" ")
         for number, word in enumerate(words):
             turn.piece(" " * (number > 0) + word)
-            time.sleep(self.seconds)
+            time.sleep(model.seconds)
             if "slow" in turn.question and number == 1:
-                self.reached.set()
-                while not self.go.wait(0.01):
+                model.reached.set()
+                while not model.go.wait(0.01):
                     if turn.cancelled():
-                        self.stopped.append(turn.question)
+                        model.stopped.append(turn.question)
                         return
         count = -(-source.num_frames // 8)
         segments = [

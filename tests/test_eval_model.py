@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def test_rows_are_the_answers_of_ask(whole, copy, tiny_model):
     assert found["1024 frames, none"]["text"] == plain.text
     assert found["1024 frames, none"]["visual_tokens"] == plain.usage["visual_tokens"] == 8
     assert found["1024 frames, prune-topk"]["visual_tokens"] == 4  # one of two segments, whole
+
+
+def test_rows_that_were_lost_come_back_the_same(whole, copy, tiny_model, tmp_path):
+    """Whatever of a batch is there already."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "rows" / "0.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[::2]) + lines[1][:40])
+    (tmp_path / "report.json").unlink()
+    evaluate(config_of("lvbench", copy, tiny_model, **GRID), tmp_path)
+    assert reported(tmp_path) == reported(whole)
 
 
 def test_each_video_is_decoded_and_seen_once(copy, tiny_model, tmp_path, monkeypatch):

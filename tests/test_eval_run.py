@@ -12,6 +12,7 @@ import pytest
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.runner import Run
+from tempo_jax.inference.options import Options
 from tests import benchmark_copies as copies
 from tests.eval_runs import REPO, FakeTempo, checkpoint, config_of, evaluate
 
@@ -84,18 +85,29 @@ def test_a_video_is_opened_once_for_all_its_questions(root, tmp_path, fake):
     (tempo,) = fake
     assert sorted(tempo.opened) == [("one.mp4", 8), ("two.mp4", 8)]
     assert len(tempo.asked) == 4 * 3  # none has no use for two budgets
-    names = [(video, question) for video, question, _ in tempo.asked]
-    assert [len(list(some)) for _, some in itertools.groupby(names)] == [3] * 4  # settings side by side
+    batches = [list(some) for _, some in itertools.groupby(tempo.together)]
+    assert [len(batch) for batch in batches] == [3, 3]  # the settings of the same questions side by side
+    assert [len(batch[0]) for batch in batches] == [2, 2]  # both questions of a video together
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_are_of_one_video_and_as_large_as_asked_for(batch, root, tmp_path, fake):
+    run(root, tmp_path, batch=batch, strategy=("head", "tail"))
+    sizes = [len(some) for some in fake[0].together]
+    assert sizes == ([1] * 8 if batch == 1 else [2] * 4)
+    assert all(len({video for video, _ in some}) == 1 for some in fake[0].together)
 
 
 def test_settings_reach_the_model(root, tmp_path, fake):
-    run(root, tmp_path, strategy=("head", "prune-lastk", "none"), min_tokens=(1,), max_tokens=(8,), seed=3)
+    strategies = ("head", "prune-lastk", "none")
+    run(root, tmp_path, strategy=strategies, min_tokens=(1,), max_tokens=(8,), seed=3, batch=1)
     told = [options for _, _, options in fake[0].asked[:3]]
     limits = {"min_tokens": 1, "max_tokens": 8}
+    always = {"max_new_tokens": 16, "seed": 3}
     assert told == [
-        {"strategy": "head", "budget": 8192, **limits},
-        {"strategy": "prune-lastk", "drop_ratio": 0.5, **limits},
-        {"compress": False},
+        Options(strategy="head", budget=8192, **limits, **always),
+        Options(compress=False, **always),
+        Options(strategy="prune-lastk", drop_ratio=0.5, **limits, **always),
     ]
 
 
@@ -152,10 +164,25 @@ def test_other_settings_in_the_same_folder_are_refused(root, tmp_path, fake):
 
 
 def test_a_grid_grows_and_asks_only_what_is_new(root, tmp_path, fake):
-    run(root, tmp_path, budget=(64,), limit=3)
+    run(root, tmp_path, budget=(64,), limit=3, batch=1)
     first = len(fake[0].asked)
-    results, _ = run(root, tmp_path, budget=(64, 128))
+    results, _ = run(root, tmp_path, budget=(64, 128), batch=1)
     assert len(fake[1].asked) == 8 - first and [row["budget"] for row in results["settings"]] == [64, 128]
+
+
+def test_a_batch_that_is_done_in_part_is_asked_again_as_a_whole(root, tmp_path, fake):
+    """As what else is in a batch changes the last bits of logits; what is there stays."""
+    whole = run(root, tmp_path / "whole", budget=(64, 128))
+    cut = tmp_path / "cut"
+    run(root, cut, budget=(64, 128))
+    file = cut / "rows" / "0.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    answered = [line for line in lines if b'"failure": ""' in line]
+    file.write_bytes(b"".join(line for line in lines if line != answered[-1]))
+    assert run(root, cut, budget=(64, 128)) == whole
+    assert [len(batch) for batch in fake[-1].together] == [2] and fake[-1].opened == [("two.mp4", 8)]
+    now = file.read_bytes().splitlines(keepends=True)
+    assert len(now) == len(lines) and set(lines) - set(now) == {answered[-1]}  # it has other seconds
 
 
 def test_a_question_that_is_refused_is_one_failed_answer(root, tmp_path, fake):

@@ -4,8 +4,8 @@ import pytest
 
 from tempo_jax import demo_tokenizer
 from tempo_jax.errors import TempoError
+from tempo_jax.inference.answering import Turn
 from tempo_jax.inference.options import Options
-from tempo_jax.inference.together import Turn, answer_together
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.serve.model import TempoModel, prefix_bytes
@@ -29,7 +29,7 @@ def test_each_answer_is_as_if_asked_alone(clip):
     alone = [clip.tempo.ask(clip_frames(), q, **values(o)) for q, o in zip(QUESTIONS, options)]
     pieces = [[], [], []]
     turns = [Turn(q, o, piece=p.append) for q, o, p in zip(QUESTIONS, options, pieces)]
-    answer_together(clip, turns)
+    clip.answer(turns)
     for one, turn, piece in zip(alone, turns, pieces):
         assert turn.answer.token_ids == one.token_ids and turn.answer.text == one.text
         assert "".join(piece) == one.text
@@ -53,7 +53,7 @@ def test_a_mistake_and_a_cancelled_turn_leave_the_others(clip):
         Turn("Who?", options),
         Turn("Never", options, cancelled=lambda: True),
     ]
-    answer_together(clip, turns)
+    clip.answer(turns)
     assert turns[0].answer is None and heard
     assert isinstance(turns[1].error, TempoError)
     assert len(turns[2].answer.token_ids) == 30 or turns[2].answer.token_ids[-1] in clip.tempo.config.eos_ids

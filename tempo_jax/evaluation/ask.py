@@ -1,7 +1,7 @@
 """From questions about videos to rows: the part of a run that needs the model."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -10,15 +10,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import ahead, model, scoring
+from tempo_jax.evaluation import ahead, model, rows, scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.evaluation.fallback import random_option
 from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.videos import Videos
+from tempo_jax.inference.answering import Turn
+from tempo_jax.inference.options import PRUNING, Options
 
 Pair = tuple[Question, Setting]
+Batch = list[Pair]  # of one reading of one video
+Key = tuple[str, str]  # as rows.key
 CUT, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
 USAGE = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
 
@@ -29,39 +33,46 @@ class Asker:
     def __init__(self, config: ConfigDict, benchmark: Benchmark, videos: Videos):
         self.config, self.benchmark, self.videos = config, benchmark, videos
 
-    def rows(self, pairs: Sequence[Pair]) -> Iterator[Row]:
-        """A row for every pair, those of one video and number of frames together."""
-        readings: list[tuple[Path, list[Pair]]] = []
+    def rows(self, pairs: Sequence[Pair], done: Container[Key] = ()) -> Iterator[Row]:
+        """A row for every pair that is not done, those of one video and number of frames together.
+
+        pairs: all of these videos. The last bits of logits depend on what else is in a batch, so batches are
+        made of all pairs: one of which some are done is asked again as a whole, and gives the same answers.
+        """
+        readings: list[tuple[Path, list[Batch]]] = []
         for (video, _), some in groupby(_in_readings(pairs), key=_reading):
-            together = list(some)
+            batches = [batch for batch in _batches(list(some), self.config.batch) if _missing(batch, done)]
+            if not batches:
+                continue
             try:
-                readings.append((self.videos.find(video), together))
+                readings.append((self.videos.find(video), batches))
             except TempoError as error:
-                yield from (self._failed(*pair, str(error)) for pair in together)
+                yield from self._failures(batches, done, str(error))
         if not readings:
             return
         self.tempo = model.load(self.config)
-        jobs = [(path, self._sampling(some[0][1])) for path, some in readings]
+        jobs = [(path, self._sampling(batches[0][0][1])) for path, batches in readings]
         videos = ahead.opened(jobs, self.config.workers, self.config.ahead_mib << 20)
-        for (_, some), found in zip(readings, videos, strict=True):
-            yield from self._video(found, some)
+        for (_, batches), found in zip(readings, videos, strict=True):
+            yield from self._video(found, batches, done)
 
     def _sampling(self, setting: Setting) -> ahead.Sampling:
         config = self.config
         return ahead.Sampling(config.fps, config.min_frames, setting.max_frames, self.tempo.config.video)
 
-    def _video(self, found: ahead.Opened, pairs: Sequence[Pair]) -> Iterator[Row]:
+    def _video(self, found: ahead.Opened, batches: Sequence[Batch], done: Container[Key]) -> Iterator[Row]:
         """The rows of one reading of a video."""
         error = found.error or next((w for w in getattr(found.source, "warnings", ()) if CUT in w), "")
         clip, started = None, time.perf_counter()
         try:
             if not error:
                 prefix = self.config.reuse == "prefix"
-                clip = self.tempo.open(found.source, keep=True, prefix_cache=prefix)
+                more = {"prefix_cache": prefix, "questions": self.config.batch}
+                clip = self.tempo.open(found.source, keep=True, **more)
         except TempoError as broken:
             error = str(broken)
         if clip is None:
-            yield from (self._failed(*pair, error) for pair in pairs)
+            yield from self._failures(batches, done, error)
             return
         wait = clip.waited_seconds
         spent = {
@@ -69,24 +80,31 @@ class Asker:
             "wait": wait,
             "vision": max(0.0, time.perf_counter() - started - wait),
         }
-        shared = {stage: value / len(pairs) for stage, value in spent.items()}
+        asked = sum(map(len, batches))
+        shared = {stage: value / asked for stage, value in spent.items()}
         damage = next((w for w in found.source.warnings if DAMAGED in w), "")
-        for question, setting in pairs:
-            try:
-                row = self._answered(clip, question, setting)
-            except TempoError as refused:
-                row = self._failed(question, setting, str(refused))
-            row["damage"] = damage
-            row["seconds"] = shared | row["seconds"]
-            yield row
+        for batch in batches:
+            for row in self._batch(clip, batch):
+                row["damage"] = damage
+                row["seconds"] = shared | row["seconds"]
+                if rows.key(row) not in done:
+                    yield row
 
-    def _answered(self, clip: Any, question: Question, setting: Setting) -> Row:
-        answer = clip.ask(
-            question.prompt,
-            max_new_tokens=self.benchmark.new_tokens,
-            seed=self.config.seed,
-            **self._options(setting),
-        )
+    def _batch(self, clip: Any, batch: Batch) -> list[Row]:
+        """Questions read one after the other, their answers written together."""
+        started = time.perf_counter()
+        turns = [Turn(question.prompt, self._options(setting)) for question, setting in batch]
+        clip.answer(turns)
+        compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
+        share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
+        return [self._row_of(*pair, turn, share) for pair, turn in zip(batch, turns, strict=True)]
+
+    def _row_of(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
+        if isinstance(turn.error, TempoError):
+            return self._failed(question, setting, str(turn.error))
+        if turn.error:
+            raise turn.error
+        answer = turn.answer
         prediction = self.benchmark.parse(answer.text, question.letters, question.options)
         guess = ""
         if not prediction and self.benchmark.random_fallback:
@@ -100,17 +118,13 @@ class Asker:
             "allocation": _allocation(answer),
             "auc": scoring.relevance_auc(answer.segments, question.spans),
             "warnings": list(answer.warnings),
-            "seconds": {
-                "compress": answer.timings["compress"],
-                "answer": answer.timings["answer"],
-            },
+            "seconds": {"compress": answer.timings["compress"], "answer": seconds},
         }
 
-    def _options(self, setting: Setting) -> dict[str, Any]:
-        options = setting.options()
-        if options.get("strategy", "").startswith("prune-"):
-            options["drop_ratio"] = self.config.drop_ratio
-        return options
+    def _options(self, setting: Setting) -> Options:
+        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNING else {}
+        limits = {"max_new_tokens": self.benchmark.new_tokens, "seed": self.config.seed}
+        return Options(**setting.options(), **drop, **limits)
 
     def _row(self, question: Question, setting: Setting) -> Row:
         return {
@@ -131,6 +145,10 @@ class Asker:
             "seconds": {},
         }
 
+    def _failures(self, batches: Iterable[Batch], done: Container[Key], sentence: str) -> Iterator[Row]:
+        missing = (pair for batch in batches for pair in _missing(batch, done))
+        return (self._failed(*pair, sentence) for pair in missing)
+
     def _failed(self, question: Question, setting: Setting, sentence: str) -> Row:
         return self._row(question, setting) | {"failure": sentence}
 
@@ -141,8 +159,21 @@ def _reading(pair: Pair) -> tuple[str, int]:
 
 
 def _in_readings(pairs: Sequence[Pair]) -> list[Pair]:
-    """Settings of one question follow each other: only the first compresses anything."""
     return sorted(pairs, key=lambda pair: (*_reading(pair), pair[0].id))
+
+
+def _batches(pairs: list[Pair], size: int) -> list[Batch]:
+    """`size` questions under one setting, then the same under the next: only the first compresses."""
+    numbers = {name: number // size for number, name in enumerate(sorted({q.id for q, _ in pairs}))}
+
+    def batch(pair: Pair) -> tuple[int, str]:
+        return numbers[pair[0].id], pair[1].name
+
+    return [list(some) for _, some in groupby(sorted(pairs, key=batch), key=batch)]
+
+
+def _missing(batch: Batch, done: Container[Key]) -> Batch:
+    return [(question, setting) for question, setting in batch if (question.id, setting.name) not in done]
 
 
 def _allocation(answer: Any) -> dict[str, float] | None:

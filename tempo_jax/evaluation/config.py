@@ -49,6 +49,7 @@ def default() -> ConfigDict:
 
     config.context_length = 32_768
     config.dtype = ""  # empty: as stored
+    config.batch = 4  # questions about one video whose answers are written together
     config.reuse = "vision"  # or prefix: what is kept of a video for its further questions
     config.chunk_segments = 8  # segments at a time, per device
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over a process's own devices
@@ -105,7 +106,8 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
 
 
 _LEAST = (
-    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("chunk_segments", 1),
+    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("batch", 1),
+    ("chunk_segments", 1),
     ("workers", 0), ("ahead_mib", 1),
 )  # fmt: skip
 

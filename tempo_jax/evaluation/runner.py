@@ -67,23 +67,21 @@ class Run:
             raise TempoError(f"{path} is damaged: choose another --workdir.") from error
 
     def missing(self, done: Any) -> list[tuple[annotations.Question, settings.Setting]]:
-        """What is still to be asked, by anyone, videos in the order of their names."""
-        pairs = ((q, s) for q in self.questions for s in self.grid if (q.id, s.name) not in done)
-        return sorted(pairs, key=lambda pair: (pair[0].video, pair[0].id))
+        """What is still to be asked, by anyone."""
+        return [(q, s) for q in self.questions for s in self.grid if (q.id, s.name) not in done]
 
     def ask(self) -> None:
         """Asks this process's part of what is missing."""
         done = rows.read(self.workdir)
         names = sorted({question.video for question in self.questions})[self.process :: self.processes]
-        mine = set(names)
-        todo = [(q, s) for q, s in self.missing(done) if q.video in mine]
+        mine = [(q, s) for q in self.questions for s in self.grid if q.video in set(names)]
+        todo = sum((q.id, s.name) not in done for q, s in mine)
         if not todo:
             return
-        total = len(self.grid) * sum(q.video in mine for q in self.questions)
         writer = rows.Writer(self.workdir, self.process)
-        watch = Watch(total - len(todo), total, shown=self.process == 0)
+        watch = Watch(len(mine) - todo, len(mine), shown=self.process == 0)
         try:
-            for row in Asker(self.config, self.benchmark, self.videos).rows(todo):
+            for row in Asker(self.config, self.benchmark, self.videos).rows(mine, done):
                 writer.write(row)
                 watch.answered(row["right"])
         finally:

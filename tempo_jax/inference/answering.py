@@ -1,7 +1,8 @@
 """What an open video of any system does with a question: answer, stream, time it."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,23 @@ from tempo_jax.prompts import DEFAULT_QUESTION
 STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
 
 Progress = Callable[[str, int, int], None] | None
+
+
+@dataclasses.dataclass
+class Turn:
+    """A question and who hears of it.
+
+    piece: called with the text as it comes. cancelled: asked between pieces; once true, nothing more
+    is computed for this question. answer or error: what came of it; neither if it was cancelled.
+    """
+
+    question: str
+    options: Any  # of the system
+    piece: Callable[[str], None] = lambda text: None
+    cancelled: Callable[[], bool] = lambda: False
+    progress: Progress = None
+    answer: Answer | None = None
+    error: Exception | None = None
 
 
 class OpenVideo:
@@ -56,6 +74,23 @@ class OpenVideo:
     def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
         """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
         return self._answer(question, self.options(**options), progress, every=STREAM_TOKENS)
+
+    def answer(self, turns: Sequence[Turn]) -> None:
+        """Answers the turns, each as `ask` would up to floating-point rounding; sets their results."""
+        for turn in turns:
+            try:
+                self._answer_turn(turn)
+            except Exception as error:  # of this question alone
+                turn.error = error
+
+    def _answer_turn(self, turn: Turn) -> None:
+        if turn.cancelled():
+            return
+        for piece in self._answer(turn.question, turn.options, turn.progress, every=STREAM_TOKENS):
+            turn.piece(piece)
+            if turn.cancelled():
+                return
+        turn.answer = self.last_answer
 
     def _answer(self, question, options, progress: Progress, every: int | None) -> Iterator[str]:
         """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""

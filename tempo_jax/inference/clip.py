@@ -2,15 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets, generate, layout, programs
-from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
+from tempo_jax.inference import buckets, generate, layout, programs, together
+from tempo_jax.inference.answering import OpenVideo, Progress, Turn, checked, timings
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
@@ -47,7 +47,9 @@ class Clip(OpenVideo):
 
     options = Options
 
-    def __init__(self, tempo: "Tempo", source: Any, *, keep: bool, prefix_cache: bool = False):
+    def __init__(
+        self, tempo: "Tempo", source: Any, *, keep: bool, prefix_cache: bool = False, questions: int = 1
+    ):
         super().__init__(tempo)
         self.source = source
         self.layout = layout.plan(
@@ -56,7 +58,8 @@ class Clip(OpenVideo):
         self._keep, self._prefix_cache = keep, prefix_cache
         self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
         self._video_seconds = 0.0
-        self._last_bank: tuple[str, programs.Bank] | None = None  # of the last question
+        self._banks: dict[str, programs.Bank] = {}  # of the last questions, the newest last
+        self._most_banks = questions if keep else 0
 
     @property
     def tempo(self) -> "Tempo":
@@ -79,6 +82,10 @@ class Clip(OpenVideo):
             for _ in self._chunks(progress):
                 pass
             jax.block_until_ready(self._held)
+
+    def answer(self, turns: Sequence[Turn]) -> None:
+        """As OpenVideo.answer; greedy answers are written together."""
+        together.answer_together(self, turns)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer."""
@@ -188,9 +195,9 @@ class Clip(OpenVideo):
 
         Asked again, with another budget or strategy say, it costs nothing.
         """
-        if self._keep and self._last_bank and self._last_bank[0] == question:
+        if question in self._banks:
             self._video_seconds = 0.0
-            return self._last_bank[1]
+            return self._banks[question]
         put, compressor = self.tempo.place.put, self.tempo.model.compressor
         embedding = compressor.memory.embedding
         shape = (self.layout.padded_segments, *embedding.shape)
@@ -214,7 +221,9 @@ class Clip(OpenVideo):
             if progress and seen == total:  # else reading the video sets the pace, and is reported
                 jax.block_until_ready(bank)
                 progress("compressing", index + 1, total)
-        self._last_bank = (question, bank) if self._keep else None
+        self._banks[question] = bank
+        while len(self._banks) > self._most_banks:
+            del self._banks[next(iter(self._banks))]
         return bank
 
     def result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:

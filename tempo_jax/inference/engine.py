@@ -64,6 +64,7 @@ class Tempo:
         max_frames: int = 1024,
         keep: bool = True,
         prefix_cache: bool = False,
+        questions: int = 1,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Clip:
         """Decodes a video and runs the vision tower, once for all further questions.
@@ -73,6 +74,7 @@ class Tempo:
         prefix_cache: instead of the vision tower's output keep the compressor's keys and values of
           system prompt and video, so that a question computes only its own tokens and the memory
           tokens. `clip.held_bytes` says what is kept.
+        questions: the last so many, asked again with another budget or strategy, are not compressed again.
         Other arguments as in `ask`.
         """
         if prefix_cache and not keep:
@@ -80,7 +82,7 @@ class Tempo:
         source = open_video(
             video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
         )
-        clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache)
+        clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache, questions=questions)
         if keep:
             clip.read(progress)
         return clip

@@ -5,36 +5,20 @@ Writing an answer reads all weights once a token, however many answers are writt
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.inference import generate
-from tempo_jax.inference.answering import STREAM_TOKENS, Progress
+from tempo_jax.inference.answering import STREAM_TOKENS, Turn
 from tempo_jax.inference.buckets import power_of_two
-from tempo_jax.inference.clip import Asked, Clip
-from tempo_jax.inference.options import Options
-from tempo_jax.inference.results import Answer
 from tempo_jax.inference.text import TextStream
 
-
-@dataclasses.dataclass
-class Turn:
-    """A question and who hears of it.
-
-    piece: called with the text as it comes. cancelled: asked between pieces; once true, nothing more
-    is computed for this question. answer or error: what came of it; neither if it was cancelled.
-    """
-
-    question: str
-    options: Options
-    piece: Callable[[str], None] = lambda text: None
-    cancelled: Callable[[], bool] = lambda: False
-    progress: Progress = None
-    answer: Answer | None = None
-    error: Exception | None = None
+if TYPE_CHECKING:
+    from tempo_jax.inference.clip import Asked, Clip
 
 
 @dataclasses.dataclass
@@ -42,13 +26,13 @@ class _Row:
     """A turn whose answer is being written."""
 
     turn: Turn
-    asked: Asked
+    asked: "Asked"
     text: TextStream
     first_token: float = 0.0
     open: bool = True
 
 
-def answer_together(clip: Clip, turns: Sequence[Turn]) -> None:
+def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
     """Answers the turns, each as `Clip.ask` would up to floating-point rounding; sets their results.
 
     Greedy answers of one shape share the decode loop. Sampled ones do not: their random numbers
@@ -71,7 +55,7 @@ def answer_together(clip: Clip, turns: Sequence[Turn]) -> None:
         _write(clip, rows)
 
 
-def _write(clip: Clip, rows: list[_Row]) -> None:
+def _write(clip: "Clip", rows: list[_Row]) -> None:
     """The decode loop of rows whose states have one shape."""
     tempo, eos = clip.tempo, clip.tempo.config.eos_ids
     until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
@@ -87,7 +71,7 @@ def _write(clip: Clip, rows: list[_Row]) -> None:
             until = min(most, until + STREAM_TOKENS)
 
 
-def _hear(clip: Clip, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
+def _hear(clip: "Clip", row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
     """Passes on what is new of a row; whether it goes on."""
     if not row.open:
         return False

@@ -1,13 +1,11 @@
 """What the service needs of a model; Tempo and XComp as one."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.inference.options import Options
-from tempo_jax.inference.together import Turn, answer_together
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import Frames
 from tempo_jax.video.sources import Source
@@ -34,9 +32,6 @@ class Model(Protocol):
     def held_bytes(self, clip: Any) -> int:
         """Device memory the clip holds, or will at most."""
 
-    def answer(self, clip: Any, turns: Sequence[Turn]) -> None:
-        """Answers the turns; sets each one's answer or error."""
-
 
 class TempoModel:
     """`tempo_jax.Tempo` for the service."""
@@ -61,9 +56,6 @@ class TempoModel:
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
-
-    def answer(self, clip: Any, turns: Sequence[Turn]) -> None:
-        answer_together(clip, turns)
 
 
 def prefix_bytes(clip: Any) -> int:
@@ -97,24 +89,6 @@ class XCompModel:
     def held_bytes(self, clip: Any) -> int:
         """Visual tokens, once for each way in which scoring may cut the video into clips."""
         return clip.frames.pool(0).nbytes * clip.frames.per_clip
-
-    def answer(self, clip: Any, turns: Sequence[Turn]) -> None:
-        for turn in turns:
-            try:
-                _answer_alone(clip, turn)
-            except Exception as error:  # of this question alone
-                turn.error = error
-
-
-def _answer_alone(clip: Any, turn: Turn) -> None:
-    if turn.cancelled():
-        return
-    pieces = clip.stream(turn.question, progress=turn.progress, **dataclasses.asdict(turn.options))
-    for piece in pieces:
-        turn.piece(piece)
-        if turn.cancelled():
-            return
-    turn.answer = clip.last_answer
 
 
 def load(checkpoint: Path, name: str | None = None, dtype: str | None = None) -> Model:

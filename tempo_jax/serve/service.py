@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tempo_jax.errors import TempoError
+from tempo_jax.inference.answering import Turn
 from tempo_jax.inference.results import Answer
-from tempo_jax.inference.together import Turn
 from tempo_jax.serve.decoder import Cancelled, decoding, warm_up
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.limits import Limits
@@ -198,7 +198,7 @@ class Service:
         self._join()  # those that came while the video was being read; jobs is self._running
         turns = [self._turn(job) for job in jobs]
         if not all(turn.cancelled() for turn in turns):
-            self.model.answer(opened.clip, turns)
+            opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
                 self._tell(job, Done(turn.answer, reused, opened.seconds, opened.thumbnails, len(jobs)))
