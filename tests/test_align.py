@@ -17,6 +17,8 @@ from tempo_jax.training.loss_align import RELEVANCE_WEIGHT, SHARPNESS
 from tempo_jax.training.tasks import TASKS
 from tests.small_demo import DEMO
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TASK = TASKS["align"]
 SHAPE = Shape(pool=7, row_length=220, conversations=3, length=120)
 

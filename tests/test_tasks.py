@@ -30,6 +30,8 @@ from tempo_jax.prompts import IGNORE
 from tempo_jax.training.tasks import TASKS
 from tests.small_demo import DEMO
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
 PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm, "xcomp": XCOMP_DEMO}
 

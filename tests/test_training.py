@@ -17,6 +17,8 @@ from tempo_jax.trees import flatten, nest
 from tempo_jax.video import resize_steps
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative, weights
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def recorded():

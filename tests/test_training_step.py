@@ -14,6 +14,8 @@ from tempo_jax.training import groups, optimiser, step
 from tempo_jax.trees import flatten, nest
 from tests.systems import recorded_frames, relative, weights
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ALL = dict.fromkeys(groups.LEARNABLE, 1e-3)
 SHAPE = Shape(pool=2, row_length=512, conversations=1, length=256)
 
