@@ -29,7 +29,7 @@ def commands():
 
 @pytest.mark.parametrize("line", commands())
 def test_the_parser_takes_every_command(line):
-    words = shlex.split(line.split(" | ")[0], comments=True)
+    words = shlex.split(re.split(" [|>] ", line)[0], comments=True)
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
         cli._parser().parse_args(words)
     assert said.getvalue() == ""

@@ -99,19 +99,19 @@ class _Reader:
         return value
 
     def _message(self) -> bytes:
-        started = time.monotonic()
         try:
-            while not self._pipe.poll(POLL_SECONDS):
+            there = False
+            while not there:
+                started = time.monotonic()
+                there = self._pipe.poll(min(POLL_SECONDS, max(0.0, self._patience)))
+                self._patience -= time.monotonic() - started
                 if self._cancelled():
                     raise Cancelled
-                if time.monotonic() - started > self._patience:
+                if self._patience < 0:
                     raise TempoError(
                         f"Decoding {self._request.name} took longer than the "
                         f"{self._request.limits.decode_seconds:.0f} seconds allowed: cut it or scale it down."
                     )
-            if self._cancelled():
-                raise Cancelled
-            self._patience -= time.monotonic() - started
             return self._pipe.recv_bytes()
         except (EOFError, ConnectionError) as error:
             raise TempoError(decoder_child.too_heavy(self._request.name, self._request.limits)) from error
