@@ -21,19 +21,19 @@ def get_config() -> ConfigDict:
     config.init.tokenizer = ""
     config.optimiser.kind = "muon"
     config.rates.llm = 2e-3
-    config.steps = 400
+    config.steps = 700
     config.batch.update({"conversations": 9, "length": 400})
     forms = {"text": 0.5, "worded": 0.5}
     short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
     some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}
     whole = {**NOTED, "forms": forms, "seconds": (16, 32, 64), "budget": 110}
     config.data.sources = (
-        ConfigDict({**short, "kinds": ("when",), "budget": 24, "spare": 4, "weight": 0.08}),
-        # What comes next is learned from neighbours first, with nothing in between.
-        ConfigDict({**short, "kinds": ("order",), "budget": 36, "spare": 0, "weight": 0.4}),
-        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.12}),
-        ConfigDict({**short, "kinds": ("needle",), "budget": 32, "spare": 5, "weight": 0.08}),
-        ConfigDict({**some, "kinds": ("order", "needle", "count", "when"), "weight": 0.25}),
-        ConfigDict({**whole, "kinds": ("global",), "weight": 0.07}),
+        # What comes next is learned from neighbours first, with nothing in between; it takes the most.
+        ConfigDict({**short, "kinds": ("order",), "budget": 36, "spare": 0, "weight": 0.33}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 60, "spare": 4, "weight": 0.24}),
+        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.08}),
+        ConfigDict({**short, "kinds": ("needle", "when"), "budget": 32, "spare": 5, "weight": 0.07}),
+        ConfigDict({**some, "kinds": ("order", "needle", "count", "when"), "weight": 0.23}),
+        ConfigDict({**whole, "kinds": ("global",), "weight": 0.05}),
     )
     return config

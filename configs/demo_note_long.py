@@ -1,7 +1,7 @@
 """Demo model 5 of 8: as demo_note.py, from which this goes on, but of all lengths.
 
-Videos of 128 segments with all their notes; the short questions stay in the mixture, as what is left out is
-forgotten.
+Videos of 128 segments with all their notes, or with those of 16 or 50 segments in which nothing happens; the
+short questions stay in the mixture, as what is left out is forgotten.
 
     python train.py --config=configs/demo_note_long.py --workdir=build/demo/note_long
 """
@@ -15,16 +15,21 @@ from configs.demo_note import NOTED
 def get_config() -> ConfigDict:
     config = demo_note.get_config()
     config.init.checkpoint = "build/demo/note/model"
-    config.rates.llm = 1.5e-3
-    config.steps = 200
+    config.steps = 1000
     config.batch.update({"conversations": 3, "length": 1200})
-    short = [ConfigDict({**source, "weight": 0.25 * source["weight"]}) for source in config.data.sources]
-    long = {**NOTED, "seconds": (512, 4096), "forms": {"worded": 0.8, "text": 0.2}}
+    forms = {"text": 0.4, "worded": 0.6}
+    short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
+    some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}
+    more = {**NOTED, "forms": forms, "seconds": (512, 4096), "budget": 240, "spare": 50}
+    long = {**NOTED, "forms": {"worded": 0.7, "text": 0.3}, "seconds": (512, 4096)}
     config.data.sources = (
-        *short,
-        ConfigDict({**long, "kinds": ("needle", "when"), "budget": 340, "weight": 0.15}),
-        ConfigDict({**long, "kinds": ("count",), "budget": 340, "weight": 0.25}),
-        ConfigDict({**long, "kinds": ("order",), "budget": 340, "weight": 0.2}),
-        ConfigDict({**long, "kinds": ("global",), "budget": 700, "weight": 0.15}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 60, "spare": 4, "weight": 0.08}),
+        ConfigDict({**short, "kinds": ("count", "needle", "when"), "budget": 32, "spare": 5, "weight": 0.05}),
+        ConfigDict({**some, "kinds": ("order", "count"), "weight": 0.15}),
+        ConfigDict({**more, "kinds": ("order", "count"), "weight": 0.16}),
+        ConfigDict({**long, "kinds": ("order",), "budget": 340, "weight": 0.24}),
+        ConfigDict({**long, "kinds": ("count",), "budget": 340, "weight": 0.13}),
+        ConfigDict({**long, "kinds": ("needle", "when"), "budget": 340, "weight": 0.1}),
+        ConfigDict({**long, "kinds": ("global",), "budget": 700, "weight": 0.09}),
     )
     return config
