@@ -20,7 +20,7 @@ CORE = (
 EXTRAS = {
     "serve": ("fastapi", "gradio", "prometheus-client", "python-multipart", "uvicorn"),
     "plan": ("libtpu",),
-    "lmms-eval": ("lmms-eval",),
+    "lmms-eval": ("filelock", "lmms-eval"),
     "test": (
         *("chex", "httpx2", "hypothesis", "jinja2", "openai", "opencv-python-headless", "psutil"),
         *("pytest", "pytest-xdist", "ruff", "torch"),
