@@ -27,6 +27,11 @@ CUT, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
 USAGE = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
 
 
+def missing(pairs: Iterable[Pair], done: Container[Key]) -> list[Pair]:
+    """Those that are not done."""
+    return [(question, setting) for question, setting in pairs if (question.id, setting.name) not in done]
+
+
 class Asker:
     """Loads the model when it is first needed."""
 
@@ -41,7 +46,7 @@ class Asker:
         """
         readings: list[tuple[Path, list[Batch]]] = []
         for (video, _), some in groupby(_in_readings(pairs), key=_reading):
-            batches = [batch for batch in _batches(list(some), self.config.batch) if _missing(batch, done)]
+            batches = [batch for batch in _batches(list(some), self.config.batch) if missing(batch, done)]
             if not batches:
                 continue
             try:
@@ -66,9 +71,8 @@ class Asker:
         clip, started = None, time.perf_counter()
         try:
             if not error:
-                prefix = self.config.reuse == "prefix"
-                more = {"prefix_cache": prefix, "questions": self.config.batch}
-                clip = self.tempo.open(found.source, keep=True, **more)
+                prefix, batch = self.config.reuse == "prefix", self.config.batch
+                clip = self.tempo.open(found.source, keep=True, prefix_cache=prefix, questions=batch)
         except TempoError as broken:
             error = str(broken)
         if clip is None:
@@ -97,9 +101,9 @@ class Asker:
         clip.answer(turns)
         compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
         share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
-        return [self._row_of(*pair, turn, share) for pair, turn in zip(batch, turns, strict=True)]
+        return [self._answered(*pair, turn, share) for pair, turn in zip(batch, turns, strict=True)]
 
-    def _row_of(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
+    def _answered(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
         if isinstance(turn.error, TempoError):
             return self._failed(question, setting, str(turn.error))
         if turn.error:
@@ -146,8 +150,8 @@ class Asker:
         }
 
     def _failures(self, batches: Iterable[Batch], done: Container[Key], sentence: str) -> Iterator[Row]:
-        missing = (pair for batch in batches for pair in _missing(batch, done))
-        return (self._failed(*pair, sentence) for pair in missing)
+        pairs = (pair for batch in batches for pair in missing(batch, done))
+        return (self._failed(*pair, sentence) for pair in pairs)
 
     def _failed(self, question: Question, setting: Setting, sentence: str) -> Row:
         return self._row(question, setting) | {"failure": sentence}
@@ -170,10 +174,6 @@ def _batches(pairs: list[Pair], size: int) -> list[Batch]:
         return numbers[pair[0].id], pair[1].name
 
     return [list(some) for _, some in groupby(sorted(pairs, key=batch), key=batch)]
-
-
-def _missing(batch: Batch, done: Container[Key]) -> Batch:
-    return [(question, setting) for question, setting in batch if (question.id, setting.name) not in done]
 
 
 def _allocation(answer: Any) -> dict[str, float] | None:

@@ -106,8 +106,7 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
 
 
 _LEAST = (
-    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("batch", 1),
-    ("chunk_segments", 1),
+    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("batch", 1), ("chunk_segments", 1),
     ("workers", 0), ("ahead_mib", 1),
 )  # fmt: skip
 

@@ -4,18 +4,18 @@ A row per answer goes to workdir/rows/<process>.jsonl as it comes, and what is t
 so a run may be killed at any moment, and processes share the videos without talking to each other.
 """
 
+import itertools
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
-from tempo_jax.evaluation.ask import Asker
+from tempo_jax.evaluation.ask import Asker, Pair, missing
 from tempo_jax.evaluation.benchmarks import benchmark
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import Watch
@@ -66,16 +66,17 @@ class Run:
         except json.JSONDecodeError as error:
             raise TempoError(f"{path} is damaged: choose another --workdir.") from error
 
-    def missing(self, done: Any) -> list[tuple[annotations.Question, settings.Setting]]:
-        """What is still to be asked, by anyone."""
-        return [(q, s) for q in self.questions for s in self.grid if (q.id, s.name) not in done]
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every question under every setting."""
+        return list(itertools.product(self.questions, self.grid))
 
     def ask(self) -> None:
         """Asks this process's part of what is missing."""
         done = rows.read(self.workdir)
-        names = sorted({question.video for question in self.questions})[self.process :: self.processes]
-        mine = [(q, s) for q in self.questions for s in self.grid if q.video in set(names)]
-        todo = sum((q.id, s.name) not in done for q, s in mine)
+        names = set(sorted({question.video for question in self.questions})[self.process :: self.processes])
+        mine = [(question, setting) for question, setting in self.pairs if question.video in names]
+        todo = len(missing(mine, done))
         if not todo:
             return
         writer = rows.Writer(self.workdir, self.process)
@@ -101,7 +102,7 @@ class Run:
 
         The lines to print.
         """
-        while self.missing(rows.read(self.workdir)):
+        while missing(self.pairs, rows.read(self.workdir)):
             if not wait:
                 return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
             time.sleep(POLL_SECONDS)

@@ -30,7 +30,7 @@ class Asked:
     options: Options
     bank: programs.Bank
     selection: programs.Selection
-    prefilled: programs.Prefilled
+    prefilled: programs.Prefilled | None  # None once somebody else holds it
     sampling: generate.Sampling
     budget: int
     prompt_tokens: int

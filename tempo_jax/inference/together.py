@@ -26,8 +26,9 @@ class _Row:
     """A turn whose answer is being written."""
 
     turn: Turn
-    asked: "Asked"
+    asked: "Asked"  # without prefilled, whose keys and values are large
     text: TextStream
+    state: generate.Generation | None  # until it is joined with the others
     first_token: float = 0.0
     open: bool = True
 
@@ -43,16 +44,20 @@ def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
         if turn.cancelled():
             continue
         try:
-            asked = clip.prefill(turn.question, turn.options, turn.progress)
+            row = _read(clip, turn)
         except Exception as error:  # of this question alone
             turn.error = error
             continue
-        state, greedy = asked.prefilled.generation, turn.options.greedy
-        shape = (state.tokens_BN.shape, state.cache[0][0].shape, 0 if greedy else number + 1)
-        row = _Row(turn, asked, TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids))
-        groups.setdefault(shape, []).append(row)
+        sampled = 0 if turn.options.greedy else number + 1
+        groups.setdefault((row.state.tokens_BN.shape, row.state.cache[0][0].shape, sampled), []).append(row)
     for rows in groups.values():
         _write(clip, rows)
+
+
+def _read(clip: "Clip", turn: Turn) -> _Row:
+    asked = clip.prefill(turn.question, turn.options, turn.progress)
+    text = TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids)
+    return _Row(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.generation)
 
 
 def _write(clip: "Clip", rows: list[_Row]) -> None:
@@ -61,7 +66,9 @@ def _write(clip: "Clip", rows: list[_Row]) -> None:
     until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
     options, sampling = rows[0].asked.options, rows[0].asked.sampling
     with tempo.place():
-        state = _stacked([row.asked.prefilled.generation for row in rows])
+        state = _stacked([row.state for row in rows])
+        for row in rows:
+            row.state = None
         while any(row.open for row in rows):
             state = generate.advance(tempo.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
             tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
