@@ -1,7 +1,7 @@
 """Training batches per second, what padding takes of them, and how long a step waits for data.
 
     python benchmarks/input_pipeline.py                                # minireel at 64 px, one shard
-    python benchmarks/input_pipeline.py --config configs/demo_tempo.py # padding of a training config
+    python benchmarks/input_pipeline.py --config configs/demo_stage1.py # padding of a training config
 
 Batches are made as fast as possible first; then a step of known length (it sleeps, as a host does while
 its accelerator works) takes them, and the time it waits for the next one is the pipeline's. Padding is

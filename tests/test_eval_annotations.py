@@ -10,7 +10,8 @@ from tempo_jax.data import minireel
 from tempo_jax.data.minireel import __main__ as minireel_command
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations
-from tempo_jax.evaluation.benchmarks import BENCHMARKS, MLVU, benchmark
+from tempo_jax.evaluation.benchmarks import BENCHMARKS, MLVU
+from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.questions import BUILDERS, questions
 from tempo_jax.evaluation.videos import Videos
 from tests import benchmark_copies as copies

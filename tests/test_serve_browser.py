@@ -4,11 +4,16 @@ Not among the locked packages: pip install 'tempo_jax[serve]' playwright, and ap
 TEMPO_SCREENSHOTS names a folder to leave screenshots in.
 """
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+
+from tempo_jax.data.minireel import option_of
+from tests.serving import REPO, serving_process
 
 MISSING = "needs pip install 'tempo_jax[serve]' playwright"
 playwright = pytest.importorskip("playwright.sync_api", reason=MISSING, exc_type=ImportError)
@@ -68,6 +73,11 @@ def ask(page, question):
     page.wait_for_selector(f"text=says {question}")
 
 
+def seconds_until(page, sentence, since):
+    page.wait_for_selector(f"text={sentence}")
+    return page.evaluate("performance.now()") / 1000 - since
+
+
 def picture(page, name):
     if folder := os.environ.get("TEMPO_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
@@ -106,4 +116,28 @@ def test_an_example_and_two_settings_side_by_side(browser, served):
     assert other["x"] >= one["x"] + one["width"]  # side by side
     picture(page, "compare")
     page.close()
+    assert errors == []
+
+
+def test_the_demo_model_answers_questions_about_its_hour(browser):
+    """`tempo serve` as it starts by itself; the second answer needs neither decoding nor the vision tower."""
+    hour = (REPO / "examples" / "hour" / "questions.jsonl").read_text("utf-8").splitlines()
+    first, second = map(json.loads, hour[:2])
+    with serving_process("-m", "tempo_jax.cli", "serve", "--port", "0") as (_, address, _):
+        page, errors = open_page(browser, address, "desktop")
+        took = []
+        for row, sentence in ((first, "further questions about it save that"), (second, "was open already")):
+            page.locator("#tempo-examples").get_by_text(row["text"]).first.click()
+            asked = "text => document.querySelector('#tempo-question textarea').value.includes(text)"
+            page.wait_for_function(asked, arg=row["text"])
+            began = page.evaluate("performance.now()") / 1000
+            page.locator("#tempo-ask").click()
+            took.append(seconds_until(page, sentence, began))
+        said = [text.strip() for text in page.locator("[data-testid=bot]").all_inner_texts()]
+        picture(page, "demo")
+        page.close()
+    for row, text in zip((first, second), said, strict=True):
+        letter = re.match(r"\(?([A-D])\b", text)
+        assert option_of(letter[0] if letter else text, row["options"]) == row["answer_letter"], text
+    assert took[1] < took[0]
     assert errors == []

@@ -17,7 +17,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, optimiser, step
+from tempo_jax.training import flops, metrics, optimiser, step
 from tempo_jax.training.groups import LEARNABLE, split
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import flatten
@@ -47,6 +47,9 @@ def test_batches_hold_the_published_prompt(tokenizer):
         batch.memory_index_BL[0, 256:] == -1
     ).all()
     assert (batch.memory_index_BL[1, :128] == 256 + np.arange(128)).all()
+    stacked = jax.tree.map(lambda x: np.stack([x, x]), batch)  # as many micro-batches
+    last = [int(np.flatnonzero(row != IGNORE)[-1]) + 1 for row in batch.labels_BS]
+    assert metrics.work(stacked, 0) == (2 * (sum(last) + 24 * 16), 2 * 24)
     learned = batch.labels_BS[0] != IGNORE
     assert learned.sum() >= len(tokenizer.encode("the ball")) and not learned[prefix + suffix :].any()
 

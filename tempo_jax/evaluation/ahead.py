@@ -14,7 +14,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,11 @@ class Sampling:
     min_frames: int
     max_frames: int
     config: VideoConfig
+    sampler: Callable | None = None  # a module's own function: it goes to another process
 
     def open(self, path: Path) -> Source:
         limits = {"fps": self.fps, "min_frames": self.min_frames, "max_frames": self.max_frames}
-        return open_video(path, config=self.config, **limits)
+        return open_video(path, config=self.config, sampler=self.sampler, **limits)
 
 
 Job = tuple[Path, Sampling]

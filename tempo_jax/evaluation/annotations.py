@@ -7,6 +7,7 @@ misread gives numbers that look like any others.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,9 +16,11 @@ from pyarrow import parquet
 
 from tempo_jax.cli_options import clean_text
 from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import subtitles
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.paths import check_local
 
+OPTION = re.compile(r"\(([A-E])\)\s*(.+)")  # a line of a question that is one of its options
 NOT_OFFERED = "N/A"  # stands in LongVideoBench's option columns where there are fewer than five
 
 
@@ -40,10 +43,13 @@ class Question:
     spans: tuple[tuple[float, float], ...] = ()
 
 
-def read(benchmark: Benchmark, folder: str | Path, pattern: str = "") -> list[Question]:
+def read(
+    benchmark: Benchmark, folder: str | Path, pattern: str = "", *, subtitles: bool = False
+) -> list[Question]:
     """All questions of a benchmark's folder, in the order of its files.
 
     pattern: of the annotation file(s) below the folder, instead of the benchmark's usual ones.
+    subtitles: prompts begin with those of `folder`/subtitles.
     """
     check_local("config.data.path", folder)
     folder = Path(folder).expanduser()
@@ -56,7 +62,8 @@ def read(benchmark: Benchmark, folder: str | Path, pattern: str = "") -> list[Qu
             raise TempoError(f"{file} holds no questions: download it again.")
         columns = _columns(benchmark, rows[0], file)
         for number, row in enumerate(rows, start=1):
-            question = _Row(benchmark, columns, row, f"{file}, question {number}").question(questions)
+            said = folder / "subtitles" if subtitles else None
+            question = _Row(benchmark, columns, row, f"{file}, question {number}", said).question(questions)
             questions[question.id] = question
     return list(questions.values())
 
@@ -126,14 +133,17 @@ class _Row:
     columns: Mapping[str, str]
     row: Mapping[str, Any]
     where: str
+    subtitles: Path | None = None  # the folder of those that prompts begin with
 
     def question(self, others: Mapping[str, Question]) -> Question:
         video, text, options = self._video(), self._text("question"), self._options()
+        if self.benchmark.split and not options:
+            text, options = _split(text)
         letters = self.benchmark.letters[: len(options)] if options else self.benchmark.letters
         return Question(
             id=self._id(others, video, text, options),
             video=video,
-            prompt=self.benchmark.prompt(text, options),
+            prompt="\n".join([*self._said(), self.benchmark.prompt(text, options)]),
             letters=letters,
             options=options,
             answer=self._answer(letters),
@@ -161,6 +171,20 @@ class _Row:
         if path.is_absolute() or ".." in path.parts or "\0" in name:
             raise TempoError(f"{self.where}: the video {name!r} is outside the folder of videos: repair it.")
         return name
+
+    def _said(self) -> list[str]:
+        """The subtitles' lines, if wanted."""
+        if self.subtitles is None:
+            return []
+        name, duration = self._text("subtitles"), self._get("duration")
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise TempoError(f"{self.where}: subtitles {name!r} are outside their folder: repair it.")
+        if not isinstance(duration, int | float):
+            raise TempoError(
+                f"{self.where}: the duration is {duration!r}, but it must be seconds: repair it."
+            )
+        return subtitles.lines(self.subtitles / name, self._get("subtitles_from") or 0.0, duration)
 
     def _options(self) -> tuple[str, ...]:
         options = self._get("options")
@@ -195,6 +219,15 @@ class _Row:
         name = f"{video}/{hashlib.sha256(content).hexdigest()[:10]}"
         count = next(n for n in range(1, len(others) + 2) if _numbered(name, n) not in others)
         return _numbered(name, count)
+
+
+def _split(text: str) -> tuple[str, tuple[str, ...]]:
+    """The question, and the options that stand in lines of their own below it."""
+    head, *lines = text.split("\n")
+    options = [OPTION.fullmatch(line.strip()) for line in lines]
+    if not lines or not all(options) or [o[1] for o in options] != list("ABCDE"[: len(options)]):
+        return text, ()
+    return head, tuple(option[2] for option in options)
 
 
 def _numbered(name: str, number: int) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import ahead, model, rows, scoring
+from tempo_jax.evaluation import ahead, rows, scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.evaluation.fallback import random_option
 from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
+from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.options import PRUNING, Options
 
 Pair = tuple[Question, Setting]
 Batch = list[Pair]  # of one reading of one video
@@ -55,15 +55,11 @@ class Asker:
                 yield from self._failures(batches, done, str(error))
         if not readings:
             return
-        self.tempo = model.load(self.config)
-        jobs = [(path, self._sampling(batches[0][0][1])) for path, batches in readings]
+        self.system = SYSTEMS[self.config.system](self.config)
+        jobs = [(path, self.system.sampling(batches[0][0][1].max_frames)) for path, batches in readings]
         videos = ahead.opened(jobs, self.config.workers, self.config.ahead_mib << 20)
         for (_, batches), found in zip(readings, videos, strict=True):
             yield from self._video(found, batches, done)
-
-    def _sampling(self, setting: Setting) -> ahead.Sampling:
-        config = self.config
-        return ahead.Sampling(config.fps, config.min_frames, setting.max_frames, self.tempo.config.video)
 
     def _video(self, found: ahead.Opened, batches: Sequence[Batch], done: Container[Key]) -> Iterator[Row]:
         """The rows of one reading of a video."""
@@ -71,8 +67,7 @@ class Asker:
         clip, started = None, time.perf_counter()
         try:
             if not error:
-                prefix, batch = self.config.reuse == "prefix", self.config.batch
-                clip = self.tempo.open(found.source, keep=True, prefix_cache=prefix, questions=batch)
+                clip = self.system.open(found.source)
         except TempoError as broken:
             error = str(broken)
         if clip is None:
@@ -97,7 +92,8 @@ class Asker:
     def _batch(self, clip: Any, batch: Batch) -> list[Row]:
         """Questions read one after the other, their answers written together."""
         started = time.perf_counter()
-        turns = [Turn(question.prompt, self._options(setting)) for question, setting in batch]
+        new = self.benchmark.new_tokens
+        turns = [Turn(question.prompt, self.system.options(setting, new)) for question, setting in batch]
         clip.answer(turns)
         compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
         share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
@@ -124,11 +120,6 @@ class Asker:
             "warnings": list(answer.warnings),
             "seconds": {"compress": answer.timings["compress"], "answer": seconds},
         }
-
-    def _options(self, setting: Setting) -> Options:
-        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNING else {}
-        limits = {"max_new_tokens": self.benchmark.new_tokens, "seed": self.config.seed}
-        return Options(**setting.options(), **drop, **limits)
 
     def _row(self, question: Question, setting: Setting) -> Row:
         return {

@@ -7,7 +7,6 @@ Prompts, parsers, groups and numbers of new tokens are those of the published ev
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import parsing
 
 DIRECTLY = "Answer with the option's letter from the given choices directly."
@@ -21,11 +20,12 @@ class Benchmark:
     folders: where below it the videos may be; suffixes: what may follow a video's name.
     columns: what a question needs -> names its column may have, the first that is there counts.
     optional: the same for what may be missing.
-    before, option, after: the prompt is before + question + a line per option + after.
+    before, between, option, after: the prompt is before + question + between + a line per option + after.
     letters: of the options, in order. new_tokens: the answer's length at most.
     groups: heading -> column; a list in it puts a question into several groups.
     mean_of: the heading over whose groups the score is a plain mean; "": over all questions.
     random_fallback: a reply without a letter is scored as a random option.
+    split: options that stand in the question's own lines, as "(A) …", are taken out of it.
     """
 
     name: str
@@ -38,19 +38,21 @@ class Benchmark:
     optional: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     suffixes: tuple[str, ...] = ("", ".mp4", ".MP4", ".mkv")
     before: str = ""
+    between: str = ""
     option: str = "{option}"
     after: str = ""
     letters: str = "ABCD"
     new_tokens: int = 16
     mean_of: str = ""
     random_fallback: bool = False
+    split: bool = False
 
     def prompt(self, question: str, options: tuple[str, ...]) -> str:
         """The text of a question as it is asked; `<image>` in it is taken out, as published."""
         lines = [
             self.option.format(letter=letter, option=option) for letter, option in zip(self.letters, options)
         ]
-        asked = "\n".join([self.before + question, *lines]) + self.after
+        asked = "\n".join([self.before + question + self.between, *lines]) + self.after
         return asked.replace("<image>", "")
 
 
@@ -105,7 +107,10 @@ LONGVIDEOBENCH = Benchmark(
     ),
     folders=("videos", "", "data"),
     columns={"video": ("video_path",), "question": ("question",), "answer": ("correct_choice",)},
-    optional={"id": ("id",), "options": ("candidates",)},
+    optional={
+        "id": ("id",), "options": ("candidates",), "subtitles": ("subtitle_path",),
+        "subtitles_from": ("starting_timestamp_for_subtitles",), "duration": ("duration",),
+    },
     option="{letter}. {option}",
     after=f"\n{DIRECTLY}\n",
     letters="ABCDE",
@@ -113,7 +118,7 @@ LONGVIDEOBENCH = Benchmark(
     groups={"duration": "duration_group", "category": "question_category"},
     parse=parsing.first_letter,
     random_fallback=True,
-)
+)  # fmt: skip
 MINIREEL = Benchmark(
     name="minireel",
     title="minireel",
@@ -130,10 +135,3 @@ MINIREEL = Benchmark(
 )  # fmt: skip
 
 BENCHMARKS = {row.name: row for row in (LVBENCH, VIDEOMME, MLVU, LONGVIDEOBENCH, MINIREEL)}
-
-
-def benchmark(name: str) -> Benchmark:
-    """The row of that name; TempoError for another."""
-    if name not in BENCHMARKS:
-        raise TempoError(f"config.benchmark is {name!r}: use one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import settings
-from tempo_jax.evaluation.benchmarks import benchmark
-from tempo_jax.inference.options import FLOOR, STRATEGIES
+from tempo_jax.evaluation.protocols import benchmark
+from tempo_jax.evaluation.systems import SYSTEMS
+from tempo_jax.inference.options import FLOOR
 from tempo_jax.paths import MOUNT, url
 
 REUSE = ("vision", "prefix")
@@ -27,12 +28,14 @@ FREE = (
 def default() -> ConfigDict:
     """All fields with their types; a field that is not here is a mistake."""
     config = ConfigDict()
+    config.system = "tempo"  # or xcomp: whose prompts, frames and strategies (evaluation.systems.SYSTEMS)
     config.benchmark = ""  # a name in evaluation.benchmarks.BENCHMARKS
     config.checkpoint = "checkpoints/tempo-6b"  # native
     config.data = ConfigDict()
     config.data.path = ""  # the folder the benchmark was downloaded to
     config.data.annotations = ""  # pattern of its annotation file(s); empty: the usual ones
     config.data.videos = ""  # folder of its videos, in data.path or anywhere; empty: the usual ones
+    config.subtitles = False  # in the prompt, where a benchmark has them: longvideobench
     config.limit = 0  # questions, the first ones; 0: all
 
     # Of sampling, as published (facts/tempo.md §5.1)
@@ -41,11 +44,18 @@ def default() -> ConfigDict:
     # The grid: every question is asked under every combination. One value or several: 4096,8192
     config.max_frames = (1024,)
     config.budget = (8192,)
-    config.strategy = ("head",)  # of inference.options.STRATEGIES, or none: no compression
+    config.strategy = ("head",)  # of the system's, or none: no compression
     config.min_tokens = (FLOOR,)
     config.max_tokens = (0,)  # 0: all that the model has
     config.drop_ratio = 0.5  # of the strategies prune-*
     config.seed = 0  # of the strategy random, and of random options for replies without a letter
+
+    config.xcomp = ConfigDict()  # of the system xcomp, see its ask
+    config.xcomp.repeats = 2
+    config.xcomp.causal_scoring = True
+    config.xcomp.query_skip = -1  # tokens after the video that do not ask; -1: those of the time message
+    config.xcomp.repetition_penalty = 1.0
+    config.xcomp.repeat_short = False
 
     config.context_length = 32_768
     config.dtype = ""  # empty: as stored
@@ -61,7 +71,9 @@ def default() -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
     """Raises one TempoError that names everything wrong with the values."""
-    benchmark(config.benchmark)
+    if config.system not in SYSTEMS:
+        raise TempoError(f"config.system is {config.system!r}: use one of {', '.join(SYSTEMS)}")
+    benchmark(config.benchmark, config.system)
     problems = list(_problems(config))
     if problems:
         raise TempoError("; ".join(problems))
@@ -76,6 +88,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     for name, allowed in (("reuse", REUSE), ("dtype", DTYPES)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"
+    if config.subtitles and "subtitles" not in benchmark(config.benchmark, config.system).optional:
+        yield f"config.subtitles is True, but {config.benchmark} has none here: leave it out"
     if config.fps <= 0:
         yield f"config.fps is {config.fps}: it must be above 0"
     if not 0 <= config.drop_ratio <= 1:
@@ -90,10 +104,14 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
     for name in settings.AXES:
         if not settings.axis(config, name):
             yield f"config.{name} is empty: give at least one value"
-    known = (*STRATEGIES, settings.UNCOMPRESSED)
+    known = SYSTEMS[config.system].strategies
     for value in settings.axis(config, "strategy"):
         if value not in known:
             yield f"config.strategy has {value!r}: use some of {', '.join(known)}"
+    segments = {"min_tokens": (FLOOR,), "max_tokens": (0,)}
+    for name, default_values in segments.items() if config.system == "xcomp" else ():
+        if settings.axis(config, name) != default_values:
+            yield f"config.{name} is of Tempo's segments: leave it out with XComp, which keeps whole frames"
     for name, least in (
         ("max_frames", config.min_frames),
         ("budget", 1),
@@ -113,11 +131,14 @@ _LEAST = (
 
 def identity(config: ConfigDict) -> dict[str, Any]:
     """What an answer depends on besides its setting, as plain values: a run goes on only with the same."""
-    return {name: value for name, value in sorted(config.items()) if name not in FREE}
+    names = sorted(set(config.keys()) - set(FREE) - (set() if config.system == "xcomp" else {"xcomp"}))
+    values = ((name, config[name]) for name in names)
+    return {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in values}
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: Any) -> None:
     """TempoError when what answers depend on has changed since the run in `workdir` was begun."""
+    saved = {name: value for name, value in identity(default()).items() if name in now} | saved
     changed = [
         f"{name} was {saved.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(saved.keys() | now.keys())

@@ -4,6 +4,8 @@ Replies are text of any kind. A parser returns one of `letters`, or "" for a rep
 never raises. Quirks are kept on purpose: scores are only comparable if they are.
 """
 
+import re
+import string
 from collections.abc import Iterator
 
 from tempo_jax.data.minireel import option_of
@@ -81,6 +83,45 @@ def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str
     for phrase in STOCK_PHRASES:
         text = text.replace(phrase, "")
     return next((character for character in text if character in "ABCDE"), "")
+
+
+def first_of_four(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The same, A to D (XComp's Video-MME, facts/xcomp.md §5.1)."""
+    return first_letter(reply.replace("E", ""), letters)
+
+
+def stand_alone(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The letter that a reply begins with as "B. …", else the first that stands alone.
+
+    XComp's LVBench and MLVU. Quirk kept: small letters count, so of "a bus, so B" it is A.
+    """
+    text = reply.strip()
+    if begins := re.match(r"([A-E])\. ", text):
+        return begins[1]
+    words = "".join(" " if character in string.punctuation else character for character in text)
+    found = re.search(r"\b([A-E])\b", words, re.IGNORECASE)
+    return found[1].upper() if found else ""
+
+
+def last_mentioned(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
+    """The last letter in the first form that occurs, else the option whose words do.
+
+    XComp's LongVideoBench, as MMMU's evaluation: "(B)", then "B " and then "B."; an option's words count
+    in replies of more than five.
+    """
+    text = reply
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    for form in ("({})", "{} ", "{}."):
+        found = {letter: text.rfind(form.format(letter)) for letter in letters}
+        if max(found.values()) >= 0:
+            return max(found, key=found.get)
+    if len(text.split()) > 5:
+        lower = text.lower()
+        said = {x: lower.rfind(o.lower()) for x, o in zip(letters, options) if o and o.lower() in lower}
+        return max(said, key=said.get, default="")
+    return ""
 
 
 def by_words(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:

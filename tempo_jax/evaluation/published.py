@@ -1,6 +1,7 @@
-"""Published numbers, to stand beside ours and never to be taken for them (facts/tempo.md §5.2).
+"""Published numbers, to stand beside ours and never to be taken for them.
 
-Tempo, arXiv 2604.08120, main table: accuracy in percent and, where it says so, visual tokens per frame.
+Tempo, arXiv 2604.08120, main table: accuracy in percent and, where it says so, visual tokens per frame
+(facts/tempo.md §5.2). XComp, arXiv 2604.14149, main table (facts/xcomp.md §5.2, 5.5).
 """
 
 import dataclasses
@@ -43,6 +44,10 @@ TABLE: tuple[Published, ...] = (
     *_tempo("videomme", (57.8, 57.0), (3.4, 4.1), group="long"),
     *_tempo("lvbench", (52.7, 52.3), (2.9, 3.5)),
     Published("lvbench", "Tempo 6B", 53.7, None, 2048, 12288),
+    Published("longvideobench", "XComp 2B", 59.7),
+    Published("mlvu", "XComp 2B", 66.7, None, 1024, 4096),
+    Published("videomme", "XComp 2B", 45.6, None, 1024, 8192, "long"),
+    Published("lvbench", "XComp 2B", 46.2),
     *_others("longvideobench", gpt=66.7, flash=64.7),
     *_others("mlvu", gpt=64.6, flash=74.7, qwen=68.3),
     *_others("videomme", gpt=71.9, flash=65.3, qwen=61.9),

@@ -16,7 +16,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation.ask import Asker, Pair, missing
-from tempo_jax.evaluation.benchmarks import benchmark
+from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import Watch
 from tempo_jax.paths import check_local
@@ -35,8 +35,10 @@ class Run:
             raise TempoError(f"--process is {process}: it must be from 0 to {processes - 1} (--processes).")
         self.config, self.workdir = config, Path(workdir)
         self.process, self.processes = process, processes
-        self.benchmark, self.grid = benchmark(config.benchmark), settings.grid(config)
-        everything = annotations.read(self.benchmark, config.data.path, config.data.annotations)
+        self.benchmark, self.grid = benchmark(config.benchmark, config.system), settings.grid(config)
+        everything = annotations.read(
+            self.benchmark, config.data.path, config.data.annotations, subtitles=config.subtitles
+        )
         self.questions = everything[: config.limit or None]
         self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
         self.about = {

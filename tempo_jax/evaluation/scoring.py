@@ -33,9 +33,13 @@ def mean_interval(shares: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def relevance_auc(segments: Sequence[Segment], spans: Sequence[tuple[float, float]]) -> float | None:
-    """How well segments' relevance finds the `spans`, (start, end) in seconds, that matter; see `auc`."""
+    """How well segments' relevance finds the `spans`, (start, end) in seconds, that matter; see `auc`.
+
+    None where nothing was scored: XComp that has all frames chosen leaves NaN.
+    """
     times = [(segment.start_seconds, segment.end_seconds) for segment in segments]
-    return auc(np.array([segment.relevance for segment in segments]), overlapping(times, spans))
+    relevance = np.array([segment.relevance for segment in segments])
+    return None if np.isnan(relevance).any() else auc(relevance, overlapping(times, spans))
 
 
 def auc(scores: np.ndarray, matters: np.ndarray) -> float | None:

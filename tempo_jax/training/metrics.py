@@ -16,7 +16,7 @@ from tempo_jax.prompts import IGNORE
 from tempo_jax.training import flops
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
 
-LABELS = ("labels_BL", "labels_PL", "labels_PM")  # a batch has one of them
+LABELS = ("labels_BL", "labels_PL", "labels_PM", "labels_BS")  # a batch has one of them
 
 
 class Work(NamedTuple):
@@ -30,6 +30,8 @@ def work(batch: Any, memory_tokens: int) -> Work:
     """Counts a host batch of any task (leaves [micro-batches, rows, ...])."""
     labels = next(getattr(batch, name) for name in LABELS if hasattr(batch, name))
     tokens = _lengths(labels)
+    if hasattr(batch, "frames_B"):  # XComp's: visual tokens stand apart from the text
+        return Work(tokens + int((batch.memory_index_BL >= 0).sum()), int(batch.frames_B.sum()))
     if not hasattr(batch, "frames_PFHWC"):
         return Work(tokens, 0)
     if hasattr(batch, "memory_index_BL"):

@@ -61,6 +61,11 @@ class Clip(OpenVideo):
         return self.source.kind == "image"
 
     @property
+    def waited_seconds(self) -> float:
+        """Spent on reading and decoding."""
+        return self.frames.seconds
+
+    @property
     def message(self) -> str | None:
         """What the prompt says about the video."""
         if self.is_image:

@@ -1,0 +1,68 @@
+"""The same benchmarks as each system's authors ask them: their prompts, parsers and scores.
+
+XComp's (facts/xcomp.md §5.1): where its facts name only the parts of a prompt, line breaks between them are
+ours, and Video-MME's instruction is the one of Tempo's evaluation.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import parsing
+from tempo_jax.evaluation.benchmarks import (
+    BENCHMARKS,
+    DIRECTLY,
+    LONGVIDEOBENCH,
+    LVBENCH,
+    MINIREEL,
+    MLVU,
+    VIDEOMME,
+    Benchmark,
+)
+
+QUESTION, OPTION = "Question: ", "\nOption:"
+XCOMP = (
+    dataclasses.replace(
+        LVBENCH,
+        split=True,
+        option="{letter}. ({letter}) {option}",
+        after=f"\n{DIRECTLY}",
+        parse=parsing.stand_alone,
+    ),
+    dataclasses.replace(
+        VIDEOMME,
+        before=VIDEOMME.before + QUESTION,
+        between=OPTION,
+        after=f"\n{DIRECTLY}",
+        parse=parsing.first_of_four,
+    ),
+    dataclasses.replace(
+        MLVU,
+        split=True,
+        before=QUESTION,
+        between=OPTION,
+        option="({letter}) {option}",
+        after=f"\n{DIRECTLY}",
+        parse=parsing.stand_alone,
+        mean_of="",
+    ),
+    dataclasses.replace(
+        LONGVIDEOBENCH,
+        title="LongVideoBench (val)",
+        option="({letter}). {option}",
+        parse=parsing.last_mentioned,
+    ),
+    MINIREEL,
+)
+PROTOCOLS: Mapping[str, Mapping[str, Benchmark]] = {
+    "tempo": BENCHMARKS,
+    "xcomp": {row.name: row for row in XCOMP},
+}
+
+
+def benchmark(name: str, system: str = "tempo") -> Benchmark:
+    """The row of that name, as the system's authors ask it; TempoError for another."""
+    table = PROTOCOLS[system]
+    if name not in table:
+        raise TempoError(f"config.benchmark is {name!r}: use one of {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,71 @@
+"""What a run needs of a system: which prompts, strategies and frames are its own, and how it is asked."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tempo_jax.evaluation import ahead, model
+from tempo_jax.evaluation.settings import UNCOMPRESSED, Setting
+from tempo_jax.inference.options import PRUNING, STRATEGIES, Options
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.video import Source
+from tempo_jax.xcomp import options as xcomp
+from tempo_jax.xcomp.sampling import sample_indices
+
+
+class TempoSystem:
+    """`tempo_jax.Tempo` as a config describes it; loads the checkpoint."""
+
+    strategies = (*STRATEGIES, UNCOMPRESSED)
+
+    def __init__(self, config: ConfigDict):
+        self.config, self.model = config, model.load(config)
+
+    def sampling(self, max_frames: int) -> ahead.Sampling:
+        config = self.config
+        return ahead.Sampling(config.fps, config.min_frames, max_frames, self.model.config.video)
+
+    def open(self, source: Source) -> Any:
+        """A clip that has read the source."""
+        prefix, batch = self.config.reuse == "prefix", self.config.batch
+        return self.model.open(source, keep=True, prefix_cache=prefix, questions=batch)
+
+    def options(self, setting: Setting, new_tokens: int) -> Options:
+        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNING else {}
+        return Options(**setting.options(), **drop, max_new_tokens=new_tokens, seed=self.config.seed)
+
+
+class XCompSystem:
+    """`xcomp.engine.XComp`: budgets are visual tokens of whole frames, segments are frames."""
+
+    strategies = (*xcomp.SCORERS, UNCOMPRESSED)
+
+    def __init__(self, config: ConfigDict):
+        self.config, self.model = config, model.load(config)
+
+    def sampling(self, max_frames: int) -> ahead.Sampling:
+        config = self.config
+        video = VideoConfig(segment_frames=1)
+        return ahead.Sampling(config.fps, config.min_frames, max_frames, video, sample_indices)
+
+    def open(self, source: Source) -> Any:
+        """A clip that has read the source."""
+        limits = {"min_frames": self.config.min_frames, "repeat_short": self.config.xcomp.repeat_short}
+        return self.model.open(source, **limits)
+
+    def options(self, setting: Setting, new_tokens: int) -> xcomp.Options:
+        own = self.config.xcomp
+        asked = {name: value for name, value in setting.options().items() if name in XCOMP_OPTIONS}
+        return xcomp.Options(
+            **asked,
+            max_new_tokens=new_tokens,
+            seed=self.config.seed,
+            repeats=own.repeats,
+            causal_scoring=own.causal_scoring,
+            query_skip=None if own.query_skip < 0 else own.query_skip,
+            repetition_penalty=own.repetition_penalty,
+        )
+
+
+XCOMP_OPTIONS = ("compress", "strategy", "budget")
+SYSTEMS = {"tempo": TempoSystem, "xcomp": XCompSystem}
