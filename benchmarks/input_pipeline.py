@@ -11,7 +11,6 @@ of it is padding, so a share of padding is a share of the step lost.
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import importlib.util
 import math
@@ -180,7 +179,8 @@ def of_stages(batches: int) -> None:
         tokenizer = Tokenizer(folder)
         for path in sorted((REPO / "configs").glob("tempo_6b_stage*.py")):
             config, rng, used = get_config(path), np.random.default_rng(0), Counter()
-            shape = Shape(**{field.name: config.batch[field.name] for field in dataclasses.fields(Shape)})
+            batch = config.batch
+            shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
             weights = np.array([source.get("weight", 1.0) for source in config.data.sources])
             window = []
             for _ in range(batches):

@@ -40,7 +40,6 @@ def test_the_train_step_fits_and_is_costed(planned):
     assert "splash" in text and "tpu_custom_call" in text
 
 
-@pytest.mark.xfail(reason="nothing holds rows to their chips yet: XLA splits widths and moves activations")
 def test_no_chip_gathers_the_activations_of_all(planned):
     """What is gathered is parameters, never more than the largest of them: chips keep to their own rows."""
     plan, _ = planned

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.sharding import hold_rows
+
 
 def initial_std(width: int) -> float:
     """Of random kernels with `width` inputs and of embeddings that wide: 0.02, as Qwen, at its widths."""
@@ -101,17 +103,19 @@ def layer(layers, index: int):
 def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: bool | str = False):
     """Runs `carry = body(carry, layer, index)` over layers start..stop-1.
 
-    A stack is scanned, with the rematerialisation of REMAT (True: "full"); a list is unrolled.
+    A stack is scanned, with the rematerialisation of REMAT (True: "full"); a list is unrolled. Between layers
+    chips hold their own rows.
     """
+    carry = hold_rows(carry)
     if isinstance(layers, nnx.List):
         for index in range(start, stop):
-            carry = body(carry, layers[index], index)
+            carry = hold_rows(body(carry, layers[index], index))
         return carry
     if (start, stop) != (0, layer_count(layers)):
         layers = jax.tree.map(lambda x: x[start:stop], layers)
 
     def step(carry, scanned):
-        return body(carry, *scanned), None
+        return hold_rows(body(carry, *scanned)), None
 
     policy = REMAT[{True: "full", False: "none"}.get(remat, remat)]
     step = step if policy is None else jax.checkpoint(step, prevent_cse=False, policy=policy)

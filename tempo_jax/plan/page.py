@@ -74,10 +74,9 @@ How the numbers come about:
 * One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 
-Known so far, from the step of tiny stage 3 on v5e:2x4 (2026-11-26, libtpu 0.0.42.1): the compiler splits the
-width of activations over fsdp and moves them (all-gathers of all chips' vision slices, all-reduces of all
-rows' MLP inputs), where it should gather weights. Rows have to be held to data x fsdp at block boundaries
-(`with_sharding_constraint`) before plans of Tempo-6B are worth renting by.
+Known so far, from the step of tiny stage 3 on v5e:2x4, v5p:2x2x2 and v6e:2x4 (26 November 2026, libtpu
+0.0.42.1): rows are held to their chips between layers (`sharding.hold_rows`), and no chip gathers the
+activations of others any more (`tests/test_plan_tpu.py`). Tempo-6B itself has not been compiled yet.
 """
 
 
