@@ -119,24 +119,28 @@ def test_an_example_and_two_settings_side_by_side(browser, served):
     assert errors == []
 
 
-def test_the_demo_model_answers_questions_about_its_hour(browser):
+@pytest.mark.parametrize("size", SIZES)
+def test_the_demo_model_answers_questions_about_its_hour(browser, size):
     """`tempo serve` as it starts by itself; the second answer needs neither decoding nor the vision tower."""
-    hour = (REPO / "examples" / "hour" / "questions.jsonl").read_text("utf-8").splitlines()
-    first, second = map(json.loads, hour[:2])
+    hour = REPO / "examples" / "hour"
+    rows = [json.loads(line) for line in (hour / "questions.jsonl").read_text("utf-8").splitlines()[:2]]
     with serving_process("-m", "tempo_jax.cli", "serve", "--port", "0") as (_, address, _):
-        page, errors = open_page(browser, address, "desktop")
+        page, errors = open_page(browser, address, size)
+        page.locator("#tempo-player input[type=file]").set_input_files(hour / rows[0]["video"])
+        page.wait_for_selector("#tempo-player video")
         took = []
-        for row, sentence in ((first, "further questions about it save that"), (second, "was open already")):
-            page.locator("#tempo-examples").get_by_text(row["text"]).first.click()
-            asked = "text => document.querySelector('#tempo-question textarea').value.includes(text)"
-            page.wait_for_function(asked, arg=row["text"])
+        for row, sentence in zip(rows, ("further questions about it save that", "was open already")):
+            prompt = row["conversations"][0]["value"].removeprefix("<video>\n")
+            page.locator("#tempo-question textarea").fill(prompt)
             began = page.evaluate("performance.now()") / 1000
             page.locator("#tempo-ask").click()
             took.append(seconds_until(page, sentence, began))
         said = [text.strip() for text in page.locator("[data-testid=bot]").all_inner_texts()]
-        picture(page, "demo")
+        page.locator("svg.tempo-plot .tempo-seek").nth(74).click(force=True)
+        page.wait_for_function("document.querySelector('#tempo-player video').currentTime > 2300")
+        picture(page, f"demo-{size}")
         page.close()
-    for row, text in zip((first, second), said, strict=True):
+    for row, text in zip(rows, said, strict=True):
         letter = re.match(r"\(?([A-D])\b", text)
         assert option_of(letter[0] if letter else text, row["options"]) == row["answer_letter"], text
     assert took[1] < took[0]
