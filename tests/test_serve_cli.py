@@ -1,6 +1,7 @@
 """`tempo serve`, `tempo doctor` and `tempo completion` as commands."""
 
 import json
+import os
 import re
 import shutil
 import signal
