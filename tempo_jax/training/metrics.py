@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training import flops
+from tempo_jax.training import flops, loss, loss_align, loss_llm, loss_svlm, loss_xcomp
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
-
-LABELS = ("labels_BL", "labels_PL", "labels_PM", "labels_BS")  # a batch has one of them
 
 
 class Work(NamedTuple):
@@ -28,17 +26,32 @@ class Work(NamedTuple):
 
 def work(batch: Any, memory_tokens: int) -> Work:
     """Counts a host batch of any task (leaves [micro-batches, rows, ...])."""
-    labels = next(getattr(batch, name) for name in LABELS if hasattr(batch, name))
-    tokens = _lengths(labels)
-    if hasattr(batch, "frames_B"):  # XComp's: visual tokens stand apart from the text
-        return Work(tokens + int((batch.memory_index_BL >= 0).sum()), int(batch.frames_B.sum()))
-    if not hasattr(batch, "frames_PFHWC"):
-        return Work(tokens, 0)
-    if hasattr(batch, "memory_index_BL"):
-        segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
-    else:
-        segments = int((labels != IGNORE).any(-1).sum())
-    return Work(tokens, segments * batch.frames_PFHWC.shape[2])
+    return WORK[type(batch)](batch, memory_tokens)
+
+
+def _tempo(batch: Any, memory_tokens: int) -> Work:
+    segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
+    return Work(_lengths(batch.labels_BL), segments * batch.frames_PFHWC.shape[2])
+
+
+def _of_segments(batch: Any, labels: np.ndarray) -> Work:
+    segments = int((labels != IGNORE).any(-1).sum())
+    return Work(_lengths(labels), segments * batch.frames_PFHWC.shape[2])
+
+
+def _xcomp(batch: Any, memory_tokens: int) -> Work:
+    """Visual tokens stand apart from the text."""
+    visual = int((batch.memory_index_BL >= 0).sum())
+    return Work(_lengths(batch.labels_BS) + visual, int(batch.frames_B.sum()))
+
+
+WORK: dict[type, Callable[[Any, int], Work]] = {
+    loss.Batch: _tempo,
+    loss_align.Batch: lambda batch, _: _of_segments(batch, batch.labels_PM),
+    loss_svlm.Batch: lambda batch, _: _of_segments(batch, batch.labels_PL),
+    loss_llm.Batch: lambda batch, _: Work(_lengths(batch.labels_BL), 0),
+    loss_xcomp.Batch: _xcomp,
+}
 
 
 def _lengths(labels: np.ndarray) -> int:
