@@ -144,17 +144,12 @@ def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
     return P(*parts)
 
 
-def hold_rows(x: jax.Array) -> jax.Array:
-    """Keeps activations [rows, ...] whole on the chips that have their rows, where a mesh is set.
-
-    Weights are split over fsdp along the model's width. Left alone, XLA prefers to split activations likewise
-    and to move them from chip to chip; held, it gathers the weights of one layer at a time.
-    """
+def constrain(x: jax.Array, axis: str = "none") -> jax.Array:
+    """Inside jit: axis 0 of x is split as the logical `axis`, the others not at all; no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty:
         return x
-    names = ("segments", *("none",) * (x.ndim - 1))
-    return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh))
+    return jax.lax.with_sharding_constraint(x, spec((axis, *("none",) * (x.ndim - 1)), x.shape, mesh))
 
 
 def param_sharding(path: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:

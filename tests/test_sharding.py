@@ -1,6 +1,7 @@
 """The sharding table knows every parameter, and places it on any mesh."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten
+from tempo_jax.trees import flatten, nest
 
 QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)
 MLP = dataclasses.replace(cfg.TINY, projector="mlp2x_gelu")
@@ -107,3 +108,24 @@ def test_a_callers_mesh_becomes_auto_and_must_have_our_axes():
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto} and mesh.shape["fsdp"] == 2
     with pytest.raises(TempoError, match="x, y where data, fsdp, tensor are needed"):
         sharding.adopt(jax.make_mesh((4, 2), ("x", "y")))
+
+
+def test_between_layers_weights_travel_and_activations_do_not():
+    """Gradients of a decoder over eight chips: whatever the compiler moves has the shape of a parameter."""
+    config = dataclasses.replace(cfg.DEMO.llm, hidden_size=64, vocab_size=64)
+    mesh = sharding.make_mesh(fsdp=8)
+    flat = flatten(build.parameters(build.init(config)))
+    placed = {
+        path: jax.device_put(x, sharding.param_sharding(path, x.shape, mesh)) for path, x in flat.items()
+    }
+
+    def total(params, x_BLD):
+        return build.build(config, params)(x_BLD, jnp.broadcast_to(jnp.arange(40), (16, 40))).sum()
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(total)).lower(nest(placed), jnp.zeros((16, 40, 64)))
+        text = step.compile().as_text()
+    moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all)\(", text)
+    assert moved
+    shapes = {tuple(sorted(x.shape[1:] if "layers/" in path else x.shape)) for path, x in flat.items()}
+    assert {tuple(sorted(map(int, shape.split(",")))) for shape in moved} <= shapes

@@ -13,13 +13,6 @@ from tempo_jax.sharding import RULES
 SEGMENTS = RULES["segments"]  # mesh axes the segments of a video spread over
 
 
-def constrain(x: Any, axes: Any = None) -> Any:
-    """Inside jit: spreads axis 0 of x over mesh `axes` (None: replicated); no-op without a mesh."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, jax.P(axes))
-
-
 class Placement:
     """Puts host arrays on the devices of a mesh (or on the default device) and sets the context."""
 

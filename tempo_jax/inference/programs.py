@@ -14,12 +14,12 @@ from tempo_jax import ata
 from tempo_jax.inference import generate
 from tempo_jax.inference.generate import Sampling
 from tempo_jax.inference.options import FLOOR, PRUNING
-from tempo_jax.inference.placement import SEGMENTS, constrain
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
+from tempo_jax.sharding import constrain
 
 
 class Bank(NamedTuple):
@@ -54,7 +54,7 @@ def resize(frames, *, steps: tuple, image: bool):
         resized = resize_image(frames, steps[0]) if image else resize_video(frames, steps)
         return resized.astype(jnp.uint8)
 
-    return constrain(jax.lax.map(segment, frames), SEGMENTS)
+    return constrain(jax.lax.map(segment, frames), "segments")
 
 
 @jax.jit
@@ -65,14 +65,14 @@ def see(compressor: Compressor, frames) -> Visual:
     slices = count // config.temporal_patch_size
     pixels = frames.reshape(segments * slices, config.temporal_patch_size, height, width, channels)
     patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
-    patches = constrain(patches.reshape(segments, slices, *patches.shape[1:]), SEGMENTS)
+    patches = constrain(patches.reshape(segments, slices, *patches.shape[1:]), "segments")
     return compressor.see(patches, (height // config.patch_size, width // config.patch_size))
 
 
 @jax.jit
 def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
     """Keys and values of a chunk's system prompts and videos."""
-    return [tuple(constrain(x, SEGMENTS) for x in kv) for kv in compressor.prefix(visual, rows)]
+    return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefix(visual, rows)]
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))

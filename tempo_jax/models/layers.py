@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.sharding import hold_rows
+from tempo_jax.sharding import constrain
 
 
 def initial_std(width: int) -> float:
@@ -104,18 +104,19 @@ def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: 
     """Runs `carry = body(carry, layer, index)` over layers start..stop-1.
 
     A stack is scanned, with the rematerialisation of REMAT (True: "full"); a list is unrolled. Between layers
-    chips hold their own rows.
+    chips hold their own rows of the carry, [rows, ...]: left alone, XLA splits its width as the weights are
+    over fsdp, and moves activations where it should gather the weights of one layer at a time.
     """
-    carry = hold_rows(carry)
+    carry = constrain(carry, "segments")
     if isinstance(layers, nnx.List):
         for index in range(start, stop):
-            carry = hold_rows(body(carry, layers[index], index))
+            carry = constrain(body(carry, layers[index], index), "segments")
         return carry
     if (start, stop) != (0, layer_count(layers)):
         layers = jax.tree.map(lambda x: x[start:stop], layers)
 
     def step(carry, scanned):
-        return hold_rows(body(carry, *scanned)), None
+        return constrain(body(carry, *scanned), "segments"), None
 
     policy = REMAT[{True: "full", False: "none"}.get(remat, remat)]
     step = step if policy is None else jax.checkpoint(step, prevent_cse=False, policy=policy)

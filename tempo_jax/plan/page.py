@@ -75,7 +75,7 @@ How the numbers come about:
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 
 Known so far, from the step of tiny stage 3 on v5e:2x4, v5p:2x2x2 and v6e:2x4 (26 November 2026, libtpu
-0.0.42.1): rows are held to their chips between layers (`sharding.hold_rows`), and no chip gathers the
+0.0.42.1): rows are held to their chips between layers (`models/layers.py`), and no chip gathers the
 activations of others any more (`tests/test_plan_tpu.py`). Tempo-6B itself has not been compiled yet.
 """
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.inference import generate
-from tempo_jax.inference.placement import SEGMENTS, constrain
 from tempo_jax.models.resize import resize_direct
+from tempo_jax.sharding import constrain
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import Windows
 from tempo_jax.xcomp.model import XComp
@@ -32,14 +32,14 @@ class Prompt(NamedTuple):
 def resize(frames, *, size: int):
     """uint8 [C, T, H, W, 3] to uint8 [C, T, size, size, 3], a clip at a time to bound memory."""
     return constrain(
-        jax.lax.map(lambda clip: resize_direct(clip, (size, size)).astype(jnp.uint8), frames), SEGMENTS
+        jax.lax.map(lambda clip: resize_direct(clip, (size, size)).astype(jnp.uint8), frames), "segments"
     )
 
 
 @functools.partial(jax.jit, donate_argnames=("pool",))
 def see(model: XComp, pool, frames, start):
     """The pool [M, D] with the visual tokens of C clips, uint8 [C, T, H, W, 3], from row `start` on."""
-    tokens = constrain(model.see(constrain(frames, SEGMENTS)))
+    tokens = constrain(model.see(constrain(frames, "segments")))
     return jax.lax.dynamic_update_slice(
         pool, tokens.reshape(-1, tokens.shape[-1]).astype(pool.dtype), (start, 0)
     )
