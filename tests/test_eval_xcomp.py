@@ -108,7 +108,7 @@ def test_prompts_begin_with_subtitles(folders):
     [
         ({"system": "temp"}, "config.system is 'temp': use one of tempo, xcomp"),
         ({"strategy": ("head",)}, "config.strategy has 'head': use some of local, global, uniform, none"),
-        ({"max_tokens": (8,)}, "config.max_tokens is of Tempo's segments"),
+        ({"max_tokens": (8,)}, "config.max_tokens means nothing to the system xcomp"),
         ({"subtitles": True}, "config.subtitles is True, but lvbench has none"),
     ],
 )
@@ -135,11 +135,11 @@ def test_a_run_of_before_these_fields_goes_on(tmp_path):
 
 @pytest.fixture
 def config(folders, tokenizer, monkeypatch, tmp_path):
-    """Of a small XComp, 8 of the frames of 4 s at 4 a second."""
+    """Of a small XComp, 8 of the 16 frames of 4 s at 4 a second, which are repeated to 24."""
     xcomp = tiny.micro(tokenizer)
     monkeypatch.setattr(model, "load", lambda config: xcomp)
     config = eval_xcomp.get_config("longvideobench")
-    config.update({"min_frames": 8, "budget": (128,), "workers": 0, "subtitles": True, "dtype": "float32"})
+    config.update({"min_frames": 24, "budget": (128,), "workers": 0, "subtitles": True, "dtype": "float32"})
     minireel_tokenizer.write(tmp_path / "tokenizer")
     config.checkpoint = str(checkpoint(tmp_path / "model", tmp_path / "tokenizer"))
     config.data.path = str(folders / "longvideobench")
@@ -158,12 +158,12 @@ def test_rows_are_the_answers_of_ask(config, tmp_path, folders):
         benchmark("longvideobench", "xcomp"), folders / "longvideobench", subtitles=True
     )[0]
     answer = xcomp.ask(
-        folders / "longvideobench" / "videos" / "one.mp4", question.prompt, budget=128, min_frames=8,
+        folders / "longvideobench" / "videos" / "one.mp4", question.prompt, budget=128, min_frames=24,
         max_new_tokens=32, causal_scoring=False, query_skip=3, repetition_penalty=1.1, repeat_short=True,
     )  # fmt: skip
-    assert (one["text"], one["visual_tokens"], one["frames"]) == (answer.text, 128, 16)
+    assert (one["text"], one["visual_tokens"], one["frames"]) == (answer.text, 128, 24)
     assert one["allocation"]["at_cap"] == 8
-    assert found["one_0", "1024 frames, none"]["visual_tokens"] == 256
+    assert found["one_0", "1024 frames, none"]["visual_tokens"] == 384
     assert all(found[q, "1024 frames, none"]["failure"] for q in ("missing_4", "cut_5", "empty_6"))
     report = (tmp_path / "run" / "report.md").read_text("utf-8")
     assert "*published, not measured*: XComp 2B" in report

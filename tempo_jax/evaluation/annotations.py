@@ -223,11 +223,13 @@ class _Row:
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
     """The question, and the options that stand in lines of their own below it."""
-    head, *lines = text.split("\n")
-    options = [OPTION.fullmatch(line.strip()) for line in lines]
-    if not lines or not all(options) or [o[1] for o in options] != list("ABCDE"[: len(options)]):
+    lines = text.split("\n")
+    found = [OPTION.fullmatch(line.strip()) for line in lines]
+    first = max((i for i, option in enumerate(found) if option and option[1] == "A"), default=0)
+    options = found[first:]
+    if not first or not all(options) or [o[1] for o in options] != list("ABCDE"[: len(options)]):
         return text, ()
-    return head, tuple(option[2] for option in options)
+    return "\n".join(lines[:first]), tuple(option[2] for option in options)
 
 
 def _numbered(name: str, number: int) -> str:

@@ -108,10 +108,9 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
     for value in settings.axis(config, "strategy"):
         if value not in known:
             yield f"config.strategy has {value!r}: use some of {', '.join(known)}"
-    segments = {"min_tokens": (FLOOR,), "max_tokens": (0,)}
-    for name, default_values in segments.items() if config.system == "xcomp" else ():
-        if settings.axis(config, name) != default_values:
-            yield f"config.{name} is of Tempo's segments: leave it out with XComp, which keeps whole frames"
+    for name in set(settings.AXES) - set(SYSTEMS[config.system].axes):
+        if settings.axis(config, name) != default()[name]:
+            yield f"config.{name} means nothing to the system {config.system}: leave it out"
     for name, least in (
         ("max_frames", config.min_frames),
         ("budget", 1),
@@ -131,7 +130,8 @@ _LEAST = (
 
 def identity(config: ConfigDict) -> dict[str, Any]:
     """What an answer depends on besides its setting, as plain values: a run goes on only with the same."""
-    names = sorted(set(config.keys()) - set(FREE) - (set() if config.system == "xcomp" else {"xcomp"}))
+    of_others = set(SYSTEMS) - {config.system}
+    names = sorted(set(config.keys()) - set(FREE) - of_others)
     values = ((name, config[name]) for name in names)
     return {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in values}
 

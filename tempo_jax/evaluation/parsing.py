@@ -79,15 +79,18 @@ def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str
     Quirks kept: "An apple" is A; and it is A to E whatever the question offers, so an E where there are
     four options is wrong, not unparsable.
     """
-    text = reply.strip()
-    for phrase in STOCK_PHRASES:
-        text = text.replace(phrase, "")
-    return next((character for character in text if character in "ABCDE"), "")
+    return _first(reply, "ABCDE")
 
 
 def first_of_four(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
     """The same, A to D (XComp's Video-MME, facts/xcomp.md §5.1)."""
-    return first_letter(reply.replace("E", ""), letters)
+    return _first(reply, "ABCD")
+
+
+def _first(reply: str, among: str) -> str:
+    for phrase in STOCK_PHRASES:
+        reply = reply.replace(phrase, "")
+    return next((character for character in reply if character in among), "")
 
 
 def stand_alone(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:

@@ -5,18 +5,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.evaluation import ahead, model
-from tempo_jax.evaluation.settings import UNCOMPRESSED, Setting
+from tempo_jax.evaluation.settings import AXES, UNCOMPRESSED, Setting
 from tempo_jax.inference.options import PRUNING, STRATEGIES, Options
-from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import Source
 from tempo_jax.xcomp import options as xcomp
-from tempo_jax.xcomp.sampling import sample_indices
+from tempo_jax.xcomp.sampling import VIDEO, sample_indices
 
 
 class TempoSystem:
     """`tempo_jax.Tempo` as a config describes it; loads the checkpoint."""
 
     strategies = (*STRATEGIES, UNCOMPRESSED)
+    axes = AXES  # of the grid, that mean something to it
 
     def __init__(self, config: ConfigDict):
         self.config, self.model = config, model.load(config)
@@ -39,14 +39,14 @@ class XCompSystem:
     """`xcomp.engine.XComp`: budgets are visual tokens of whole frames, segments are frames."""
 
     strategies = (*xcomp.SCORERS, UNCOMPRESSED)
+    axes = ("max_frames", "strategy", "budget")
 
     def __init__(self, config: ConfigDict):
         self.config, self.model = config, model.load(config)
 
     def sampling(self, max_frames: int) -> ahead.Sampling:
         config = self.config
-        video = VideoConfig(segment_frames=1)
-        return ahead.Sampling(config.fps, config.min_frames, max_frames, video, sample_indices)
+        return ahead.Sampling(config.fps, config.min_frames, max_frames, VIDEO, sample_indices)
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""
@@ -55,7 +55,9 @@ class XCompSystem:
 
     def options(self, setting: Setting, new_tokens: int) -> xcomp.Options:
         own = self.config.xcomp
-        asked = {name: value for name, value in setting.options().items() if name in XCOMP_OPTIONS}
+        asked = setting.options()
+        for name in set(AXES) - set(self.axes):
+            asked.pop(name, None)
         return xcomp.Options(
             **asked,
             max_new_tokens=new_tokens,
@@ -67,5 +69,4 @@ class XCompSystem:
         )
 
 
-XCOMP_OPTIONS = ("compress", "strategy", "budget")
 SYSTEMS = {"tempo": TempoSystem, "xcomp": XCompSystem}

@@ -68,13 +68,11 @@ def prefix_bytes(clip: Any) -> int:
 class XCompModel:
     """`xcomp.engine.XComp` for the service: one question after the other."""
 
-    video = VideoConfig(segment_frames=1)
-
     def __init__(self, xcomp: Any, name: str):
         from tempo_jax.xcomp import options, sampling
 
         self.xcomp, self.name = xcomp, name
-        self.sampler = sampling.sample_indices
+        self.video, self.sampler = sampling.VIDEO, sampling.sample_indices
         self.frames = Frames(sampling.FPS, sampling.MIN_FRAMES, sampling.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids

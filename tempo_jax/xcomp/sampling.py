@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
+from tempo_jax.models.config import VideoConfig
 from tempo_jax.video.sampling import check_limits
 
 GRAIN = 8  # frames; also what QC-Comp scores together
 FPS, MIN_FRAMES, MAX_FRAMES = 8.0, 128, 1024
+VIDEO = VideoConfig(segment_frames=1)  # what decoding is told; sizes are the model's own business
 
 
 def sample_indices(
