@@ -50,6 +50,21 @@ def test_prompts(name, folders):
     assert first.letters == "ABCD" and first.answer == "A"
 
 
+@pytest.mark.parametrize(
+    "text, head, options",
+    [
+        ("Who?\n(A) x\n(B) (A) y", "Who?", ("x", "(A) y")),
+        ("One.\nWho?\n(A) x\n(B) y", "One.\nWho?", ("x", "y")),
+        ("Who?\n(B) x\n(A) y", "Who?\n(B) x\n(A) y", ()),
+        ("Who?\n(A) x\nor\n(B) y", "Who?\n(A) x\nor\n(B) y", ()),
+        ("(A) x\n(B) y", "(A) x\n(B) y", ()),
+        ("Who?", "Who?", ()),
+    ],
+)
+def test_options_below_a_question(text, head, options):
+    assert annotations._split(text) == (head, options)
+
+
 def test_mlvu_is_a_share_of_all_questions():
     assert benchmark("mlvu").mean_of and not benchmark("mlvu", "xcomp").mean_of
 

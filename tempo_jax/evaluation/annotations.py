@@ -227,7 +227,8 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
     found = [OPTION.fullmatch(line.strip()) for line in lines]
     first = max((i for i, option in enumerate(found) if option and option[1] == "A"), default=0)
     options = found[first:]
-    if not first or not all(options) or [o[1] for o in options] != list("ABCDE"[: len(options)]):
+    lettered = all(options) and [o[1] for o in options] == list("ABCDE"[: len(options)])
+    if not first or len(options) < 2 or not lettered:
         return text, ()
     return "\n".join(lines[:first]), tuple(option[2] for option in options)
 
