@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", metavar="FILE", help="draw where in the video the tokens went (.png, .pdf, .svg)"
     )
     ask.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    ask.add_argument(
+        "--selector", metavar="DIR", help="an XComp checkpoint that chooses the frames Tempo compresses"
+    )
+    ask.add_argument(
+        "--selected-frames", type=options.number(int, 8), default=512, metavar="N", help="it leaves (512)"
+    )
     ask.set_defaults(run=run_ask)
 
     batch = commands.add_parser(
@@ -100,10 +106,13 @@ def run_ask(args: argparse.Namespace) -> int:
         progress("loading the model", 1, 1)
         clip_options = options.chosen(args, options.OPEN_OPTIONS)
         ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
+        video = args.video
+        if args.selector:
+            video = _part(tempo, args, question, clip_options | {"progress": progress})
         if args.json:
-            answer = tempo.ask(args.video, question, **clip_options, **ask_options)
+            answer = tempo.ask(video, question, **clip_options, **ask_options)
         else:
-            clip = tempo.open(args.video, keep=False, **clip_options)  # one question: keep nothing of it
+            clip = tempo.open(video, keep=False, **clip_options)  # one question: keep nothing of it
             _print_pieces(clip.stream(question, **ask_options), progress, out)
             answer = clip.last_answer
     for warning in answer.warnings:
@@ -116,6 +125,13 @@ def run_ask(args: argparse.Namespace) -> int:
     if args.plot:
         answer.plot(args.plot, title=question)
     return 0
+
+
+def _part(tempo: Any, args: argparse.Namespace, question: str, clip_options: dict) -> Any:
+    if not hasattr(tempo, "part"):
+        raise TempoError("--selector chooses frames for Tempo, but XComp chooses its own: leave it out.")
+    selector = options.load(options.checkpoint_folder(args.selector))
+    return tempo.part(args.video, question, selector, args.selected_frames, **clip_options)
 
 
 def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:

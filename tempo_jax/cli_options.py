@@ -17,7 +17,8 @@ from tempo_jax.errors import TempoError
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
-ASK_OPTIONS = ("budget", "strategy", "compress", "max_new_tokens", "temperature")
+LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
+ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
 
 
@@ -80,6 +81,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="compress",
         action="store_false",
         help="keep every memory token, whatever the segment's relevance",
+    )
+    add(
+        "--lp-comp",
+        choices=LP_COMP,
+        help="delete visual tokens between the LLM's layers: none (the default), suffix or prefix of a "
+        "segment's tokens stay; XComp: none, released, paper, uniform, steps (default: as the checkpoint)",
     )
     group = parser.add_argument_group("answer")
     group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")

@@ -16,6 +16,7 @@ from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
 from tempo_jax.inference.results import Answer, Inspection, Segment
 from tempo_jax.inference.text import finished_text
+from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
     from tempo_jax.inference.engine import Tempo
@@ -37,6 +38,7 @@ class Asked:
     warnings: tuple[str, ...]
     started: float  # time.perf_counter() when asked
     compressed: float  # … and when the allocation was known
+    lp_comp: in_tempo.Plan | None
 
 
 class Clip(OpenVideo):
@@ -136,15 +138,18 @@ class Clip(OpenVideo):
             length = text + int(selection.visual_rows)  # the one value the host waits for
             compressed = time.perf_counter()
             warnings += dict.fromkeys(self.source.warnings)  # complete now that the video has been read
+            bucket = buckets.bucket(length, buckets.PREFILL)
+            lp_comp = self._lp_comp(options, prompt, bucket)
             prefilled = programs.prefill(
                 tempo.model,
                 selection,
                 prompt,
                 sampling,
-                bucket=buckets.bucket(length, buckets.PREFILL),
+                bucket=bucket,
                 capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
                 greedy=options.greedy,
                 eos=tempo.config.eos_ids,
+                lp_comp=lp_comp,
             )
         return Asked(
             options,
@@ -157,6 +162,20 @@ class Clip(OpenVideo):
             tuple(warnings),
             started,
             compressed,
+            lp_comp,
+        )
+
+    def _lp_comp(self, options: Options, prompt: programs.Prompt, bucket: int) -> in_tempo.Plan | None:
+        if options.lp_comp == "none" or self.layout.is_image:
+            return None
+        config = self.tempo.config
+        return in_tempo.plan(
+            options.lp_comp,
+            config.llm.num_layers,
+            config.memory_tokens,
+            bucket=bucket,
+            segments=self.layout.padded_segments,
+            text=sum(x.size for x in prompt),
         )
 
     def _chunks(self, progress: Progress) -> Iterator[Any]:
@@ -231,20 +250,25 @@ class Clip(OpenVideo):
         relevance = np.asarray(asked.bank.relevance_S)
         allocation = np.asarray(asked.selection.allocation_S)
         visual = int(asked.selection.visual_tokens)
+        tokens, sampled = asked.prompt_tokens, (self.source.whole or self.source).num_frames
+        if asked.lp_comp is not None:
+            tokens += float(np.mean(in_tempo.layer_tokens(allocation, asked.lp_comp))) - visual
         return Answer(
             text=finished_text(tempo.tokenizer, ids, tempo.config.eos_ids),
             token_ids=[int(i) for i in ids],
             segments=tuple(
-                Segment(i, s.start_seconds, s.end_seconds, float(relevance[i]), int(allocation[i]))
+                Segment(s.index, s.start_seconds, s.end_seconds, float(relevance[i]), int(allocation[i]))
                 for i, s in enumerate(plan.times)
             ),
             usage={
-                "frames": self.source.num_frames,
+                "frames": sampled,
+                "frames_kept": self.source.num_frames,
                 "segments": plan.segments,
                 "budget": int(asked.budget),
                 "visual_tokens": visual,
-                "tokens_per_frame": visual / self.source.num_frames,
+                "tokens_per_frame": visual / sampled,
                 "prompt_tokens": asked.prompt_tokens,
+                "layer_tokens": tokens,
                 "new_tokens": len(ids),
             },
             timings=timings(asked, self._video_seconds, first_token),

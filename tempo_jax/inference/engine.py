@@ -87,6 +87,35 @@ class Tempo:
             clip.read(progress)
         return clip
 
+    def part(
+        self,
+        video: Any,
+        question: str,
+        selector: Any,
+        frames: int = 512,
+        *,
+        fps: float = 2.0,
+        min_frames: int = 4,
+        max_frames: int = 1024,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Any:
+        """What `open` and `ask` take in place of a video: its segments that `selector`, an XComp, finds best.
+
+        Arguments as in `ask`; before_tempo.choose has more.
+        """
+        from tempo_jax.xcomp import before_tempo, engine
+
+        if not isinstance(selector, engine.XComp):
+            raise TempoError(
+                f"The selector is a {type(selector).__name__}, but QC-Comp needs an XComp: load the "
+                "checkpoint of one with tempo_jax.load."
+            )
+        config = self.config.video
+        source = open_video(video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=config)
+        return before_tempo.choose(
+            selector, source, question, frames, segment_frames=config.segment_frames, progress=progress
+        )
+
     def ask(
         self,
         video: Any,
@@ -102,6 +131,9 @@ class Tempo:
         seed: int = 0,
         *,
         top_p: float = 1.0,
+        lp_comp: str = "none",
+        selector: Any = None,
+        selected_frames: int = 512,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Answer:
         """Answers one question about one video.
@@ -115,9 +147,18 @@ class Tempo:
         compress: False keeps every memory token (the published baseline); budget and strategy are
           then without effect.
         temperature, top_p, seed: 0.0 is greedy; otherwise nucleus sampling.
+        lp_comp: XComp's LP-Comp in the LLM, whose layers see fewer and fewer memory tokens of a segment: its
+          last ones ("suffix", as XComp) or its first ones ("prefix"); "none" keeps all in all layers.
+        selector: a loaded XComp, whose QC-Comp leaves `selected_frames` of the frames to Tempo where there
+          are more (xcomp/before_tempo.py).
 
         Raises TempoError, one sentence, for input that cannot be used.
         """
+        if selector is not None:
+            video = self.part(
+                video, question, selector, selected_frames, fps=fps, min_frames=min_frames,
+                max_frames=max_frames, progress=progress,
+            )  # fmt: skip
         clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
         return clip.ask(
             question,
@@ -128,6 +169,7 @@ class Tempo:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            lp_comp=lp_comp,
             progress=progress,
         )
 
@@ -143,6 +185,7 @@ class Tempo:
         compress: bool = True,
         max_new_tokens: int = 1024,
         seed: int = 0,
+        lp_comp: str = "none",
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""
         clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
@@ -153,6 +196,7 @@ class Tempo:
             compress=compress,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            lp_comp=lp_comp,
         )
 
 

@@ -54,7 +54,7 @@ def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, sha
         times: tuple[Segment, ...] = ()
         steps = (image_size(source.height, source.width, limits),)
     else:
-        times = tuple(segments(source.num_frames, source.real_fps, limits.segment_frames))
+        times = source.shown or tuple(segments(source.num_frames, source.real_fps, limits.segment_frames))
         steps = tuple(resize_steps(source.height, source.width, limits))
     count = len(times) or 1
     chunk = min(chunk, multiple(power_of_two(count), shards))

@@ -11,6 +11,7 @@ from tempo_jax.errors import TempoError
 FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
 PRUNING = {f"prune-{mode}": mode for mode in PRUNE_MODES}  # ablations: segments kept whole or dropped
 STRATEGIES = (*KEEP_STRATEGIES, "uniform", *PRUNING)
+LP_COMP = ("none", "suffix", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Options:
 
     For ablations, min_tokens and max_tokens (0: all that the model has) bound what a segment keeps, and
     the strategies prune-topk, prune-lastk and prune-random drop the share `drop_ratio` of the segments
-    (the least relevant, the most relevant, any) and keep the others whole, whatever the budget.
+    (the least relevant, the most relevant, any) and keep the others whole, whatever the budget. lp_comp, one
+    of LP_COMP: which memory tokens of a segment the LLM still sees as its layers delete the others
+    (xcomp/in_tempo.py).
     """
 
     budget: int = 8192
@@ -32,6 +35,7 @@ class Options:
     min_tokens: int = FLOOR
     max_tokens: int = 0
     drop_ratio: float = 0.5
+    lp_comp: str = "none"
 
     def __post_init__(self):
         for name in ("budget", "max_new_tokens"):
@@ -47,6 +51,8 @@ class Options:
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
+        if self.lp_comp not in LP_COMP:
+            raise TempoError(f"lp_comp is {self.lp_comp!r}, but it must be one of {', '.join(LP_COMP)}.")
         if not isinstance(self.temperature, Real) or not 0 <= self.temperature <= 1e6:
             raise TempoError(f"temperature is {self.temperature!r}, but it must be from 0 (greedy) to 1e6.")
         if not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1:

@@ -20,6 +20,7 @@ from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
 from tempo_jax.sharding import constrain
+from tempo_jax.xcomp import in_tempo
 
 
 class Bank(NamedTuple):
@@ -135,7 +136,7 @@ class Prefilled(NamedTuple):
     generation: generate.Generation
 
 
-@functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos"))
+@functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
 def prefill(
     tempo: Tempo,
     selection: Selection,
@@ -146,8 +147,12 @@ def prefill(
     capacity: int,
     greedy: bool,
     eos: tuple[int, ...],
+    lp_comp: in_tempo.Plan | None = None,
 ) -> Prefilled:
-    """Packs, embeds and reads the prompt in a bucket, and chooses the first new token."""
+    """Packs, embeds and reads the prompt in a bucket, and chooses the first new token.
+
+    lp_comp: how memory tokens are deleted between the LLM's layers; None: they are not.
+    """
     kept = selection.kept_SKD
     packed = pack(
         selection.allocation_S,
@@ -159,10 +164,14 @@ def prefill(
     )
     memory = kept.reshape(-1, kept.shape[-1])
     x = tempo.assemble(packed.token_ids[None], packed.memory_index[None], memory)
-    hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
-    last = jax.lax.dynamic_index_in_dim(hidden, packed.length - 1, axis=1, keepdims=False)
+    if lp_comp is None:
+        hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
+        lengths, length = packed.length[None], packed.length
+    else:
+        where = in_tempo.places(packed, selection.allocation_S, kept.shape[1])
+        hidden, caches, lengths = in_tempo.prefill(tempo.llm, x[0], where, lp_comp)
+        length = lengths[-1, 0]
+    last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
     logits = constrain(tempo.llm.logits(last))
-    state = generate.start(
-        logits, packed.length[None], caches, sampling, capacity=capacity, greedy=greedy, eos=eos
-    )
+    state = generate.start(logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos)
     return Prefilled(last, logits, jnp.sum(x, axis=-1), state)

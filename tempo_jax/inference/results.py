@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 # The keys of Answer.usage.
-#   frames, segments   sampled frames; their segments (1 for an image)
+#   frames             sampled
+#   frames_kept        of them, those that were looked at: fewer where a selector chose
+#   segments           of those (1 for an image)
 #   budget             the token budget that was in force
 #   visual_tokens      memory tokens kept, time tags not counted; never above the budget
 #   tokens_per_frame   visual_tokens / frames
 #   prompt_tokens      length of the global LLM's prompt: text, time tags and memory tokens
+#   layer_tokens       how many of them a layer of the LLM sees, mean over layers: fewer with LP-Comp
 #   new_tokens         length of the answer
 
 

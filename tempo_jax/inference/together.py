@@ -49,7 +49,8 @@ def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
             turn.error = error
             continue
         sampled = 0 if turn.options.greedy else number + 1
-        groups.setdefault((row.state.tokens_BN.shape, row.state.cache[0][0].shape, sampled), []).append(row)
+        shapes = tuple(x.shape for x in jax.tree.leaves(row.state))
+        groups.setdefault((shapes, sampled), []).append(row)
     for rows in groups.values():
         _write(clip, rows)
 
@@ -115,7 +116,7 @@ def _stacked(states: list[generate.Generation]) -> generate.Generation:
     return generate.Generation(
         tokens_BN=join(*(s.tokens_BN for s in states)),
         count=first.count,
-        length_B=join(*(s.length_B for s in states)),
+        length_B=jnp.concatenate([s.length_B for s in states], axis=-1),
         done_B=join(*(s.done_B for s in states)),
         cache=jax.tree.map(join, *(s.cache for s in states)),
         key=first.key,

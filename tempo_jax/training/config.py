@@ -15,6 +15,7 @@ from tempo_jax.paths import MOUNT, url
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.optimiser import KINDS
 from tempo_jax.training.tasks import TASKS
+from tempo_jax.xcomp.schedule import VARIANTS
 
 DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
@@ -30,6 +31,8 @@ def default() -> ConfigDict:
     config.seed = 0
     config.task = "tempo"  # training.tasks.TASKS
     config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
+
+    config.compression = ""  # task xcomp: a name in xcomp.schedule.VARIANTS; empty: as the model has it
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
@@ -92,6 +95,11 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
     if config.model and config.model not in PRESETS:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
+    if config.compression:
+        if config.task != "xcomp":
+            yield f"config.compression is for config.task=xcomp, not {config.task}: leave it empty"
+        elif config.compression not in VARIANTS:
+            yield f"config.compression is {config.compression!r}: use one of {', '.join(VARIANTS)}"
     if not config.model and not config.init.checkpoint:
         yield "config.model and config.init.checkpoint are both empty: give one of them"
     whole = config.task not in TASKS or TASKS[config.task].kind == "tempo"

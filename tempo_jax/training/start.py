@@ -24,6 +24,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import flatten
+from tempo_jax.xcomp.schedule import VARIANTS
 
 Flat = dict[str, jax.Array]
 # Names that config.init.tokenizer may have in place of a folder -> what writes it.
@@ -54,6 +55,8 @@ def architecture(config: ConfigDict) -> Architecture:
     model = PRESETS[config.model] if config.model else found
     if isinstance(model, TempoConfig) and kind in BACKBONES:
         model = getattr(model, BACKBONES[kind])
+    if config.compression:
+        model = dataclasses.replace(model, compression=VARIANTS[config.compression])
     if not isinstance(model, KINDS[kind]):
         raise TempoError(
             f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
-from tempo_jax.video.sampling import check_limits, real_fps, sample_indices
+from tempo_jax.video.sampling import Segment, check_limits, real_fps, sample_indices
 from tempo_jax.video.sizes import check_size, image_size, resize_steps
 
 
@@ -22,7 +23,8 @@ class Source:
     video (for an image: the asked rate, which nothing uses). duration_seconds: of the whole video,
     0 for an image. height, width: of the frames as `chunks` gives them. warnings: sentences for
     the user; decoding may add to them. indices: int64 [num_frames] into total_frames. native_fps:
-    as recorded, 0 where the file does not say.
+    as recorded, 0 where the file does not say. shown, whole: of a part (`only`), its segments and the
+    video that it is a part of.
     """
 
     kind: str
@@ -37,6 +39,31 @@ class Source:
     indices: np.ndarray
     warnings: list[str]
     _read: Callable[["Source"], Iterator[np.ndarray]]
+    shown: tuple[Segment, ...] | None = None
+    whole: "Source | None" = None
+
+    def only(self, segments: Sequence[Segment]) -> "Source":
+        """The part of the video that these of its segments make, in time order.
+
+        All sampled frames are still decoded; those of other segments are let go at once.
+        """
+        kept = np.zeros(self.num_frames, bool)
+        for segment in segments:
+            kept[segment.start : segment.stop] = True
+
+        def read(part: Source) -> Iterator[np.ndarray]:
+            with contextlib.closing(self._read(part)) as frames:
+                yield from itertools.compress(frames, kept)
+
+        return dataclasses.replace(
+            self,
+            num_frames=int(kept.sum()),
+            indices=self.indices[kept],
+            warnings=list(self.warnings),
+            _read=read,
+            shown=tuple(sorted(segments, key=lambda segment: segment.start)),
+            whole=self,
+        )
 
     def chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
         """uint8 [n, height, width, 3], n = frames_per_chunk but for the last one.

@@ -77,6 +77,16 @@ class Clip(OpenVideo):
         with self.system.place():
             jax.block_until_ready(self.frames.pool(0, progress))
 
+    def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
+        """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
+        chosen = Options(**options)
+        question, _ = checked(question)
+        if SCORERS[chosen.strategy] is None:
+            raise TempoError(f"The strategy {chosen.strategy} scores nothing: use local or global.")
+        text = prompts.text(self.system.tokenizer, question, self.message)
+        with self.system.place():
+            return self._scores(question, text, _padded(text), chosen, 0, progress)
+
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer; memory holds the visual tokens of the frames that stay."""
         asked = self.prefill(question, Options(**options))
@@ -118,7 +128,7 @@ class Clip(OpenVideo):
             )
             prefilled = programs.prefill(
                 system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
-                room=room, plan=system.plan if options.compress else system.plain,
+                room=room, plan=system.plan(options),
                 capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
                 greedy=options.greedy, eos=config.eos_ids,
             )  # fmt: skip
@@ -167,7 +177,9 @@ class Clip(OpenVideo):
         windows = SCORERS[options.strategy]
         if wanted >= self.frames.count or windows is None:
             return None
-        asked = (question, windows, options.repeats, options.causal_scoring, options.query_skip)
+        asked = (
+            question, windows, options.repeats, options.causal_scoring, options.query_skip, options.lp_comp,
+        )  # fmt: skip
         if self._scored is None or self._scored[0] != asked:
             found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
             self._scored = (asked, found) if self._keep else None

@@ -10,11 +10,12 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference.placement import Placement
 from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
-from tempo_jax.models.config import XCompConfig
+from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.video import open_video
 from tempo_jax.xcomp import sampling, schedule
 from tempo_jax.xcomp.clip import Clip
+from tempo_jax.xcomp.options import Options
 
 DEFAULT_CHUNK = 4  # clips per call of the vision tower on one device
 
@@ -39,12 +40,18 @@ class XComp:
             self.model = build.build(config, build.unstack(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
-        layers, tokens = config.llm.num_layers, config.frame_tokens
-        self.plan = schedule.plan(config.compression, layers, tokens)
-        self.plain = schedule.plan(schedule.VARIANTS["none"], layers, tokens)
+        self._plan(config.compression)  # odd settings show before a video is read
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
         self.chunk_clips = chunk_clips * self.place.segment_shards
+
+    def plan(self, options: Options) -> schedule.Plan:
+        """Which tokens of a frame each layer sees."""
+        name = options.lp_comp if options.compress else "none"
+        return self._plan(self.config.compression if name is None else schedule.VARIANTS[name])
+
+    def _plan(self, settings: LPCompConfig) -> schedule.Plan:
+        return schedule.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
 
     def open(
         self,
@@ -102,6 +109,8 @@ class XComp:
         strategy: which frames stay: "local" (the paper's), "global" (its ablation) or "uniform" (evenly
           spread ones, whatever the question).
         compress: False keeps every frame and all tokens in all layers.
+        lp_comp (None): which tokens of a frame the LLM's layers see, a name in schedule.VARIANTS; None as the
+          checkpoint has it.
         repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
           scoring and decoding; docs/xcomp.md has the released values.
         """

@@ -22,7 +22,7 @@ FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # bu
 
 
 class Frames:
-    """`count` frames, `numbers` of which say where in the video they are.
+    """`count` frames, `numbers` of which say where in the video they are, `order` which of the sampled ones.
 
     least: the frames of a shorter video are repeated to so many. The tower runs once per clip and alignment:
     pools of visual tokens are kept by where their clips start, modulo the clips' length.
@@ -31,8 +31,8 @@ class Frames:
     def __init__(self, system: "XComp", source: Any, least: int = 0):
         self.system, self.source = system, source
         numbers = np.asarray(source.indices)
-        self._order = repeat(len(numbers), least)
-        self.numbers = numbers[self._order]
+        self.order = repeat(len(numbers), least)
+        self.numbers = numbers[self.order]
         self.count = len(self.numbers)
         self.per_clip = 1 if source.kind == "image" else system.config.clip_frames
         self.seconds = 0.0  # spent on reading and decoding
@@ -90,7 +90,7 @@ class Frames:
         if self._pixels is None:
             started = time.perf_counter()
             found = np.concatenate(list(self._resized(progress)))[: self.source.num_frames]
-            self._pixels = found if len(found) == self.count else found[self._order]
+            self._pixels = found if len(found) == self.count else found[self.order]
             self.seconds = time.perf_counter() - started
         return self._pixels
 

@@ -8,6 +8,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import Options as TempoOptions
 from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.schedule import VARIANTS
 
 # How frames are chosen where they are more than the budget holds.
 SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
@@ -17,7 +18,10 @@ DEFAULT_FRAMES = 512  # that stay of longer ones
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The per-question arguments of `XComp.ask`; TempoError for values that make no sense."""
+    """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
+
+    lp_comp: a name in schedule.VARIANTS; None: as model.json has it.
+    """
 
     budget: int | None = None
     strategy: str = "local"
@@ -30,6 +34,7 @@ class Options:
     causal_scoring: bool = True
     query_skip: int | None = None
     repetition_penalty: float = 1.0
+    lp_comp: str | None = None
 
     def __post_init__(self):
         if self.strategy not in SCORERS:
@@ -47,6 +52,8 @@ class Options:
         for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
                 raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+        if self.lp_comp is not None and self.lp_comp not in VARIANTS:
+            raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
         if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
             raise TempoError(
                 f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."

@@ -53,7 +53,7 @@ def frame_scores(
             prompt,
             question,
             frames=length,
-            plan=system.plan if options.compress else system.plain,
+            plan=system.plan(options),
             layers=layers,
             windows=windows,
             causal=options.causal_scoring,

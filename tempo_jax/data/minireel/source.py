@@ -17,7 +17,7 @@ from tempo_jax.data.minireel.questions import draw_question
 from tempo_jax.data.minireel.reel import Reel
 from tempo_jax.data.minireel.segments import contrast
 from tempo_jax.data.minireel.texts import QUESTIONS
-from tempo_jax.data.minireel.told import noted
+from tempo_jax.data.minireel.told import description, noted, told
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
@@ -51,7 +51,8 @@ class MinireelSource:
     split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
     each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
     of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of FORMS.
-    kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample.
+    kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample. described:
+    before the questions the assistant says, of every segment, what is to be seen.
 
     Every reel is asked about equally often: each of its questions once, then some again until there
     are as many as a reel can have; lengths, forms and repetitions are drawn by index.
@@ -69,6 +70,7 @@ class MinireelSource:
     kinds: tuple[str, ...] = minireel.KINDS
     turns: int = 1
     as_asked: bool = False
+    described: bool = False
 
     def __post_init__(self):
         check_forms(self.forms)
@@ -102,7 +104,7 @@ class MinireelSource:
         rng = np.random.default_rng((_SALT, self.start + number, turn))
         first = turn if turn < len(questions) else int(rng.integers(len(questions)))
         others = [number for number in rng.permutation(len(questions)) if number != first]
-        conversation = []
+        conversation = description(told(reel.spec)) if self.described else []
         for number in [first, *others][: self.turns]:
             conversation += turns(questions[number], draw_form(self.forms, rng))
         sample = about(reel.spec, conversation, self.sample_fps, self.max_frames)

@@ -1,0 +1,29 @@
+"""A small XComp on minireel, second of two: supervised compression tuning, as xcomp_2b_sct.py in small.
+
+The model of xcomp_minireel.py learns to answer with LP-Comp switched on, from questions alone.
+`--config.compression=none` is the same tuning without it, to compare with (docs/xcomp.md).
+
+What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
+
+    vision     frozen   the UMT tower
+    svlm       frozen   (Tempo's, not in this model)
+    memory     frozen   (Tempo's, not in this model)
+    projector  5e-4     vision tower to LLM
+    llm        5e-4     the LLM
+
+    python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct
+"""
+
+from ml_collections import ConfigDict
+
+from configs import xcomp_minireel
+
+
+def get_config() -> ConfigDict:
+    config = xcomp_minireel.get_config()
+    config.compression = "released"
+    config.init.checkpoint = "build/xcomp/minireel/model"
+    config.rates.update({"vision": 0.0, "projector": 5e-4, "llm": 5e-4})
+    config.steps = 500
+    config.data.sources = (ConfigDict({**xcomp_minireel.REELS, "start": 100_000, "turns": 3}),)
+    return config

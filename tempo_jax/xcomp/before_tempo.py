@@ -1,0 +1,61 @@
+"""QC-Comp before Tempo's compressor: XComp says which segments are worth compressing (xcomp §3).
+
+Ours; neither system does it. XComp scores the very frames that Tempo would see. It scores eight frames
+together and Tempo compresses as many, so whole segments are kept, with the times they have in the video.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+from tempo_jax.inference.buckets import multiple
+from tempo_jax.video import Source, segments
+from tempo_jax.xcomp import select
+from tempo_jax.xcomp.clip import Clip
+from tempo_jax.xcomp.sampling import GRAIN
+
+if TYPE_CHECKING:
+    from tempo_jax.xcomp.engine import XComp
+
+FRAMES = 512  # that stay, where nothing else is asked for: what XComp keeps
+
+
+def choose(
+    xcomp: "XComp",
+    source: Source,
+    question: str,
+    frames: int = FRAMES,
+    *,
+    segment_frames: int = 8,
+    strategy: str = "local",
+    repeats: int = 2,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Source:
+    """The part of a video to ask Tempo about: the segments of the highest scores, in time order.
+
+    source: from `video.open_video`, as Tempo samples it. frames: most that stay; a video of no more is
+    returned as it is. strategy: "local", "global" or, evenly spread whatever the question, "uniform".
+    Raises TempoError for an image and for fewer frames than a segment has.
+    """
+    if source.kind == "image":
+        raise TempoError("An image has no frames to choose from: leave out the selector.")
+    if frames < segment_frames:
+        raise TempoError(f"{frames} frames are fewer than a segment's {segment_frames}: keep at least those.")
+    every = segments(source.num_frames, source.real_fps, segment_frames)
+    count = frames // segment_frames
+    if source.num_frames <= frames:
+        return source
+    if strategy == "uniform":
+        return source.only([every[i] for i in np.arange(count) * len(every) // count])
+    scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
+    means = np.array([scores[segment.start : segment.stop].mean() for segment in every])
+    return source.only([every[i] for i in select.keep(means, count)])
+
+
+def frame_scores(xcomp: "XComp", source: Source, question: str, *, progress=None, **options) -> np.ndarray:
+    """What the question pays each sampled frame, float64 [frames]; options of XComp's `ask`."""
+    clip = Clip(xcomp, source, keep=True, least=multiple(source.num_frames, GRAIN))
+    scores, order = clip.scores(question, progress=progress, **options), clip.frames.order
+    return np.bincount(order, weights=scores) / np.bincount(order)
