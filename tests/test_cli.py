@@ -14,8 +14,9 @@ import pytest
 import tempo_jax
 from tempo_jax import cli, cli_options, progress
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options
+from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.xcomp.schedule import VARIANTS
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -133,7 +134,7 @@ def test_json_is_all_of_stdout(fake, capsys):
 @pytest.mark.parametrize("mode", [[], ["--json"]])
 def test_options_arrive(fake, mode, capsys):
     given = "--budget 9 --fps 0.5 --min-frames 2 --max-frames 3 --strategy tome --no-compress"
-    given += " --max-new-tokens 5 --temperature 0.7 --checkpoint other"
+    given += " --lp-comp suffix --max-new-tokens 5 --temperature 0.7 --checkpoint other"
     Path("other").mkdir()
     assert cli.main(["ask", "v.mp4", "What?", *given.split(), *mode]) == 0
     options = {k: v for *_, call in fake.calls for k, v in call.items()}
@@ -146,10 +147,15 @@ def test_options_arrive(fake, mode, capsys):
         "max_frames": 3,
         "strategy": "tome",
         "compress": False,
+        "lp_comp": "suffix",
         "max_new_tokens": 5,
         "temperature": 0.7,
     }
     assert fake.calls[0][1] == "other"
+
+
+def test_what_may_be_chosen_is_what_the_systems_know():
+    assert set(cli_options.LP_COMP) == {*LP_COMP, *VARIANTS}
 
 
 def test_published_defaults(fake, capsys):
@@ -166,6 +172,7 @@ def test_published_defaults(fake, capsys):
         "max_frames": 1024,
         "strategy": "head",
         "compress": True,
+        "lp_comp": "none",
         "max_new_tokens": 1024,
         "temperature": 0.0,
     }
@@ -206,6 +213,8 @@ MISTAKES = [
     (["v.mp4", "q", "--temperature", "-1"], "--temperature"),
     (["v.mp4", "q", "--max-new-tokens", "0"], "--max-new-tokens"),
     (["v.mp4", "q", "--strategy", "best"], "--strategy"),
+    (["v.mp4", "q", "--lp-comp", "best"], "--lp-comp"),
+    (["v.mp4", "q", "--selected-frames", "7"], "--selected-frames"),
     (["v.mp4", "q", "--nonsense"], "--nonsense"),
     (["none.mp4", "q"], "There is no video none.mp4"),
     (["", "q"], "There is no video"),
