@@ -13,6 +13,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models import config as cfg
+from tempo_jax.models.pool import take
 from tempo_jax.trees import flatten, nest
 
 QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)
@@ -129,3 +130,36 @@ def test_between_layers_weights_travel_and_activations_do_not():
     assert moved
     shapes = {tuple(sorted(x.shape[1:] if "layers/" in path else x.shape)) for path, x in flat.items()}
     assert {tuple(sorted(map(int, shape.split(",")))) for shape in moved} <= shapes
+
+
+@pytest.mark.parametrize(("shards", "stays"), [(8, True), (1, False)])
+def test_a_chip_gathers_from_its_own_part_of_a_pool(shards, stays):
+    """Values and gradient are those of plain indexing; told of the parts, nothing crosses between chips."""
+    pool = jnp.asarray(np.random.RandomState(0).standard_normal((16 * 12, 32)), jnp.float32)
+    own = np.random.RandomState(1).randint(-1, 24, (16, 40))
+    index = jnp.asarray(np.where(own < 0, -1, own + np.arange(16)[:, None] // 2 * 24))
+
+    def total(pool):
+        rows = jnp.where((index >= 0)[..., None], take(pool, index, shards), 0.0)
+        return jnp.sum(rows * jnp.arange(40)[:, None])
+
+    def plain(pool):
+        rows = jnp.where((index >= 0)[..., None], pool[jnp.maximum(index, 0)], 0.0)
+        return jnp.sum(rows * jnp.arange(40)[:, None])
+
+    mesh = sharding.make_mesh(fsdp=8)
+    placed = jax.device_put(pool, jax.NamedSharding(mesh, jax.P("fsdp")))
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(total), out_shardings=placed.sharding)
+        text = step.lower(placed).compile().as_text()
+        np.testing.assert_allclose(step(placed), jax.grad(plain)(pool), rtol=1e-6)
+    np.testing.assert_allclose(total(pool), plain(pool), rtol=1e-6)
+    moved = re.findall(
+        r"= (?:\w+\[[\d,]+\]\S*|\(.*?\)) (?:all-gather|all-reduce|all-to-all|reduce-scatter)\(", text
+    )
+    assert (not moved) == stays
+
+
+def test_a_batch_that_does_not_divide_is_one_part():
+    pool, index = jnp.arange(12.0).reshape(6, 2), jnp.array([[5, -1, 0]])
+    np.testing.assert_array_equal(take(pool, index, 4)[0, [0, 2]], pool[jnp.array([5, 0])])

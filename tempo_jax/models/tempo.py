@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.models import pool
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
 from tempo_jax.models.decoder import Decoder
@@ -53,15 +54,14 @@ class Tempo(nnx.Module):
         )
         self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
 
-    def assemble(self, token_ids_BL, memory_index_BL, memory_MD) -> jax.Array:
+    def assemble(self, token_ids_BL, memory_index_BL, memory_MD, shards: int = 1) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
         memory_MD: a pool of memory tokens (compressor width, not yet projected) shared by all rows;
-        memory_index_BL: a row of the pool, -1 for text.
+        memory_index_BL: a row of the pool, -1 for text. shards: see pool.take.
         """
         text = self.llm.embed(token_ids_BL)
-        visual = self.projector(memory_MD).astype(text.dtype)
-        rows = visual[jnp.maximum(memory_index_BL, 0)]
+        rows = pool.take(self.projector(memory_MD).astype(text.dtype), memory_index_BL, shards)
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
 
 

@@ -7,6 +7,7 @@ collectives (bytes over the torus) and Pallas kernels (FLOPs at an assumed effic
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,14 @@ from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
+LONGEST = 12  # places that a plan names
+
+
+class Time(NamedTuple):
+    """What instructions of one place in our program take together."""
+
+    seconds: float
+    what: str  # hlo.Instruction.source, and the shape of one result
 
 
 class Cost(NamedTuple):
@@ -27,6 +36,7 @@ class Cost(NamedTuple):
     kernels: int  # of them in the text
     collectives: tuple[Collective, ...]
     open_loops: int  # loops whose length is not a constant: their bodies are counted once
+    longest: tuple[Time, ...] = ()  # of everything but collectives
 
     @property
     def compute_seconds(self) -> float:
@@ -60,6 +70,7 @@ def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
     matmul = other = kernel = 0.0
     kernels = open_loops = 0
     found = []
+    places: dict[str, float] = defaultdict(float)
     for run in _walk(module, module.entry, 1.0, labels):
         instruction = run.instruction
         if instruction.op == "while":
@@ -67,19 +78,25 @@ def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
         elif collectives.kind_of(instruction):
             found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
+            work = kernel_flops(instruction, module[run.computation])
+            seconds = run.trips * work / _kernel_rate(instruction, chip)
             kernels += 1
-            kernel += (
-                run.trips
-                * kernel_flops(instruction, module[run.computation])
-                / _kernel_rate(instruction, chip)
-            )
+            kernel += seconds
+            places[_place(instruction)] += seconds
         if not run.inside and instruction.cycles:
             seconds = chip.seconds(instruction.cycles) * run.trips
+            places[_place(instruction)] += seconds
             if _is_product(module, instruction):
                 matmul += seconds
             else:
                 other += seconds
-    return Cost(matmul, other, kernel, kernels, tuple(found), open_loops)
+    longest = sorted((Time(seconds, what) for what, seconds in places.items()), reverse=True)[:LONGEST]
+    return Cost(matmul, other, kernel, kernels, tuple(found), open_loops, tuple(longest))
+
+
+def _place(instruction: hlo.Instruction) -> str:
+    kind, size = next(iter(hlo.shapes(instruction.shape)), ("", ()))
+    return f"{instruction.source} {kind}[{','.join(map(str, size))}]"
 
 
 def _walk(module: hlo.Module, name: str, trips: float, labels: float) -> Iterator[_Run]:

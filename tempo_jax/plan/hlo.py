@@ -12,6 +12,7 @@ BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "bf16": 2,
     "f16": 2, "f32": 4, "f64": 8, "c64": 8, "s4": 0.5, "u4": 0.5, "f8e4m3fn": 1, "f8e5m2": 1,
 }  # fmt: skip
+_TRACED = re.compile(r"(jit|jvp|transpose|vmap|closed_call)\b")
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _STARTS = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = ")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
@@ -56,6 +57,12 @@ class Instruction:
         """Where in our program it comes from."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
+
+    @property
+    def source(self) -> str:
+        """The end of that path, without what tracing adds."""
+        parts = [p for p in self.op_name.split("/") if not _TRACED.match(p)]
+        return "/".join(parts[-3:]) or self.op
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The programs between frames and an answer as shapes on a mesh: the very ones that the engine calls."""
+"""Tempo's programs between frames and an answer as shapes on a mesh: the very ones that the engine calls."""
 
 import functools
 import math
@@ -9,19 +9,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax.checkpoint import FLOAT32_ALWAYS
-from tempo_jax.errors import TempoError
 from tempo_jax.inference import buckets, generate
 from tempo_jax.inference import programs as engine
 from tempo_jax.inference.placement import SEGMENTS
-from tempo_jax.models import build
 from tempo_jax.models.config import PRESETS, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.models.vision import grid_of, output_tokens
+from tempo_jax.plan import shapes
 from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.plan.programs import Program
-from tempo_jax.sharding import param_sharding
 from tempo_jax.training import flops
 
 # Tokens of text that no config says: an assumption for a question of a sentence or two.
@@ -34,16 +31,14 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     Caches are taken to lie by key/value head over the tensor axis, where it divides them.
     """
     ask, preset = config.ask, PRESETS[config.model]
-    if not isinstance(preset, TempoConfig):
-        raise TempoError(f"config.model is {config.model!r}, which answers no questions: choose a Tempo")
     shards = math.prod(mesh.shape[axis] for axis in SEGMENTS)
     segments = -(-ask.frames // preset.video.segment_frames)
     chunk = min(ask.chunk_segments * shards, buckets.multiple(buckets.power_of_two(segments), shards))
     chunks = -(-segments // chunk)
-    model = _model(preset, jnp.dtype(config.dtype), mesh)
+    model = shapes.model(preset, jnp.dtype(config.dtype), mesh)
     compressor, text = model.compressor, preset.compressor.text
 
-    frames = _shape(mesh, (chunk, preset.video.segment_frames, *ask.size, 3), jnp.uint8, SEGMENTS)
+    frames = shapes.shape(mesh, (chunk, preset.video.segment_frames, *ask.size, 3), jnp.uint8, SEGMENTS)
     vision = sum(flops.vision(preset.compressor.vision, frames.shape))
     grid = grid_of(*ask.size, preset.compressor.vision)
     slices = preset.video.segment_frames // preset.compressor.vision.temporal_patch_size
@@ -52,8 +47,8 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
 
     visual = _spread(mesh, jax.eval_shape(engine.see, compressor, frames))
     length = buckets.multiple(tokens // chunk + TEXT, buckets.ROW)
-    row = _shape(mesh, (chunk, length), jnp.int32)
-    rows = Rows(row, row, _shape(mesh, (3, chunk, length), jnp.int32))
+    row = shapes.shape(mesh, (chunk, length), jnp.int32)
+    rows = Rows(row, row, shapes.shape(mesh, (3, chunk, length), jnp.int32))
     reading = sum(flops.decoder(text, chunk, length))
     args = (compressor, visual, rows)
     yield Program("compressor prefix", engine.read_prefix, args, {}, reading, chunk * length, chunks)
@@ -61,17 +56,17 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     padded = buckets.multiple(buckets.bucket(segments, buckets.SEGMENTS), chunk)
     dtype = model.llm.embed.embedding.dtype
     bank = engine.Bank(
-        _shape(mesh, (padded, preset.memory_tokens, text.hidden_size), dtype),
-        _shape(mesh, (padded,), jnp.float32),
+        shapes.shape(mesh, (padded, preset.memory_tokens, text.hidden_size), dtype),
+        shapes.shape(mesh, (padded,), jnp.float32),
     )
     prefix = jax.tree.map(
-        lambda x: _shape(mesh, x.shape, x.dtype, SEGMENTS), jax.eval_shape(engine.read_prefix, *args)
+        lambda x: shapes.shape(mesh, x.shape, x.dtype, SEGMENTS), jax.eval_shape(engine.read_prefix, *args)
     )
     asked = buckets.multiple(TEXT + preset.memory_tokens, buckets.ROW)
-    place, scalar = _shape(mesh, (chunk,), jnp.int32), _shape(mesh, (), jnp.int32)
-    question = _shape(mesh, (asked - preset.memory_tokens,), jnp.int32)
+    place, scalar = shapes.shape(mesh, (chunk,), jnp.int32), shapes.shape(mesh, (), jnp.int32)
+    question = shapes.shape(mesh, (asked - preset.memory_tokens,), jnp.int32)
     args = (compressor, bank, prefix, place, place, question, scalar, scalar)
-    answering = _after(text, chunk, length, asked)
+    answering = shapes.after(text, chunk, length, asked)
     yield Program("compressor question", engine.compress, args, {}, answering, chunk * asked, chunks)
 
     yield from _llm(config, preset, model, mesh, bank)
@@ -80,17 +75,15 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
 def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
     """Prefill of the budget's bucket, then one step of decoding."""
     ask, segments = config.ask, bank.memory_SKD.shape[0]
-    tags = _shape(mesh, (segments, buckets.TAG_TOKENS), jnp.int32)
-    scalar, text = _shape(mesh, (), jnp.int32), _shape(mesh, (buckets.ROW,), jnp.int32)
-    allocation = _shape(mesh, (segments,), jnp.int32)
+    tags = shapes.shape(mesh, (segments, buckets.TAG_TOKENS), jnp.int32)
+    scalar, text = shapes.shape(mesh, (), jnp.int32), shapes.shape(mesh, (buckets.ROW,), jnp.int32)
+    allocation = shapes.shape(mesh, (segments,), jnp.int32)
     selection = engine.Selection(bank.memory_SKD, allocation, scalar, scalar)
     real = -(-ask.frames // preset.video.segment_frames)
     kept = min(ask.budget, real * preset.memory_tokens)
     bucket = buckets.bucket(kept + real * (buckets.TAG_TOKENS - 3) + 2 * TEXT, buckets.PREFILL)
     capacity = buckets.bucket(ask.new_tokens, buckets.NEW_TOKENS)
-    real_number = _shape(mesh, (), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    sampling = generate.Sampling(real_number, real_number, _place(mesh, key))
+    sampling = shapes.sampling(mesh)
     options = {"greedy": True, "eos": preset.eos_ids}
     sizes = options | {"bucket": bucket, "capacity": capacity}
     args = (model, selection, engine.Prompt(text, text, tags), sampling)
@@ -98,57 +91,19 @@ def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
     yield Program("prefill", engine.prefill, args, sizes, reading, bucket, 1)
 
     prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
-    state = _spread_state(mesh, prefilled.generation, preset)
+    state = shapes.generation(mesh, prefilled.generation, preset.llm)
     floor = sum(map(shard_bytes, jax.tree.leaves((model.llm, state.cache))))
-    step = _after(preset.llm, 1, bucket, 1) + 2.0 * preset.llm.hidden_size * preset.llm.vocab_size
+    step = shapes.after(preset.llm, 1, bucket, 1) + 2.0 * preset.llm.hidden_size * preset.llm.vocab_size
     args = (model.llm, state, scalar, sampling)
     yield Program("decode step", generate.advance, args, options, step, 1, ask.new_tokens, floor_bytes=floor)
-
-
-def _model(preset: TempoConfig, dtype, mesh) -> Any:
-    """The model as the engine has it, one node per layer, of shapes with places."""
-
-    def placed(tree: dict, prefix: str = "") -> dict:
-        return {
-            key: placed(x, f"{prefix}{key}/") if isinstance(x, dict) else leaf(f"{prefix}{key}", x)
-            for key, x in tree.items()
-        }
-
-    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
-        return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
-
-    return build.build(preset, placed(build.shapes(preset, stacked=False)))
-
-
-def _place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*axes)))
-
-
-def _shape(mesh, shape, dtype, *axes) -> jax.ShapeDtypeStruct:
-    return _place(mesh, jax.ShapeDtypeStruct(tuple(shape), dtype), *axes)
 
 
 def _spread(mesh, visual) -> Any:
     """Visual tokens over the segments' axes, as see() leaves them."""
     return type(visual)(
-        _place(mesh, visual.tokens_SVD, SEGMENTS), _place(mesh, visual.deepstack_FSVD, None, SEGMENTS)
+        shapes.place(mesh, visual.tokens_SVD, SEGMENTS),
+        shapes.place(mesh, visual.deepstack_FSVD, None, SEGMENTS),
     )
-
-
-def _spread_state(mesh, state: generate.Generation, preset: TempoConfig) -> generate.Generation:
-    """Caches lie by key/value head over the tensor axis where it divides them; the rest everywhere."""
-    heads = "tensor" if preset.llm.num_kv_heads % mesh.shape["tensor"] == 0 else None
-    placed = jax.tree.map(lambda x: _place(mesh, x), state)
-    cache = jax.tree.map(lambda x: _place(mesh, x, None, None, heads, None), state.cache)
-    return placed._replace(cache=cache)
-
-
-def _after(config, rows: int, prefix: int, length: int) -> float:
-    """FLOPs of `length` further positions of rows that have `prefix`: every one of them sees the prefix."""
-    weights, scores = flops.decoder(config, rows, length)
-    heads = config.num_heads * config.head_dim
-    return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
 
 
 def _projector(preset: TempoConfig, segments: int) -> float:

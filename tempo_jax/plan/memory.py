@@ -68,16 +68,10 @@ def _values(module: hlo.Module) -> Iterator[Buffer]:
         for x in instructions if name not in inside else ():
             if x.op in _VIEWS or x.shape.startswith("(") or "S(1)" in x.shape:  # S(1): VMEM
                 continue
-            buffer = Buffer(x.bytes, x.shape.split("{")[0], _source(x))
+            buffer = Buffer(x.bytes, x.shape.split("{")[0], x.source)
             if buffer not in seen:
                 seen.add(buffer)
                 yield buffer
-
-
-def _source(x: hlo.Instruction) -> str:
-    """The end of the path in our program, without what tracing adds."""
-    parts = [p for p in x.op_name.split("/") if not re.match(r"(jit|jvp|transpose|vmap|closed_call)\b", p)]
-    return "/".join(parts[-3:]) or x.op
 
 
 class Refusal(NamedTuple):

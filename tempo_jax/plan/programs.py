@@ -28,13 +28,26 @@ class Program(NamedTuple):
 
 def of(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[Program]]:
     """The mesh and the programs of a config; TempoError where the config does not say what is planned."""
-    from tempo_jax.plan import inference, train
     from tempo_jax.training.run import make_mesh
 
-    kind = inference if "ask" in config else train
-    if kind is train and "rates" not in config:
-        raise TempoError(
-            "the config is neither a training run nor has it an `ask` part: see configs/ask_6b.py"
-        )
+    programs = _kind(config).programs
     mesh = make_mesh(config, devices)
-    return mesh, kind.programs(config, mesh)
+    return mesh, programs(config, mesh)
+
+
+def _kind(config: ConfigDict) -> Any:
+    from tempo_jax.models.config import PRESETS, TempoConfig, XCompConfig
+    from tempo_jax.plan import inference, inference_xcomp, train
+
+    if "ask" not in config:
+        if "rates" not in config:
+            raise TempoError(
+                "the config is neither a training run nor has it an `ask` part: see configs/ask_6b.py"
+            )
+        return train
+    kind = {TempoConfig: inference, XCompConfig: inference_xcomp}.get(type(PRESETS.get(config.model)))
+    if kind is None:
+        raise TempoError(
+            f"config.model is {config.model!r}, which answers no questions: choose a Tempo or an XComp"
+        )
+    return kind

@@ -6,6 +6,7 @@ from typing import Any
 from tempo_jax.plan.chips import GIB
 from tempo_jax.plan.compile import Finding, Plan
 
+SHOWN = 6  # of the longest times; JSON has them all
 MANY = 0.9  # of HBM: above it a program fits with no room for what the runtime takes
 
 
@@ -31,6 +32,7 @@ def _block(found: Finding) -> str:
         f"  time       {_time(found.seconds)}: matrix products {_time(costs.matmul_seconds)}, "
         f"other fusions {_time(costs.other_seconds)}, {costs.kernels} kernels {_time(costs.kernel_seconds)} "
         f"(assumed), communication in the open {_time(costs.exposed_seconds)}",
+        *(f"             {_time(one.seconds)} {one.what}" for one in costs.longest[:SHOWN]),
         *(f"             {line}" for line in _traffic(found)),
         f"  bound      {found.bound}; no faster than {_time(found.floor_seconds)} "
         f"({found.seconds / found.floor_seconds:.2f} x that)",
@@ -115,6 +117,7 @@ def _json(found: Finding) -> dict[str, Any]:
         "kernel_seconds": costs.kernel_seconds,
         "exposed_seconds": costs.exposed_seconds,
         "floor_seconds": found.floor_seconds,
+        "longest": [one._asdict() for one in costs.longest],
         "collectives": traffic(found),
         "bound": found.bound,
         "mfu": found.mfu,

@@ -35,20 +35,23 @@ class Loss(NamedTuple):
     tokens: jax.Array  # float32, labels that count
 
 
-def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
-    """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1)."""
-    hidden = forward(model, batch, remat=remat)
+def loss(model: Tempo, batch: Batch, *, remat: bool = True, shards: int = 1) -> Loss:
+    """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
+
+    shards: parts of the batch whose conversations have segments of their own part only (pool.take).
+    """
+    hidden = forward(model, batch, remat=remat, shards=shards)
     # Position t predicts label t + 1.
     labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.llm.logits, hidden, labels)
 
 
-def forward(model: Tempo, batch: Batch, *, remat: bool = True) -> jax.Array:
+def forward(model: Tempo, batch: Batch, *, remat: bool = True, shards: int = 1) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
     memory = memory.reshape(-1, memory.shape[-1])
-    x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory)
+    x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory, shards)
     conversation = batch.conversation_BL
     return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat)
 

@@ -28,17 +28,18 @@ class Batch(NamedTuple):
     suffix_B: jax.Array  # text tokens after it
 
 
-def loss(model: XComp, batch: Batch, *, remat: bool | str = True) -> Loss:
+def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss over labels that are not IGNORE.
 
+    shards: parts of the batch whose rows have clips of their own part only (pool.take).
     Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
     text token after the video is predicted from the last visual token.
     """
     pool = model.see(_at_size(batch.frames_PFHWC, model.config.vision.image_size), remat=remat)
-    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), batch, remat=remat)
+    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), batch, remat=remat, shards=shards)
 
 
-def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = True) -> Loss:
+def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The same from the pool's visual tokens; frames are not looked at."""
     config = model.config
     rows = lp_comp.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
@@ -47,7 +48,7 @@ def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = T
     text, visual = lp_comp.places(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
-    x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD)
+    x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)
     hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=remat)
     labels = jnp.take_along_axis(batch.labels_BS, jnp.maximum(text, 0), axis=1)
     labels = lp_comp.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)

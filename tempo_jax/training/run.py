@@ -200,7 +200,7 @@ def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh
     """
     task, dtype = TASKS[config.task], jnp.dtype(config.dtype)
     return jax.jit(
-        step.make_step(model, tx, task=task, dtype=dtype, remat=config.remat),
+        step.make_step(model, tx, task=task, dtype=dtype, remat=config.remat, shards=config.batch.shards),
         donate_argnums=0,
         out_shardings=(state_shardings(state, mesh), jax.NamedSharding(mesh, jax.P())),
     )

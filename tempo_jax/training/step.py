@@ -54,17 +54,19 @@ def make_step(
     task: Task = TASKS["tempo"],
     dtype=jnp.bfloat16,
     remat: str = "full",
+    shards: int = 1,
 ) -> Callable[[State, Flat, Any], tuple[State, Metrics]]:
     """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation. remat: a name in
-    models.layers.REMAT.
+    models.layers.REMAT. shards: of which the batch was put together (pool.take).
     """
+    options = {"remat": remat} | ({"shards": shards} if task.pooled else {})
 
     def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
         params = join(_cast(learning, dtype), _cast(frozen, dtype))
-        result: Loss = task.loss(build.build(config, params), batch, remat=remat)
+        result: Loss = task.loss(build.build(config, params), batch, **options)
         return result.total, result.tokens
 
     def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:

@@ -16,8 +16,13 @@ class Task:
 
     kind: str
     batch: type
-    loss: Callable[..., loss.Loss]  # (model, batch, remat=)
+    loss: Callable[..., loss.Loss]  # (model, batch, remat=), and shards= of what has a pool
     collate: Callable[..., Any]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether conversations point at segments or clips of a pool."""
+        return "memory_index_BL" in self.batch._fields
 
 
 TASKS: dict[str, Task] = {

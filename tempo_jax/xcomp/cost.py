@@ -21,18 +21,21 @@ def vision_flops(config: UMTConfig, frames: int) -> tuple[float, float]:
     return 2.0 * tokens * weights, 4.0 * config.depth * tokens**2 * width
 
 
-def llm_flops(config: XCompConfig, text: int, frames: int, *, compress: bool = True) -> tuple[float, float]:
-    """Of reading one prompt: products with weights, products of activations (attention)."""
+def llm_flops(
+    config: XCompConfig, text: int, frames: int, *, compress: bool = True, layers: int | None = None
+) -> tuple[float, float]:
+    """Of reading one prompt: products with weights, products of activations (attention); of the first
+    `layers` layers, or of all."""
     llm = config.llm
     heads, kv = llm.num_heads * llm.head_dim, llm.num_kv_heads * llm.head_dim
     layer = llm.hidden_size * (2 * heads + 2 * kv + 3 * llm.intermediate_size)
-    lengths = [text + frames * tokens for tokens in _plan(config, compress).tokens[1:]]
+    lengths = [text + frames * tokens for tokens in _plan(config, compress).tokens[1:][:layers]]
     return 2.0 * layer * sum(lengths), 2.0 * heads * sum(n * n for n in lengths)
 
 
-def prefill_flops(config: XCompConfig, text: int, frames: int, *, compress: bool = True) -> float:
+def prefill_flops(config: XCompConfig, text: int, frames: int, **options) -> float:
     """Of the LLM alone, as the paper's table counts: no vision tower, no scoring passes."""
-    return sum(llm_flops(config, text, frames, compress=compress))
+    return sum(llm_flops(config, text, frames, **options))
 
 
 def cache_bytes(config: XCompConfig, text: int, frames: int, *, compress: bool = True, item: int = 2) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.models import pool
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.tempo import Projector
@@ -39,11 +40,12 @@ class XComp(nnx.Module):
         """Visual tokens [C, T*16, LLM width] of C clips."""
         return self.projector(self.features(frames_CTHWC, remat=remat))
 
-    def assemble(self, token_ids_BL, visual_index_BL, visual_MD) -> jax.Array:
+    def assemble(self, token_ids_BL, visual_index_BL, visual_MD, shards: int = 1) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
         visual_MD: a pool of visual tokens for all rows; visual_index_BL: a row of the pool, -1 for text.
+        shards: see pool.take.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = visual_MD.astype(text.dtype)[jnp.maximum(visual_index_BL, 0)]
+        rows = pool.take(visual_MD.astype(text.dtype), visual_index_BL, shards)
         return jnp.where((visual_index_BL >= 0)[..., None], rows, text)

@@ -1,0 +1,57 @@
+"""Arrays and models as shapes with places on a mesh, as the engines have them; nothing is allocated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tempo_jax.checkpoint import FLOAT32_ALWAYS
+from tempo_jax.inference import generate
+from tempo_jax.models import build
+from tempo_jax.models.config import DecoderConfig
+from tempo_jax.sharding import param_sharding
+from tempo_jax.training import flops
+
+
+def place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
+    """x on the mesh, its dimensions over `axes`."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*axes)))
+
+
+def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
+    return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
+
+
+def model(config: Any, dtype, mesh) -> Any:
+    """A model as an engine has it, one node per layer."""
+
+    def placed(tree: dict, prefix: str = "") -> dict:
+        return {
+            key: placed(x, f"{prefix}{key}/") if isinstance(x, dict) else leaf(f"{prefix}{key}", x)
+            for key, x in tree.items()
+        }
+
+    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
+        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
+        return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+
+    return build.build(config, placed(build.shapes(config, stacked=False)))
+
+
+def generation(mesh, state: generate.Generation, llm: DecoderConfig) -> generate.Generation:
+    """Caches lie by key/value head over the tensor axis where it divides them; the rest everywhere."""
+    heads = "tensor" if llm.num_kv_heads % mesh.shape["tensor"] == 0 else None
+    placed = jax.tree.map(lambda x: place(mesh, x), state)
+    return placed._replace(cache=jax.tree.map(lambda x: place(mesh, x, None, None, heads, None), state.cache))
+
+
+def sampling(mesh) -> generate.Sampling:
+    number, key = shape(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
+    return generate.Sampling(number, number, place(mesh, key))
+
+
+def after(config: DecoderConfig, rows: int, prefix: int, length: int) -> float:
+    """FLOPs of `length` further positions of rows that have `prefix`: every one of them sees the prefix."""
+    weights, scores = flops.decoder(config, rows, length)
+    heads = config.num_heads * config.head_dim
+    return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
