@@ -208,6 +208,7 @@ def test_a_search_keeps_the_samples_of_a_step():
     assert {c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"] for c in tried} == {where.devices}
     assert {c["mesh.tensor"] for c in tried} == {1, 2, 4, 8} and {c["remat"] for c in tried} == {
         "full",
+        "attention",
         "dots",
     }
 
@@ -229,6 +230,33 @@ def test_the_programs_of_an_hour_are_those_of_the_engine():
     assert traced["vision chunk"].runs == 16, "128 segments, 2 on each of 4 chips"
     assert "tf.aliasing_output" in text or "jax.buffer_donor" in text, "the bank is donated"
     assert all(program.flops > 0 for program in traced.values())
+
+
+def test_xcomps_programs_are_those_of_its_engine():
+    """All frames are seen twice, as rounds of scoring are half a clip apart, and then those that stay."""
+    config = cli_plan.read_config("configs/ask_xcomp.py:xcomp-demo", ["mesh.tensor=2", "ask.frames=256"])
+    config.ask.budget = 1024
+    mesh, found = programs.of(config, jax.devices())
+    with jax.set_mesh(mesh):
+        traced = {program.name: program for program in found}
+        traced["scoring chunk"].lower()
+    assert list(traced) == ["vision chunk", "scoring chunk", "prefill", "decode step"]
+    assert traced["vision chunk"].runs * 4 * 4 * 8 == 2 * 256 + 64, "clips of 8, 4 on each of 4 chips"
+    assert traced["scoring chunk"].runs == 2 and traced["prefill"].tokens == 64 * 16 + 16 + 128
+    assert all(program.flops > 0 for program in traced.values())
+    config.ask.budget = 8192
+    with jax.set_mesh(mesh):
+        assert [p.name for p in programs.of(config, jax.devices())[1]] == [
+            "vision chunk", "prefill", "decode step"
+        ]  # fmt: skip
+
+
+def test_what_answers_no_questions_is_refused():
+    config = cli_plan.read_config("configs/ask_6b.py:qwen3-4b", [])
+    with pytest.raises(
+        TempoError, match="'qwen3-4b', which answers no questions: choose a Tempo or an XComp"
+    ):
+        programs.of(config, jax.devices())
 
 
 def test_the_page_says_what_was_not_run():

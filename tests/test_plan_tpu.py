@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v6e:2x4")
 # The demo's compressor has heads of 64, which splash attention takes; rows of its 128 and more.
 TRAIN = ("dtype=bfloat16", "batch.shards=8", "batch.pool=4", "batch.conversations=1", "batch.row_length=128")
-TRAIN += ("remat=full",)
+TRAIN += ("remat=full",)  # last
 PEAK = 64 * 2**20  # bytes a chip: three float32 states of 3.5 M parameters over eight, and the batch
 
 
@@ -48,6 +48,15 @@ def test_no_chip_gathers_the_activations_of_all(planned):
     for one in found.cost.collectives:
         if one.kind == "all-gather":
             assert one.bytes / one.count <= largest, one.source
+
+
+def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
+    kernels = {}
+    for remat in ("full", "attention"):
+        config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], f"remat={remat}"])
+        (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
+        kernels[remat] = found.cost.kernels
+    assert kernels["attention"] == 2 and kernels["full"] == 3, "forward, backward; and forward once more"
 
 
 def test_a_program_too_large_is_a_line():

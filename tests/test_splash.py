@@ -1,5 +1,8 @@
 """Splash attention computes what the XLA path does, in interpret mode: values and gradients."""
 
+import contextlib
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from tempo_jax import sharding
 from tempo_jax.models import attention, splash
+from tempo_jax.models.layers import REMAT
 
 DOCUMENTS = jnp.asarray(np.repeat([[1, 2, 0]], 2, axis=0).repeat(80, axis=1))
 # Name -> queries, keys, arguments: vision tower, compressor, a packed LLM row, a question after prefixes.
@@ -54,6 +58,26 @@ def test_values_and_gradients_are_those_of_the_xla_path(queries, keys, options):
     got, wanted = (jax.jit(jax.grad(total(f), (0, 1, 2)))(*qkv) for f in (ours, theirs))
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-5)
+
+
+@pytest.mark.parametrize("mesh", [None, (1, 2, 2)])
+@pytest.mark.parametrize(("remat", "kept"), [("full", 0), ("attention", 2)])
+def test_rematerialisation_may_keep_what_the_kernel_gave(remat, kept, mesh, capsys):
+    """Its output and every row's log-sum, so that no kernel runs twice (test_plan_tpu.py counts them)."""
+    *qkv, _ = inputs(128, 128)
+
+    @functools.partial(jax.checkpoint, policy=REMAT[remat])
+    def layer(*qkv):
+        return (splash.splash(*qkv, causal=True, interpret=True) ** 2).sum()
+
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(sharding.make_mesh(*mesh)):
+        jax.ad_checkpoint.print_saved_residuals(layer, *qkv)
+    saved = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "from a" not in line and "argument" not in line
+    ]
+    assert len(saved) == kept, saved
 
 
 def test_a_mesh_splits_rows_and_heads_and_changes_nothing():

@@ -15,6 +15,7 @@ from tempo_jax import sharding
 
 LANES = 128  # lengths are padded to multiples of this
 BLOCK = 1024  # queries or keys in VMEM at once, at most
+SAVED = "attention"  # what rematerialisation knows the kernel's results by (layers.REMAT)
 HEADS = (64, 128, 256)  # head sizes the kernel takes
 
 
@@ -86,6 +87,7 @@ def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret:
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
+        residual_checkpoint_name=SAVED,
     )
     return jax.vmap(made)(q_BNTH, k_BKSH, v_BKSH, segments)
 

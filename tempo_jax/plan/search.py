@@ -12,7 +12,7 @@ from tempo_jax.plan import compile, report
 from tempo_jax.plan.topology import Topology
 
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
-REMAT = ("dots", "full")  # the faster one first
+REMAT = ("dots", "attention", "full")  # the faster ones first
 SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
 
 
