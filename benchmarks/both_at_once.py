@@ -3,9 +3,8 @@
     python benchmarks/both_at_once.py --xcomp build/xcomp/minireel/model --out build/both.json
 
 One run over the same questions about held-out minireel videos, encoded as H.264 and read back. A row says
-what stays of the frames and of the memory tokens: `layer tokens` are memory tokens, tags and text that a layer
-of the LLM sees, mean over layers; `found` is the share of the segments that answer a needle question which
-were kept at all.
+what stays of the frames and of the memory tokens. Layer tokens: memory tokens, tags and text that a layer of
+the LLM sees, mean over layers. Needles found: of the needle questions, the share whose segment was kept.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def ask_all(tempo, xcomp, args) -> list[dict]:
                     found.append(_record(reel, question, f"LP-Comp {lp_comp}", clip, args, lp_comp=lp_comp))
                 for share, strategy in args.selections if xcomp else ():
                     frames = source.num_frames // share
-                    part = before_tempo.choose(xcomp, source, question.text, frames, strategy=strategy)
+                    part = before_tempo.choose(xcomp, source, question.prompt, frames, strategy=strategy)
                     name = f"1/{share} of the frames, {strategy}"
                     found.append(_record(reel, question, name, tempo.open(part, keep=False), args))
         print(f"video {number + 1}: {len(found)} answers, {time.perf_counter() - started:.0f} s", flush=True)

@@ -2,7 +2,8 @@
 
     python train.py --config=configs/xcomp_minireel.py --workdir=build/xcomp/minireel
     python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct
-    python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct_none --config.compression=none
+    python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct_none \\
+        --config.compression=none
     python benchmarks/xcomp_minireel.py --out build/xcomp.json
 
 Every question is asked of every row of ROWS: a checkpoint and which tokens its layers see. Held-out test
