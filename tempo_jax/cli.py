@@ -102,7 +102,7 @@ def run_ask(args: argparse.Namespace) -> int:
     # Whatever a library prints while we work must not get into the answer.
     with progress_lines.reporter() as progress, contextlib.redirect_stdout(sys.stderr):
         progress("loading the model", 0, 1)
-        tempo = options.load(checkpoint)
+        tempo = options.load(checkpoint, args.dtype)
         progress("loading the model", 1, 1)
         clip_options = options.chosen(args, options.OPEN_OPTIONS)
         ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}

@@ -22,7 +22,7 @@ def run_batch(args: argparse.Namespace) -> int:
         out = stack.enter_context(_open_out(args.out, Path(args.cases)))
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            asker = _Asker(options.load(checkpoint), args, Path(args.cases).parent, progress)
+            asker = _Asker(options.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress)
         for index, (case, following) in enumerate(zip(cases, [*cases[1:], None])):
             progress("cases", index, len(cases))
             with contextlib.redirect_stdout(sys.stderr):

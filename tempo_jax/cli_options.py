@@ -16,6 +16,8 @@ from tempo_jax.errors import TempoError
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
+DTYPES = ("bfloat16", "float32", "int8", "fp8")
+DTYPE_HELP = "compute in this type (default: as stored); int8, fp8: bfloat16 with weights in 8 bits"
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
 LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
 ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
@@ -57,6 +59,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of a converted model (python -m convert.from_hf writes one)",
     )
+    add("--dtype", choices=DTYPES, help=DTYPE_HELP)
     add(
         "--budget",
         type=number(int, 1),
@@ -111,13 +114,13 @@ def checkpoint_folder(given: str | None) -> Path:
     )
 
 
-def load(checkpoint: Path) -> Any:
+def load(checkpoint: Path, dtype: str | None = None) -> Any:
     """The model of a native checkpoint; from here on jax is imported."""
     # transformers, of which we take the tokenizer, would advise on stderr to install PyTorch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import tempo_jax
 
-    return tempo_jax.load(str(checkpoint))
+    return tempo_jax.load(str(checkpoint), dtype=dtype)
 
 
 def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:

@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = serve.add_argument_group("model").add_argument
     add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
     add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
-    add("--dtype", choices=("bfloat16", "float32"), help="compute in this type (default: as stored)")
+    add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     add("--port", type=whole(int, 0), default=8000, help="(8000; 0 takes a free one)")

@@ -16,7 +16,7 @@ from tempo_jax.inference.options import FLOOR
 from tempo_jax.paths import MOUNT, url
 
 REUSE = ("vision", "prefix")
-DTYPES = ("", "bfloat16", "float32")
+DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
 # What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
 # axes may come and go; those that were asked are not asked again.
 FREE = (
@@ -58,7 +58,7 @@ def default() -> ConfigDict:
     config.xcomp.repeat_short = False
 
     config.context_length = 32_768
-    config.dtype = ""  # empty: as stored
+    config.dtype = ""  # empty: as stored; int8, fp8: bfloat16, matrices in 8 bits
     config.batch = 4  # questions about one video whose answers are written together
     config.reuse = "vision"  # or prefix: what is kept of a video for its further questions
     config.chunk_segments = 8  # segments at a time, per device

@@ -14,7 +14,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference.clip import Clip
 from tempo_jax.inference.placement import Placement
 from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.models import build
+from tempo_jax.models import build, quantised
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.video import open_video
@@ -210,7 +210,8 @@ def load(
 ) -> Any:
     """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
 
-    dtype: "bfloat16" or "float32"; None keeps what is stored. mesh: from `sharding.make_mesh`; each
+    dtype: "bfloat16" or "float32"; None keeps what is stored; "int8" or "fp8": bfloat16, the matrices of
+    decoder layers stored in 8 bits (models/quantised.py). mesh: from `sharding.make_mesh`; each
     process reads only its own shards. context_length: overrides the checkpoint's (published:
     16,384 for use, 32,768 for evaluation). Raises TempoError for a folder that is no such
     checkpoint.
@@ -231,6 +232,8 @@ def load(
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
+    if dtype in quantised.TYPES:
+        params = quantised.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
 
@@ -241,10 +244,12 @@ def load(
 def _dtype(dtype: Any):
     if dtype is None:
         return None
+    if dtype in quantised.TYPES:
+        return np.dtype(quantised.COMPUTED)
     try:
         chosen = np.dtype(dtype)
     except TypeError:
         chosen = None
     if chosen not in (jnp.float32, jnp.bfloat16):
-        raise TempoError(f"dtype {dtype!r} is not supported: use bfloat16 or float32.")
+        raise TempoError(f"dtype {dtype!r} is not supported: use bfloat16, float32, int8 or fp8.")
     return chosen

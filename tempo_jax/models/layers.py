@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.models.quantised import matmul
 from tempo_jax.sharding import constrain
 
 
@@ -18,7 +19,7 @@ def initial_std(width: int) -> float:
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight."""
+    """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight; maybe in 8 bits."""
 
     def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
         init = nnx.initializers.normal(initial_std(in_size))
@@ -26,7 +27,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...]
+        y = matmul(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 
 

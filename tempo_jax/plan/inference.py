@@ -35,7 +35,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     segments = -(-ask.frames // preset.video.segment_frames)
     chunk = min(ask.chunk_segments * shards, buckets.multiple(buckets.power_of_two(segments), shards))
     chunks = -(-segments // chunk)
-    model = shapes.model(preset, jnp.dtype(config.dtype), mesh)
+    model = shapes.model(preset, config.dtype, mesh)
     compressor, text = model.compressor, preset.compressor.text
 
     frames = shapes.shape(mesh, (chunk, preset.video.segment_frames, *ask.size, 3), jnp.uint8, SEGMENTS)

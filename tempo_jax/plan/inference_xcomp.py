@@ -31,7 +31,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     Clips are seen once per alignment that scoring needs and once more as they are kept.
     """
     ask, preset = config.ask, PRESETS[config.model]
-    model = shapes.model(preset, jnp.dtype(config.dtype), mesh)
+    model = shapes.model(preset, config.dtype, mesh)
     sampled = ask.frames // chunks.GRAIN * chunks.GRAIN
     kept = min(sampled, ask.budget // preset.frame_tokens // chunks.GRAIN * chunks.GRAIN)
     starts = chunks.chunk_starts(sampled, ask.repeats) if kept < sampled else []

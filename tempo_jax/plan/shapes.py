@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.inference import generate
-from tempo_jax.models import build
+from tempo_jax.models import build, quantised
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training import flops
@@ -22,8 +22,9 @@ def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
     return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
 
 
-def model(config: Any, dtype, mesh) -> Any:
-    """A model as an engine has it, one node per layer."""
+def model(config: Any, dtype: str, mesh) -> Any:
+    """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
+    stored = quantised.COMPUTED if dtype in quantised.TYPES else jnp.dtype(dtype)
 
     def placed(tree: dict, prefix: str = "") -> dict:
         return {
@@ -32,8 +33,15 @@ def model(config: Any, dtype, mesh) -> Any:
         }
 
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
-        return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else stored
+        whole = jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+        return whole if dtype not in quantised.TYPES or not quantised.is_matrix(path) else matrix(whole)
+
+    def matrix(whole: jax.ShapeDtypeStruct) -> Any:
+        made = jax.eval_shape(lambda x: quantised.matrix(x, dtype), whole)
+        spec = whole.sharding.spec
+        scales = place(mesh, made.scale, None, spec[1])
+        return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)
 
     return build.build(config, placed(build.shapes(config, stacked=False)))
 
