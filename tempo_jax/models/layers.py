@@ -30,6 +30,13 @@ class Linear(nnx.Module):
         y = matmul(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 
+    def parts(self, x: jax.Array, count: int) -> list[jax.Array]:
+        """y in `count` equal parts of its last axis: the weights are cut, which are small, and not y, of
+        which a TPU would make copies in another layout."""
+        kernels = jnp.split(self.kernel[...], count, axis=1)
+        biases = [None] * count if self.bias is None else jnp.split(self.bias[...], count)
+        return [matmul(x, k) if b is None else matmul(x, k) + b for k, b in zip(kernels, biases)]
+
 
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis; rounds to x's dtype before the scale, as Qwen does."""

@@ -43,6 +43,8 @@ def angles(positions: jax.Array, frequencies, sections: tuple[int, int, int] | N
 
 def rotate(x_BLNH: jax.Array, angles_BLR: jax.Array) -> jax.Array:
     """Rotates pairs (i, i + H/2) of each head by the angles; float32 inside, x's dtype out."""
-    cos, sin = jnp.cos(angles_BLR)[:, :, None], jnp.sin(angles_BLR)[:, :, None]
-    x1, x2 = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BLNH.dtype)
+    both = jnp.concatenate([angles_BLR, angles_BLR], axis=-1)[:, :, None]
+    x1, x2 = jnp.split(x_BLNH, 2, axis=-1)
+    turned = jnp.concatenate([-x2, x1], axis=-1)  # in x's dtype: half the bytes to move
+    x, turned = x_BLNH.astype(jnp.float32), turned.astype(jnp.float32)
+    return (x * jnp.cos(both) + turned * jnp.sin(both)).astype(x_BLNH.dtype)

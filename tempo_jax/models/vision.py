@@ -24,8 +24,7 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x_BND, angles_1NR):
         batch, length, width = x_BND.shape
-        qkv = self.qkv(x_BND).reshape(batch, length, 3, self.num_heads, -1)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        q, k, v = (x.reshape(batch, length, self.num_heads, -1) for x in self.qkv.parts(x_BND, 3))
         out = attention(rope.rotate(q, angles_1NR), rope.rotate(k, angles_1NR), v)
         return self.proj(out.reshape(batch, length, width))
 

@@ -9,7 +9,9 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
 
-CHUNK = 256  # labels of each row whose logits exist at once
+# Labels of each row whose logits exist at once: 0.6 GB a row of Qwen's vocabulary. Every chunk of a batch
+# that has labels costs a gradient of the whole embedding, summed over chips.
+CHUNK = 1024
 
 
 class Batch(NamedTuple):
