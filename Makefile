@@ -1,5 +1,6 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
+# make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled yet (no TPU needed)
 #
@@ -11,7 +12,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test lint format bench plans clean
+.PHONY: setup setup-test demo test test-plan lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -35,6 +36,13 @@ demo: $(SETUP)
 
 test: $(SETUP_TEST)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# What needs libtpu, the TPU compiler: kept out of .venv, where jax would look for a TPU at every start.
+LIBTPU := build/libtpu
+test-plan: $(SETUP_TEST)
+	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
+	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
 
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .

@@ -103,6 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     paths = {name: Path(getattr(args, name)) for name in ("base", "tuned", "control")}
     systems = {name: tempo_jax.load(path) for name, path in paths.items() if path.is_dir()}
+    if not systems:
+        print(f"nothing to ask: train {paths['base']} and the others first, as this file's head says")
+        return
     found = ask_all(systems, args)
     rows = table(found, systems)
     print(markdown(rows))

@@ -24,6 +24,6 @@ def get_config() -> ConfigDict:
     config.compression = "released"
     config.init.checkpoint = "build/xcomp/minireel/model"
     config.rates.update({"vision": 0.0, "projector": 5e-4, "llm": 5e-4})
-    config.steps = 500
+    config.steps = 400
     config.data.sources = (ConfigDict({**xcomp_minireel.REELS, "start": 100_000, "turns": 3}),)
     return config

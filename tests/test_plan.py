@@ -213,6 +213,14 @@ def test_a_search_keeps_the_samples_of_a_step():
     }
 
 
+def test_a_search_tries_meshes_whose_chips_hold_whole_tiles():
+    """2560 over 64 chips makes 40 rows, which are not whole tiles of 16; over 32 they are."""
+    config = cli_plan.read_config("configs/tempo_6b_stage3.py", [])
+    found = [tuple(mesh.values()) for mesh in search.meshes(config, topology.parse("v5p:4x4x4"))]
+    assert found[:2] == [(2, 32, 1), (1, 64, 1)]
+    assert found[2:] == [(1, 32, 2), (1, 16, 4), (1, 8, 8)]
+
+
 def test_the_programs_of_an_hour_are_those_of_the_engine():
     """They trace on a mesh of CPUs; their number is what 1024 frames take."""
     config = cli_plan.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])

@@ -36,7 +36,7 @@ def test_the_train_step_fits_and_is_costed(planned):
     assert found.memory.biggest[0].bytes <= found.memory.peak
     assert 0 < found.mfu < 1 and found.seconds >= found.floor_seconds
     assert {c.kind for c in found.cost.collectives} >= {"all-gather"}, "parameters are spread over fsdp"
-    assert found.cost.kernels >= 2, "splash attention, forward and backward"
+    assert found.cost.kernels == 3, "splash attention, forward, once more for the backward pass, backward"
     assert "splash" in text and "tpu_custom_call" in text
 
 
@@ -51,12 +51,9 @@ def test_no_chip_gathers_the_activations_of_all(planned):
 
 
 def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
-    kernels = {}
-    for remat in ("full", "attention"):
-        config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], f"remat={remat}"])
-        (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
-        kernels[remat] = found.cost.kernels
-    assert kernels["attention"] == 2 and kernels["full"] == 3, "forward, backward; and forward once more"
+    config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
+    (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
+    assert found.cost.kernels == 2
 
 
 def test_a_program_too_large_is_a_line():

@@ -1,5 +1,6 @@
 """Mesh shapes, rematerialisation and batch sizes of a config on one slice, compiled one after the other."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from tempo_jax.plan.topology import Topology
 
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
 REMAT = ("dots", "attention", "full")  # the faster ones first
+TILE = 16  # rows of bfloat16 that a TPU stores together
 SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
 
 
@@ -33,13 +35,10 @@ class Trial(NamedTuple):
 def candidates(config: ConfigDict, where: Topology) -> Iterator[dict[str, Any]]:
     """Changes to try; the optimiser step's samples stay as many as they are.
 
-    Of meshes: every tensor size that divides the key/value heads, the rest fsdp, several slices on data.
+    Of meshes: every tensor size that divides the key/value heads, the rest fsdp, several slices on data; and
+    the same with so much of fsdp on data that every chip holds whole tiles of the weights.
     """
-    devices = where.devices
-    heads = _heads(config)
-    for tensor in (n for n in TENSOR if devices % n == 0 and heads % n == 0):
-        inner = devices // tensor // where.slices
-        mesh = {"mesh.data": where.slices, "mesh.fsdp": inner, "mesh.tensor": tensor}
+    for mesh in meshes(config, where):
         if "ask" in config:
             yield mesh
             continue
@@ -52,8 +51,31 @@ def candidates(config: ConfigDict, where: Topology) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _heads(config: ConfigDict) -> int:
+def meshes(config: ConfigDict, where: Topology) -> Iterator[dict[str, int]]:
+    """Mesh shapes of all devices."""
     preset = PRESETS[config.model] if config.model else PRESETS["tempo-6b"]
+    widths, heads = _widths(dataclasses.asdict(preset)), _heads(preset)
+    for tensor in (n for n in TENSOR if where.devices % n == 0 and heads % n == 0):
+        inner = where.devices // tensor // where.slices
+        whole = next(n for n in range(inner, 0, -1) if inner % n == 0 and whole_tiles(widths, n))
+        for fsdp in dict.fromkeys((whole, inner)):
+            data = where.slices * inner // fsdp
+            yield {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+
+
+def whole_tiles(widths: set[int], fsdp: int) -> bool:
+    """Whether every chip's part of each width is a multiple of TILE rows, as XLA gathers in one go; other
+    parts it writes into zeros and adds up over the chips, for twice the bytes."""
+    return all(width % (TILE * fsdp) == 0 for width in widths)
+
+
+def _widths(preset: dict) -> set[int]:
+    """Of all modules: what fsdp splits."""
+    found = {preset["hidden_size"]} if "hidden_size" in preset else set()
+    return found.union(*(_widths(value) for value in preset.values() if isinstance(value, dict)))
+
+
+def _heads(preset: Any) -> int:
     llm = getattr(preset, "llm", getattr(preset, "text", preset))
     return llm.num_kv_heads
 
