@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> None:
     add("--frames", action="append", type=frames, metavar="N", help="looked at; may be repeated (1024)")
     add("--budget", type=options.number(int, 1), default=8192, metavar="N", help="visual tokens (8192)")
     add("--max-new-tokens", type=options.number(int, 1), default=1024, metavar="N", help="(1024)")
+    add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
     warmup.set_defaults(run=run_warmup)
 
 
@@ -54,7 +55,7 @@ def run_warmup(args: argparse.Namespace) -> int:
     import numpy as np
 
     with contextlib.redirect_stdout(sys.stderr):
-        tempo = options.load(checkpoint)
+        tempo = options.load(checkpoint, args.dtype)
         for height, width in sizes:
             for frames in args.frames or [1024]:
                 started = time.perf_counter()

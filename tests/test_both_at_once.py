@@ -200,7 +200,7 @@ def test_mistakes_are_sentences(tempo, selector, video):
 def test_the_command_takes_a_selector(monkeypatch, capsys, tmp_path, tempo, selector, video):
     np.save(tmp_path / "video.npy", video)
     loaded = {"tempo": tempo, "xcomp": selector}
-    monkeypatch.setattr(cli.options, "load", lambda folder: loaded[folder.name])
+    monkeypatch.setattr(cli.options, "load", lambda folder, dtype=None: loaded[folder.name])
     for name in loaded:
         (tmp_path / name).mkdir()
     asked = ["ask", str(tmp_path / "video.npy"), QUESTION, "--checkpoint", str(tmp_path / "tempo")]
