@@ -28,7 +28,7 @@ from tests.systems import relative
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-LAYERS, MEMORY, WIDTH = 4, 8, 64
+LAYERS, MEMORY, WIDTH = 3, 8, 64
 LLM = dataclasses.replace(XCOMP_TINY.llm, vocab_size=64, num_layers=LAYERS)
 PREFIX, SUFFIX, TAG, SEGMENTS, BUCKET = 3, 5, 2, 6, 64
 QUESTION = "Which thing comes just before the red star?"
@@ -52,6 +52,12 @@ def packed_of(allocation):
     )  # fmt: skip
 
 
+@jax.jit
+def one_layer(decoder, block, x_LD):
+    angles = decoder.angles(jnp.arange(len(x_LD))[None])
+    return block(x_LD[None], angles, lambda q, k, v: attention(q, k, v, causal=True))[0]
+
+
 def by_hand(decoder, x, allocation, keep):
     """Lists of tokens and no padding: hidden states of the last layer, and what each layer saw."""
     tokens = [("text", 0, 0)] * PREFIX
@@ -67,9 +73,7 @@ def by_hand(decoder, x, allocation, keep):
 
         alive = [i for i, token in enumerate(tokens) if stays(*token)]
         x, tokens = x[alive], [tokens[i] for i in alive]
-        angles = decoder.angles(jnp.arange(len(x))[None])
-        attend = lambda q, k, v: attention(q, k, v, causal=True)  # noqa: E731
-        x = np.asarray(decoder.layers[number](jnp.asarray(x)[None], angles, attend)[0])
+        x = np.asarray(one_layer(decoder, decoder.layers[number], x))
         lengths.append(len(tokens))
     return decoder.norm(jnp.asarray(x)), lengths
 
@@ -95,12 +99,13 @@ def test_whole_segments_without_tags_are_xcomps_frames(decoder):
     x = jnp.asarray(np.random.RandomState(3).standard_normal((PREFIX + 24 + SUFFIX, WIDTH)), jnp.float32)
     rows = lp_comp.Rows(*(jnp.array([n]) for n in (PREFIX, 3, SUFFIX)))
     made = schedule.plan(schedule.VARIANTS["released"], LAYERS, MEMORY)
-    theirs, _ = lp_comp.prefill(decoder, x[None], rows, lp_comp.Room(PREFIX + SUFFIX, 3), made)
+    read = jax.jit(lp_comp.prefill, static_argnums=(3, 4))
+    theirs, _ = read(decoder, x[None], rows, lp_comp.Room(PREFIX + SUFFIX, 3), made)
     number = np.r_[np.zeros(PREFIX), np.tile(np.arange(MEMORY), 3), np.zeros(SUFFIX)]
     kept = np.r_[np.zeros(PREFIX), np.full(24, MEMORY), np.zeros(SUFFIX)]
     where = in_tempo.Places(jnp.asarray(number, jnp.int32), jnp.asarray(kept, jnp.int32))
     plan = in_tempo.plan("suffix", LAYERS, MEMORY, bucket=len(x), segments=3, text=PREFIX + SUFFIX)
-    hidden, _, lengths = in_tempo.prefill(decoder, x, where, plan)
+    hidden, _, lengths = jax.jit(in_tempo.prefill, static_argnums=3)(decoder, x, where, plan)
     assert int(lengths[-1, 0]) == PREFIX + SUFFIX + 3
     np.testing.assert_allclose(hidden[0, : PREFIX + SUFFIX + 3], theirs[0], atol=2e-5)
 
@@ -110,8 +115,8 @@ def test_a_schedule_that_keeps_everything_changes_nothing(decoder):
     packed, x = packed_of(allocation), jnp.ones((BUCKET, WIDTH)) * jnp.arange(BUCKET)[:, None] / 64
     plan = in_tempo.Plan("suffix", (MEMORY,) * (LAYERS + 1), (BUCKET,) * LAYERS)
     where = in_tempo.places(packed, jnp.asarray(allocation), MEMORY)
-    hidden, _, lengths = in_tempo.prefill(decoder, x, where, plan)
-    plain, _ = decoder.prefill(x[None], jnp.arange(BUCKET)[None])
+    hidden, _, lengths = jax.jit(in_tempo.prefill, static_argnums=3)(decoder, x, where, plan)
+    plain, _ = jax.jit(lambda decoder: decoder.prefill(x[None], jnp.arange(BUCKET)[None]))(decoder)
     assert (lengths == packed.length).all()
     np.testing.assert_allclose(hidden[0, : int(packed.length)], plain[0, : int(packed.length)], atol=2e-5)
 
