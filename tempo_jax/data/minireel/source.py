@@ -17,7 +17,7 @@ from tempo_jax.data.minireel.questions import draw_question
 from tempo_jax.data.minireel.reel import Reel
 from tempo_jax.data.minireel.segments import contrast
 from tempo_jax.data.minireel.texts import QUESTIONS
-from tempo_jax.data.minireel.told import description, noted, told
+from tempo_jax.data.minireel.told import description, noted, told_of
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
@@ -50,9 +50,11 @@ class MinireelSource:
 
     split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
     each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
-    of which the model samples `sample_fps` a second, `max_frames` at most. forms: weights of FORMS.
+    whose events fall into segments of 8 frames at `sample_fps` a second. look_fps: what the model samples,
+    0 for sample_fps; `max_frames` at most. forms: weights of FORMS.
     kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample. described:
-    before the questions the assistant says, of every segment, what is to be seen.
+    before the questions, of which there may be none, the assistant says of every segment what its sampled
+    frames show.
 
     Every reel is asked about equally often: each of its questions once, then some again until there
     are as many as a reel can have; lengths, forms and repetitions are drawn by index.
@@ -71,12 +73,17 @@ class MinireelSource:
     turns: int = 1
     as_asked: bool = False
     described: bool = False
+    look_fps: float = 0.0
 
     def __post_init__(self):
         check_forms(self.forms)
         check_names("kind", self.kinds, minireel.KINDS)
         for seconds in self.lengths:
             self._reel(0, seconds)  # a value out of range shows before training starts
+
+    @property
+    def looked_fps(self) -> float:
+        return self.look_fps or self.sample_fps
 
     @property
     def lengths(self) -> tuple[float, ...]:
@@ -104,11 +111,15 @@ class MinireelSource:
         rng = np.random.default_rng((_SALT, self.start + number, turn))
         first = turn if turn < len(questions) else int(rng.integers(len(questions)))
         others = [number for number in rng.permutation(len(questions)) if number != first]
-        conversation = description(told(reel.spec)) if self.described else []
+        conversation = self._description(reel.spec) if self.described else []
         for number in [first, *others][: self.turns]:
             conversation += turns(questions[number], draw_form(self.forms, rng))
-        sample = about(reel.spec, conversation, self.sample_fps, self.max_frames)
+        sample = about(reel.spec, conversation, self.looked_fps, self.max_frames)
         return dataclasses.replace(sample, as_asked=self.as_asked)
+
+    def _description(self, spec: minireel.Spec) -> list[dict]:
+        chosen = sample_indices(spec.num_frames, spec.fps, self.looked_fps, max_frames=self.max_frames)
+        return description(told_of(spec, chosen / spec.fps))
 
 
 @dataclasses.dataclass(frozen=True)

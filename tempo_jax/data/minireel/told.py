@@ -22,7 +22,7 @@ from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, t
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question, also_told
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import Segment, caption, evidence, tells
+from tempo_jax.data.minireel.segments import Segment, caption, caption_of, evidence, tells
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
@@ -125,6 +125,21 @@ def noted(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
 def told(spec: Spec) -> str:
     """All segments under the standard sampling, each with its time tag and its caption."""
     return _say(spec, _times(spec), caption)
+
+
+def told_of(spec: Spec, seconds: Sequence[float]) -> str:
+    """The segments that frames at these moments belong to, each with what those frames show."""
+    times, own = _times(spec), {}
+    for moment in seconds:
+        index = min(int(moment / spec.segment_seconds), len(times) - 1)
+        own.setdefault(index, []).append(moment)
+
+    def say(segment: Segment) -> str:
+        moments = own[segment.index]
+        events = (spec.event_at(moment) for moment in moments)
+        return caption_of(spec, moments[0], next((e for e in events if e is not None), None))
+
+    return _say(spec, [times[index] for index in own], say)
 
 
 def _times(spec: Spec) -> list[sampling.Segment]:
