@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.minireel.told import told
 from tempo_jax.data.needs import NEEDS
 from tempo_jax.data.packing import choose
 from tempo_jax.data.sources import open_source
@@ -17,10 +18,11 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, metrics, optimiser, step
+from tempo_jax.training import flops, metrics, optimiser, start, step
 from tempo_jax.training.groups import LEARNABLE, split
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import flatten
+from tempo_jax.xcomp.schedule import VARIANTS
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
@@ -40,8 +42,8 @@ def test_batches_hold_the_published_prompt(tokenizer):
     prefix, suffix = int(batch.prefix_B[0]), int(batch.suffix_B[0])
     assert batch.text_BS[0, :prefix].tolist() == tokenizer.llm_prefix_ids
     said = tokenizer.decode(batch.text_BS[0, prefix : prefix + suffix])
-    told = "The video lasts for 10.00 seconds, and 16 frames are uniformly sampled from it."
-    expected = tokenizer.decode(tokenizer.encode(f"\n{told} \nwhat is red?"))
+    message = "The video lasts for 10.00 seconds, and 16 frames are uniformly sampled from it."
+    expected = tokenizer.decode(tokenizer.encode(f"\n{message} \nwhat is red?"))
     assert said.startswith(expected)
     assert (batch.memory_index_BL[0, :256] == np.arange(256)).all() and (
         batch.memory_index_BL[0, 256:] == -1
@@ -105,7 +107,9 @@ def test_a_subset_is_the_second_slice():
         open_source({"kind": "prepared_part", "path": "x", "percent": 90.0})
 
 
-@pytest.mark.parametrize("name", ["xcomp_2b_sct", "xcomp_minireel"])
+@pytest.mark.parametrize(
+    "name", ["xcomp_2b_sct", "xcomp_minireel_see", "xcomp_minireel", "xcomp_minireel_sct"]
+)
 def test_configs_are_valid_runs(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
@@ -130,3 +134,34 @@ def test_paths_of_the_model_are_known_to_groups():
     names = flatten(build.shapes(MICRO))
     learning, frozen = split(names, {"llm": 1.0, "projector": 1.0})
     assert len(learning) + len(frozen) == len(names)
+
+
+def test_compression_by_name():
+    """A run may train another LP-Comp than the preset's; a name that is none, or of another task, is said."""
+    config = importlib.import_module("configs.xcomp_minireel_see").get_config()
+    assert start.architecture(config).config.compression == VARIANTS["none"]
+    config.compression = ""
+    assert start.architecture(config).config.compression == VARIANTS["released"]
+    config.compression = "cosine"
+    with pytest.raises(TempoError, match=r"config\.compression is 'cosine': use one of released, paper"):
+        configs.check(config)
+    other = importlib.import_module("configs.demo_see").get_config()
+    other.compression = "none"
+    with pytest.raises(TempoError, match=r"config\.compression is for config\.task=xcomp, not svlm"):
+        configs.check(other)
+
+
+def test_what_is_described_is_what_frames_show():
+    """At one frame in 4 s an event between two frames is not told."""
+    fields = {"kind": "minireel", "seconds": 32, "described": True, "turns": 0, "count": 40}
+    sparse, dense = (open_source(fields | {"look_fps": fps}) for fps in (0.25, 2.0))
+    fewer = 0
+    for index in range(0, 280, 7):
+        few, all_ = sparse[index], dense[index]
+        assert (len(few.frames), len(all_.frames), len(few.conversation)) == (8, 64, 2)
+        whole = all_.conversation[1]["value"]
+        assert whole == told(all_.frames.spec)
+        said = few.conversation[1]["value"].split("<")[1:]
+        assert len(said) == 8
+        fewer += sum(part not in whole.split("<") for part in said)
+    assert 0 < fewer < 40 * 8 / 2

@@ -33,8 +33,8 @@ class Row(NamedTuple):
 
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
-# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles), and v5p has room for what attention
-# gave. 256 chips take the 64 rows of a batch only with four of them to a row.
+# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles), and v5p has room for what
+# attention gave. 256 chips take the 64 rows of a batch only with four of them to a row.
 _SLICES = {
     "v5p-64": ("v5p:4x4x4", ("mesh.data=2", "mesh.fsdp=32", "remat=attention")),
     "v6e-64": ("v6e:8x8", ()),
