@@ -30,12 +30,27 @@ class Linear(nnx.Module):
         y = matmul(x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 
-    def parts(self, x: jax.Array, count: int) -> list[jax.Array]:
-        """y in `count` equal parts of its last axis: the weights are cut, which are small, and not y, of
-        which a TPU would make copies in another layout."""
-        kernels = jnp.split(self.kernel[...], count, axis=1)
-        biases = [None] * count if self.bias is None else jnp.split(self.bias[...], count)
-        return [matmul(x, k) if b is None else matmul(x, k) + b for k, b in zip(kernels, biases)]
+    def heads(
+        self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1, change: Callable | None = None
+    ) -> jax.Array:
+        """Part `part` of `parts` equal ones of y, as [..., count, size]: heads of a projection, maybe fused.
+
+        Weights are cut and shaped, which are small, not y, which a TPU would copy into another layout.
+        change: of the weights' last axis, as `rope.turn`, instead of y's.
+        """
+
+        def own(w: jax.Array) -> jax.Array:
+            w = w.reshape(*w.shape[:-1], parts, count, -1)[..., part, :, :]
+            return w if change is None else change(w)
+
+        y = jax.lax.dot_general(x, own(self.kernel[...]), (((x.ndim - 1,), (0,)), ((), ())))
+        return y if self.bias is None else y + own(self.bias[...])
+
+    def of_heads(self, x: jax.Array) -> jax.Array:
+        """y of heads [..., count, size] side by side."""
+        kernel = self.kernel[...].reshape(*x.shape[-2:], -1)
+        y = jax.lax.dot_general(x, kernel, (((x.ndim - 2, x.ndim - 1), (0, 1)), ((), ())))
+        return y if self.bias is None else y + self.bias[...]
 
 
 class RMSNorm(nnx.Module):
