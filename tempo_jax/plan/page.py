@@ -75,10 +75,24 @@ How the numbers come about:
 * One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 
-Known so far, from the step of tiny stage 3 on v5e:2x4, v5p:2x2x2 and v6e:2x4 (26 November 2026, libtpu
-0.0.42.1): rows are held to their chips between layers (`models/layers.py`), and no chip gathers the
-activations of others any more (`tests/test_plan_tpu.py`). Tempo-6B itself has not been compiled yet.
+remat=dots takes 117 of 96 GiB on v5p-64. Rows are held to their chips between layers (`models/layers.py`),
+and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
 """
+
+
+# What stage 3 on v5p-64 took before and after a change (26 November 2026, libtpu 0.0.42.1).
+LEARNED = (
+    ("as it was: fsdp 64, remat=full", "5.07 s", "36.3%"),
+    ("chips gather memory tokens from their own part of the pool (models/pool.py)", "5.04 s", "36.6%"),
+    (
+        "fsdp 32 and data 2, as weights in whole tiles are gathered and others are written into zeros and "
+        "added up over the chips; remat=attention; chunks of 1024 labels; the vision tower's q, k, v cut "
+        "from weights",
+        "4.95 s",
+        "37.2%",
+    ),
+    ("its heads shaped in the weights, and its rotation's quarter turns made of them", "as below", ""),
+)
 
 
 def main(names: list[str]) -> int:
@@ -124,7 +138,13 @@ def page(found: dict[str, Any]) -> str:
     parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings)]
     training = [name for name, row in PLANS.items() if row.config != "ask_6b"]
     asking = [name for name in PLANS if name not in training]
-    parts += ["## Training: a step\n", *_table(TRAINING, training, found)]
+    parts += [
+        "## What compiling taught: stage 3 on v5p-64\n",
+        "| change | step | MFU |",
+        "| --- | --- | --- |",
+    ]
+    parts += [f"| {' | '.join(row)} |" for row in LEARNED]
+    parts += ["\n## Training: a step\n", *_table(TRAINING, training, found)]
     parts += ["\n## Asking about an hour of video, 1024 frames, 8192 visual tokens\n"]
     parts += _table(ASKING, asking, found)
     parts += ["\n## Where the time goes\n", *_details(found)]
