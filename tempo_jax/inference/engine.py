@@ -232,7 +232,7 @@ def load(
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
-    if dtype in quantised.TYPES:
+    if quantised.is_type(dtype):
         params = quantised.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
@@ -244,7 +244,7 @@ def load(
 def _dtype(dtype: Any):
     if dtype is None:
         return None
-    if dtype in quantised.TYPES:
+    if quantised.is_type(dtype):
         return np.dtype(quantised.COMPUTED)
     try:
         chosen = np.dtype(dtype)

@@ -16,6 +16,11 @@ COMPUTED = jnp.bfloat16  # in what the model computes
 _PATH = re.compile(r"(.*/)?layers/\d+/(attention/[qkvo]|mlp/(gate|up|down))/kernel")
 
 
+def is_type(dtype: Any) -> bool:
+    """Whether it is one of TYPES and no dtype of arrays."""
+    return isinstance(dtype, str) and dtype in TYPES
+
+
 def is_matrix(path: str) -> bool:
     """Whether the parameter at a native path, one node per layer, is stored in 8 bits."""
     return _PATH.fullmatch(path) is not None

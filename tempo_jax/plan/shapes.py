@@ -24,7 +24,7 @@ def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
 
 def model(config: Any, dtype: str, mesh) -> Any:
     """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
-    stored = quantised.COMPUTED if dtype in quantised.TYPES else jnp.dtype(dtype)
+    stored = quantised.COMPUTED if quantised.is_type(dtype) else jnp.dtype(dtype)
 
     def placed(tree: dict, prefix: str = "") -> dict:
         return {
@@ -35,7 +35,7 @@ def model(config: Any, dtype: str, mesh) -> Any:
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
         kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else stored
         whole = jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
-        return whole if dtype not in quantised.TYPES or not quantised.is_matrix(path) else matrix(whole)
+        return matrix(whole) if quantised.is_type(dtype) and quantised.is_matrix(path) else whole
 
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:
         made = jax.eval_shape(lambda x: quantised.matrix(x, dtype), whole)
