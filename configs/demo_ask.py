@@ -1,4 +1,4 @@
-"""Demo model 2 of 8: the small VLM learns to look for something, in whole segments of minireel.
+"""Demo model 2 of 7: the small VLM learns to look for something, in whole segments of minireel.
 
 Asked in the compressor's own prompts: Yes or No, whether a segment matters to a question (the relevance
 prior that Tempo takes from Qwen3-VL, facts/tempo.md §3.1), and what in it does. Ours, see demo_see.py.
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.init.checkpoint = "build/demo/see/model"
     config.rates.update({"vision": 5e-4, "svlm": 1.5e-3})
-    config.steps = 3000
+    config.steps = 2200
     config.batch.update({"pool": 20, "row_length": 272, "conversations": 1})
     config.data.sources = (
         ConfigDict(

@@ -1,28 +1,26 @@
-"""Demo model 4 of 8: the LLM learns to answer from notes, each what one segment contributes to the answer.
+"""Demo model 3 of 7: the LLM learns to answer from notes, each what one segment contributes to the answer.
 
-Such notes are what memory tokens are to hold: said again and again, more often where a segment matters.
-Mostly short questions about a handful of segments: a row holds a dozen of them, and what took 3000 steps
-of whole videos to learn half is learned in 300 (docs/training.md §5). Ours, see demo_llm.py, from which this
-goes on.
+The published Tempo starts from Qwen3-4B; the demo model's LLM starts from nothing, so it gets this stage and
+the next (ours). Such notes are what memory tokens are to hold: said again and again, more often where a
+segment matters. Mostly short questions about a handful of segments: a row holds a dozen of them, and what
+took 3000 steps of whole videos to learn half is learned in 300 (docs/training.md §5).
 
     python train.py --config=configs/demo_note.py --workdir=build/demo/note
 """
 
 from ml_collections import ConfigDict
 
-from configs import demo_llm
+from configs import demo_see
 
 NOTED = {"kind": "minireel_noted", "count": 1_000_000, "slots": 16, "turns": 3}
 
 
 def get_config() -> ConfigDict:
-    config = demo_llm.get_config()
-    config.init.checkpoint = "build/demo/llm/model"
-    config.init.tokenizer = ""
-    config.optimiser.kind = "muon"
-    config.rates.llm = 2e-3
-    config.steps = 700
-    config.batch.update({"conversations": 9, "length": 400})
+    config = demo_see.get_config()
+    config.task = "llm"
+    config.rates.update({"vision": 0.0, "svlm": 0.0, "llm": 2.5e-3})
+    config.steps = 2000
+    config.batch.update({"pool": 1, "row_length": 1, "conversations": 9, "length": 400})
     forms = {"text": 0.5, "worded": 0.5}
     short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
     some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}

@@ -1,4 +1,4 @@
-"""Demo model 5 of 8: as demo_note.py, from which this goes on, but of all lengths.
+"""Demo model 4 of 7: as demo_note.py, from which this goes on, but of all lengths.
 
 Videos of 128 segments with all their notes, or with those of 16 or 50 segments in which nothing happens; the
 short questions stay in the mixture, as what is left out is forgotten.
@@ -15,7 +15,8 @@ from configs.demo_note import NOTED
 def get_config() -> ConfigDict:
     config = demo_note.get_config()
     config.init.checkpoint = "build/demo/note/model"
-    config.steps = 1000
+    config.rates.llm = 2e-3
+    config.steps = 1800
     config.batch.update({"conversations": 3, "length": 1200})
     forms = {"text": 0.4, "worded": 0.6}
     short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}

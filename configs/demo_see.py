@@ -1,4 +1,4 @@
-"""Demo model 1 of 8: the small VLM learns to see, from glimpses of minireel and their captions.
+"""Demo model 1 of 7: the small VLM learns to see, from glimpses of minireel and their captions.
 
 The published Tempo starts from Qwen3-VL-2B; the demo model's small VLM starts from nothing, so it gets
 this stage and the next (ours). A glimpse is one temporal slice: a quarter of the cost of a segment.
@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     config.model = "demo"
     config.init.tokenizer = "minireel"
     config.rates.update({"vision": 2e-3, "svlm": 2e-3})
-    config.optimiser.update({"b2": 0.99, "weight_decay": 0.01})
-    config.steps = 2400
+    config.optimiser.update({"kind": "muon", "b2": 0.99, "weight_decay": 0.01})
+    config.steps = 1500
     config.batch.update({"pool": 62, "row_length": 46, "conversations": 1, "length": 1})
     config.data.sources = (
         ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),

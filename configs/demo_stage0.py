@@ -1,4 +1,4 @@
-"""Demo model 6 of 8, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
+"""Demo model 5 of 7, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
 
 Published is that memory tokens and projector learn here, from captions (facts/tempo.md §4.1). Ours: notes in
 place of captions, that the LLM is not run (tempo_jax/training/loss_align.py), that the small VLM learns with
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
     config.rates.update({"vision": 3e-4, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
-    config.steps = 2000
+    config.steps = 2400
     config.batch.update({"pool": 24, "row_length": 172, "conversations": 8, "length": 200})
     evidence = {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 512, 4096)}
     config.data.sources = (ConfigDict({**evidence, "asked": ASKED}),)

@@ -1,4 +1,4 @@
-"""Demo model 7 of 8, Tempo's stages 1 and 2 in one: the LLM learns to read memory tokens, from short videos.
+"""Demo model 6 of 7, Tempo's stages 1 and 2 in one: the LLM learns to read memory tokens, from short videos.
 
 What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and
 that projector and LLM learn alone: the small VLM does its part already, and its answers of Yes and No are not

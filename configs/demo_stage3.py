@@ -1,4 +1,4 @@
-"""Demo model 8 of 8, Tempo's stage 3: long videos, of up to 128 segments.
+"""Demo model 7 of 7, Tempo's stage 3: long videos, of up to 128 segments.
 
 As published: no allocation in training, all memory tokens (facts/tempo.md §4.1). Ours: only the projector
 and the LLM learn, which alone see the length.

@@ -14,7 +14,7 @@ from tempo_jax.models.config import PRESETS
 from tempo_jax.training import config as configs
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
-LESSONS = ("see", "ask", "llm", "note", "note_long", "stage0", "stage1", "stage3")
+LESSONS = ("see", "ask", "note", "note_long", "stage0", "stage1", "stage3")
 SAMPLES = 24
 PART = {
     "tempo": lambda model: model,
@@ -42,7 +42,7 @@ def test_a_lesson_follows_one_before_it(lesson):
     sources = [source for source in config.init.values() if source and source != "minireel"]
     before = [re.fullmatch(r"build/demo/(\w+)/model", source)[1] for source in sources]
     assert all(name in LESSONS[: number - 1] for name in before)
-    assert before or lesson in ("see", "llm")
+    assert before or lesson in ("see", "note")
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

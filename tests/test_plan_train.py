@@ -13,7 +13,7 @@ from tempo_jax.training.tasks import TASKS
 from tests import tiny_training
 from tests import xcomp_systems as tiny
 
-STAGES = ("demo_stage1", "demo_stage0", "demo_see", "demo_llm")  # tasks tempo, align, svlm, llm
+STAGES = ("demo_stage1", "demo_stage0", "demo_see", "demo_note")  # tasks tempo, align, svlm, llm
 
 
 def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
