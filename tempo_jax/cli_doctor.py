@@ -14,7 +14,17 @@ from tempo_jax.errors import TempoError
 # Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
 CORE = (
     *("absl-py", "av", "flax", "grain", "importlib_resources", "jax", "matplotlib", "ml-collections"),
-    *("numpy", "optax", "orbax-checkpoint", "pillow", "pyarrow", "rich", "safetensors", "tensorboardX"),
+    *(
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "pillow",
+        "pyarrow",
+        "qwix",
+        "rich",
+        "safetensors",
+        "tensorboardX",
+    ),
     *("tensorflow-datasets", "transformers"),
 )
 EXTRAS = {

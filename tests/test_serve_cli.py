@@ -46,7 +46,7 @@ def environment(monkeypatch):
         (["--token-file", "/nowhere/token"], "cannot be read"),
         (["--port", "-1"], "--port"),
         (["--queue", "0"], "--queue"),
-        (["--dtype", "int8"], "--dtype"),
+        (["--dtype", "int4"], "--dtype"),
     ],
 )
 def test_mistakes(capsys, arguments, said):
