@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--selector", metavar="DIR", help="an XComp checkpoint that chooses the frames Tempo compresses"
     )
-    ask.add_argument(
-        "--selected-frames", type=options.number(int, 8), default=512, metavar="N", help="it leaves (512)"
-    )
+    ask.add_argument("--selected-frames", type=options.number(int, 8), metavar="N", help="it leaves (512)")
     ask.set_defaults(run=run_ask)
 
     batch = commands.add_parser(
@@ -131,7 +129,8 @@ def _part(tempo: Any, args: argparse.Namespace, question: str, clip_options: dic
     if not hasattr(tempo, "part"):
         raise TempoError("--selector chooses frames for Tempo, but XComp chooses its own: leave it out.")
     selector = options.load(options.checkpoint_folder(args.selector))
-    return tempo.part(args.video, question, selector, args.selected_frames, **clip_options)
+    frames = options.chosen(args, ("selected_frames",))
+    return tempo.part(args.video, question, selector, **frames, **clip_options)
 
 
 def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:

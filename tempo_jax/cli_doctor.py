@@ -14,18 +14,8 @@ from tempo_jax.errors import TempoError
 # Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
 CORE = (
     *("absl-py", "av", "flax", "grain", "importlib_resources", "jax", "matplotlib", "ml-collections"),
-    *(
-        "numpy",
-        "optax",
-        "orbax-checkpoint",
-        "pillow",
-        "pyarrow",
-        "qwix",
-        "rich",
-        "safetensors",
-        "tensorboardX",
-    ),
-    *("tensorflow-datasets", "transformers"),
+    *("numpy", "optax", "orbax-checkpoint", "pillow", "pyarrow", "qwix", "rich", "safetensors"),
+    *("tensorboardX", "tensorflow-datasets", "transformers"),
 )
 EXTRAS = {
     "serve": ("fastapi", "gradio", "prometheus-client", "python-multipart", "uvicorn"),

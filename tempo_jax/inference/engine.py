@@ -18,6 +18,7 @@ from tempo_jax.models import build, quantised
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.video import open_video
+from tempo_jax.xcomp.options import DEFAULT_FRAMES
 
 DEFAULT_CHUNK = 8  # segments per compressor call on one device
 
@@ -92,7 +93,7 @@ class Tempo:
         video: Any,
         question: str,
         selector: Any,
-        frames: int = 512,
+        selected_frames: int = DEFAULT_FRAMES,
         *,
         fps: float = 2.0,
         min_frames: int = 4,
@@ -113,7 +114,12 @@ class Tempo:
         config = self.config.video
         source = open_video(video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=config)
         return before_tempo.choose(
-            selector, source, question, frames, segment_frames=config.segment_frames, progress=progress
+            selector,
+            source,
+            question,
+            selected_frames,
+            segment_frames=config.segment_frames,
+            progress=progress,
         )
 
     def ask(
@@ -133,7 +139,7 @@ class Tempo:
         top_p: float = 1.0,
         lp_comp: str = "none",
         selector: Any = None,
-        selected_frames: int = 512,
+        selected_frames: int = DEFAULT_FRAMES,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Answer:
         """Answers one question about one video.

@@ -24,7 +24,7 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x_BND, angles_1NR):
         q, k, v = (self.qkv.heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
-        if platform() == "tpu":  # to move halves of 64 lanes takes it longer than another product
+        if platform() == "tpu":  # whose compiler expects more of a product than of moving halves of 64 lanes
             turned = (
                 self.qkv.heads(x_BND, self.num_heads, part=part, parts=3, change=rope.turn)
                 for part in range(2)

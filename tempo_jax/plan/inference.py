@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax.inference import buckets, generate
+from tempo_jax.inference import buckets
 from tempo_jax.inference import programs as engine
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.models.config import PRESETS, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.models.vision import grid_of, output_tokens
-from tempo_jax.plan import shapes
-from tempo_jax.plan.memory import shard_bytes
+from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.training import flops
 
@@ -83,19 +82,14 @@ def _llm(config, preset: TempoConfig, model, mesh, bank) -> Iterator[Program]:
     kept = min(ask.budget, real * preset.memory_tokens)
     bucket = buckets.bucket(kept + real * (buckets.TAG_TOKENS - 3) + 2 * TEXT, buckets.PREFILL)
     capacity = buckets.bucket(ask.new_tokens, buckets.NEW_TOKENS)
-    sampling = shapes.sampling(mesh)
     options = {"greedy": True, "eos": preset.eos_ids}
     sizes = options | {"bucket": bucket, "capacity": capacity}
-    args = (model, selection, engine.Prompt(text, text, tags), sampling)
+    args = (model, selection, engine.Prompt(text, text, tags), shapes.sampling(mesh))
     reading = sum(flops.decoder(preset.llm, 1, bucket)) + _projector(preset, segments)
     yield Program("prefill", engine.prefill, args, sizes, reading, bucket, 1)
 
     prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
-    state = shapes.generation(mesh, prefilled.generation, preset.llm)
-    floor = sum(map(shard_bytes, jax.tree.leaves((model.llm, state.cache))))
-    step = shapes.after(preset.llm, 1, bucket, 1) + 2.0 * preset.llm.hidden_size * preset.llm.vocab_size
-    args = (model.llm, state, scalar, sampling)
-    yield Program("decode step", generate.advance, args, options, step, 1, ask.new_tokens, floor_bytes=floor)
+    yield decode.step(mesh, model.llm, prefilled.generation, bucket, ask.new_tokens, **options)
 
 
 def _spread(mesh, visual) -> Any:

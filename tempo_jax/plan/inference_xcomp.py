@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tempo_jax.inference import buckets, generate
+from tempo_jax.inference import buckets
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.models.config import PRESETS, XCompConfig
-from tempo_jax.plan import shapes
-from tempo_jax.plan.memory import shard_bytes
+from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.xcomp import chunks, cost, lp_comp, schedule
 from tempo_jax.xcomp import programs as engine
@@ -83,22 +82,18 @@ def _llm(config, preset: XCompConfig, model, mesh, prompt: engine.Prompt, kept: 
     text = prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0]
     room = lp_comp.Room(text, buckets.bucket(kept, FRAMES))
     plan = schedule.plan(preset.compression, preset.llm.num_layers, preset.frame_tokens)
-    scalar, sampling = shapes.shape(mesh, (), jnp.int32), shapes.sampling(mesh)
+    scalar = shapes.shape(mesh, (), jnp.int32)
     options = {"greedy": True, "eos": preset.eos_ids}
     capacity = buckets.bucket(config.ask.new_tokens, buckets.NEW_TOKENS)
     sizes = options | {"room": room, "plan": plan, "capacity": capacity}
-    args = (model, _pool(preset, model, mesh, kept), scalar, prompt, sampling)
+    args = (model, _pool(preset, model, mesh, kept), scalar, prompt, shapes.sampling(mesh))
     flops = cost.prefill_flops(preset, text, room.frames)
     tokens = room.length(preset.frame_tokens)
     yield Program("prefill", engine.prefill, args, sizes, flops, tokens, 1)
 
     prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
-    state = shapes.generation(mesh, prefilled.generation, preset.llm)
-    floor = sum(map(shard_bytes, jax.tree.leaves((model.llm, state.cache))))
-    layer = np.mean([room.length(count) for count in plan.tokens[1:]])
-    step = shapes.after(preset.llm, 1, int(layer), 1)
-    step += 2.0 * preset.llm.hidden_size * preset.llm.vocab_size
-    args = (model.llm, state, scalar, sampling)
-    options |= {"repetition_penalty": shapes.shape(mesh, (), jnp.float32)}
-    runs = config.ask.new_tokens
-    yield Program("decode step", generate.advance, args, options, step, 1, runs, floor_bytes=floor)
+    seen = int(np.mean([room.length(count) for count in plan.tokens[1:]]))
+    penalty = {"repetition_penalty": shapes.shape(mesh, (), jnp.float32)}
+    yield decode.step(
+        mesh, model.llm, prefilled.generation, seen, config.ask.new_tokens, **options, **penalty
+    )

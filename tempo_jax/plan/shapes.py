@@ -22,6 +22,12 @@ def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
     return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
 
 
+def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
+    """A native parameter, where it lives on the mesh, stored as dtype unless it is always float32."""
+    kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
+    return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+
+
 def model(config: Any, dtype: str, mesh) -> Any:
     """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
     stored = quantised.COMPUTED if quantised.is_type(dtype) else jnp.dtype(dtype)
@@ -33,8 +39,7 @@ def model(config: Any, dtype: str, mesh) -> Any:
         }
 
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else stored
-        whole = jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+        whole = parameter(path, x, stored, mesh)
         return matrix(whole) if quantised.is_type(dtype) and quantised.is_matrix(path) else whole
 
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:

@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
-from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.data.shape import Shape
 from tempo_jax.models import build
 from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.plan import shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import config as configs
@@ -57,12 +57,7 @@ def _architecture(config: ConfigDict) -> Any:
 
 def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     _, frozen = groups.split(build.shapes(model), dict(config.rates))
-
-    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        dtype = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else jnp.dtype(config.dtype)
-        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding.param_sharding(path, x.shape, mesh))
-
-    return {path: leaf(path, x) for path, x in frozen.items()}
+    return {path: shapes.parameter(path, x, jnp.dtype(config.dtype), mesh) for path, x in frozen.items()}
 
 
 def _shape(config: ConfigDict, model: Any) -> tuple[Shape, int]:

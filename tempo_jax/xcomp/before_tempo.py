@@ -14,19 +14,18 @@ from tempo_jax.inference.buckets import multiple
 from tempo_jax.video import Source, segments
 from tempo_jax.xcomp import select
 from tempo_jax.xcomp.clip import Clip
+from tempo_jax.xcomp.options import DEFAULT_FRAMES
 from tempo_jax.xcomp.sampling import GRAIN
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
-
-FRAMES = 512  # that stay, where nothing else is asked for: what XComp keeps
 
 
 def choose(
     xcomp: "XComp",
     source: Source,
     question: str,
-    frames: int = FRAMES,
+    frames: int = DEFAULT_FRAMES,
     *,
     segment_frames: int = 8,
     strategy: str = "local",
