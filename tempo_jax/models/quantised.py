@@ -1,7 +1,8 @@
 """Weights in 8 bits, for inference: the matrices of decoder layers as qwix arrays.
 
 A matrix keeps one scale per output; activations, embeddings, norms, the vision tower and the projector stay
-in bfloat16. A decode step reads all weights once a token, so half the bytes are up to twice the speed there.
+in bfloat16. A decode step reads all weights once a token, so it is there that fewer bytes should tell (not
+measured on a TPU).
 """
 
 import re
