@@ -63,7 +63,7 @@ def run_plan(args: argparse.Namespace) -> int:
         else:
             from tempo_jax.plan import compile, report
 
-            plan = compile.plan(config, where, _dump(args.dump))
+            plan = compile.plan(config, where, _dump(args.dump), options.say)
             text, values = report.text(plan), report.to_json(plan)
     print(json.dumps(values) if args.json else text, flush=True)
     return 0

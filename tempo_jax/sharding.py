@@ -6,9 +6,11 @@ runs on any mesh. Works for stacked trees (`layers/...` with a leading layer axi
 one node per layer (`layers/<i>/...`) alike.
 """
 
+import contextlib
+import contextvars
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +33,12 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "none": (),  # short or one-dimensional: replicated
 }
+
+# The same for answering questions, where what reads segments or clips has them over all chips, and only the
+# LLM, which reads one prompt, is split by heads: a chip compresses its own segments without the others.
+APART: dict[str, tuple[str, ...]] = RULES | {"segments": AXES, "heads": (), "mlp": (), "vocab": ()}
+READERS = ("compressor/", "vision/")  # components that APART is for
+_rules: contextvars.ContextVar[Mapping] = contextvars.ContextVar("rules", default=RULES)
 
 # Path pattern -> logical axes without the layer axis; the first full match wins. Paths are relative to
 # a component (`llm/`, `compressor/text/`, ...), with layer indices taken out.
@@ -133,11 +141,21 @@ def _row(path: str) -> tuple[str, tuple[str, ...]]:
     raise KeyError(f"no sharding for {path}: add a row to sharding.PARAMETERS")
 
 
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """While a function is traced: APART holds in place of RULES."""
+    token = _rules.set(APART)
+    try:
+        yield
+    finally:
+        _rules.reset(token)
+
+
 def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
     """Rules applied: mesh axes that do not divide a dimension are dropped there, the last first."""
     parts: list[Any] = []
     for name, size in zip(axes, shape, strict=True):
-        wanted = tuple(a for a in RULES[name] if mesh.shape.get(a, 1) > 1)
+        wanted = tuple(a for a in _rules.get()[name] if mesh.shape.get(a, 1) > 1)
         while wanted and size % math.prod(mesh.shape[a] for a in wanted):
             wanted = wanted[:-1]
         parts.append(wanted if len(wanted) > 1 else wanted[0] if wanted else None)
@@ -152,16 +170,18 @@ def constrain(x: jax.Array, axis: str = "none") -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec((axis, *("none",) * (x.ndim - 1)), x.shape, mesh))
 
 
-def param_sharding(path: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where a native parameter lives; see `logical_axes` for KeyError."""
-    return NamedSharding(mesh, spec(logical_axes(path, len(shape)), shape, mesh))
+def param_sharding(path: str, shape: Sequence[int], mesh: Mesh, *, asking: bool = False) -> NamedSharding:
+    """Where a native parameter lives, `asking` questions or in training; KeyError as `logical_axes`."""
+    axes = logical_axes(path, len(shape))
+    with apart() if asking and path.startswith(READERS) else contextlib.nullcontext():
+        return NamedSharding(mesh, spec(axes, shape, mesh))
 
 
-def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "") -> dict:
+def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "", *, asking: bool = False) -> dict:
     """The same for a nested dict of anything with a `.shape`."""
     return {
-        key: tree_shardings(value, mesh, f"{prefix}{key}/")
+        key: tree_shardings(value, mesh, f"{prefix}{key}/", asking=asking)
         if isinstance(value, dict)
-        else param_sharding(f"{prefix}{key}", value.shape, mesh)
+        else param_sharding(f"{prefix}{key}", value.shape, mesh, asking=asking)
         for key, value in shapes.items()
     }

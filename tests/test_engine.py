@@ -1,6 +1,7 @@
 """The engine on tiny random weights: what must not change an answer, and what must be said."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from tempo_jax import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate, prefetch
+from tempo_jax.inference import buckets, generate, prefetch, programs
 from tempo_jax.inference.text import TextStream
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
@@ -126,7 +127,27 @@ def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
     assert relative(relevance[:count], seen.relevance) < 2e-5
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_chips_compress_without_each_other(tokenizer, frames):
+    """The LLM is split by heads over all chips; vision tower and compressor exchange nothing."""
+    from tempo_jax.sharding import make_mesh
+
+    sharded = tiny_tempo(tokenizer, mesh=make_mesh(1, 1, 8))
+    clip, compressor = sharded.open(frames), sharded.model.compressor
+    assert not sharded.model.llm.layers[0].mlp.up.kernel[...].is_fully_replicated
+    assert compressor.text.layers[0].mlp.up.kernel[...].is_fully_replicated
+    (visual,) = clip._held
+    pixels = jax.ShapeDtypeStruct((8, 8, 64, 64, 3), "uint8", sharding=visual.tokens_SVD.sharding)
+    rows = sharded.place.put(clip.layout.chunks[0].rows)
+    with sharded.place():
+        for lowered in (
+            programs.see.lower(compressor, pixels),
+            programs.read_prefix.lower(compressor, visual, rows),
+        ):
+            text = lowered.compile().as_text()
+            assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", text)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
 def test_a_mesh_gives_the_numbers_of_one_device(tokenizer, frames, seen, clip, shape):
     from tempo_jax.sharding import make_mesh
 

@@ -72,7 +72,7 @@ def test_cached_decoding_equals_recomputation_and_torch(seed):
     ids = ids_of(rng, 2, bucket)
     positions = jnp.broadcast_to(jnp.arange(bucket), (2, bucket))
     hidden, cache = ours.prefill(ours.embed(jnp.asarray(ids)), positions)
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, new), (0, 0), (0, 0))), cache)
+    cache = jax.tree.map(lambda x: jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, new), (0, 0))), cache)
     rows = [list(ids[b, :n]) for b, n in enumerate(lengths)]
     step = jax.jit(lambda m, x, p, c: m.step(x, p, c))
     for t in range(new):

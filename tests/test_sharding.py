@@ -73,6 +73,22 @@ def test_known_placements():
     assert spec("compressor/text/norm/scale") == jax.P(None)
 
 
+def test_to_answer_every_chip_reads_with_weights_of_its_own():
+    """Only the LLM is split by heads; what reads segments is split over fsdp alone."""
+    mesh = sharding.make_mesh(1, 4, 2)
+    shapes = mapping.native_shapes("tempo", cfg.TEMPO_6B)
+
+    def spec(path):
+        return sharding.param_sharding(path, shapes[path], mesh, asking=True).spec
+
+    assert spec("llm/layers/mlp/up/kernel") == jax.P(None, "fsdp", "tensor")
+    assert spec("compressor/text/layers/mlp/up/kernel") == jax.P(None, "fsdp", None)
+    assert spec("compressor/vision/blocks/mlp/fc2/kernel") == jax.P(None, None, "fsdp")
+    with sharding.apart():
+        assert sharding.spec(("segments", "heads"), (16, 8), mesh) == jax.P(("fsdp", "tensor"), None)
+    assert sharding.spec(("segments", "heads"), (16, 8), mesh) == jax.P("fsdp", "tensor")
+
+
 def test_axes_that_do_not_divide_are_dropped():
     mesh = sharding.make_mesh(2, 4, 1)
     assert sharding.spec(("segments", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)

@@ -168,7 +168,8 @@ def test_a_token_read_is_a_token_generated(name, seed):
     whole, _ = hidden_of(llm, x, rows_of((3, 2, 4)), room, made)
     rows = rows_of((3, 2, 3))
     _, caches = hidden_of(llm, x, rows, room, made)
-    stepped, _ = _step(llm, x[:, 14:15], rows.lengths(made), caches)
+    buffers = jax.tree.map(lambda x: x.swapaxes(1, 2), caches)
+    stepped, _ = _step(llm, x[:, 14:15], rows.lengths(made), buffers)
     np.testing.assert_allclose(stepped[0, 0], whole[0, 8], atol=1e-5)
 
 

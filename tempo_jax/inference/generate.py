@@ -24,22 +24,25 @@ class Generation(NamedTuple):
     count: jax.Array  # int32, tokens per row so far; the last one is not in the cache yet
     length_B: jax.Array  # int32, prompt tokens per row; [layers, B] where layers hold different numbers
     done_B: jax.Array  # bool, the row has met an end token
-    cache: list[KV]  # per layer [B, S, kv_heads, head_dim], S >= bucket + N
+    cache: list[KV]  # per layer [B, kv_heads, S, head_dim], S >= bucket + N
     key: jax.Array
 
 
 def start(logits_BV, length_B, caches: list[KV], sampling: Sampling, *, capacity: int, greedy: bool, eos):
-    """The state after prefill: the first token chosen, caches widened by `capacity` tokens."""
+    """The state after prefill: the first token chosen, caches widened by `capacity` tokens.
+
+    caches: [B, S, kv_heads, head_dim]; of the state head by head, as a TPU reads them for one query.
+    """
     key, used = jax.random.split(sampling.key)
     token_B = choose(logits_BV, sampling._replace(key=used), greedy)
-    widths = ((0, 0), (0, capacity), (0, 0), (0, 0))
+    widths = ((0, 0), (0, 0), (0, capacity), (0, 0))
     tokens = jnp.zeros((token_B.shape[0], capacity), jnp.int32).at[:, 0].set(token_B)
     return Generation(
         tokens_BN=tokens,
         count=jnp.int32(1),
         length_B=length_B,
         done_B=_ends(token_B, eos),
-        cache=jax.tree.map(lambda x: jnp.pad(x, widths), caches),
+        cache=jax.tree.map(lambda x: jnp.pad(x.swapaxes(1, 2), widths), caches),
         key=key,
     )
 

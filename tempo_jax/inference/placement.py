@@ -1,16 +1,16 @@
 """Where arrays live: nothing to do on one device, named shardings on a mesh."""
 
 import contextlib
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.sharding import RULES
+from tempo_jax import sharding
+from tempo_jax.trees import flatten, nest
 
-SEGMENTS = RULES["segments"]  # mesh axes the segments of a video spread over
+SEGMENTS = sharding.APART["segments"]  # mesh axes the segments of a video spread over
 
 
 class Placement:
@@ -23,7 +23,7 @@ class Placement:
     @property
     def segment_shards(self) -> int:
         """Over how many devices the segments of a video spread."""
-        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in SEGMENTS)
+        return 1 if self.mesh is None else self.mesh.size
 
     @contextlib.contextmanager
     def __call__(self):
@@ -41,3 +41,14 @@ class Placement:
             return jax.tree.map(jnp.asarray, x)
         sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)
+
+
+def settle(params: dict, mesh: jax.sharding.Mesh | None) -> dict:
+    """A parameter tree whose arrays lie where asking wants them; those in 8 bits stay where they are."""
+
+    def moved(path: str, x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            return x
+        return jax.device_put(x, sharding.param_sharding(path, x.shape, mesh, asking=True))
+
+    return params if mesh is None else nest({path: moved(path, x) for path, x in flatten(params).items()})

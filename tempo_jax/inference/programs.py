@@ -19,7 +19,7 @@ from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import patchify, resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
-from tempo_jax.sharding import constrain
+from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import in_tempo
 
 
@@ -48,6 +48,7 @@ class Prompt(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "image"))
+@apart()
 def resize(frames, *, steps: tuple, image: bool):
     """uint8 [C, F, H, W, 3] to model size, uint8, one segment at a time to bound memory."""
 
@@ -59,6 +60,7 @@ def resize(frames, *, steps: tuple, image: bool):
 
 
 @jax.jit
+@apart()
 def see(compressor: Compressor, frames) -> Visual:
     """Visual tokens of a chunk: uint8 [C, F, h, w, 3] -> [C, V, D]."""
     config = compressor.vision.config
@@ -71,12 +73,14 @@ def see(compressor: Compressor, frames) -> Visual:
 
 
 @jax.jit
+@apart()
 def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
     """Keys and values of a chunk's system prompts and videos."""
     return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefix(visual, rows)]
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))
+@apart()
 def compress(
     compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
 ):

@@ -5,11 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from tempo_jax.models import rope
-from tempo_jax.models.attention import attention
+from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
-from tempo_jax.models.layers import Embedding, Linear, RMSNorm, layer, layer_count, make_layers, scan_layers
+from tempo_jax.models.layers import (
+    Embedding,
+    Linear,
+    RMSNorm,
+    by_rows,
+    layer,
+    layer_count,
+    make_layers,
+    scan_layers,
+)
 
 KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, S, kv_heads, head_dim]
 
@@ -129,7 +139,7 @@ class Decoder(nnx.Module):
         return self._unrolled(x_BLD, positions, lambda i: attend_with(prefix[i]))
 
     def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
-        """One token per row, written to slot `position` of the cache buffers [B, S, …].
+        """One token per row, written to slot `position` of the cache buffers [B, kv_heads, S, head_dim].
 
         position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/lp_comp.py).
         """
@@ -139,12 +149,13 @@ class Decoder(nnx.Module):
         written: list[KV] = []
 
         def attend_with(buffers: KV, position_B):
-            valid = jnp.arange(buffers[0].shape[1]) <= position_B[:, None]
+            valid = jnp.arange(buffers[0].shape[2]) <= position_B[:, None]
 
             def attend(q, k, v):
-                k, v = (b.at[rows, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
+                k, v = (b.at[rows, :, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
+                k, v = _by_head(k), _by_head(v)
                 written.append((k, v))
-                return attention(q, k, v, kv_valid_BS=valid)
+                return attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), kv_valid_BS=valid)
 
             return attend
 
@@ -154,7 +165,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden) -> jax.Array:
         """Next-token logits, float32 [..., vocab]."""
         kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
-        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+        return by_rows(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
 
     def _unrolled(self, x, positions, attend_of, deepstack=None):
         """positions: of all layers, or a list with those of each."""
@@ -169,6 +180,12 @@ class Decoder(nnx.Module):
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
         return self.norm(x)
+
+
+def _by_head(x_BKSH):
+    """x, which a TPU is to hold head by head, as one query reads it: left alone, XLA would turn every cache
+    around as its loop begins and ends."""
+    return with_layout_constraint(x_BKSH, Layout((0, 1, 2, 3))) if platform() == "tpu" else x_BKSH
 
 
 def _add_deepstack(x, deepstack_FBLD, index):

@@ -3,12 +3,14 @@
 Parameters carry their own dtype and computation follows it; norms work in float32 inside.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.models.attention import platform
 from tempo_jax.models.quantised import matmul
 from tempo_jax.sharding import constrain
 
@@ -16,6 +18,18 @@ from tempo_jax.sharding import constrain
 def initial_std(width: int) -> float:
     """Of random kernels with `width` inputs and of embeddings that wide: 0.02, as Qwen, at its widths."""
     return width**-0.5
+
+
+def by_rows(product: Callable, x: jax.Array) -> jax.Array:
+    """product(x), for x [..., in] with a weight [in, out]; on a TPU a single row is multiplied twice.
+
+    XLA:TPU computes one row outside the matrix unit, which by its own estimate takes four times as long as
+    two rows, which it multiplies while the next weights arrive (docs/plans.md).
+    """
+    if platform() != "tpu" or math.prod(x.shape[:-1]) != 1:
+        return product(x)
+    y = product(jnp.broadcast_to(x.reshape(1, -1), (2, x.shape[-1])))
+    return y[:1].reshape(*x.shape[:-1], -1)
 
 
 class Linear(nnx.Module):
@@ -27,7 +41,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = matmul(x, self.kernel[...])
+        kernel = self.kernel[...]
+        y = by_rows(lambda x: matmul(x, kernel), x)
         return y if self.bias is None else y + self.bias[...]
 
     def heads(

@@ -1,6 +1,7 @@
 """From programs to findings: compiles each for its topology and reads what came out."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,10 @@ class Finding(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return self.cost.seconds if self.cost else float("nan")
+        """As the compiler estimates, and no less than reading `floor_bytes` takes, which its estimates leave
+        out where weights are fetched beside the computation."""
+        reading = self.floor_bytes / self.chip.hbm_bandwidth
+        return max(self.cost.seconds, reading) if self.cost else float("nan")
 
     @property
     def mfu(self) -> float:
@@ -72,16 +76,27 @@ class Plan(NamedTuple):
         return sum(finding.seconds * finding.runs for finding in self.findings)
 
 
-def plan(config: ConfigDict, where: Topology, dump: Any = None) -> Plan:
+def plan(
+    config: ConfigDict,
+    where: Topology,
+    dump: Callable[[str, str], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Plan:
     """Compiles every program of the config. TempoError without libtpu and for what cannot be planned.
 
-    dump: called with (program's name, optimised HLO).
+    dump: called with (program's name, optimised HLO). say: called with lines of progress.
     """
     devices = topology.devices(where)
     mesh, found = programs.of(config, devices)
+    findings = []
     with Placement(mesh, exact=config.dtype == "float32")():
-        findings = tuple(find(program, mesh, where.chip, dump) for program in found)
-    return Plan(where, dict(mesh.shape), "ask" not in config, findings)
+        for program in found:
+            if say:
+                say(f"{where}: compiling {program.name} ...")
+            findings.append(find(program, mesh, where.chip, dump))
+            if say:
+                say(f"{where}: {program.name} took {findings[-1].compile_seconds:.0f} s to compile")
+    return Plan(where, dict(mesh.shape), "ask" not in config, tuple(findings))
 
 
 def find(program: programs.Program, mesh, chip: Chip, dump: Any = None) -> Finding:

@@ -28,14 +28,15 @@ class Time(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one run of a program on one chip."""
+    """Of one run of a program on one chip; where it has loops of unknown length, of one turn of them."""
 
     matmul_seconds: float  # fusions around matrix products
     other_seconds: float  # the rest of what has an estimate
     kernel_seconds: float  # Pallas kernels, assumed
     kernels: int  # of them in the text
     collectives: tuple[Collective, ...]
-    open_loops: int  # loops whose length is not a constant: their bodies are counted once
+    open_loops: int  # loops whose length is not a constant
+    once_seconds: float = 0.0  # beside open loops: what runs before and after them
     longest: tuple[Time, ...] = ()  # of everything but collectives
 
     @property
@@ -63,19 +64,28 @@ class _Run(NamedTuple):
     trips: float
     inside: bool  # a fusion whose own estimate covers it
     asynchronous: bool
+    turning: bool = False  # in a loop of unknown length
 
 
 def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
     """labels: share of the runs of a conditional that take its expensive branch (loss.cross_entropy)."""
+    runs = list(_walk(module, module.entry, 1.0, labels))
+    turning = [run for run in runs if run.turning]
+    if not turning:
+        return _sum(runs, module, mesh, chip)
+    once = _sum([run for run in runs if not run.turning], module, mesh, chip)
+    loops = sum(run.instruction.op == "while" and module.trips(run.instruction) is None for run in runs)
+    return _sum(turning, module, mesh, chip)._replace(open_loops=loops, once_seconds=once.seconds)
+
+
+def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
     matmul = other = kernel = 0.0
-    kernels = open_loops = 0
+    kernels = 0
     found = []
     places: dict[str, float] = defaultdict(float)
-    for run in _walk(module, module.entry, 1.0, labels):
+    for run in runs:
         instruction = run.instruction
-        if instruction.op == "while":
-            open_loops += module.trips(instruction) is None
-        elif collectives.kind_of(instruction):
+        if collectives.kind_of(instruction):
             found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
             work = kernel_flops(instruction, module[run.computation])
@@ -91,7 +101,7 @@ def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
             else:
                 other += seconds
     longest = sorted((Time(seconds, what) for what, seconds in places.items()), reverse=True)[:LONGEST]
-    return Cost(matmul, other, kernel, kernels, tuple(found), open_loops, tuple(longest))
+    return Cost(matmul, other, kernel, kernels, tuple(found), 0, longest=tuple(longest))
 
 
 def _place(instruction: hlo.Instruction) -> str:
@@ -105,8 +115,9 @@ def _walk(module: hlo.Module, name: str, trips: float, labels: float) -> Iterato
         started = instruction.op.endswith("-start") or "async_collective" in instruction.rest
         yield _Run(instruction, name, trips, False, started)
         if instruction.op == "while":
-            body = instruction.attribute("body")
-            yield from _walk(module, body, trips * (module.trips(instruction) or 1), labels)
+            turns = module.trips(instruction)
+            for run in _walk(module, instruction.attribute("body"), trips * (turns or 1), labels):
+                yield run._replace(turning=run.turning or turns is None)
         elif instruction.op == "conditional":
             yield from _branches(module, instruction, trips, labels)
         elif instruction.op in ("fusion", "custom-call"):

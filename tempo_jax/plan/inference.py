@@ -1,7 +1,6 @@
 """Tempo's programs between frames and an answer as shapes on a mesh: the very ones that the engine calls."""
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +29,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     Caches are taken to lie by key/value head over the tensor axis, where it divides them.
     """
     ask, preset = config.ask, PRESETS[config.model]
-    shards = math.prod(mesh.shape[axis] for axis in SEGMENTS)
+    shards = mesh.size
     segments = -(-ask.frames // preset.video.segment_frames)
     chunk = min(ask.chunk_segments * shards, buckets.multiple(buckets.power_of_two(segments), shards))
     chunks = -(-segments // chunk)

@@ -1,7 +1,6 @@
 """XComp's programs between frames and an answer as shapes on a mesh: the very ones that the engine calls."""
 
 import functools
-import math
 from collections.abc import Iterator
 
 import jax
@@ -50,7 +49,7 @@ def _pool(preset: XCompConfig, model, mesh, frames: int):
 
 
 def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
-    size, shards = preset.vision.image_size, math.prod(mesh.shape[axis] for axis in SEGMENTS)
+    size, shards = preset.vision.image_size, mesh.size
     clips = max(1, config.ask.chunk_segments // 2) * shards  # as tempo_jax.load has it
     pixels = shapes.shape(mesh, (clips, preset.clip_frames, size, size, 3), jnp.uint8, SEGMENTS)
     args = (model, _pool(preset, model, mesh, config.ask.frames), pixels, shapes.shape(mesh, (), jnp.int32))

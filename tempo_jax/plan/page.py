@@ -124,7 +124,7 @@ def _run(row: Row) -> dict[str, Any]:
     from tempo_jax.plan import compile, report
 
     config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology))
+    plan = compile.plan(config, topology.parse(row.topology), say=cli_options.say)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {"date": time.strftime("%Y-%m-%d"), "versions": versions}

@@ -41,7 +41,8 @@ def _block(found: Finding) -> str:
         f"             compiled in {found.compile_seconds:.0f} s",
     ]
     if costs.open_loops:
-        lines.append(f"  note       {costs.open_loops} loops of unknown length are counted once")
+        once = _time(costs.once_seconds)
+        lines.append(f"  note       a turn of its loop; before and after it, once a call, {once}")
     return "\n".join(lines)
 
 
@@ -116,6 +117,7 @@ def _json(found: Finding) -> dict[str, Any]:
         "other_seconds": costs.other_seconds,
         "kernel_seconds": costs.kernel_seconds,
         "exposed_seconds": costs.exposed_seconds,
+        "once_seconds": costs.once_seconds,
         "floor_seconds": found.floor_seconds,
         "longest": [one._asdict() for one in costs.longest],
         "collectives": traffic(found),

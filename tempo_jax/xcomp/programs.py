@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from tempo_jax.inference import generate
 from tempo_jax.models.resize import resize_direct
-from tempo_jax.sharding import constrain
+from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import Windows
 from tempo_jax.xcomp.model import XComp
@@ -29,6 +29,7 @@ class Prompt(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("size",))
+@apart()
 def resize(frames, *, size: int):
     """uint8 [C, T, H, W, 3] to uint8 [C, T, size, size, 3], a clip at a time to bound memory."""
     return constrain(
@@ -37,6 +38,7 @@ def resize(frames, *, size: int):
 
 
 @functools.partial(jax.jit, donate_argnames=("pool",))
+@apart()
 def see(model: XComp, pool, frames, start):
     """The pool [M, D] with the visual tokens of C clips, uint8 [C, T, H, W, 3], from row `start` on."""
     tokens = constrain(model.see(constrain(frames, "segments")))
