@@ -1,12 +1,18 @@
 """Tiny configurations compiled by libtpu for real topologies; skipped where libtpu is not installed."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax import cli_plan
-from tempo_jax.plan import chips, compile, programs, topology
+from tempo_jax import cli_plan, sharding
+from tempo_jax.inference import generate
+from tempo_jax.models import layers
+from tempo_jax.models.config import TEMPO_6B
+from tempo_jax.plan import chips, compile, decode, programs, shapes, topology
 
 pytestmark = pytest.mark.skipif(
     not topology.available(), reason='no libtpu, the TPU compiler: pip install "tempo_jax[plan]"'
@@ -75,3 +81,48 @@ def test_the_ceiling_of_a_chip_is_the_compilers_own():
     found = compile.find(product, mesh, chip)
     assert found.mfu == pytest.approx(chip.ceiling, rel=0.02)
     assert found.bound == "compute"
+
+
+def test_one_row_is_multiplied_in_the_matrix_unit():
+    """Which it is not as it stands: the compiler itself says how much longer that takes."""
+    devices, chip = topology.devices(topology.parse("v6e:1x1")), chips.CHIPS["v6e"]
+    mesh = jax.sharding.Mesh(np.array(devices), ("fsdp",))
+
+    def shape(*size):
+        return jax.ShapeDtypeStruct(size, jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P()))
+
+    def seconds(function):
+        args = (shape(1, 1, 2560), shape(2560, 9728))
+        with jax.set_mesh(mesh):
+            return compile.find(
+                programs.Program("", jax.jit(function), args, {}, 1, 1, 1), mesh, chip
+            ).seconds
+
+    twice = seconds(lambda x, w: layers.by_rows(lambda x: x @ w, x))
+    assert 3 * twice < seconds(jnp.matmul)
+
+
+def test_a_step_of_decoding_leaves_caches_where_they_lie():
+    """No cache is turned around before the loop or gathered in it: Tempo-6B's LLM, two layers of it."""
+    where = topology.parse("v6e:2x2")
+    mesh = sharding.make_mesh(1, 1, 4, topology.devices(where))
+    config = dataclasses.replace(TEMPO_6B.llm, num_layers=2, vocab_size=1024)
+    cache = jax.ShapeDtypeStruct((1, config.num_kv_heads, 10304, config.head_dim), jnp.bfloat16)
+    number = jax.ShapeDtypeStruct((1,), jnp.int32)
+    state = generate.Generation(
+        tokens_BN=jax.ShapeDtypeStruct((1, 64), jnp.int32),
+        count=jax.ShapeDtypeStruct((), jnp.int32),
+        length_B=number,
+        done_B=jax.ShapeDtypeStruct((1,), jnp.bool_),
+        cache=[(cache, cache)] * 2,
+        key=jax.eval_shape(lambda: jax.random.key(0)),
+    )
+    texts = {}
+    with jax.set_mesh(mesh):
+        llm = shapes.model(config, "bfloat16", mesh)
+        step = decode.step(mesh, llm, state, 10240, 64, greedy=True, eos=(1,))
+        found = compile.find(step, mesh, where.chip, texts.__setitem__)
+    assert not re.search(r"bf16\[1,2,10304,128\][^ ]* copy\(", texts["decode step"])
+    assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
+    assert all(one.bytes / one.count < 2**20 for one in found.cost.collectives)
+    assert found.cost.open_loops == 1 and found.cost.once_seconds < found.seconds

@@ -20,6 +20,7 @@ from tempo_jax.models.layers import (
     make_layers,
     scan_layers,
 )
+from tempo_jax.sharding import spec
 
 KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, S, kv_heads, head_dim]
 
@@ -185,7 +186,17 @@ class Decoder(nnx.Module):
 def _by_head(x_BKSH):
     """x, which a TPU is to hold head by head, as one query reads it: left alone, XLA would turn every cache
     around as its loop begins and ends."""
-    return with_layout_constraint(x_BKSH, Layout((0, 1, 2, 3))) if platform() == "tpu" else x_BKSH
+    if platform() != "tpu":
+        return x_BKSH
+
+    def hold(x):
+        return with_layout_constraint(x, Layout((0, 1, 2, 3)))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return hold(x_BKSH)
+    where = spec(("none", "heads", "none", "none"), x_BKSH.shape, mesh)  # left to XLA, chips would gather it
+    return jax.shard_map(hold, in_specs=where, out_specs=where, check_vma=False)(x_BKSH)
 
 
 def _add_deepstack(x, deepstack_FBLD, index):

@@ -19,6 +19,7 @@ TRAFFIC = {
     "collective-permute": lambda out, size: out,
     "ragged-all-to-all": lambda out, size: out * (size - 1) / size,
 }
+HOP = 1e-6  # seconds from chip to chip, however little is sent: about that, says the scaling book
 
 
 class Collective(NamedTuple):
@@ -50,9 +51,8 @@ def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous:
     traffic = TRAFFIC[kind](_result(instruction), size) if size > 1 else 0.0
     members = [devices[i] for i in group]
     bandwidth = _bandwidth(members, devices, chip, ring=kind != "collective-permute")
-    return Collective(
-        kind, axes, traffic * trips, traffic * trips / bandwidth, asynchronous, trips, instruction.op_name
-    )
+    seconds = traffic / bandwidth + HOP * _hops(kind, members, devices, chip)
+    return Collective(kind, axes, traffic * trips, seconds * trips, asynchronous, trips, instruction.op_name)
 
 
 def _result(instruction: Instruction) -> float:
@@ -82,6 +82,19 @@ def _group(text: str, devices: int) -> list[int]:
             order = order.transpose([int(x) for x in iota[4].split(",")])
         return order.reshape(int(iota[1]), int(iota[2]))[0].tolist()
     return list(range(devices))  # no groups: all of them
+
+
+def _hops(kind: str, members: list, everyone: list, chip: Chip) -> int:
+    """Chips that a message passes one after the other: half around a ring, to the end of a line; and back
+    again for a sum that everyone gets."""
+    if len(members) < 2 or "permute" in kind:
+        return len(members) - 1
+    hops = 0
+    for axis in range(3):
+        length = len({device.coords[axis] for device in members})
+        ring = len({device.coords[axis] for device in everyone}) >= chip.wrap
+        hops += length // 2 if ring else length - 1
+    return max(hops, 1) * (2 if kind == "all-reduce" else 1)
 
 
 def _bandwidth(members: list, everyone: list, chip: Chip, ring: bool) -> float:

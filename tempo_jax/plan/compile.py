@@ -81,11 +81,14 @@ def plan(
     where: Topology,
     dump: Callable[[str, str], None] | None = None,
     say: Callable[[str], None] | None = None,
+    known: dict[str, Finding] | None = None,
 ) -> Plan:
     """Compiles every program of the config. TempoError without libtpu and for what cannot be planned.
 
-    dump: called with (program's name, optimised HLO). say: called with lines of progress.
+    dump: called with (program's name, optimised HLO). say: called with lines of progress. known: what earlier
+    plans with the same dictionary found, so that no program is compiled twice.
     """
+    known = {} if known is None else known
     devices = topology.devices(where)
     mesh, found = programs.of(config, devices)
     findings = []
@@ -93,17 +96,21 @@ def plan(
         for program in found:
             if say:
                 say(f"{where}: compiling {program.name} ...")
-            findings.append(find(program, mesh, where.chip, dump))
+            lowered = program.lower()
+            key = f"{where}\n{lowered.as_text()}"
+            if key not in known:
+                known[key] = find(program, mesh, where.chip, dump, lowered)
+            findings.append(known[key]._replace(name=program.name, runs=program.runs))
             if say:
                 say(f"{where}: {program.name} took {findings[-1].compile_seconds:.0f} s to compile")
     return Plan(where, dict(mesh.shape), "ask" not in config, tuple(findings))
 
 
-def find(program: programs.Program, mesh, chip: Chip, dump: Any = None) -> Finding:
-    """One program compiled, inside its mesh."""
+def find(program: programs.Program, mesh, chip: Chip, dump: Any = None, lowered: Any = None) -> Finding:
+    """One program compiled, inside its mesh. lowered: where it already is."""
     started, refusal, costs, needs = time.perf_counter(), None, None, None
     try:
-        compiled = program.lower().compile()
+        compiled = (lowered or program.lower()).compile()
     except jax.errors.JaxRuntimeError as error:
         refusal = memory.refusal(error)
         if refusal is None:

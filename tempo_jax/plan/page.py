@@ -12,47 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tempo_jax import cli_options, cli_plan
 from tempo_jax.plan import topology
 from tempo_jax.plan.chips import GIB
+from tempo_jax.plan.rows import GROWTH, PLANS, Row
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
-
-class Row(NamedTuple):
-    config: str
-    topology: str
-    changes: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> str:
-        changes = "".join(f" --set {change}" for change in self.changes)
-        return f"tempo plan --config=configs/{self.config}.py --topology={self.topology}{changes}"
-
-
-_STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
-# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles), and v5p has room for what
-# attention gave. 256 chips take the 64 rows of a batch only with four of them to a row.
-_SLICES = {
-    "v5p-64": ("v5p:4x4x4", ("mesh.data=2", "mesh.fsdp=32", "remat=attention")),
-    "v6e-64": ("v6e:8x8", ()),
-    "v5e-256": ("v5e:16x16", ("mesh.tensor=4",)),
-}
-_ASK = {
-    "v6e-1": ("v6e:1x1", ()),
-    "v5e-8": ("v5e:2x4", ("mesh.fsdp=1", "mesh.tensor=8")),
-    "v5p-4": ("v5p:2x2x1", ("mesh.fsdp=1", "mesh.tensor=4")),
-}
-PLANS: dict[str, Row] = {
-    **{f"ask {slice}": Row("ask_6b", *where) for slice, where in _ASK.items()},
-    **{
-        f"{stage} {slice}": Row(config, *where)
-        for slice, where in _SLICES.items()
-        for stage, config in _STAGES.items()
-    },
-}
 
 INTRO = """\
 # Plans: what Tempo-6B takes on TPU slices
@@ -68,7 +36,8 @@ How the numbers come about:
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
-  chip over both directions of the torus axes they span.
+  chip over both directions of the torus axes they span, and {hop:g} us for every chip on the way, an
+  assumption. Never less than reading weights and caches from HBM takes.
 * **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
   chips and the bfloat16 peak. Of that peak the compiler expects of its own best matmul
   {ceilings}.
@@ -98,14 +67,14 @@ LEARNED = (
 def main(names: list[str]) -> int:
     """Runs rows one after the other and rewrites the page after each."""
     topology.prepare()
-    found = read()
+    found, known = read(), {}
     unknown = [name for name in names if name not in PLANS]
     if unknown:
         cli_options.say(f"plans: there is no row {unknown[0]!r}: use one of {', '.join(PLANS)}")
         return 2
     for name in names or [name for name in PLANS if name not in found]:
         cli_options.say(f"{name}: {PLANS[name].command}")
-        found[name] = _run(PLANS[name])
+        found[name] = _run(PLANS[name], known)
         (DOCS / "plans.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (DOCS / "plans.md").write_text(page(found), encoding="utf-8")
     (DOCS / "plans.md").write_text(page(found), encoding="utf-8")
@@ -118,13 +87,13 @@ def read() -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _run(row: Row) -> dict[str, Any]:
+def _run(row: Row, known: dict) -> dict[str, Any]:
     import importlib.metadata
 
     from tempo_jax.plan import compile, report
 
     config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology), say=cli_options.say)
+    plan = compile.plan(config, topology.parse(row.topology), say=cli_options.say, known=known)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {"date": time.strftime("%Y-%m-%d"), "versions": versions}
@@ -133,11 +102,12 @@ def _run(row: Row) -> dict[str, Any]:
 def page(found: dict[str, Any]) -> str:
     """The Markdown of what was found."""
     from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY
+    from tempo_jax.plan.collectives import HOP
 
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
-    parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings)]
+    parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings, hop=HOP * 1e6)]
     training = [name for name, row in PLANS.items() if row.config != "ask_6b"]
-    asking = [name for name in PLANS if name not in training]
+    asking = [name for name in PLANS if name.startswith("ask ")]
     parts += [
         "## What compiling taught: stage 3 on v5p-64\n",
         "| change | step | MFU |",
@@ -147,6 +117,8 @@ def page(found: dict[str, Any]) -> str:
     parts += ["\n## Training: a step\n", *_table(TRAINING, training, found)]
     parts += ["\n## Asking about an hour of video, 1024 frames, 8192 visual tokens\n"]
     parts += _table(ASKING, asking, found)
+    for what, names in GROWTH.items():
+        parts += [f"\n### More {what}\n", *_growth(what, names, found)]
     parts += ["\n## Where the time goes\n", *_details(found)]
     parts += ["\n## Commands\n", "| plan | command | run |", "| --- | --- | --- |", *_commands(found)]
     return "\n".join(parts) + "\n"
@@ -177,6 +149,33 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
         return mesh, usage, seconds, f"{last['mfu']:.1%}", rate, last["bound"]
     over = f"{last['seconds'] / last['floor_seconds']:.2f} x"
     return mesh, usage, seconds, f"{last['seconds'] * 1e3:.2f} ms", over, last["bound"]
+
+
+# A part of the time to an answer -> the programs that it is.
+PARTS = {
+    "looking": ("vision chunk",),
+    "compressing": ("compressor prefix", "compressor question"),
+    "prefill": ("prefill",),
+    "64 tokens": ("decode step",),
+}
+
+
+def _growth(what: str, names: dict[int, str], found: dict) -> Iterator[str]:
+    yield f"| {what} | {' | '.join(PARTS)} | all | times the first row | {what} times |"
+    yield f"|{' --- |' * (len(PARTS) + 4)}"
+    first = None
+    for size, name in names.items():
+        if name not in found or not found[name]["fits"]:
+            yield f"| {size} | not run |{' |' * (len(PARTS) + 2)}"
+            continue
+        plan = found[name]
+        first = first or (size, plan["seconds"])
+        took = [
+            sum(p["seconds"] * p["runs"] for p in plan["programs"] if p["name"] in programs)
+            for programs in PARTS.values()
+        ]
+        cells = " | ".join(f"{seconds:.2f} s" for seconds in (*took, plan["seconds"]))
+        yield f"| {size} | {cells} | {plan['seconds'] / first[1]:.2f} | {size / first[0]:g} |"
 
 
 def _details(found: dict) -> Iterator[str]:

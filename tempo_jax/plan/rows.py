@@ -1,0 +1,53 @@
+"""What docs/plans.md has: configs, slices and meshes by the name of a row."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    config: str
+    topology: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        changes = "".join(f" --set {change}" for change in self.changes)
+        return f"tempo plan --config=configs/{self.config}.py --topology={self.topology}{changes}"
+
+
+_STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
+# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles), and v5p has room for what
+# attention gave. 256 chips take the 64 rows of a batch only with four of them to a row.
+_SLICES = {
+    "v5p-64": ("v5p:4x4x4", ("mesh.data=2", "mesh.fsdp=32", "remat=attention")),
+    "v6e-64": ("v6e:8x8", ()),
+    "v5e-256": ("v5e:16x16", ("mesh.tensor=4",)),
+}
+_ASK = {
+    "v6e-1": ("v6e:1x1", ()),
+    "v6e-4": ("v6e:2x2", ("mesh.fsdp=1", "mesh.tensor=4")),
+    "v6e-16": ("v6e:4x4", ("mesh.data=2", "mesh.fsdp=1", "mesh.tensor=8")),  # there are 8 key/value heads
+    "v6e-64": ("v6e:8x8", ("mesh.data=8", "mesh.fsdp=1", "mesh.tensor=8")),
+    "v5e-8": ("v5e:2x4", ("mesh.fsdp=1", "mesh.tensor=8")),
+    "v5p-4": ("v5p:2x2x1", ("mesh.fsdp=1", "mesh.tensor=4")),
+}
+_FRAMES = (256, 512, 2048, 4096)
+_BUDGETS = (1024, 2048, 4096, 16384)
+
+PLANS: dict[str, Row] = {
+    **{f"ask {slice}": Row("ask_6b", *where) for slice, where in _ASK.items()},
+    "ask int8 v5e-1": Row("ask_6b", "v5e:1x1", ("dtype=int8",)),
+    **{f"{n} frames": Row("ask_6b", "v6e:1x1", (f"ask.frames={n}",)) for n in _FRAMES},
+    **{f"{n} tokens": Row("ask_6b", "v6e:1x1", (f"ask.budget={n}",)) for n in _BUDGETS},
+    **{
+        f"{stage} {slice}": Row(config, *where)
+        for slice, where in _SLICES.items()
+        for stage, config in _STAGES.items()
+    },
+}
+
+# How an answer's time grows: what of -> its size -> the row. The first row has 1024 frames, 8192 tokens.
+GROWTH: dict[str, dict[int, str]] = {
+    "chips": {n: f"ask v6e-{n}" for n in (1, 4, 16, 64)},
+    "frames": dict(sorted({n: f"{n} frames" for n in _FRAMES}.items() | {(1024, "ask v6e-1")})),
+    "visual tokens": dict(sorted({n: f"{n} tokens" for n in _BUDGETS}.items() | {(8192, "ask v6e-1")})),
+}
