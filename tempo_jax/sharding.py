@@ -34,8 +34,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "none": (),  # short or one-dimensional: replicated
 }
 
-# The same for answering questions, where what reads segments or clips has them over all chips, and only the
-# LLM, which reads one prompt, is split by heads: a chip compresses its own segments without the others.
+# The same for what reads segments or clips: it has them over all chips and is not split by heads, as the LLM
+# is, which reads whole videos. So a chip sees and compresses its own segments without the others.
 APART: dict[str, tuple[str, ...]] = RULES | {"segments": AXES, "heads": (), "mlp": (), "vocab": ()}
 READERS = ("compressor/", "vision/")  # components that APART is for
 _rules: contextvars.ContextVar[Mapping] = contextvars.ContextVar("rules", default=RULES)
@@ -170,18 +170,18 @@ def constrain(x: jax.Array, axis: str = "none") -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec((axis, *("none",) * (x.ndim - 1)), x.shape, mesh))
 
 
-def param_sharding(path: str, shape: Sequence[int], mesh: Mesh, *, asking: bool = False) -> NamedSharding:
-    """Where a native parameter lives, `asking` questions or in training; KeyError as `logical_axes`."""
+def param_sharding(path: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where a native parameter lives; see `logical_axes` for KeyError."""
     axes = logical_axes(path, len(shape))
-    with apart() if asking and path.startswith(READERS) else contextlib.nullcontext():
+    with apart() if path.startswith(READERS) else contextlib.nullcontext():
         return NamedSharding(mesh, spec(axes, shape, mesh))
 
 
-def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "", *, asking: bool = False) -> dict:
+def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "") -> dict:
     """The same for a nested dict of anything with a `.shape`."""
     return {
-        key: tree_shardings(value, mesh, f"{prefix}{key}/", asking=asking)
+        key: tree_shardings(value, mesh, f"{prefix}{key}/")
         if isinstance(value, dict)
-        else param_sharding(f"{prefix}{key}", value.shape, mesh, asking=asking)
+        else param_sharding(f"{prefix}{key}", value.shape, mesh)
         for key, value in shapes.items()
     }

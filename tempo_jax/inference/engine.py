@@ -12,12 +12,11 @@ import numpy as np
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.clip import Clip
-from tempo_jax.inference.placement import Placement, settle
+from tempo_jax.inference.placement import Placement
 from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build, quantised
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.trees import nest
 from tempo_jax.video import open_video
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
 
@@ -40,7 +39,7 @@ class Tempo:
         mesh: jax.sharding.Mesh | None = None,
         chunk_segments: int = DEFAULT_CHUNK,
     ):
-        """params: parameter tree, stacked or one node per layer, best placed as asking wants it.
+        """params: parameter tree, stacked or one node per layer, already placed on the mesh.
 
         chunk_segments: how many segments the compressor takes at once, per device that segments
         spread over; less memory when smaller.
@@ -50,7 +49,7 @@ class Tempo:
         self.config = config
         self.tokenizer = tokenizer
         try:
-            self.model: Model = build.build(config, build.unstack(settle(params, mesh)))
+            self.model: Model = build.build(config, build.unstack(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self.dtype = self.model.llm.embed.embedding.dtype
@@ -238,10 +237,7 @@ def load(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
-    where = None
-    if mesh is not None:
-        where = sharding.tree_shardings(nest(files.param_shapes(checkpoint)), mesh, asking=True)
-    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=where)
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
     if quantised.is_type(dtype):
         params = quantised.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax import sharding
-from tempo_jax.trees import flatten, nest
 
 SEGMENTS = sharding.APART["segments"]  # mesh axes the segments of a video spread over
 
@@ -41,14 +40,3 @@ class Placement:
             return jax.tree.map(jnp.asarray, x)
         sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)
-
-
-def settle(params: dict, mesh: jax.sharding.Mesh | None) -> dict:
-    """A parameter tree whose arrays lie where asking wants them; those in 8 bits stay where they are."""
-
-    def moved(path: str, x: Any) -> Any:
-        if not isinstance(x, jax.Array):
-            return x
-        return jax.device_put(x, sharding.param_sharding(path, x.shape, mesh, asking=True))
-
-    return params if mesh is None else nest({path: moved(path, x) for path, x in flatten(params).items()})

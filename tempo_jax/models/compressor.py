@@ -13,6 +13,7 @@ from tempo_jax.models.config import Qwen3VLConfig
 from tempo_jax.models.decoder import KV
 from tempo_jax.models.layers import Embedding
 from tempo_jax.models.qwen3_vl import Qwen3VL, Rows, Visual
+from tempo_jax.sharding import apart
 
 
 class Compressor(Qwen3VL):
@@ -27,6 +28,7 @@ class Compressor(Qwen3VL):
     def memory_tokens(self) -> int:
         return self.memory.embedding.shape[0]
 
+    @apart()
     def __call__(self, visual: Visual, rows: Rows, length_S, *, remat: bool = False):
         """Memory [S, K, D] and relevance float32 [S] in one pass over whole rows (training).
 
@@ -43,11 +45,13 @@ class Compressor(Qwen3VL):
         picked = jnp.take_along_axis(hidden, places[..., None], axis=1)
         return picked[:, 1:], self.relevance(picked[:, 0])
 
+    @apart()
     def prefix(self, visual: Visual, rows: Rows) -> list[KV]:
         """Keys and values of the rows' question-independent part, per layer [S, L, kv_heads, H]."""
         x, deepstack = self.embed(visual, rows)
         return self.text.prefill(x, rows.positions_3SL, deepstack_FBLD=deepstack)[1]
 
+    @apart()
     def answer(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
         """Memory [S, K, D] and relevance float32 [S] of a question asked of every prefix.
 

@@ -10,6 +10,7 @@ from tempo_jax.models.config import Qwen3VLConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.resize import patchify
 from tempo_jax.models.vision import VisionTower
+from tempo_jax.sharding import apart
 
 
 class Visual(NamedTuple):
@@ -40,6 +41,7 @@ class Qwen3VL(nnx.Module):
         x, deepstack = self.embed(visual, rows)
         return self.text(x, rows.positions_3SL, deepstack_FBLD=deepstack, remat=remat)
 
+    @apart()
     def see_frames(self, frames_SFHWC: jax.Array, *, remat: bool = False) -> Visual:
         """The vision tower over S segments of uint8 frames already at the model's size."""
         config = self.config.vision
@@ -50,6 +52,7 @@ class Qwen3VL(nnx.Module):
         grid = (height // config.patch_size, width // config.patch_size)
         return self.see(patches.reshape(segments, slices, *patches.shape[1:]), grid, remat=remat)
 
+    @apart()
     def see(self, patches_STNP, grid: tuple[int, int], *, remat: bool = False) -> Visual:
         """The vision tower over S segments of T slices; patches in [-1, 1]."""
         segments, slices = patches_STNP.shape[:2]

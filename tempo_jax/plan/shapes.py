@@ -22,10 +22,10 @@ def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
     return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
 
 
-def parameter(path: str, x: Any, dtype, mesh, *, asking: bool = False) -> jax.ShapeDtypeStruct:
+def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
     """A native parameter, where it lives on the mesh, stored as dtype unless it is always float32."""
     kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
-    return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh, asking=asking))
+    return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
 
 
 def model(config: Any, dtype: str, mesh) -> Any:
@@ -39,7 +39,7 @@ def model(config: Any, dtype: str, mesh) -> Any:
         }
 
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        whole = parameter(path, x, stored, mesh, asking=True)
+        whole = parameter(path, x, stored, mesh)
         return matrix(whole) if quantised.is_type(dtype) and quantised.is_matrix(path) else whole
 
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:

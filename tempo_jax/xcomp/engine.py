@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement, settle
+from tempo_jax.inference.placement import Placement
 from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import LPCompConfig, XCompConfig
@@ -37,7 +37,7 @@ class XComp:
         if sampling.GRAIN % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
-            self.model = build.build(config, build.unstack(settle(params, mesh)))
+            self.model = build.build(config, build.unstack(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self._plan(config.compression)  # odd settings show before a video is read

@@ -11,6 +11,7 @@ from tempo_jax.models import pool
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.tempo import Projector
+from tempo_jax.sharding import apart
 from tempo_jax.xcomp.merging import merge
 from tempo_jax.xcomp.umt import UMTTower, normalise
 
@@ -26,6 +27,7 @@ class XComp(nnx.Module):
         self.projector = Projector(PROJECTOR, config.vision.hidden_size, config.llm.hidden_size, rngs=rngs)
         self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
 
+    @apart()
     def features(self, frames_CTHWC: jax.Array, *, remat: bool | str = False) -> jax.Array:
         """Merged tokens [C, T*16, vision width] of C clips of T frames (T = 1: an image).
 

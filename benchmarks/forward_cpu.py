@@ -1,0 +1,131 @@
+"""Our float32 forward pass against Hugging Face's on a CPU: the same small Qwen3-VL and the same video.
+
+    python benchmarks/forward_cpu.py [--frames 32] [--rounds 5]
+
+One process, the two by turns, in seconds of CPU, as the machine may be busy. Compilation is told apart.
+Random weights; what both compute is compared first. Needs the test extra (PyTorch).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tempo_jax.models.config import QWEN_IDS, DecoderConfig, Qwen3VLConfig, VisionConfig  # noqa: E402
+from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
+from tempo_jax.prompts import pad_rows  # noqa: E402
+from tests import torch_reference as reference  # noqa: E402
+
+# A tenth of Qwen3-VL-2B: its widths through three, its layers through two.
+TEXT = DecoderConfig(
+    vocab_size=151_936,
+    hidden_size=640,
+    intermediate_size=1920,
+    num_layers=14,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=80,
+    rope_theta=5e6,
+    tie_embeddings=True,
+    mrope_sections=(16, 12, 12),
+)
+VISION = VisionConfig(
+    hidden_size=384,
+    intermediate_size=1536,
+    depth=12,
+    num_heads=6,
+    out_hidden_size=TEXT.hidden_size,
+    num_position_embeddings=2304,
+    deepstack_layers=(3, 6, 9),
+)
+GRID = (16, 32)  # patches of a slice: frames of 256x512
+TEXT_TOKENS = 40  # around the video
+
+
+def prompt(rng: np.random.RandomState, slices: int) -> list[int]:
+    row = list(rng.randint(0, 1000, TEXT_TOKENS // 2))
+    for _ in range(slices):
+        row += [*rng.randint(0, 1000, 6), *[QWEN_IDS.video_pad] * (GRID[0] * GRID[1] // 4)]
+    return [*row, *rng.randint(0, 1000, TEXT_TOKENS // 2)]
+
+
+@jax.jit
+def ours_forward(model, patches, rows):
+    """Hidden states and the next token's logits of one video."""
+    tokens, deepstack = model.vision(patches, GRID)
+    visual = rows.visual_index_SL
+    at = jnp.maximum(visual, 0)
+    x = model.text.embed(rows.token_ids_SL)
+    x = jnp.where((visual >= 0)[..., None], tokens.reshape(-1, tokens.shape[-1])[at], x)
+    flat = deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[-1])
+    features = jnp.where((visual >= 0)[None, ..., None], flat[:, at], 0.0)
+    hidden = model.text(x, rows.positions_3SL, deepstack_FBLD=features)
+    return hidden, model.text.logits(hidden[:, -1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=32, help="an even number (32)")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rng, slices = np.random.RandomState(0), args.frames // 2
+    config = Qwen3VLConfig(vision=VISION, text=TEXT)
+    theirs = reference.qwen3_vl(config, 0)
+    ours = reference.native("qwen3-vl", config, theirs)
+    theirs.set_attn_implementation("sdpa")
+
+    row = prompt(rng, slices)
+    padded = pad_rows([row], len(row), (GRID[0] // 2, GRID[1] // 2))
+    patches = rng.uniform(-1, 1, (slices, GRID[0] * GRID[1], 1536)).astype(np.float32)
+    rows, pixels = Rows(*map(jnp.asarray, padded[:3])), jnp.asarray(patches)
+    arguments = {
+        "pixel_values_videos": torch.tensor(patches.reshape(-1, 1536)),
+        "video_grid_thw": torch.tensor([[slices, *GRID]]),
+        "mm_token_type_ids": torch.tensor((padded.visual_index_SL >= 0).astype(np.int32) * 2),
+        "attention_mask": torch.ones((1, len(row)), dtype=torch.int64),
+        "logits_to_keep": 1,
+    }
+    ids = torch.tensor(padded.token_ids_SL.astype(np.int64))
+
+    def run_ours():
+        return jax.block_until_ready(ours_forward(ours, pixels, rows))
+
+    def run_theirs():
+        with torch.inference_mode():
+            return theirs(ids, **arguments).logits[:, -1]
+
+    started = time.process_time()
+    logits = run_ours()[1]
+    first = time.process_time() - started
+    apart = reference.difference(logits, run_theirs())
+    assert apart < 1e-3, f"they differ by {apart:.1e}"
+    times = {"ours": [], "PyTorch": []}
+    for _ in range(args.rounds):
+        for name, run in (("ours", run_ours), ("PyTorch", run_theirs)):
+            started = time.process_time()
+            run()
+            times[name].append(time.process_time() - started)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    weights = sum(p.numel() for p in theirs.parameters())
+    print(f"{weights / 1e6:.0f} M parameters, {args.frames} frames of 256x512, {len(row)} tokens, float32")
+    print(f"logits differ by at most {apart:.1e} of the largest")
+    for name, found in times.items():
+        print(f"{name}: median {medians[name]:.2f} s of CPU ({min(found):.2f} to {max(found):.2f})")
+    print(
+        f"PyTorch {torch.__version__} takes {medians['PyTorch'] / medians['ours']:.2f} times as long as ours"
+    )
+    print(f"compiling took {first - medians['ours']:.1f} s, once for each shape")
+
+
+if __name__ == "__main__":
+    main()
