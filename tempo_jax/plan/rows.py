@@ -15,13 +15,17 @@ class Row(NamedTuple):
 
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
-# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles), and v5p has room for what
-# attention gave. 256 chips take the 64 rows of a batch only with four of them to a row.
+# 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles). 256 chips take the 64 rows of a
+# batch only with four of them to a row; stage 3 fits v6e with its long videos two chips to one, and half of
+# them at a time.
+_WHOLE = ("mesh.data=2", "mesh.fsdp=32", "remat=attention")
+_PAIRS = ("mesh.fsdp=32", "mesh.tensor=2", "batch.shards=32", "batch.micro_batches=2", "remat=attention")
 _SLICES = {
-    "v5p-64": ("v5p:4x4x4", ("mesh.data=2", "mesh.fsdp=32", "remat=attention")),
-    "v6e-64": ("v6e:8x8", ()),
-    "v5e-256": ("v5e:16x16", ("mesh.tensor=4",)),
+    "v5p-64": ("v5p:4x4x4", _WHOLE),
+    "v6e-64": ("v6e:8x8", _WHOLE),
+    "v5e-256": ("v5e:16x16", (*_WHOLE, "mesh.tensor=4")),
 }
+_TIGHT = {"stage3 v6e-64": _PAIRS}
 _ASK = {
     "v6e-1": ("v6e:1x1", ()),
     "v6e-4": ("v6e:2x2", ("mesh.fsdp=1", "mesh.tensor=4")),
@@ -39,8 +43,8 @@ PLANS: dict[str, Row] = {
     **{f"{n} frames": Row("ask_6b", "v6e:1x1", (f"ask.frames={n}",)) for n in _FRAMES},
     **{f"{n} tokens": Row("ask_6b", "v6e:1x1", (f"ask.budget={n}",)) for n in _BUDGETS},
     **{
-        f"{stage} {slice}": Row(config, *where)
-        for slice, where in _SLICES.items()
+        f"{stage} {slice}": Row(config, where, _TIGHT.get(f"{stage} {slice}", changes))
+        for slice, (where, changes) in _SLICES.items()
         for stage, config in _STAGES.items()
     },
 }
