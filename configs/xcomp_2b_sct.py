@@ -13,9 +13,9 @@ What learns, and its peak learning rate:
     projector  1e-5     vision tower to LLM
     llm        1e-5     embeddings, layers and norms
 
-Ours: the projector also learns from videos of 512 frames and more, which the published run encodes without
-gradients; samples with one image, 16 of the published 84 sets, are skipped and counted; at most 1,024 text
-tokens a sample; 8 shards of 4 micro-batches, 32 samples a step. What data the mixture is made of: facts §4.
+As published a sample has one video or one image (16 of the 84 sets have images). Ours: the projector also
+learns from videos of 512 frames and more, which the published run encodes without gradients; at most 1,024
+text tokens a sample; 8 shards of 4 micro-batches, 32 samples a step. What data the mixture is made of: facts §4.
 
     python -m convert.from_hf --model=xcomp --source=VideoChat-Flash-2B --target=build/xcomp_2b/base
     python -m tempo_jax.data.prepare --source=mixture/videos.jsonl --sizes=448x448 --fps=8 \\

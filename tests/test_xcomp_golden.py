@@ -99,7 +99,8 @@ def recorded_batch(run):
     frames, text = int(run["F"]), np.delete(run["ids"], place)
     lengths = (np.array([n]) for n in (place, frames, len(text) - place))
     return loss_xcomp.Batch(
-        np.zeros((1, 8, 1, 1, 3), np.uint8), np.arange(16 * frames)[None], text[None],
+        np.zeros((1, 8, 1, 1, 3), np.uint8), np.zeros((1, 1, 1, 3), np.uint8),
+        np.arange(16 * frames)[None], text[None],
         np.delete(run["labels"], place)[None], *lengths,
     )  # fmt: skip
 
@@ -113,7 +114,8 @@ def test_recorded_loss_and_gradients():
 
     def mean(llm, visual):
         model = build.build(XCOMP_TINY, nest(params | llm))
-        found = loss_xcomp.loss_of_visual(model, visual, batch, remat=False)
+        nobodys = jnp.zeros((1, XCOMP_TINY.frame_tokens, visual.shape[-1]))
+        found = loss_xcomp.loss_of_visual(model, visual, nobodys, batch, remat=False)
         return found.total / found.tokens
 
     visual = jnp.asarray(tiny.visual(int(run["vis_seed"]), int(run["F"])))

@@ -16,13 +16,16 @@ from tempo_jax.data.sources import open_source
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
+from tempo_jax.models.resize import resize_direct
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import config as configs
 from tempo_jax.training import flops, metrics, optimiser, start, step
 from tempo_jax.training.groups import LEARNABLE, split
+from tempo_jax.training.loss import cross_entropy
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import flatten
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp import lp_comp
+from tempo_jax.xcomp.schedule import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
@@ -56,6 +59,42 @@ def test_batches_hold_the_published_prompt(tokenizer):
     assert learned.sum() >= len(tokenizer.encode("the ball")) and not learned[prefix + suffix :].any()
 
 
+def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
+    """No clip, no time message; its cost is what a prompt of those tokens costs, alone or beside a video."""
+    picture = Sample(tiny.moving(1, 3), None, TURNS)
+    batch = TASKS["xcomp"].collate([sample(16), picture], tokenizer, MICRO, SHAPE)
+    assert batch.frames_B.tolist() == [16, 1] and (batch.images_BHWC[1] == picture.frames[0]).all()
+    prefix, suffix = int(batch.prefix_B[1]), int(batch.suffix_B[1])
+    said = tokenizer.decode(batch.text_BS[1, prefix : prefix + suffix])
+    assert said.startswith(tokenizer.decode(tokenizer.encode("\nwhat is red?")))
+    stacked = jax.tree.map(lambda x: x[None], batch)
+    assert metrics.work(stacked, 128).frames == 17
+
+    model, alone = build.init(MICRO, 2), TASKS["xcomp"].collate([picture], tokenizer, MICRO, SHAPE)
+    loss = jax.jit(TASKS["xcomp"].loss, static_argnames="remat")
+    one, both = (loss(model, jax.tree.map(jnp.asarray, b), remat=False) for b in (alone, batch))
+    other = loss(
+        model,
+        jax.tree.map(jnp.asarray, TASKS["xcomp"].collate([sample(16)], tokenizer, MICRO, SHAPE)),
+        remat=False,
+    )
+    assert both.total == pytest.approx(float(one.total + other.total), rel=1e-5)
+    changed = alone._replace(images_BHWC=255 - alone.images_BHWC)
+    assert loss(model, jax.tree.map(jnp.asarray, changed), remat=False).total != one.total
+    ids, made = alone.text_BS[:1], plan(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
+    tokens = model.see(resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None])[0]
+    x = jnp.concatenate([model.llm.embed(ids[0, :prefix]), tokens, model.llm.embed(ids[0, prefix:])])[None]
+    rows = lp_comp.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
+    room = lp_comp.Room(ids.shape[1], 1)
+    hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=False)
+    labels = np.concatenate(
+        [alone.labels_BS[0, :prefix], np.full(MICRO.frame_tokens, IGNORE), alone.labels_BS[0, prefix:]]
+    )
+    kept = lp_comp.compress_labels(jnp.asarray(labels)[None], rows, room, made)
+    shifted = jnp.pad(kept[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+    assert one.total == pytest.approx(float(cross_entropy(model.llm.logits, hidden, shifted).total), rel=1e-5)
+
+
 def test_rows_of_a_batch_cost_what_they_cost_alone(tokenizer):
     samples = [sample(16), sample(8, 1)]
     model = build.init(MICRO, 2)
@@ -74,8 +113,10 @@ def test_samples_share_batches_one_to_a_row(tokenizer):
     needs = [NEEDS["xcomp"](sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
     assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.alone for need in needs)
     assert choose(needs, SHAPE) == [0, 3]
-    with pytest.raises(ValueError, match="no video"):
-        NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
+    picture = NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
+    assert picture.segments == 0 and picture.alone
+    with pytest.raises(ValueError, match="no frames"):
+        NEEDS["xcomp"](Sample(tiny.moving(1)[:0], None, TURNS), tokenizer, MICRO)
 
 
 def test_training_lowers_the_loss_and_leaves_the_tower_alone(tokenizer):

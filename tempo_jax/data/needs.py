@@ -50,7 +50,7 @@ def llm_need(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> Nee
 
 
 def xcomp_need(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Need:
-    """Of a conversation about a video, as collate_xcomp.collate lays it out: clips and text tokens."""
+    """Of a conversation about a video or image, as collate_xcomp.collate lays it out: clips, text tokens."""
     frames = collate_xcomp.frame_numbers(sample)
     ids, _, _ = collate_xcomp.text(sample, tokenizer, len(frames))
     return Need(len(frames) // config.clip_frames, len(ids), len(ids), 0, alone=True)

@@ -127,8 +127,9 @@ def _xcomp(model: XCompConfig, shape: Shape, frames: int, micro: int, shards: in
     pool, rows = (micro, shards * shape.pool), (micro, shards * shape.conversations)
     texts = (*rows, shape.row_length)
     index = _i32(*rows, shape.pool * model.memory_tokens)
+    images = jax.ShapeDtypeStruct((*rows, *shape.size, 3), jnp.uint8)
     return loss_xcomp.Batch(
-        _frames(pool, frames, shape.size), index, _i32(*texts), _i32(*texts), *(_i32(*rows),) * 3
+        _frames(pool, frames, shape.size), images, index, _i32(*texts), _i32(*texts), *(_i32(*rows),) * 3
     )
 
 

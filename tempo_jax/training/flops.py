@@ -135,7 +135,9 @@ def _llm(config: DecoderConfig, batch: Any) -> Iterator[Part]:
 def _xcomp(config: XCompConfig, batch: Any) -> Iterator[Part]:
     micro, clips, frames = batch.frames_PFHWC.shape[:3]
     yield Part("vision", *(micro * clips * x for x in cost.vision_flops(config.vision, frames)))
-    visual = micro * clips * frames * config.frame_tokens
+    images = micro * batch.images_BHWC.shape[1]
+    yield Part("vision", *(images * x for x in cost.vision_flops(config.vision, 1)))
+    visual = (micro * clips * frames + images) * config.frame_tokens
     width = config.llm.hidden_size
     yield Part("projector", 2.0 * visual * (config.vision.hidden_size + width) * width, 0.0)
     rows, text = batch.text_BS.shape[1:]

@@ -14,12 +14,13 @@ from tempo_jax.xcomp.schedule import plan
 
 
 class Batch(NamedTuple):
-    """B conversations, each about one video, over a pool of P clips; static shapes, padded; int32.
+    """B conversations, each about one video, over a pool of P clips, or about an image; padded; int32.
 
     Padding clips have any content and no memory_index that points at them.
     """
 
     frames_PFHWC: jax.Array  # uint8, of any size
+    images_BHWC: jax.Array  # uint8, of the rows that have one frame
     memory_index_BL: jax.Array  # the video's visual tokens, rows of the pool's P*F*16; -1 past its end
     text_BS: jax.Array  # ids before the video, then those after it
     labels_BS: jax.Array  # of the same token, not shifted; IGNORE costs nothing
@@ -35,12 +36,16 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
     Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
     text token after the video is predicted from the last visual token.
     """
-    pool = model.see(_at_size(batch.frames_PFHWC, model.config.vision.image_size), remat=remat)
-    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), batch, remat=remat, shards=shards)
+    size = model.config.vision.image_size
+    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat)
+    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat)
+    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), images, batch, remat=remat, shards=shards)
 
 
-def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
-    """The same from the pool's visual tokens; frames are not looked at."""
+def loss_of_visual(
+    model: XComp, pool_MD, images_BVD, batch: Batch, *, remat: bool | str = True, shards: int = 1
+) -> Loss:
+    """The same from the visual tokens of the pool and of each row's image; frames are not looked at."""
     config = model.config
     rows = lp_comp.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
     room = lp_comp.Room(batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens)
@@ -49,6 +54,9 @@ def loss_of_visual(model: XComp, pool_MD, batch: Batch, *, remat: bool | str = T
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)
+    own = jnp.clip(visual, 0, config.frame_tokens - 1)[..., None]
+    image = (visual >= 0) & (batch.frames_B == 1)[:, None]
+    x = jnp.where(image[..., None], jnp.take_along_axis(images_BVD.astype(x.dtype), own, axis=1), x)
     hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=remat)
     labels = jnp.take_along_axis(batch.labels_BS, jnp.maximum(text, 0), axis=1)
     labels = lp_comp.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)

@@ -41,7 +41,8 @@ def _of_segments(batch: Any, labels: np.ndarray) -> Work:
 
 def _xcomp(batch: Any, memory_tokens: int) -> Work:
     """Visual tokens stand apart from the text."""
-    visual = int((batch.memory_index_BL >= 0).sum())
+    images, clip = int((batch.frames_B == 1).sum()), batch.frames_PFHWC.shape[-4]
+    visual = int((batch.memory_index_BL >= 0).sum()) + images * memory_tokens // clip
     return Work(_lengths(batch.labels_BS) + visual, int(batch.frames_B.sum()))
 
 
