@@ -69,17 +69,16 @@ def main() -> None:
         f"writing {len(answer.token_ids)} tokens": times["total"] - times["first_token"],
     }
     total = sum(stages.values())
-    print(
-        f"{args.seconds} s of 640x360 H.264, {answer.usage['frames']} frames, {answer.usage['visual_tokens']} kept"
-    )
+    frames, kept = answer.usage["frames"], answer.usage["visual_tokens"]
+    print(f"{args.seconds} s of 640x360 H.264, {frames} frames, {kept} visual tokens kept")
     for name, seconds in stages.items():
         print(f"{name}: {seconds:.2f} s, {seconds / total:.0%}")
     computing = total - decoding
     hidden = (total - together) / min(decoding, computing)
     print(
-        f"all by themselves {total:.2f} s, together {together:.2f} s: {hidden:.0%} of the shorter of decoding"
+        f"one after the other {total:.2f} s, as `ask` does it {together:.2f} s: of decoding ({decoding:.2f} s)"
     )
-    print(f"({decoding:.2f} s) and computing ({computing:.2f} s) hides behind the other")
+    print(f"and computing ({computing:.2f} s), {hidden:.0%} of the shorter hides behind the other")
 
 
 if __name__ == "__main__":
