@@ -75,9 +75,7 @@ def main() -> None:
         print(f"{name}: {seconds:.2f} s, {seconds / total:.0%}")
     computing = total - decoding
     hidden = (total - together) / min(decoding, computing)
-    print(
-        f"one after the other {total:.2f} s, in `ask` {together:.2f} s: of decoding ({decoding:.2f} s)"
-    )
+    print(f"one after the other {total:.2f} s, in `ask` {together:.2f} s: of decoding ({decoding:.2f} s)")
     print(f"and computing ({computing:.2f} s), {hidden:.0%} of the shorter hides behind the other")
 
 
