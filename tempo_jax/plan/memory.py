@@ -31,12 +31,13 @@ class Memory(NamedTuple):
 
 
 def of(compiled: Any, module: hlo.Module, args: Any) -> Memory:
-    """Arguments and temporaries together are the peak: outputs that alias arguments cost nothing."""
+    """The peak is the compiler's: temporaries, summed up, also have what is never there at the same time."""
     found = compiled.memory_analysis()
     arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
     output = found.output_size_in_bytes - found.alias_size_in_bytes
     biggest = sorted([*_arguments(args), *_values(module)], reverse=True)[:BIGGEST]
-    return Memory(arguments + temporary + output, arguments, temporary, output, tuple(biggest))
+    peak = found.peak_memory_in_bytes or arguments + temporary + output
+    return Memory(peak, arguments, temporary, output, tuple(biggest))
 
 
 def _arguments(args: Any) -> Iterator[Buffer]:

@@ -17,6 +17,7 @@ from typing import Any
 from tempo_jax import cli_options, cli_plan
 from tempo_jax.plan import topology
 from tempo_jax.plan.chips import GIB
+from tempo_jax.plan.lessons import LESSONS
 from tempo_jax.plan.rows import GROWTH, PLANS, Row
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -31,8 +32,7 @@ jit. Rows without numbers have not been run; the command in the last table makes
 
 How the numbers come about:
 
-* **HBM**: what the compiler allots on a chip (arguments, temporaries, results that alias no argument), as a
-  share of what it may use there.
+* **HBM**: what a chip holds at once, at most, as the compiler says, as a share of what it may use there.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
@@ -47,21 +47,6 @@ How the numbers come about:
 With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips
 between layers (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
 """
-
-
-# What stage 3 on v5p-64 took before and after a change (26 November 2026, libtpu 0.0.42.1).
-LEARNED = (
-    ("as it was: fsdp 64, remat=full", "5.07 s", "36.3%"),
-    ("chips gather memory tokens from their own part of the pool (models/pool.py)", "5.04 s", "36.6%"),
-    (
-        "fsdp 32 and data 2, as weights in whole tiles are gathered and others are written into zeros and "
-        "added up over the chips; remat=attention; chunks of 1024 labels; the vision tower's q, k, v cut "
-        "from weights",
-        "4.95 s",
-        "37.2%",
-    ),
-    ("its heads shaped in the weights, and its rotation's quarter turns made of them", "as below", ""),
-)
 
 
 def main(names: list[str]) -> int:
@@ -108,13 +93,12 @@ def page(found: dict[str, Any]) -> str:
     parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings, hop=HOP * 1e6)]
     training = [name for name, row in PLANS.items() if row.config != "ask_6b"]
     asking = [name for name in PLANS if name.startswith("ask ")]
-    parts += [
-        "## What compiling taught: stage 3 on v5p-64\n",
-        "| change | step | MFU |",
-        "| --- | --- | --- |",
-    ]
-    parts += [f"| {' | '.join(row)} |" for row in LEARNED]
-    parts += ["\n## Training: a step\n", *_table(TRAINING, training, found)]
+    for lesson in LESSONS:
+        parts += [f"## What compiling taught: {lesson.what}\n", f"| change | {' | '.join(lesson.columns)} |"]
+        parts += [f"|{' --- |' * (1 + len(lesson.columns))}"]
+        parts += [f"| {' | '.join(row)} |" for row in lesson.rows]
+        parts += [""]
+    parts += ["## Training: a step\n", *_table(TRAINING, training, found)]
     parts += ["\n## Asking about an hour of video, 1024 frames, 8192 visual tokens\n"]
     parts += _table(ASKING, asking, found)
     for what, names in GROWTH.items():
