@@ -21,9 +21,9 @@ LESSONS = (
                 "36.6%",
             ),
             (
-                "fsdp 32 and data 2, as weights in whole tiles are gathered and others are written into zeros "
-                "and added up over the chips; remat=attention; chunks of 1024 labels; the vision tower's q, k, "
-                "v cut from weights",
+                "fsdp 32 and data 2, as weights in whole tiles are gathered and others are written into "
+                "zeros and added up over the chips; remat=attention; chunks of 1024 labels; the vision "
+                "tower's q, k, v cut from weights",
                 "4.95 s",
                 "37.2%",
             ),
