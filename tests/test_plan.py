@@ -132,6 +132,29 @@ def test_collectives_know_their_axes_bytes_and_time():
     assert not gathered.asynchronous
 
 
+def test_slices_talk_through_their_hosts():
+    """XLA writes an all-reduce between slices as a send and a recv; it is counted once, over the data axis."""
+    said = (
+        "channel_id=2, is_host_transfer=true, frontend_attributes="
+        '{_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    text = f"""ENTRY %main (a: f32[256,512]) -> f32[256,512] {{
+  %s = (f32[256,512]{{1,0}}, u32[], token[]) send(%a, %t), {said}
+  %r = (f32[256,512]{{1,0}}, u32[], token[]) recv(%t), {said}
+}}"""
+
+    class Slices:
+        axis_names = ("data", "fsdp")
+        devices = np.array(
+            [types.SimpleNamespace(coords=[i % 4, 0, 0], slice_index=i // 4) for i in range(8)]
+        ).reshape(2, 4)
+
+    (sent,) = cost.of(hlo.parse(text), Slices, V5E).collectives
+    assert sent.kind == "all-reduce" and sent.axes == ("data",) and sent.asynchronous
+    assert sent.bytes == 256 * 512 * 4
+    assert sent.seconds == pytest.approx(sent.bytes / V5E.dcn, rel=2e-2)
+
+
 @pytest.mark.parametrize(
     ("text", "group"),
     [

@@ -34,6 +34,9 @@ class Collective(NamedTuple):
 
 def kind_of(instruction: Instruction) -> str | None:
     """A name in TRAFFIC; None: no collective, or the end of one already counted."""
+    between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+    if between:  # slices talk through their hosts, each way once
+        return between[1].lower().replace("_", "-") if instruction.op == "send" else None
     base = instruction.op.removesuffix("-start")
     return base if base in TRAFFIC else None
 
@@ -42,21 +45,27 @@ def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous:
     """Of one instruction that runs `trips` times. mesh: a jax Mesh of topology devices."""
     kind = kind_of(instruction)
     devices = mesh.devices.flatten()
-    group = _group(instruction.rest, len(devices))
+    slices = instruction.op == "send"
+    group = _one_of_each_slice(devices) if slices else _group(instruction.rest, len(devices))
     index = np.unravel_index(group, mesh.devices.shape)
     axes = tuple(
         name for name, places in zip(mesh.axis_names, index, strict=True) if len(set(places.tolist())) > 1
     )
     size = len(group)
-    traffic = TRAFFIC[kind](_result(instruction), size) if size > 1 else 0.0
+    traffic = TRAFFIC.get(kind, TRAFFIC["all-gather"])(_result(instruction), size) if size > 1 else 0.0
     members = [devices[i] for i in group]
     bandwidth = _bandwidth(members, devices, chip, ring=kind != "collective-permute")
     seconds = traffic / bandwidth + HOP * _hops(kind, members, devices, chip)
-    return Collective(kind, axes, traffic * trips, seconds * trips, asynchronous, trips, instruction.op_name)
+    return Collective(
+        kind, axes, traffic * trips, seconds * trips, asynchronous or slices, trips, instruction.op_name
+    )
 
 
 def _result(instruction: Instruction) -> float:
     """Bytes of the result; a started collective's tuple also has its operand and counters."""
+    if instruction.op == "send":
+        name, sizes = shapes(instruction.shape)[0]
+        return nbytes(f"{name}[{','.join(map(str, sizes))}]")
     if not instruction.op.endswith("-start"):
         return instruction.bytes
     arrays = [part for part in shapes(instruction.shape) if part[1]]
@@ -65,6 +74,13 @@ def _result(instruction: Instruction) -> float:
         return instruction.bytes
     sizes = [nbytes(f"{name}[{','.join(map(str, dims))}]") for name, dims in arrays]
     return min(sizes) if kind == "reduce-scatter" else max(sizes, default=0.0)
+
+
+def _one_of_each_slice(devices) -> list[int]:
+    first: dict[int, int] = {}
+    for index, device in enumerate(devices):
+        first.setdefault(device.slice_index, index)
+    return list(first.values())
 
 
 def _group(text: str, devices: int) -> list[int]:
