@@ -133,7 +133,7 @@ def test_collectives_know_their_axes_bytes_and_time():
 
 
 def test_slices_talk_through_their_hosts():
-    """XLA writes an all-reduce between slices as a send and a recv; it is counted once, over the data axis."""
+    """XLA writes an all-reduce between slices as a send and a recv; it is counted once, over data."""
     said = (
         "channel_id=2, is_host_transfer=true, frontend_attributes="
         '{_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}'
