@@ -16,16 +16,20 @@ class Row(NamedTuple):
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
 # 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles). 256 chips take the 64 rows of a
-# batch only with four of them to a row; stage 3 fits v6e with its long videos two chips to one, and half of
-# them at a time.
+# batch only with four of them to a row. Where chips are small, stage 3's long videos are read half of them at
+# a time, with twice the chips to each.
 _WHOLE = ("mesh.data=2", "mesh.fsdp=32", "remat=attention")
-_PAIRS = ("mesh.fsdp=32", "mesh.tensor=2", "batch.shards=32", "batch.micro_batches=2", "remat=attention")
+_HALVES = ("mesh.fsdp=32", "batch.shards=32", "batch.micro_batches=2", "remat=attention")
 _SLICES = {
     "v5p-64": ("v5p:4x4x4", _WHOLE),
     "v6e-64": ("v6e:8x8", _WHOLE),
     "v5e-256": ("v5e:16x16", (*_WHOLE, "mesh.tensor=4")),
 }
-_TIGHT = {"stage3 v6e-64": _PAIRS}
+_TIGHT = {
+    "stage3 v5p-64": (*_WHOLE[:2], "remat=mlp"),  # there is room for more
+    "stage3 v6e-64": (*_HALVES, "mesh.tensor=2"),
+    "stage3 v5e-256": (*_HALVES, "mesh.tensor=8"),
+}
 _ASK = {
     "v6e-1": ("v6e:1x1", ()),
     "v6e-4": ("v6e:2x2", ("mesh.fsdp=1", "mesh.tensor=4")),
