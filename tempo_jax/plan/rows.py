@@ -27,7 +27,7 @@ _SLICES = {
 }
 _TIGHT = {
     "stage3 v5p-64": (*_WHOLE[:2], "remat=mlp"),  # there is room for more
-    "stage3 v6e-64": (*_HALVES, "mesh.tensor=2"),
+    "stage3 v6e-64": (*_WHOLE[:2], "remat=full"),
     "stage3 v5e-256": (*_HALVES, "mesh.tensor=8"),
 }
 _ASK = {
