@@ -47,17 +47,22 @@ def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray,
     return np.delete(ids, marks), np.delete(labels, marks), int(marks[0])
 
 
+def visual_room(pool: int, config: XCompConfig) -> int:
+    """Visual tokens that a row may have: a video's whole pool, an image's in any case."""
+    return max(pool * config.memory_tokens, config.frame_tokens)
+
+
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: Shape) -> Batch:
     """One batch of frames of one size; raises TooLong when the samples do not fit `shape`.
 
     shape: pool counts clips, row_length a row's text tokens, conversations rows of one conversation each, and
-    of as many images.
+    of as many images. A pool of 0 takes images alone.
     """
     check_fits(("conversations", len(samples), shape.conversations))
     per_clip, tokens = config.clip_frames, config.memory_tokens
     texts = np.full((shape.conversations, shape.row_length), PADDING_ID, np.int32)
     labels = np.full_like(texts, IGNORE)
-    index = np.full((shape.conversations, shape.pool * tokens), -1, np.int32)
+    index = np.full((shape.conversations, visual_room(shape.pool, config)), -1, np.int32)
     lengths = np.zeros((3, shape.conversations), np.int32)  # before the video, frames, after it
     clips: list[np.ndarray] = []
     images = np.zeros((shape.conversations, *(shape.size or samples[0].frames.shape[1:3]), 3), np.uint8)
@@ -75,5 +80,5 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
         frames = np.asarray(sample.frames)[numbers]
         clips += list(frames.reshape(count, per_clip, *frames.shape[1:]))
     nobodys = clips[-1] if clips else np.zeros((per_clip, *images.shape[1:]), np.uint8)
-    clips += [nobodys] * (shape.pool - len(clips))
+    clips += [nobodys] * (max(1, shape.pool) - len(clips))  # compiled programs want clips
     return Batch(np.stack(clips), images, index, texts, labels, *lengths)

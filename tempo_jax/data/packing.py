@@ -69,4 +69,6 @@ def usage(needs: Sequence[Need], shape: Shape) -> Counter:
 def waste(used: Counter) -> dict[str, float]:
     """Share of the room that stayed empty, by kind, over all that was added to `used`."""
     kinds = ("segments", "compressor_tokens", "llm_tokens")
-    return {kind: 1 - used[kind] / used[f"{kind}_room"] for kind in kinds if used[kind]}
+    return {
+        kind: 1 - used[kind] / used[f"{kind}_room"] for kind in kinds if used[kind] and used[f"{kind}_room"]
+    }

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
+from tempo_jax.data import collate_xcomp
 from tempo_jax.data.shape import Shape
 from tempo_jax.models import build
 from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
@@ -124,9 +125,9 @@ def _llm(model, shape: Shape, frames: int, micro: int, shards: int):
 
 
 def _xcomp(model: XCompConfig, shape: Shape, frames: int, micro: int, shards: int):
-    pool, rows = (micro, shards * shape.pool), (micro, shards * shape.conversations)
+    pool, rows = (micro, shards * max(1, shape.pool)), (micro, shards * shape.conversations)
     texts = (*rows, shape.row_length)
-    index = _i32(*rows, shape.pool * model.memory_tokens)
+    index = _i32(*rows, collate_xcomp.visual_room(shape.pool, model))
     images = jax.ShapeDtypeStruct((*rows, *shape.size, 3), jnp.uint8)
     return loss_xcomp.Batch(
         _frames(pool, frames, shape.size), images, index, _i32(*texts), _i32(*texts), *(_i32(*rows),) * 3

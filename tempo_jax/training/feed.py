@@ -27,7 +27,7 @@ class Layout:
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
         self.mesh, self.count = mesh, config.batch.shards
         self.specs = batch_specs(TASKS[config.task])
-        sizes = {config.batch.pool, config.batch.conversations}
+        sizes = {max(1, config.batch.pool), config.batch.conversations}
         needed: dict[int, set[int]] = {}
         self.uneven: list[int] = []  # numbers of rows that do not divide among all of data x fsdp
         for per_shard in sizes:

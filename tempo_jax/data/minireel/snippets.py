@@ -21,23 +21,28 @@ _EVENTFUL = 0.6  # share of the glimpses that show an event
 
 @dataclasses.dataclass(frozen=True)
 class SnippetSource(PerReel):
-    """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels."""
+    """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels.
+
+    picture: of a glimpse the first frame alone, as an image, for task "xcomp".
+    """
 
     size: int = 64
+    picture: bool = False
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 4)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         first = _first_frame(spec, rng)
-        frames = Reel(spec, ()).frames([first, first + 1])
+        frames = Reel(spec, ()).frames([first, first + 1][: 1 if self.picture else FRAMES])
+        shown = "<image>\n" if self.picture else ""
         conversation = (
-            {"from": "human", "value": prompts.DEFAULT_QUESTION},
+            {"from": "human", "value": shown + prompts.DEFAULT_QUESTION},
             {
                 "from": "gpt",
                 "value": caption_of(spec, (first + 0.5) / spec.fps, spec.event_at(first / spec.fps)),
             },
         )
-        return Sample(frames, spec.fps, conversation, first / spec.fps)
+        return Sample(frames, None if self.picture else spec.fps, conversation, first / spec.fps)
 
 
 def _first_frame(spec: Spec, rng: np.random.Generator) -> int:
