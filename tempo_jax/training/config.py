@@ -110,6 +110,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"config.init.{name} is the URL {found}: {MOUNT}"
     if not any(config.rates.values()):
         yield "config.rates are all 0: give at least one group a learning rate"
+    if config.task != "xcomp" and config.batch.pool == 0:
+        yield "config.batch.pool is 0, which only pictures in config.task=xcomp do without: give at least 1"
     for name, fine, wanted in _BOUNDS:
         value = _field(config, name)
         if not fine(value):
@@ -131,7 +133,7 @@ _POSITIVE = (
     "data.window",
     "data.threads",
 )
-_BATCH = ("shards", "micro_batches", "pool", "row_length", "conversations", "length")
+_BATCH = ("shards", "micro_batches", "row_length", "conversations", "length")
 _AXIS = (lambda value: value == -1 or value >= 1, "at least 1, or -1 for whatever is left")
 _SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
@@ -143,6 +145,7 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
     ("data.workers", *_at_least(0)),
+    ("batch.pool", *_at_least(0)),
 )
 
 
