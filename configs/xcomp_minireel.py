@@ -1,4 +1,4 @@
-"""A small XComp on minireel, second of three: it learns to answer.
+"""A small XComp on minireel, third of four: it learns to answer.
 
 What VideoChat-Flash-2B is to the published recipe (xcomp_2b_sct.py), this is to xcomp_minireel_sct.py: a
 model that answers with all its tokens in all layers. It goes on from xcomp_minireel_see.py; half of the
@@ -27,7 +27,6 @@ REELS = {**xcomp_minireel_see.REELS, "look_fps": 1.0, "forms": {"worded": 0.6, "
 def get_config() -> ConfigDict:
     config = xcomp_minireel_see.get_config()
     config.init.checkpoint = "build/xcomp/see/model"
-    config.init.tokenizer = ""
     config.rates.update({"vision": 5e-4, "projector": 1e-3, "llm": 1e-3})
     config.batch.update({"micro_batches": 2, "pool": 4, "row_length": 216})
     config.data.sources = (

@@ -1,4 +1,4 @@
-"""A small XComp on minireel, third of three: supervised compression tuning, as xcomp_2b_sct.py in small.
+"""A small XComp on minireel, last of four: supervised compression tuning, as xcomp_2b_sct.py in small.
 
 The model of xcomp_minireel.py learns to answer with LP-Comp switched on, from questions alone.
 `--config.compression=none` is the same tuning without it, to compare with (docs/xcomp.md).

@@ -149,7 +149,14 @@ def test_a_subset_is_the_second_slice():
 
 
 @pytest.mark.parametrize(
-    "name", ["xcomp_2b_sct", "xcomp_minireel_see", "xcomp_minireel", "xcomp_minireel_sct"]
+    "name",
+    [
+        "xcomp_2b_sct",
+        "xcomp_minireel_glimpse",
+        "xcomp_minireel_see",
+        "xcomp_minireel",
+        "xcomp_minireel_sct",
+    ],
 )
 def test_configs_are_valid_runs(name):
     module = importlib.import_module(f"configs.{name}")
