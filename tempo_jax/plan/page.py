@@ -32,7 +32,8 @@ jit. Rows without numbers have not been run; the command in the last table makes
 
 How the numbers come about:
 
-* **HBM**: what a chip holds at once, at most, as the compiler says, as a share of what it may use there.
+* **HBM**: what a chip holds at once, at most, as the compiler says, as a share of what it may use there; "at
+  most" before it: the sum of all temporaries, of a run before this was read.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
@@ -127,7 +128,8 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
         refused = next(program for program in plan["programs"] if not program["fits"])
         return mesh, f"{refused['name']} {refused['refusal']}"
     fullest = max(p["hbm_bytes"] / p["hbm_available_bytes"] for p in plan["programs"])
-    usage, seconds, last = f"{fullest:.0%}", f"{plan['seconds']:.2f} s", plan["programs"][-1]
+    most = "" if plan.get("hbm") == "peak" else "at most "
+    usage, seconds, last = f"{most}{fullest:.0%}", f"{plan['seconds']:.2f} s", plan["programs"][-1]
     if last["name"] != "decode step":
         rate = f"{last['tokens_per_second_per_chip']:,.0f}"
         return mesh, usage, seconds, f"{last['mfu']:.1%}", rate, last["bound"]
