@@ -16,19 +16,18 @@ class Row(NamedTuple):
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
 # 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles). 256 chips take the 64 rows of a
-# batch only with four of them to a row. Where chips are small, stage 3's long videos are read half of them at
-# a time, with twice the chips to each.
-_WHOLE = ("mesh.data=2", "mesh.fsdp=32", "remat=attention")
-_HALVES = ("mesh.fsdp=32", "batch.shards=32", "batch.micro_batches=2", "remat=attention")
+# batch only with four of them to a row. remat: as much as fits.
+_WHOLE = ("mesh.data=2", "mesh.fsdp=32")
+_KEPT = (*_WHOLE, "remat=attention")
 _SLICES = {
-    "v5p-64": ("v5p:4x4x4", _WHOLE),
-    "v6e-64": ("v6e:8x8", _WHOLE),
-    "v5e-256": ("v5e:16x16", (*_WHOLE, "mesh.tensor=4")),
+    "v5p-64": ("v5p:4x4x4", _KEPT),
+    "v6e-64": ("v6e:8x8", _KEPT),
+    "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
 }
-_TIGHT = {
-    "stage3 v5p-64": (*_WHOLE[:2], "remat=mlp"),  # there is room for more
-    "stage3 v6e-64": (*_WHOLE[:2], "remat=full"),
-    "stage3 v5e-256": (*_HALVES, "mesh.tensor=8"),
+_STAGE3 = {
+    "stage3 v5p-64": (*_WHOLE, "remat=mlp"),
+    "stage3 v6e-64": (*_WHOLE, "remat=full"),
+    "stage3 v5e-256": (*_WHOLE, "remat=full", "mesh.tensor=4"),
 }
 _ASK = {
     "v6e-1": ("v6e:1x1", ()),
@@ -47,7 +46,7 @@ PLANS: dict[str, Row] = {
     **{f"{n} frames": Row("ask_6b", "v6e:1x1", (f"ask.frames={n}",)) for n in _FRAMES},
     **{f"{n} tokens": Row("ask_6b", "v6e:1x1", (f"ask.budget={n}",)) for n in _BUDGETS},
     **{
-        f"{stage} {slice}": Row(config, where, _TIGHT.get(f"{stage} {slice}", changes))
+        f"{stage} {slice}": Row(config, where, _STAGE3.get(f"{stage} {slice}", changes))
         for slice, (where, changes) in _SLICES.items()
         for stage, config in _STAGES.items()
     },
