@@ -82,7 +82,11 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
     plan = compile.plan(config, topology.parse(row.topology), say=cli_options.say, known=known)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    return report.to_json(plan) | {"date": time.strftime("%Y-%m-%d"), "versions": versions}
+    return report.to_json(plan) | {
+        "command": row.command,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions,
+    }
 
 
 def page(found: dict[str, Any]) -> str:
@@ -187,7 +191,7 @@ def _commands(found: dict) -> Iterator[str]:
         when = "not run"
         if run:
             when = f"{run['date']}, " + ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-        yield f"| {name} | `{row.command}` | {when} |"
+        yield f"| {name} | `{run['command'] if run else row.command}` | {when} |"
 
 
 if __name__ == "__main__":
