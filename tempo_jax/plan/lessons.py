@@ -28,6 +28,32 @@ LESSONS = (
                 "37.2%",
             ),
             ("its heads shaped in the weights, its rotation's quarter turns made of them", "4.56 s", "40.4%"),
+            ("remat=mlp in place of attention", "4.54 s", "40.6%"),
+        ),
+    ),
+    Lesson(
+        "stage 3 on v6e-64",
+        ("step", "MFU"),
+        (
+            ("fsdp 32 and data 2, remat=full", "4.39 s", "21.0%"),
+            (
+                "two chips to a row and half of the rows at a time (fsdp 32, tensor 2), remat=attention: XLA "
+                "then goes through the LLM's weights piece by piece",
+                "6.78 s",
+                "13.6%",
+            ),
+        ),
+    ),
+    Lesson(
+        "stage 3 on v5e-256",
+        ("step", "MFU"),
+        (
+            (
+                "fsdp 32, data 2, tensor 4, remat=attention; temporaries add up to 113% of HBM",
+                "2.82 s",
+                "38.1%",
+            ),
+            ("tensor 8 and half of the rows at a time", "4.19 s", "25.6%"),
         ),
     ),
     Lesson(
