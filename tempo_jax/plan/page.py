@@ -106,6 +106,7 @@ def page(found: dict[str, Any]) -> str:
     parts += ["## Training: a step\n", *_table(TRAINING, training, found)]
     parts += ["\n## Asking about an hour of video, 1024 frames, 8192 visual tokens\n"]
     parts += _table(ASKING, asking, found)
+    parts += [f"\n{GROWING}"]
     for what, names in GROWTH.items():
         parts += [f"\n### More {what}\n", *_growth(what, names, found)]
     parts += ["\n## Where the time goes\n", *_details(found)]
@@ -140,6 +141,11 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
     over = f"{last['seconds'] / last['floor_seconds']:.2f} x"
     return mesh, usage, seconds, f"{last['seconds'] * 1e3:.2f} ms", over, last["bound"]
 
+
+GROWING = """\
+Seeing and compressing go with chips and frames alike; prefill and writing are the LLM's, which 8 chips at most
+share (it has 8 key/value heads), and go with the budget. Frames are capped at 1024 unless asked for otherwise,
+so longer videos cost no more."""
 
 # A part of the time to an answer -> the programs that it is.
 PARTS = {
