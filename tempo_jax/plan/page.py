@@ -143,9 +143,9 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
 
 
 GROWING = """\
-Seeing and compressing go with chips and frames alike; prefill and writing are the LLM's, which 8 chips at most
-share (it has 8 key/value heads), and go with the budget. Frames are capped at 1024 unless asked for otherwise,
-so longer videos cost no more."""
+Seeing and compressing go with chips and frames alike; prefill and writing are the LLM's, which at most 8
+chips share (it has 8 key/value heads), and go with the budget. Frames are capped at 1024 unless asked for
+otherwise, so longer videos cost no more."""
 
 # A part of the time to an answer -> the programs that it is.
 PARTS = {
