@@ -186,7 +186,7 @@ def test_paths_of_the_model_are_known_to_groups():
 
 def test_compression_by_name():
     """A run may train another LP-Comp than the preset's; a name that is none, or of another task, is said."""
-    config = importlib.import_module("configs.xcomp_minireel_see").get_config()
+    config = importlib.import_module("configs.xcomp_minireel_glimpse").get_config()
     assert start.architecture(config).config.compression == VARIANTS["none"]
     config.compression = ""
     assert start.architecture(config).config.compression == VARIANTS["released"]
