@@ -21,9 +21,9 @@ from tempo_jax.folders import replacing
 from tempo_jax.models import build
 from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.sharding import param_sharding
+from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import flatten
+from tempo_jax.trees import flatten, nest
 from tempo_jax.xcomp.schedule import VARIANTS
 
 Flat = dict[str, jax.Array]
@@ -117,8 +117,10 @@ def _given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
     if config.init.checkpoint:
         yield from flatten(checkpoint.load_params(config.init.checkpoint, shardings=mesh)).items()
     for part, (field, _) in PARTS.items():
-        if config.init[field]:
-            loaded = checkpoint.load_params(config.init[field], shardings=mesh)
+        if folder := config.init[field]:
+            whole = nest(checkpoint.param_shapes(folder))
+            where = tree_shardings(whole, mesh, f"{part}/")  # as a part, not as the model that it was
+            loaded = checkpoint.load_params(folder, shardings=where)
             yield from flatten(loaded, f"{part}/").items()
 
 
