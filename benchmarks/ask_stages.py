@@ -7,8 +7,6 @@ seconds; what counts are the shares and the overlap, and those only where nothin
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,17 +16,11 @@ import numpy as np
 import tempo_jax
 from tempo_jax.inference import layout
 from tempo_jax.video import open_video
+from tempo_jax.video.synthetic import Clip, write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "What colour is the ball?"
 NEW_TOKENS = 16
-
-
-def make(folder: str, seconds: int) -> str:
-    path = str(Path(folder) / "video.mp4")
-    shape = ["--seconds", str(seconds), "--fps", "25", "--width", "640", "--height", "360"]
-    subprocess.run([sys.executable, "-m", "tempo_jax.video.synthetic", path, *shape], check=True, cwd=ROOT)
-    return path
 
 
 def decoded(tempo: tempo_jax.Tempo, clip, path: str) -> tuple[np.ndarray, float]:
@@ -50,7 +42,8 @@ def main() -> None:
     tempo = tempo_jax.load(args.checkpoint)
     options = {"budget": args.budget, "max_new_tokens": NEW_TOKENS}
     with tempfile.TemporaryDirectory() as folder:
-        path = make(folder, args.seconds)
+        path = str(Path(folder) / "video.mp4")
+        write_video(path, Clip(seconds=args.seconds, fps=25, height=360, width=640))
         clip = tempo.open(path)
         clip.ask(QUESTION, **options)  # compiles
         frames, decoding = decoded(tempo, clip, path)

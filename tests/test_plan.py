@@ -237,7 +237,6 @@ def test_a_search_keeps_the_samples_of_a_step():
     assert {c["mesh.tensor"] for c in tried} == {1, 2, 4, 8} and {c["remat"] for c in tried} == {
         "full",
         "attention",
-        "mlp",
         "dots",
     }
 

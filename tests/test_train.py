@@ -195,6 +195,11 @@ def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):
     assert layout.uneven == [3] and layout.shards == [0, 1, 2]
     placed = layout._place(np.arange(6).reshape(1, 3, 2), jax.P(None, ("data", "fsdp")))
     np.testing.assert_array_equal(placed, np.arange(6).reshape(1, 3, 2))
+    config = tiny_training.config(tiny_model, **{"batch.shards": 2, "batch.pool": 1})
+    assert feed.Layout(config, sharding.make_mesh(data=2)).uneven == []
+    assert feed.Layout(config, sharding.make_mesh(data=2, tensor=2)).uneven == [2], (
+        "a pool is read by all chips"
+    )
 
 
 def test_rematerialisation_changes_no_gradient():

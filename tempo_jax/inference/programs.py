@@ -80,7 +80,6 @@ def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))
-@apart()
 def compress(
     compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
 ):

@@ -5,14 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from tempo_jax.models import rope
 from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.models.layers import (
-    KEPT,
     Embedding,
     Linear,
     RMSNorm,
@@ -60,7 +58,7 @@ class MLP(nnx.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
 
     def __call__(self, x):
-        return self.down(nnx.silu(self.gate(x)) * checkpoint_name(self.up(x), KEPT))
+        return self.down(nnx.silu(self.gate(x)) * self.up(x))
 
 
 class DecoderLayer(nnx.Module):

@@ -108,16 +108,12 @@ class Embedding(nnx.Module):
         return self.embedding[...][ids]
 
 
-KEPT = "kept"  # the name of what REMAT["mlp"] keeps
-
 # What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all but
-# what splash attention gave ("attention": as full where there is none), all but that and one of the two
-# products that a decoder layer's MLP begins with ("mlp"), all but the results of matrix products with
-# weights ("dots"), nothing ("none").
+# what splash attention gave ("attention": as full where there is none), all but the results of matrix
+# products with weights ("dots"), nothing ("none").
 REMAT: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "mlp": jax.checkpoint_policies.save_only_these_names("attention", KEPT),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "none": None,
 }

@@ -28,7 +28,7 @@ LESSONS = (
                 "37.2%",
             ),
             ("its heads shaped in the weights, its rotation's quarter turns made of them", "4.56 s", "40.4%"),
-            ("remat=mlp in place of attention", "4.54 s", "40.6%"),
+            ("one of an MLP's two products kept, too: not worth its name", "4.54 s", "40.6%"),
         ),
     ),
     Lesson(

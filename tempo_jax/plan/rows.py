@@ -25,7 +25,6 @@ _SLICES = {
     "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
 }
 _STAGE3 = {
-    "stage3 v5p-64": (*_WHOLE, "remat=mlp"),
     "stage3 v6e-64": (*_WHOLE, "remat=full"),
     "stage3 v5e-256": (*_WHOLE, "remat=full", "mesh.tensor=4"),
 }

@@ -13,7 +13,7 @@ from tempo_jax.plan import compile, report
 from tempo_jax.plan.topology import Topology
 
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
-REMAT = ("dots", "mlp", "attention", "full")  # the faster ones first
+REMAT = ("dots", "attention", "full")  # the faster ones first
 TILE = 16  # rows of bfloat16 that a TPU stores together
 SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
 

@@ -27,9 +27,10 @@ class Layout:
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
         self.mesh, self.count = mesh, config.batch.shards
         self.specs = batch_specs(TASKS[config.task])
-        sizes = {max(1, config.batch.pool), config.batch.conversations}
+        pool = max(1, config.batch.pool)
+        sizes = {pool, config.batch.conversations}
         needed: dict[int, set[int]] = {}
-        self.uneven: list[int] = []  # numbers of rows that do not divide among all of data x fsdp
+        self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
             rows = self.count * per_shard
             spread = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
@@ -39,6 +40,9 @@ class Layout:
                 start, stop, _ = index.indices(rows)
                 shards = range(start // per_shard, -(-stop // per_shard))
                 needed.setdefault(device.process_index, set()).update(shards)
+        frames = "frames_PFHWC" in TASKS[config.task].batch._fields  # read by all chips (sharding.APART)
+        if frames and self.count * pool % mesh.size and self.count * pool not in self.uneven:
+            self.uneven.append(self.count * pool)
         mine = jax.process_index()
         self.shards = sorted(needed[mine])
         self.owned = [s for s in self.shards if mine == min(p for p, have in needed.items() if s in have)]

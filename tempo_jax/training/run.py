@@ -101,8 +101,8 @@ def _introduce(run: Run) -> None:
     )
     for rows in run.layout.uneven:
         say(
-            f"note: {rows} rows of a batch do not divide among data x fsdp, so some chips do the same work: "
-            "choose batch.shards, pool and conversations to match"
+            f"note: {rows} rows of a batch do not divide among the chips that share them, so some chips do "
+            "the same work: choose batch.shards, pool and conversations to match"
         )
 
 
