@@ -7,6 +7,7 @@ Random weights; what both compute is compared first. Needs the test extra (PyTor
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import time
@@ -20,33 +21,21 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tempo_jax.models.config import QWEN_IDS, DecoderConfig, Qwen3VLConfig, VisionConfig  # noqa: E402
+from tempo_jax.models.config import QWEN_IDS, TEMPO_6B, Qwen3VLConfig  # noqa: E402
 from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
 from tests import torch_reference as reference  # noqa: E402
 
-# Qwen3-VL-2B at about a third of its widths and half of its layers.
-TEXT = DecoderConfig(
-    vocab_size=151_936,
-    hidden_size=640,
-    intermediate_size=1920,
-    num_layers=14,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=80,
-    rope_theta=5e6,
-    tie_embeddings=True,
-    mrope_sections=(16, 12, 12),
-)
-VISION = VisionConfig(
-    hidden_size=384,
-    intermediate_size=1536,
-    depth=12,
-    num_heads=6,
+# The published Qwen3-VL-2B at about a third of its widths and half of its layers.
+PUBLISHED = TEMPO_6B.compressor
+TEXT = dataclasses.replace(
+    PUBLISHED.text, hidden_size=640, intermediate_size=1920, num_layers=14, num_heads=8, num_kv_heads=4,
+    head_dim=80, mrope_sections=(16, 12, 12),
+)  # fmt: skip
+VISION = dataclasses.replace(
+    PUBLISHED.vision, hidden_size=384, intermediate_size=1536, depth=12, num_heads=6, deepstack_layers=(3, 6, 9),
     out_hidden_size=TEXT.hidden_size,
-    num_position_embeddings=2304,
-    deepstack_layers=(3, 6, 9),
-)
+)  # fmt: skip
 GRID = (16, 32)  # patches of a slice: frames of 256x512
 TEXT_TOKENS = 40  # around the video
 

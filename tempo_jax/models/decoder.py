@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from tempo_jax.models import rope
 from tempo_jax.models.attention import attention, platform
@@ -188,6 +187,7 @@ def _by_head(x_BKSH):
     around as its loop begins and ends."""
     if platform() != "tpu":
         return x_BKSH
+    from jax.experimental.layout import Layout, with_layout_constraint  # nobody else need import it
 
     def hold(x):
         return with_layout_constraint(x, Layout((0, 1, 2, 3)))

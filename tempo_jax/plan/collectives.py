@@ -33,7 +33,7 @@ class Collective(NamedTuple):
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """A name in TRAFFIC; None: no collective, or the end of one already counted."""
+    """A name as in TRAFFIC; None: no collective, or the end of one already counted."""
     between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
     if between:  # slices talk through their hosts, each way once
         return between[1].lower().replace("_", "-") if instruction.op == "send" else None
