@@ -33,8 +33,8 @@ TEXT = dataclasses.replace(
     head_dim=80, mrope_sections=(16, 12, 12),
 )  # fmt: skip
 VISION = dataclasses.replace(
-    PUBLISHED.vision, hidden_size=384, intermediate_size=1536, depth=12, num_heads=6, deepstack_layers=(3, 6, 9),
-    out_hidden_size=TEXT.hidden_size,
+    PUBLISHED.vision, hidden_size=384, intermediate_size=1536, depth=12, num_heads=6,
+    deepstack_layers=(3, 6, 9), out_hidden_size=TEXT.hidden_size,
 )  # fmt: skip
 GRID = (16, 32)  # patches of a slice: frames of 256x512
 TEXT_TOKENS = 40  # around the video
