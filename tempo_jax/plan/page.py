@@ -1,4 +1,4 @@
-"""docs/plans.md: every plan that a user of Tempo-6B may ask for, made anew by one command.
+"""docs/plans.md: every plan that a user of Tempo-6B or XComp-2B may ask for, made anew by one command.
 
     python -m tempo_jax.plan.page [NAME ...]        make plans
 
@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 INTRO = """\
-# Plans: what Tempo-6B takes on TPU slices
+# Plans: what Tempo-6B and XComp-2B take on TPU slices
 
 Made by `make plans` (`python -m tempo_jax.plan.page`); nothing here was measured on a TPU. Each row is a
 real compilation by libtpu for that slice, on a CPU host, of the very programs that training and the engine
@@ -96,8 +96,9 @@ def page(found: dict[str, Any]) -> str:
 
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
     parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings, hop=HOP * 1e6)]
-    training = [name for name, row in PLANS.items() if row.config != "ask_6b"]
-    asking = [name for name in PLANS if name.startswith("ask ")]
+    training, asking, xcomp = (
+        [name for name in PLANS if name.startswith(kind)] for kind in ("stage", "ask ", "xcomp ")
+    )
     for lesson in LESSONS:
         parts += [f"## What compiling taught: {lesson.what}\n", f"| change | {' | '.join(lesson.columns)} |"]
         parts += [f"|{' --- |' * (1 + len(lesson.columns))}"]
@@ -109,6 +110,10 @@ def page(found: dict[str, Any]) -> str:
     parts += [f"\n{GROWING}"]
     for what, names in GROWTH.items():
         parts += [f"\n### More {what}\n", *_growth(what, names, found)]
+    parts += ["\n## XComp: asking about 1024 frames, 8192 visual tokens after two rounds of scoring\n"]
+    parts += _table(ASKING, [name for name in xcomp if "ask" in name], found)
+    parts += ["\n## XComp: a step of supervised compression tuning, 32 videos of 1024 frames\n"]
+    parts += _table(TRAINING, [name for name in xcomp if "ask" not in name], found)
     parts += ["\n## Where the time goes\n", *_details(found)]
     parts += ["\n## Commands\n", "| plan | command | run |", "| --- | --- | --- |", *_commands(found)]
     return "\n".join(parts) + "\n"
@@ -177,7 +182,7 @@ def _growth(what: str, names: dict[int, str], found: dict) -> Iterator[str]:
 def _details(found: dict) -> Iterator[str]:
     yield "| plan | program | HBM | matrix products | other fusions | kernels (assumed) | ICI, open | floor |"
     yield f"|{' --- |' * 8}"
-    for name in (name for name in PLANS if name.startswith(("ask ", "stage"))):
+    for name in (name for name in PLANS if name.startswith(("ask ", "stage", "xcomp "))):
         for p in found.get(name, {"programs": ()})["programs"]:
             if p["fits"]:
                 times = (

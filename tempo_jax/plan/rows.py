@@ -36,6 +36,12 @@ _ASK = {
     "v5e-8": ("v5e:2x4", ("mesh.fsdp=1", "mesh.tensor=8")),
     "v5p-4": ("v5p:2x2x1", ("mesh.fsdp=1", "mesh.tensor=4")),
 }
+_XCOMP = {
+    "xcomp ask v6e-1": ("ask_xcomp", "v6e:1x1"),
+    "xcomp ask v5e-4": ("ask_xcomp", "v5e:2x2"),
+    "xcomp sct v5p-8": ("xcomp_2b_sct", "v5p:2x2x2"),
+    "xcomp sct v6e-8": ("xcomp_2b_sct", "v6e:2x4"),
+}
 _FRAMES = (256, 512, 2048, 4096)
 _BUDGETS = (1024, 2048, 4096, 16384)
 
@@ -49,6 +55,7 @@ PLANS: dict[str, Row] = {
         for slice, (where, changes) in _SLICES.items()
         for stage, config in _STAGES.items()
     },
+    **{name: Row(*where) for name, where in _XCOMP.items()},
 }
 
 # How an answer's time grows: what of -> its size -> the row. The first row has 1024 frames, 8192 tokens.
