@@ -266,6 +266,21 @@ def test_the_programs_of_an_hour_are_those_of_the_engine():
     assert traced["vision chunk"].runs == 8, "128 segments, 2 on each of 8 chips"
     assert "tf.aliasing_output" in text or "jax.buffer_donor" in text, "the bank is donated"
     assert all(program.flops > 0 for program in traced.values())
+    visual, written = traced["vision chunk"], traced["decode step"]
+    whole = sum(map(memory.shard_bytes, jax.tree.leaves(traced["prefill"].args[0])))
+    assert traced["prefill"].beside_bytes == 0
+    assert 0 < visual.beside_bytes < whole and 0 < written.beside_bytes < whole
+    seeing = sum(map(memory.shard_bytes, jax.tree.leaves(visual.args[0])))
+    assert visual.beside_bytes == whole - seeing, "the LLM's weights stay where they are meanwhile"
+
+
+def test_weights_of_other_programs_take_room_too():
+    """What compiles alone is refused where the engine holds more beside it than is left."""
+    assert memory.too_much(10 * chips.GIB, 5 * chips.GIB, 15.75 * chips.GIB) is None
+    refused = memory.too_much(11 * chips.GIB, 5 * chips.GIB, 15.75 * chips.GIB)
+    assert str(refused) == (
+        "does not fit: 16.00G of 15.75G of HBM; biggest: 5.00G of weights of other programs"
+    )
 
 
 def test_xcomps_programs_are_those_of_its_engine():

@@ -23,6 +23,7 @@ class Finding(NamedTuple):
     tokens: int
     runs: float
     floor_bytes: float
+    beside_bytes: float  # in HBM meanwhile: weights that the program does not read
     compile_seconds: float
     memory: memory.Memory | None
     cost: cost.Cost | None
@@ -34,6 +35,11 @@ class Finding(NamedTuple):
         out where weights are fetched beside the computation."""
         reading = self.floor_bytes / self.chip.hbm_bandwidth
         return max(self.cost.seconds, reading) if self.cost else float("nan")
+
+    @property
+    def hbm_bytes(self) -> float:
+        """What a chip holds at once, at most."""
+        return self.memory.peak + self.beside_bytes if self.memory else float("nan")
 
     @property
     def mfu(self) -> float:
@@ -109,6 +115,7 @@ def plan(
 def find(program: programs.Program, mesh, chip: Chip, dump: Any = None, lowered: Any = None) -> Finding:
     """One program compiled, inside its mesh. lowered: where it already is."""
     started, refusal, costs, needs = time.perf_counter(), None, None, None
+    beside = program.beside_bytes
     try:
         compiled = (lowered or program.lower()).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -123,7 +130,9 @@ def find(program: programs.Program, mesh, chip: Chip, dump: Any = None, lowered:
         module = hlo.parse(text)
         costs = cost.of(module, mesh, chip, program.labels)
         needs = memory.of(compiled, module, program.args)
+        beside += needs.idle
+        refusal = memory.too_much(needs.peak, beside, chip.hbm)
     return Finding(
         program.name, chip, mesh.size, program.flops, program.tokens, program.runs, program.floor_bytes,
-        seconds, needs, costs, refusal,
+        beside, seconds, needs, costs, refusal,
     )  # fmt: skip

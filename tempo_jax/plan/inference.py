@@ -26,14 +26,20 @@ TEXT = 64  # around the video in a compressor row, and of a question
 def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     """Vision chunk, compressor chunk (prefix and question), prefill, decode step; in this order.
 
-    Caches are taken to lie by key/value head over the tensor axis, where it divides them.
+    Caches are taken to lie by key/value head over the tensor axis, where it divides them. The engine holds
+    both models all the time.
     """
+    model = shapes.model(PRESETS[config.model], config.dtype, mesh)
+    for program in _programs(config, model, mesh):
+        yield program._replace(beside_bytes=shapes.beside(model, program.args))
+
+
+def _programs(config: ConfigDict, model: Any, mesh) -> Iterator[Program]:
     ask, preset = config.ask, PRESETS[config.model]
     shards = mesh.size
     segments = -(-ask.frames // preset.video.segment_frames)
     chunk = min(ask.chunk_segments * shards, buckets.multiple(buckets.power_of_two(segments), shards))
     chunks = -(-segments // chunk)
-    model = shapes.model(preset, config.dtype, mesh)
     compressor, text = model.compressor, preset.compressor.text
 
     frames = shapes.shape(mesh, (chunk, preset.video.segment_frames, *ask.size, 3), jnp.uint8, SEGMENTS)

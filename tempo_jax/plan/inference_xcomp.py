@@ -28,8 +28,13 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
 
     Clips are seen once per alignment that scoring needs and once more as they are kept.
     """
+    model = shapes.model(PRESETS[config.model], config.dtype, mesh)
+    for program in _programs(config, model, mesh):
+        yield program._replace(beside_bytes=shapes.beside(model, program.args))
+
+
+def _programs(config: ConfigDict, model, mesh) -> Iterator[Program]:
     ask, preset = config.ask, PRESETS[config.model]
-    model = shapes.model(preset, config.dtype, mesh)
     sampled = ask.frames // chunks.GRAIN * chunks.GRAIN
     kept = min(sampled, ask.budget // preset.frame_tokens // chunks.GRAIN * chunks.GRAIN)
     starts = chunks.chunk_starts(sampled, ask.repeats) if kept < sampled else []

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tempo_jax.plan import hlo
+from tempo_jax.plan.chips import GIB
 
 BIGGEST = 5  # buffers that are named
 # No buffers of their own: names for parts of others.
@@ -27,6 +28,7 @@ class Memory(NamedTuple):
     arguments: float
     temporary: float
     output: float  # beyond donated arguments
+    idle: float  # of arguments that jit leaves out, as nothing is read from them; they stay where they are
     biggest: tuple[Buffer, ...]
 
 
@@ -37,7 +39,8 @@ def of(compiled: Any, module: hlo.Module, args: Any) -> Memory:
     output = found.output_size_in_bytes - found.alias_size_in_bytes
     biggest = sorted([*_arguments(args), *_values(module)], reverse=True)[:BIGGEST]
     peak = found.peak_memory_in_bytes or arguments + temporary + output
-    return Memory(peak, arguments, temporary, output, tuple(biggest))
+    given = sum(map(shard_bytes, jax.tree.leaves(args)))
+    return Memory(peak, arguments, temporary, output, max(0.0, given - arguments), tuple(biggest))
 
 
 def _arguments(args: Any) -> Iterator[Buffer]:
@@ -85,6 +88,14 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         named = f"; biggest: {self.biggest}" if self.biggest else ""
         return f"does not fit: {self.used} of {self.available} of HBM{named}"
+
+
+def too_much(peak: float, beside: float, available: float) -> Refusal | None:
+    """Of a program that compiles and yet does not fit beside the weights that it does not use."""
+    if peak + beside <= available:
+        return None
+    sizes = (f"{size / GIB:.2f}G" for size in (peak + beside, available))
+    return Refusal(*sizes, f"{beside / GIB:.2f}G of weights of other programs")
 
 
 _REFUSALS = (  # XLA's two ways to say it

@@ -32,8 +32,9 @@ jit. Rows without numbers have not been run; the command in the last table makes
 
 How the numbers come about:
 
-* **HBM**: what a chip holds at once, at most, as the compiler says, as a share of what it may use there; "at
-  most" before it: the sum of all temporaries, of a run before this was read.
+* **HBM**: what a chip holds at once, at most, as the compiler says, and for asking the weights that lie there
+  beside it, as a share of what the compiler may use; "at most" before it: the sum of all temporaries, of a
+  run before the peak was read.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a

@@ -21,6 +21,7 @@ class Program(NamedTuple):
     runs: float  # of it per training step, or per hour-long video and question
     labels: float = 1.0  # share of the loss's chunks of labels that have any: the others are skipped
     floor_bytes: float = 0.0  # that a chip has to read from HBM, whatever the program does
+    beside_bytes: float = 0.0  # weights that lie in a chip's HBM meanwhile and are not among args
 
     def lower(self):
         return self.function.lower(*self.args, **self.kwargs)

@@ -21,12 +21,13 @@ def _block(found: Finding) -> str:
     if found.refusal:
         return f"{found.name}\n  HBM        {found.refusal}"
     memory, costs = found.memory, found.cost
-    usage = memory.peak / found.chip.hbm
+    usage = found.hbm_bytes / found.chip.hbm
     crowded = f", above {MANY:.0%}: no room to spare" if usage > MANY else ""
     lines = [
         found.name,
-        f"  HBM        {memory.peak / GIB:.2f} of {found.chip.hbm / GIB:.2f} GiB ({usage:.0%}{crowded}): "
-        f"arguments {memory.arguments / GIB:.2f}, temporary {memory.temporary / GIB:.2f}",
+        f"  HBM        {found.hbm_bytes / GIB:.2f} of {found.chip.hbm / GIB:.2f} GiB ({usage:.0%}{crowded}): "
+        f"arguments {memory.arguments / GIB:.2f}, temporary {memory.temporary / GIB:.2f}, weights of other "
+        f"programs {found.beside_bytes / GIB:.2f}",
         *(f"             {b.bytes / GIB:6.2f} GiB {b.shape} {b.what}" for b in memory.biggest),
         f"  FLOPs      {found.flops / 1e12:,.3g} TFLOP of the model, {found.tokens:,} tokens",
         f"  time       {_time(found.seconds)}: matrix products {_time(costs.matmul_seconds)}, "
@@ -110,7 +111,8 @@ def _json(found: Finding) -> dict[str, Any]:
     costs, memory = found.cost, found.memory
     return common | {
         "fits": True,
-        "hbm_bytes": memory.peak,
+        "hbm_bytes": found.hbm_bytes,
+        "beside_bytes": found.beside_bytes,
         "hbm_available_bytes": found.chip.hbm,
         "biggest": [b._asdict() for b in memory.biggest],
         "seconds": found.seconds,

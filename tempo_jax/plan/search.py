@@ -107,7 +107,7 @@ def line(trial: Trial) -> str:
     if not trial.works:
         refused = next(f for f in trial.plan.findings if f.refusal)
         return f"{what}: {refused.name} {refused.refusal}"
-    fullest = max(f.memory.peak / f.chip.hbm for f in trial.plan.findings)
+    fullest = max(f.hbm_bytes / f.chip.hbm for f in trial.plan.findings)
     return f"{what}: {trial.plan.seconds:.3g} s, MFU {trial.mfu:.1%}, {fullest:.0%} of HBM"
 
 

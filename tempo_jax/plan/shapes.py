@@ -9,6 +9,7 @@ from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.inference import generate
 from tempo_jax.models import build, quantised
 from tempo_jax.models.config import DecoderConfig
+from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training import flops
 
@@ -49,6 +50,12 @@ def model(config: Any, dtype: str, mesh) -> Any:
         return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)
 
     return build.build(config, placed(build.shapes(config, stacked=False)))
+
+
+def beside(model: Any, args: Any) -> float:
+    """Bytes of one chip's part of the model's weights that are not among args."""
+    own = {id(x) for x in jax.tree.leaves(args)}
+    return float(sum(shard_bytes(x) for x in jax.tree.leaves(model) if id(x) not in own))
 
 
 def generation(mesh, state: generate.Generation, llm: DecoderConfig) -> generate.Generation:
