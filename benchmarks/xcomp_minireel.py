@@ -1,5 +1,6 @@
 """What LP-Comp costs a small XComp in accuracy, learned and not: the paper's ablation, on minireel.
 
+    python train.py --config=configs/xcomp_minireel_glimpse.py --workdir=build/xcomp/glimpse
     python train.py --config=configs/xcomp_minireel_see.py --workdir=build/xcomp/see
     python train.py --config=configs/xcomp_minireel.py --workdir=build/xcomp/minireel
     python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct
@@ -9,20 +10,28 @@
 
 Every question is asked of every row of ROWS: a checkpoint and which tokens its layers see. Held-out test
 videos of the length that was trained, encoded as H.264 and read back; every frame is kept, so that LP-Comp
-alone makes the difference.
+alone makes the difference. Nats: the loss of tuning, summed over the labels of conversations about the same
+videos, a label.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 
 import tempo_jax
-from tempo_jax.data import minireel
+from configs import xcomp_minireel_sct
+from tempo_jax.data import collate_xcomp, minireel
+from tempo_jax.data.shape import Shape
+from tempo_jax.data.sources import open_source
 from tempo_jax.evaluation import scoring
+from tempo_jax.models import build
+from tempo_jax.training import loss_xcomp
 from tempo_jax.xcomp import schedule
 
 # What it is -> (checkpoint, LP-Comp's variant).
@@ -61,6 +70,21 @@ def ask_all(systems: dict, args) -> list[dict]:
     return found
 
 
+def nats(system, variant: str, args) -> float:
+    """Loss a label on held-out conversations; frames as they are drawn, not encoded."""
+    tuned = xcomp_minireel_sct.get_config()
+    source = open_source({**tuned.data.sources[0], "split": "test", "start": 0, "count": args.videos})
+    config = dataclasses.replace(system.config, compression=schedule.VARIANTS[variant])
+    model = build.build(config, build.parameters(system.model))
+    shape = Shape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
+    run = jax.jit(lambda model, batch: loss_xcomp.loss(model, batch, remat="none"))
+    found = [
+        run(model, collate_xcomp.collate([source[number]], system.tokenizer, config, shape))
+        for number in range(args.videos)
+    ]
+    return float(sum(one.total for one in found) / sum(one.tokens for one in found))
+
+
 def tokens_a_frame(system, variant: str) -> float:
     """Mean over the LLM's layers."""
     config = system.config
@@ -68,7 +92,7 @@ def tokens_a_frame(system, variant: str) -> float:
     return float(np.mean(plan.tokens[1:]))
 
 
-def table(found: list[dict], systems: dict) -> list[dict]:
+def table(found: list[dict], systems: dict, args) -> list[dict]:
     rows = []
     for row, (name, variant) in ROWS.items():
         own = [record for record in found if record["row"] == row]
@@ -78,17 +102,28 @@ def table(found: list[dict], systems: dict) -> list[dict]:
             rows.append({
                 "row": row, "questions": len(own), "right": right, "accuracy": right / len(own), "low": low,
                 "high": high, "tokens_a_frame": tokens_a_frame(systems[name], variant),
+                "nats": nats(systems[name], variant, args), "kinds": by_kind(own),
             })  # fmt: skip
     return rows
 
 
+def by_kind(records: list[dict]) -> dict[str, str]:
+    kinds = dict.fromkeys(record["kind"] for record in records)
+    own = {kind: [record["right"] for record in records if record["kind"] == kind] for kind in kinds}
+    return {kind: f"{sum(right)}/{len(right)}" for kind, right in own.items()}
+
+
 def markdown(rows: list[dict]) -> str:
-    lines = ["| | tokens a frame and layer | right | accuracy | 95 % |", "|---|---:|---:|---:|---|"]
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
+    head = ("", "tokens a frame and layer", "nats a label", "right", "accuracy", "95 %", *kinds)
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in rows:
-        lines.append(
-            f"| {row['row']} | {row['tokens_a_frame']:.1f} | {row['right']}/{row['questions']} | "
-            f"{row['accuracy']:.1%} | {row['low']:.0%} to {row['high']:.0%} |"
-        )
+        cells = (
+            row["row"], f"{row['tokens_a_frame']:.1f}", f"{row['nats']:.3f}",
+            f"{row['right']}/{row['questions']}", f"{row['accuracy']:.1%}",
+            f"{row['low']:.0%} to {row['high']:.0%}", *(row["kinds"].get(kind, "") for kind in kinds),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -108,7 +143,7 @@ def main() -> None:
         print(f"nothing to ask: train {paths['base']} and the others first, as this file's head says")
         return
     found = ask_all(systems, args)
-    rows = table(found, systems)
+    rows = table(found, systems, args)
     print(markdown(rows))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config = xcomp_minireel_see.get_config()
     config.init.checkpoint = "build/xcomp/see/model"
     config.rates.update({"vision": 5e-4, "projector": 1e-3, "llm": 1e-3})
-    config.batch.update({"micro_batches": 2, "pool": 4, "row_length": 216})
+    config.batch.update({"micro_batches": 2, "pool": 32, "row_length": 216})
     config.data.sources = (
         ConfigDict({**REELS, "described": True}),
         ConfigDict({**REELS, "turns": 3}),
