@@ -13,6 +13,7 @@ from tempo_jax.inference import generate
 from tempo_jax.models import layers
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.plan import chips, compile, decode, programs, shapes, topology
+from tempo_jax.training import run
 
 pytestmark = pytest.mark.skipif(
     not topology.available(), reason='no libtpu, the TPU compiler: pip install "tempo_jax[plan]"'
@@ -126,3 +127,11 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
     assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
     assert all(one.bytes / one.count < 2**20 for one in found.cost.collectives)
     assert found.cost.open_loops == 1 and found.cost.once_seconds < found.seconds
+
+
+def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
+    """XLA knows no such option, and says so: it was asked."""
+    monkeypatch.setitem(run.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
+    config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compile.plan(config, topology.parse("v5e:2x4"))

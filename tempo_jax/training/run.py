@@ -193,6 +193,11 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
+# VMEM that one fusion may take, KiB, by platform. libtpu's default is less: its larger products lack room for
+# better tiles (docs/plans.md has what it is worth). Asking gains nothing, its products being smaller.
+COMPILER_OPTIONS = {"tpu": {"xla_tpu_scoped_vmem_limit_kib": "65536"}}
+
+
 def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh) -> Callable[..., Any]:
     """The compiled program of a step, the state donated; the planner compiles this very one.
 
@@ -203,6 +208,7 @@ def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh
         step.make_step(model, tx, task=task, dtype=dtype, remat=config.remat, shards=config.batch.shards),
         donate_argnums=0,
         out_shardings=(state_shardings(state, mesh), jax.NamedSharding(mesh, jax.P())),
+        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 
