@@ -1,7 +1,7 @@
 """A small XComp trained from nothing on minireel, first of four: it learns to see, one picture at a time.
 
-The published XComp starts from VideoChat-Flash-2B; this one starts from nothing, and a clip of 8 frames is
-too much to begin with. A picture is 16 tokens and has one caption. Ours.
+The published XComp starts from VideoChat-Flash-2B; this one starts from nothing, and a video is too much to
+begin with. A picture is 16 tokens and has one caption. Ours.
 
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 

@@ -1,8 +1,8 @@
-"""A small XComp on minireel, second of four: it learns to see clips.
+"""A small XComp on minireel, second of four: it learns to tell frames apart.
 
 It goes on from xcomp_minireel_glimpse.py. Videos of 32 s, of which it sees a frame every 4 s, one of every
-segment, all to be described: so a clip of 8 frames has 8 captions, and seeing is learned for a quarter of
-what it costs among questions. Ours.
+segment, all to be described: 8 frames, 8 captions, and seeing is learned for a quarter of what it costs
+among questions. Ours.
 
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
