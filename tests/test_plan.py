@@ -284,7 +284,7 @@ def test_weights_of_other_programs_take_room_too():
 
 
 def test_xcomps_programs_are_those_of_its_engine():
-    """All frames are seen twice, as rounds of scoring are half a clip apart, and then those that stay."""
+    """All frames are seen once, as clips of one frame lie alike in all rounds, and then those that stay."""
     config = cli_plan.read_config("configs/ask_xcomp.py:xcomp-demo", ["mesh.tensor=2", "ask.frames=256"])
     config.ask.budget = 1024
     mesh, found = programs.of(config, jax.devices())
@@ -292,7 +292,7 @@ def test_xcomps_programs_are_those_of_its_engine():
         traced = {program.name: program for program in found}
         traced["scoring chunk"].lower()
     assert list(traced) == ["vision chunk", "scoring chunk", "prefill", "decode step"]
-    assert traced["vision chunk"].runs * 4 * 8 * 8 == 2 * 256 + 64, "clips of 8, 4 on each of 8 chips"
+    assert traced["vision chunk"].runs * 32 * 8 == 256 + 64, "32 frames on each of 8 chips"
     assert traced["scoring chunk"].runs == 2 and traced["prefill"].tokens == 64 * 16 + 16 + 128
     assert all(program.flops > 0 for program in traced.values())
     config.ask.budget = 8192

@@ -108,13 +108,16 @@ class Embedding(nnx.Module):
         return self.embedding[...][ids]
 
 
+_ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
 # What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all but
-# what splash attention gave ("attention": as full where there is none), all but the results of matrix
+# what splash attention gave ("attention": as full where there is none), all but that and the results of matrix
 # products with weights ("dots"), nothing ("none").
 REMAT: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": _ATTENTION,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
+    ),
     "none": None,
 }
 

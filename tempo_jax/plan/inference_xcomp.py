@@ -55,7 +55,7 @@ def _pool(preset: XCompConfig, model, mesh, frames: int):
 
 def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
     size, shards = preset.vision.image_size, mesh.size
-    clips = max(1, config.ask.chunk_segments // 2) * shards  # as tempo_jax.load has it
+    clips = max(1, config.ask.chunk_segments // 2) * (chunks.GRAIN // preset.clip_frames) * shards  # as load
     pixels = shapes.shape(mesh, (clips, preset.clip_frames, size, size, 3), jnp.uint8, SEGMENTS)
     args = (model, _pool(preset, model, mesh, config.ask.frames), pixels, shapes.shape(mesh, (), jnp.int32))
     flops = clips * sum(cost.vision_flops(preset.vision, preset.clip_frames))

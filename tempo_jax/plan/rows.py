@@ -24,7 +24,8 @@ _SLICES = {
     "v6e-64": ("v6e:8x8", _KEPT),
     "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
 }
-_STAGE3 = {
+_OWN = {  # instead of its slice's
+    "stage2 v5p-64": (*_WHOLE, "remat=dots"),
     "stage3 v6e-64": (*_WHOLE, "remat=full"),
     "stage3 v5e-256": (*_WHOLE, "remat=full", "mesh.tensor=4"),
 }
@@ -51,7 +52,7 @@ PLANS: dict[str, Row] = {
     **{f"{n} frames": Row("ask_6b", "v6e:1x1", (f"ask.frames={n}",)) for n in _FRAMES},
     **{f"{n} tokens": Row("ask_6b", "v6e:1x1", (f"ask.budget={n}",)) for n in _BUDGETS},
     **{
-        f"{stage} {slice}": Row(config, where, _STAGE3.get(f"{stage} {slice}", changes))
+        f"{stage} {slice}": Row(config, where, _OWN.get(f"{stage} {slice}", changes))
         for slice, (where, changes) in _SLICES.items()
         for stage, config in _STAGES.items()
     },

@@ -17,7 +17,7 @@ from tempo_jax.xcomp import sampling, schedule
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
 
-DEFAULT_CHUNK = 4  # clips per call of the vision tower on one device
+DEFAULT_CHUNK = 4  # clips of 8 frames per call of the vision tower on one device; more of shorter ones
 
 
 class XComp:
@@ -43,7 +43,7 @@ class XComp:
         self._plan(config.compression)  # odd settings show before a video is read
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
-        self.chunk_clips = chunk_clips * self.place.segment_shards
+        self.chunk_clips = chunk_clips * (sampling.GRAIN // config.clip_frames) * self.place.segment_shards
 
     def plan(self, options: Options) -> schedule.Plan:
         """Which tokens of a frame each layer sees."""
