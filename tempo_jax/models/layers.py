@@ -110,8 +110,8 @@ class Embedding(nnx.Module):
 
 _ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
 # What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all but
-# what splash attention gave ("attention": as full where there is none), all but that and the results of matrix
-# products with weights ("dots"), nothing ("none").
+# what splash attention gave ("attention": as full where there is none), all but that and the results of
+# matrix products with weights ("dots"), nothing ("none").
 REMAT: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
