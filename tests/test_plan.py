@@ -76,6 +76,19 @@ class Devices:
     devices = np.array([types.SimpleNamespace(coords=[i // 2, i % 2, 0]) for i in range(8)]).reshape(4, 2)
 
 
+def test_what_a_sparse_core_runs_ends_where_it_ends():
+    """Its computations close with a word more; the next one is a computation still."""
+    offloaded = """\
+%offloaded (p9: f32[24]) -> f32[24] {
+  ROOT %p9 = f32[24]{0} parameter(0)
+}, execution_thread="sparsecore"
+
+"""
+    module = hlo.parse(HLO.replace("%product (p0", offloaded + "%product (p0"))
+    assert set(module.computations) == {"offloaded", *hlo.parse(HLO).computations}
+    assert [x.name for x in module["offloaded"]] == ["p9"]
+
+
 def test_loops_and_branches_are_counted_as_often_as_they_run():
     module = hlo.parse(HLO)
     (loop,) = [x for x in module[module.entry] if x.op == "while"]

@@ -99,7 +99,7 @@ def parse(text: str) -> Module:
             if header:
                 current = lines.setdefault(header[1], [])
                 entry = header[1] if line.startswith("ENTRY") else entry
-        elif line.rstrip() == "}":
+        elif line.rstrip() == "}" or line.startswith("}, execution_thread="):  # the latter of SparseCores
             current = None
         elif _STARTS.match(line):
             current.append(line)
