@@ -42,6 +42,7 @@ LESSONS = (
                 "3.01 s",
                 "42.2%",
             ),
+            ("what attention gave kept, too", "3.02 s", "42.1%"),
         ),
     ),
     Lesson(
