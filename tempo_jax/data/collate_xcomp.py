@@ -69,7 +69,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
     for row, sample in enumerate(samples):
         numbers = frame_numbers(sample)
         ids, learned, prefix = text(sample, tokenizer, len(numbers))
-        count = len(numbers) // per_clip
+        count = 0 if is_image(sample) else len(numbers) // per_clip
         check_fits(("clips", len(clips) + count, shape.pool), ("text tokens", len(ids), shape.row_length))
         texts[row, : len(ids)], labels[row, : len(ids)] = ids, learned
         index[row, : count * tokens] = len(clips) * tokens + np.arange(count * tokens)

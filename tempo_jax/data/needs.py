@@ -53,7 +53,8 @@ def xcomp_need(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Nee
     """Of a conversation about a video or image, as collate_xcomp.collate lays it out: clips, text tokens."""
     frames = collate_xcomp.frame_numbers(sample)
     ids, _, _ = collate_xcomp.text(sample, tokenizer, len(frames))
-    return Need(len(frames) // config.clip_frames, len(ids), len(ids), 0, alone=True)
+    clips = 0 if collate_xcomp.is_image(sample) else len(frames) // config.clip_frames
+    return Need(clips, len(ids), len(ids), 0, alone=True)
 
 
 # Task -> the need of one of its samples.
