@@ -23,6 +23,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from scipy import stats
 
 import tempo_jax
 from configs import xcomp_minireel_sct
@@ -44,6 +45,12 @@ ROWS = {
     "tuned without compression": ("control", "none"),
     "tuned without compression, training-free": ("control", "released"),
 }
+PAIRS = (
+    ("tuned with compression", "tuned without compression"),
+    ("tuned with compression", "base, training-free"),
+    ("tuned with compression", "tuned without compression, training-free"),
+    ("base, training-free", "base, training-free, uniform"),
+)
 ASK = {"fps": 1.0, "min_frames": 8}
 
 
@@ -113,6 +120,19 @@ def by_kind(records: list[dict]) -> dict[str, str]:
     return {kind: f"{sum(right)}/{len(right)}" for kind, right in own.items()}
 
 
+def compare(found: list[dict]) -> str:
+    """A line per pair of PAIRS: questions that one of both has right and the other wrong, a sign test."""
+    right = {row: [record["right"] for record in found if record["row"] == row] for row in ROWS}
+    lines = []
+    for first, second in PAIRS:
+        if right[first] and right[second]:
+            here = sum(a and not b for a, b in zip(right[first], right[second], strict=True))
+            there = sum(b and not a for a, b in zip(right[first], right[second], strict=True))
+            p = stats.binomtest(here, here + there).pvalue if here + there else 1.0
+            lines.append(f"{first} {here}, {second} {there}: p = {p:.2g}")
+    return "\n".join(lines)
+
+
 def markdown(rows: list[dict]) -> str:
     kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
     head = ("", "tokens a frame and layer", "nats a label", "right", "accuracy", "95 %", *kinds)
@@ -144,7 +164,7 @@ def main() -> None:
         return
     found = ask_all(systems, args)
     rows = table(found, systems, args)
-    print(markdown(rows))
+    print(markdown(rows), compare(found), sep="\n\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"table": rows, "records": found}, indent=0), encoding="utf-8")

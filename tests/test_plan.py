@@ -296,16 +296,20 @@ def test_weights_of_other_programs_take_room_too():
     )
 
 
-def test_xcomps_programs_are_those_of_its_engine():
-    """All frames are seen once, as clips of one frame lie alike in all rounds, and then those that stay."""
-    config = cli_plan.read_config("configs/ask_xcomp.py:xcomp-demo", ["mesh.tensor=2", "ask.frames=256"])
+@pytest.mark.parametrize("preset,looks", [("xcomp-tiny", 2), ("xcomp-demo", 1)])
+def test_xcomps_programs_are_those_of_its_engine(preset, looks):
+    """All frames are seen once per alignment, and then those that stay.
+
+    Rounds of scoring are half a clip of 8 apart; clips of one frame lie alike in all of them.
+    """
+    config = cli_plan.read_config(f"configs/ask_xcomp.py:{preset}", ["mesh.tensor=2", "ask.frames=256"])
     config.ask.budget = 1024
     mesh, found = programs.of(config, jax.devices())
     with jax.set_mesh(mesh):
         traced = {program.name: program for program in found}
         traced["scoring chunk"].lower()
     assert list(traced) == ["vision chunk", "scoring chunk", "prefill", "decode step"]
-    assert traced["vision chunk"].runs * 32 * 8 == 256 + 64, "32 frames on each of 8 chips"
+    assert traced["vision chunk"].runs * 32 * 8 == looks * 256 + 64, "32 frames on each of 8 chips"
     assert traced["scoring chunk"].runs == 2 and traced["prefill"].tokens == 64 * 16 + 16 + 128
     assert all(program.flops > 0 for program in traced.values())
     config.ask.budget = 8192

@@ -1,5 +1,6 @@
 """Supervised compression tuning: the recorded loss and gradients, batches, subsets, configs."""
 
+import dataclasses
 import importlib
 import re
 
@@ -115,6 +116,11 @@ def test_samples_share_batches_one_to_a_row(tokenizer):
     assert choose(needs, SHAPE) == [0, 3]
     picture = NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
     assert picture.segments == 0 and picture.alone
+    single = dataclasses.replace(MICRO, clip_frames=1)
+    assert NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, single).segments == 0
+    nothing = Shape(0, SHAPE.row_length, 1, 1)
+    batch = TASKS["xcomp"].collate([Sample(tiny.moving(1, 3), None, TURNS)], tokenizer, single, nothing)
+    assert (batch.memory_index_BL == -1).all(), "an image takes nothing of the pool, whatever a clip is"
     with pytest.raises(ValueError, match="no frames"):
         NEEDS["xcomp"](Sample(tiny.moving(1)[:0], None, TURNS), tokenizer, MICRO)
 

@@ -296,7 +296,7 @@ XCOMP_DEMO = XCompConfig(
         hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
     ),
     llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
-    clip_frames=1,  # longer clips merge the patches of several frames: not learned from nothing in a night
+    clip_frames=1,  # of 8, three trainings from nothing learned no shapes (docs/xcomp.md)
     score_layers=(1, 4),
     context_length=8192,
     eos_ids=(2,),

@@ -14,7 +14,7 @@ from tempo_jax.plan.topology import Topology
 
 
 class Finding(NamedTuple):
-    """Of one program on one topology; `cost` and `memory` are None where it does not fit."""
+    """Of one program on one topology; `cost` and `memory` are None where the compiler refuses it."""
 
     name: str
     chip: Chip
