@@ -1,16 +1,11 @@
 """Attention's paths agree with the plain formula, forward and backward."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from tempo_jax.models import rope, vision
 from tempo_jax.models.attention import attention
-from tempo_jax.models.config import TINY
 
 
 def plain(q, k, v, documents):
@@ -45,17 +40,3 @@ def test_causal_attention_agrees_with_the_formula_and_its_gradients(length, pack
     got, wanted = (jax.grad(total(f), (0, 1, 2))(q, k, v) for f in (ours, theirs))
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_a_tpus_way_to_rotate_in_the_vision_tower_is_the_same(monkeypatch):
-    """There quarter turns come from turned weights; heads are cut from the weights everywhere."""
-    config = dataclasses.replace(TINY.compressor.vision, depth=1)
-    block = vision.VisionAttention(config, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(1), (2, 16, config.hidden_size))
-    angles = jax.random.normal(jax.random.key(2), (1, 16, config.hidden_size // config.num_heads // 2))
-    plain = block(x, angles)
-    monkeypatch.setattr(vision, "platform", lambda: "tpu")
-    np.testing.assert_allclose(block(x, angles), plain, atol=1e-5)
-    q, k, v = (block.qkv(x).reshape(2, 16, 3, config.num_heads, -1)[:, :, i] for i in range(3))
-    out = attention(rope.rotate(q, angles), rope.rotate(k, angles), v)
-    np.testing.assert_allclose(block.proj(out.reshape(2, 16, -1)), plain, atol=1e-5)

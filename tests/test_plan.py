@@ -122,12 +122,23 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
     heads = hlo.Instruction("q", "bf16[4,2,256,64]{3,2,1,0}", "fusion", "")
     positions = hlo.Instruction("iota.1", "s32[256,128]{1,0:T(8,128)}", "iota", "")
     operands = "%q, %q, %q" + ", %iota.1" * causal
-    call = hlo.Instruction(
-        name, "bf16[4,2,256,64]{3,2,1,0}", "custom-call", f"{operands}), custom_call_target="
-    )
-    assert cost.kernel_flops(call, [heads, positions]) == products * 2 * 4 * 2 * 256**2 * 64 / (1 + causal)
+    shape = "(f32[256,128]{1,0}, bf16[4,2,256,64]{3,2,1,0})"
+    call = hlo.Instruction(name, shape, "custom-call", f"{operands}), custom_call_target=")
+    work = products * 2 * 4 * 2 * 256**2 * 64 / (1 + causal)
+    assert cost.kernel(call, [heads, positions]) == (work, 64), "not the 128 lanes of what it keeps of a row"
     other = hlo.Instruction("paged", call.shape, call.op, call.rest)
-    assert cost.kernel_flops(other, [heads, positions]) == 0
+    assert cost.kernel(other, [heads, positions]).flops == 0
+
+
+def test_the_vision_towers_kernel_says_its_flops():
+    name, config = (
+        "transpose_jvp_vision_attention_64_backward__.1",
+        '"cost_estimate":{"flops":"1718","x":"0"}',
+    )
+    call = hlo.Instruction(
+        name, "bf16[3,64,512,1024]", "custom-call", f"%d, %qkv), backend_config={{{config}}}"
+    )
+    assert cost.kernel(call, []) == (1718, 64)
 
 
 def test_collectives_know_their_axes_bytes_and_time():

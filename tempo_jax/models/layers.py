@@ -45,21 +45,22 @@ class Linear(nnx.Module):
         y = by_rows(lambda x: matmul(x, kernel), x)
         return y if self.bias is None else y + self.bias[...]
 
-    def heads(
-        self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1, change: Callable | None = None
-    ) -> jax.Array:
+    def heads(self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1) -> jax.Array:
         """Part `part` of `parts` equal ones of y, as [..., count, size]: heads of a projection, maybe fused.
 
         Weights are cut and shaped, which are small, not y, which a TPU would copy into another layout.
-        change: of the weights' last axis, as `rope.turn`, instead of y's.
         """
 
         def own(w: jax.Array) -> jax.Array:
-            w = w.reshape(*w.shape[:-1], parts, count, -1)[..., part, :, :]
-            return w if change is None else change(w)
+            return w.reshape(*w.shape[:-1], parts, count, -1)[..., part, :, :]
 
         y = jax.lax.dot_general(x, own(self.kernel[...]), (((x.ndim - 1,), (0,)), ((), ())))
         return y if self.bias is None else y + own(self.bias[...])
+
+    def split(self, x: jax.Array, parts: int) -> jax.Array:
+        """Equal parts of x @ kernel, [parts, ..., size]; the bias is not added."""
+        kernel = self.kernel[...].reshape(x.shape[-1], parts, -1)
+        return jnp.einsum("...d,dpw->p...w", x, kernel)
 
     def of_heads(self, x: jax.Array) -> jax.Array:
         """y of heads [..., count, size] side by side."""

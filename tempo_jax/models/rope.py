@@ -43,17 +43,8 @@ def angles(positions: jax.Array, frequencies, sections: tuple[int, int, int] | N
 
 def rotate(x_BLNH: jax.Array, angles_BLR: jax.Array) -> jax.Array:
     """Rotates pairs (i, i + H/2) of each head by the angles; float32 inside, x's dtype out."""
-    return rotated(x_BLNH, turn(x_BLNH), angles_BLR)
-
-
-def turn(x: jax.Array) -> jax.Array:
-    """x with every pair turned by a quarter: minus the second half of the last axis, then the first."""
-    x1, x2 = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([-x2, x1], axis=-1)
-
-
-def rotated(x_BLNH: jax.Array, turned_BLNH: jax.Array, angles_BLR: jax.Array) -> jax.Array:
-    """`rotate` of an x whose quarter turn is there already."""
     both = jnp.concatenate([angles_BLR, angles_BLR], axis=-1)[:, :, None]
-    x, turned = x_BLNH.astype(jnp.float32), turned_BLNH.astype(jnp.float32)
+    x = x_BLNH.astype(jnp.float32)
+    x1, x2 = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-x2, x1], axis=-1)
     return (x * jnp.cos(both) + turned * jnp.sin(both)).astype(x_BLNH.dtype)

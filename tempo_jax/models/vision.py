@@ -23,15 +23,14 @@ class VisionAttention(nnx.Module):
         self.proj = Linear(config.hidden_size, config.hidden_size, bias=True, rngs=rngs)
 
     def __call__(self, x_BND, angles_1NR):
+        if platform() == "tpu":
+            from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
+
+            if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
+                qkv, bias = self.qkv.split(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
+                return self.proj(vision_attention.attend(qkv, bias, self.num_heads, angles_1NR[0]))
         q, k, v = (self.qkv.heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
-        if platform() == "tpu":  # whose compiler expects more of a product than of moving halves of 64 lanes
-            turned = (
-                self.qkv.heads(x_BND, self.num_heads, part=part, parts=3, change=rope.turn)
-                for part in range(2)
-            )
-        else:
-            turned = map(rope.turn, (q, k))
-        q, k = (rope.rotated(x, other, angles_1NR) for x, other in zip((q, k), turned))
+        q, k = (rope.rotate(x, angles_1NR) for x in (q, k))
         return self.proj.of_heads(attention(q, k, v))
 
 

@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tempo_jax.models import vision_attention
 from tempo_jax.models.splash import HEADS
 from tempo_jax.plan import collectives, hlo
 from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
+_SAID = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
+_OURS = re.compile(rf"{vision_attention.NAME}_(\d+)")  # the size of a head
 LONGEST = 12  # places that a plan names
 
 
@@ -79,7 +82,7 @@ def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
 
 
 def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
-    matmul = other = kernel = 0.0
+    matmul = other = assumed = 0.0
     kernels = 0
     found = []
     places: dict[str, float] = defaultdict(float)
@@ -88,10 +91,10 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
         if collectives.kind_of(instruction):
             found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
-            work = kernel_flops(instruction, module[run.computation])
-            seconds = run.trips * work / _kernel_rate(instruction, chip)
+            work = kernel(instruction, module[run.computation])
+            seconds = run.trips * work.flops / _kernel_rate(work.size, chip)
             kernels += 1
-            kernel += seconds
+            assumed += seconds
             places[_place(instruction)] += seconds
         if not run.inside and instruction.cycles:
             seconds = chip.seconds(instruction.cycles) * run.trips
@@ -101,7 +104,7 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
             else:
                 other += seconds
     longest = sorted((Time(seconds, what) for what, seconds in places.items()), reverse=True)[:LONGEST]
-    return Cost(matmul, other, kernel, kernels, tuple(found), 0, longest=tuple(longest))
+    return Cost(matmul, other, assumed, kernels, tuple(found), 0, longest=tuple(longest))
 
 
 def _place(instruction: hlo.Instruction) -> str:
@@ -150,14 +153,25 @@ def _is_product(module: hlo.Module, instruction: hlo.Instruction) -> bool:
     )
 
 
-def kernel_flops(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> float:
-    """FLOPs of a splash attention kernel, read off its name and operands; 0 for a kernel not known.
+class Kernel(NamedTuple):
+    flops: float
+    size: int  # of a head
+
+
+UNKNOWN = Kernel(0.0, HEADS[-1])
+
+
+def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
+    """The vision towers' kernel says its FLOPs itself; splash attention's are read off its name and operands.
 
     Queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused backward (dkv) 5. A
     causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what is masked away.
     """
+    ours = _OURS.search(instruction.name)
+    if ours:
+        return Kernel(float(_SAID.search(instruction.rest)[1]), int(ours[1]))
     if "splash" not in instruction.name:
-        return 0.0
+        return UNKNOWN
     by_name = {other.name: other for other in computation}
     operands = [
         array for name in instruction.operands if name in by_name for array in hlo.shapes(by_name[name].shape)
@@ -165,16 +179,14 @@ def kernel_flops(instruction: hlo.Instruction, computation: list[hlo.Instruction
     heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
     heads = [shape for shape in heads if shape[-1] in HEADS]
     if len(heads) < 2:
-        return 0.0
+        return UNKNOWN
     (*lead, length, size), keys = heads[0], heads[1][-2]
     causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
     share = 1 - length / (2 * keys) if causal else 1.0
     products = 5 if "dkv" in instruction.name else 2
-    return products * share * 2.0 * math.prod(lead) * length * keys * size
+    return Kernel(products * share * 2.0 * math.prod(lead) * length * keys * size, size)
 
 
-def _kernel_rate(instruction: hlo.Instruction, chip: Chip) -> float:
-    """FLOP/s assumed of a kernel."""
-    sizes = [shape[-1] for _, shape in hlo.shapes(instruction.shape) if shape and shape[-1] in HEADS]
-    fill = min(1.0, (sizes or [128])[0] / chip.matrix_unit)
-    return chip.peak * chip.ceiling * KERNEL_EFFICIENCY * fill
+def _kernel_rate(size: int, chip: Chip) -> float:
+    """FLOP/s assumed: a head narrower than the matrix unit leaves the rest of it idle."""
+    return chip.peak * chip.ceiling * KERNEL_EFFICIENCY * min(1.0, size / chip.matrix_unit)
