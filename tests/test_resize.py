@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from tempo_jax.models import resize
+from tempo_jax.models import resize, vision
+from tempo_jax.models.config import TINY
 from tempo_jax.video import image_size, resize_steps
 
 GOLDEN = Path(__file__).parent / "golden" / "tempo_tiny"
@@ -101,6 +103,14 @@ def test_patches_match_the_recorded_runs(name):
     patches = patchify(slices)
     assert patches.shape == (1, rows * columns, 1536)
     np.testing.assert_allclose(patches[0, :4], case["pix_head"], atol=1e-6)
+
+
+def test_patches_embedded_together_are_those_embedded_one_by_one():
+    tower = vision.VisionTower(TINY.compressor.vision, rngs=nnx.Rngs(0))
+    tower.patch_embed.bias[...] = jax.random.normal(jax.random.key(1), tower.patch_embed.bias.shape)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 96, 3), np.uint8)
+    wanted = tower.patch_embed(patchify(frames))
+    np.testing.assert_allclose(jax.jit(tower.embed)(frames), wanted, atol=1e-5)
 
 
 def test_patch_layout():

@@ -16,7 +16,7 @@ from tempo_jax.inference.generate import Sampling
 from tempo_jax.inference.options import FLOOR, PRUNING
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import Rows, Visual
-from tempo_jax.models.resize import patchify, resize_image, resize_video
+from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.packing import pack, visual_length
 from tempo_jax.sharding import apart, constrain
@@ -63,13 +63,7 @@ def resize(frames, *, steps: tuple, image: bool):
 @apart()
 def see(compressor: Compressor, frames) -> Visual:
     """Visual tokens of a chunk: uint8 [C, F, h, w, 3] -> [C, V, D]."""
-    config = compressor.vision.config
-    segments, count, height, width, channels = frames.shape
-    slices = count // config.temporal_patch_size
-    pixels = frames.reshape(segments * slices, config.temporal_patch_size, height, width, channels)
-    patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
-    patches = constrain(patches.reshape(segments, slices, *patches.shape[1:]), "segments")
-    return compressor.see(patches, (height // config.patch_size, width // config.patch_size))
+    return compressor.see_frames(constrain(frames, "segments"))
 
 
 @jax.jit

@@ -69,6 +69,13 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """GELU by erf, as PyTorch's; float32 inside. JAX's own takes erfc, for which a TPU needs three times as
+    long as for the products around it (docs/plans.md)."""
+    x32 = x.astype(jnp.float32)
+    return (0.5 * x32 * (1 + jax.lax.erf(x32 * math.sqrt(0.5)))).astype(x.dtype)
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm over the last axis; rounds to x's dtype before the scale, as Qwen does."""
 

@@ -8,9 +8,8 @@ from flax import nnx
 
 from tempo_jax.models.config import Qwen3VLConfig
 from tempo_jax.models.decoder import Decoder
-from tempo_jax.models.resize import patchify
 from tempo_jax.models.vision import VisionTower
-from tempo_jax.sharding import apart
+from tempo_jax.sharding import apart, constrain
 
 
 class Visual(NamedTuple):
@@ -47,17 +46,21 @@ class Qwen3VL(nnx.Module):
         config = self.config.vision
         segments, count, height, width, channels = frames_SFHWC.shape
         slices = count // config.temporal_patch_size
-        pixels = frames_SFHWC.reshape(-1, config.temporal_patch_size, height, width, channels)
-        patches = patchify(pixels, config.patch_size, config.spatial_merge_size)
+        x = self.vision.embed(frames_SFHWC.reshape(-1, config.temporal_patch_size, height, width, channels))
         grid = (height // config.patch_size, width // config.patch_size)
-        return self.see(patches.reshape(segments, slices, *patches.shape[1:]), grid, remat=remat)
+        return self._see(constrain(x.reshape(segments, slices, *x.shape[1:]), "segments"), grid, remat)
 
     @apart()
     def see(self, patches_STNP, grid: tuple[int, int], *, remat: bool = False) -> Visual:
-        """The vision tower over S segments of T slices; patches in [-1, 1]."""
-        segments, slices = patches_STNP.shape[:2]
-        flat = patches_STNP.reshape(segments * slices, *patches_STNP.shape[2:])
-        tokens, deepstack = self.vision(flat, grid, remat=remat)
+        """The same over S segments of T slices of patches in -1..1, as `resize.patchify` makes them."""
+        embed = self.vision.patch_embed
+        return self._see(embed(patches_STNP.astype(embed.kernel.dtype)), grid, remat)
+
+    def _see(self, x_STND, grid, remat) -> Visual:
+        segments, slices = x_STND.shape[:2]
+        tokens, deepstack = self.vision(
+            x_STND.reshape(segments * slices, *x_STND.shape[2:]), grid, remat=remat
+        )
         width = tokens.shape[-1]
         return Visual(
             tokens.reshape(segments, -1, width),

@@ -168,6 +168,11 @@ def resize_direct(frames_u8: jax.Array, size: Size) -> jax.Array:
     return _resize_chain(frames_u8, [(size, "pillow")])
 
 
+def normalise(frames: jax.Array) -> jax.Array:
+    """Pixels in 0..255 to -1..1, float32."""
+    return (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+
+
 def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> jax.Array:
     """Pixels [B, T=2, H, W, 3] in 0..255 to normalised patches [B, N, 3*T*16*16] in -1..1.
 
@@ -176,7 +181,7 @@ def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> ja
     """
     batch, slice_frames, height, width, channels = frames.shape
     cell = patch_size * merge_size
-    x = (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+    x = normalise(frames)
     rows, columns = height // cell, width // cell
     sides = (rows, merge_size, patch_size, columns, merge_size, patch_size)
     x = x.reshape(batch, slice_frames, *sides, channels)

@@ -10,7 +10,7 @@ from tempo_jax.models import pool
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
 from tempo_jax.models.decoder import Decoder
-from tempo_jax.models.layers import Linear
+from tempo_jax.models.layers import Linear, exact_gelu
 from tempo_jax.models.qwen3_vl import Qwen3VL
 
 
@@ -39,7 +39,7 @@ class Projector(nnx.Module):
 
     def __call__(self, x):
         for place, linear in sorted(self.layers.items(), key=lambda item: int(item[0])):
-            x = linear(x if place == "0" else nnx.gelu(x, approximate=False))
+            x = linear(x if place == "0" else exact_gelu(x))
         return x
 
 

@@ -4,14 +4,24 @@ Attention stays within a temporal slice (two frames), so slices are a plain batc
 attention and no block-diagonal mask. Patches come in merge order: rows (H/32, W/32, 2, 2).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tempo_jax.models import rope
+from tempo_jax.models import patches, rope
 from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import VisionConfig
-from tempo_jax.models.layers import Embedding, LayerNorm, Linear, layer, make_layers, scan_layers
+from tempo_jax.models.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    exact_gelu,
+    layer,
+    make_layers,
+    scan_layers,
+)
+from tempo_jax.models.resize import normalise
 
 ROPE_THETA = 10_000.0
 
@@ -73,7 +83,7 @@ class PatchMerger(nnx.Module):
             x = self.norm(x_BND.reshape(batch, -1, merged))
         else:
             x = self.norm(x_BND).reshape(batch, -1, merged)
-        return self.fc2(nnx.gelu(self.fc1(x), approximate=False))
+        return self.fc2(exact_gelu(self.fc1(x)))
 
 
 class VisionTower(nnx.Module):
@@ -94,13 +104,23 @@ class VisionTower(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, patches_BNP, grid: tuple[int, int], *, remat: bool = False):
+    def embed(self, frames_BTHWC) -> jax.Array:
+        """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D].
+
+        What `patch_embed` makes of `resize.patchify`.
+        """
+        merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
+        x = patches.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        batch, height, width, size = x.shape
+        x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)
+
+    def __call__(self, x_BND, grid: tuple[int, int], *, remat: bool = False):
         """Visual tokens [B, N/4, out] and deepstack features [F, B, N/4, out].
 
-        patches_BNP: [slices, patches, patch_dim] in [-1, 1]; grid: (height, width) in patches.
+        x_BND: embedded patches of slices, in merge order; grid: (height, width) in patches.
         """
-        dtype = self.patch_embed.kernel.dtype
-        x = self.patch_embed(patches_BNP.astype(dtype)) + self._positions(grid).astype(dtype)
+        x = x_BND + self._positions(grid).astype(x_BND.dtype)
         angles = self._angles(grid)
 
         def body(x, block, _):

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tempo_jax.models import patches
 from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import UMTConfig
-from tempo_jax.models.layers import LayerNorm, Linear, make_layers, scan_layers
+from tempo_jax.models.layers import LayerNorm, Linear, exact_gelu, make_layers, scan_layers
 
 MEAN = (0.485, 0.456, 0.406)  # of the pixels in 0..1, red, green, blue
 STD = (0.229, 0.224, 0.225)
@@ -50,7 +51,7 @@ class UMTMLP(nnx.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True, rngs=rngs)
 
     def __call__(self, x):
-        return self.fc2(nnx.gelu(self.fc1(x), approximate=False))
+        return self.fc2(exact_gelu(self.fc1(x)))
 
 
 class UMTBlock(nnx.Module):
@@ -79,10 +80,13 @@ class UMTTower(nnx.Module):
 
     def embed(self, pixels_CTHWC) -> jnp.ndarray:
         """Patches and their places, before the blocks: [C, T*N, D], frame after frame, row after row."""
-        dtype = self.patch_embed.kernel.dtype
-        x = self.patch_embed(patchify(pixels_CTHWC, self.config.patch_size).astype(dtype))
-        table = positions(pixels_CTHWC.shape[1], self.config.side, self.config.hidden_size)
-        return x + jnp.asarray(table).astype(dtype)
+        clips, frames = pixels_CTHWC.shape[:2]
+        kernel, bias = self.patch_embed.kernel[...], self.patch_embed.bias[...]
+        x = patches.embed(
+            pixels_CTHWC.reshape(-1, 1, *pixels_CTHWC.shape[2:]), kernel, bias, self.config.patch_size
+        )
+        table = positions(frames, self.config.side, self.config.hidden_size)
+        return x.reshape(clips, *table.shape) + jnp.asarray(table).astype(x.dtype)
 
     def __call__(self, pixels_CTHWC, *, remat: bool | str = False) -> jnp.ndarray:
         """Features [C, T*N, D] of C clips of T frames (T = 1: an image) of N patches.
@@ -98,14 +102,6 @@ def normalise(frames_u8) -> jnp.ndarray:
     """Pixel values 0..255 [..., 3] to what the tower takes, float32."""
     mean, std = (np.asarray(x, np.float32) for x in (MEAN, STD))
     return (frames_u8.astype(jnp.float32) * np.float32(1 / 255) - mean) / std
-
-
-def patchify(pixels_CTHWC, patch: int) -> jnp.ndarray:
-    """[C, T, H, W, 3] to [C, T*N, 3*patch*patch]; a patch is laid out channel by channel."""
-    clips, frames, height, width, channels = pixels_CTHWC.shape
-    rows, columns = height // patch, width // patch
-    x = pixels_CTHWC.reshape(clips, frames, rows, patch, columns, patch, channels)
-    return x.transpose(0, 1, 2, 4, 6, 3, 5).reshape(clips, frames * rows * columns, -1)
 
 
 @functools.lru_cache(maxsize=8)
