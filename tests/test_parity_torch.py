@@ -123,7 +123,7 @@ def test_vision_tower(seed, grid):
     with torch.no_grad():
         expected = theirs(torch.tensor(patches), torch.tensor([grid]))
     shaped = jnp.asarray(patches).reshape(t, h * w, 1536)
-    tokens, deepstack = jax.jit(lambda m, x: m(x, (h, w)))(full.vision, shaped)
+    tokens, deepstack = jax.jit(lambda m, x: m(m.patch_embed(x), (h, w)))(full.vision, shaped)
     width = config.text.hidden_size
     assert difference(tokens.reshape(-1, width), expected.pooler_output) < TOLERANCE_LAYER
     for ours, feature in zip(deepstack, expected.deepstack_features, strict=True):

@@ -59,6 +59,23 @@ def test_values_and_gradients_are_those_of_the_xla_path(rows, tokens, heads, siz
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["padded", "not rotated"])
+def test_the_gradient_of_long_rows_is_splash_attentions(case, monkeypatch):
+    qkv, bias, weights, angles = inputs(*CASES[case])
+    _, _, heads, *_ = CASES[case]
+
+    def gradient():
+        def total(*args):
+            return (vision_attention.attend(*args, heads, angles, interpret=True) * weights).sum()
+
+        return jax.grad(total, (0, 1))(qkv, bias)
+
+    wanted = gradient()
+    monkeypatch.setattr(vision_attention, "LEARNED", 64)
+    for a, b in zip(gradient(), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_half_precision_rounds_where_the_xla_path_does():
     """Angles and softmax are float32; as far from exact numbers as XLA's own half precision is."""
     qkv, bias, _, angles = inputs(2, 256, 4, 64, True)

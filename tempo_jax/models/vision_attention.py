@@ -7,6 +7,7 @@ rotates in VMEM. A row's keys are in VMEM at once, so softmax is taken in one pi
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
+from tempo_jax.models import splash
 from tempo_jax.models.splash import LANES, SAVED
 
-KEYS = 2048  # of a row, at most
+KEYS = 7168  # of a row, at most
+LEARNED = 2048  # of a row, at most, whose gradient is the kernel's
 SCORES = 512 * 1024  # in VMEM at once, at most; float32, and a few arrays of them
-TILES = 2  # of LANES that one step of the kernel takes, at most
+WHOLE = 512  # tokens of a row, at most, of which one step takes all, and two tiles
 HIDDEN = -1e30
 NAME = "vision_attention"  # the planner knows the kernels by it
 
@@ -27,7 +30,8 @@ NAME = "vision_attention"  # the planner knows the kernels by it
 def fits(dtype, length: int, width: int, heads: int) -> bool:
     """Whether the kernel takes rows of `length` tokens, width = heads x size: half precision (float32 stays
     exact with XLA), whole heads in whole tiles."""
-    tiles = width % LANES == 0 and LANES % (width // heads) == 0
+    size = width // heads
+    tiles = size in splash.HEADS and LANES % size == 0 and width % LANES == 0
     return dtype == jnp.bfloat16 and tiles and _padded(length) <= KEYS
 
 
@@ -41,11 +45,23 @@ def attend(qkv_3BLW, bias_3W, heads: int, angles_LR=None, *, interpret: bool = F
     """
     length, size = qkv_3BLW.shape[2], qkv_3BLW.shape[3] // heads
     padding = ((0, _padded(length) - length), (0, 0))
-    run = functools.partial(_attend, size, length, interpret)
     tables = () if angles_LR is None else tuple(jnp.pad(x, padding) for x in _tables(angles_LR))
     if padding[0][1]:
         qkv_3BLW = jnp.pad(qkv_3BLW, ((0, 0), (0, 0), *padding))
-    return checkpoint_name(_on_mesh(run, qkv_3BLW, bias_3W, tables)[:, :length], SAVED)
+    how = _How(size, length, _chips(qkv_3BLW.shape[1]), interpret)
+    return checkpoint_name(_attend(how, qkv_3BLW, bias_3W, tables)[:, :length], SAVED)
+
+
+class _How(NamedTuple):
+    size: int  # of a head
+    keys: int  # of a row, without padding
+    chips: Any  # mesh axes that rows are split over; the backward pass is traced where nobody knows any more
+    interpret: bool
+
+
+def _chips(rows: int):
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else sharding.spec(("segments",), (rows,), mesh)[0]
 
 
 def _padded(length: int) -> int:
@@ -59,52 +75,82 @@ def _tables(angles_LR) -> tuple[jax.Array, jax.Array]:
     return jnp.tile(cosine, (1, 2 * repeats)), jnp.tile(jnp.concatenate([-sine, sine], -1), (1, repeats))
 
 
-def _on_mesh(run, qkv, bias, tables):
-    """Rows over the chips, where their number divides."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return run(qkv, bias, tables)
-    rows = sharding.spec(("segments", "none", "none"), qkv.shape[1:], mesh)
-    specs = (jax.P(None, *rows), jax.P(), jax.P())
-    return jax.shard_map(run, in_specs=specs, out_specs=rows, check_vma=False)(qkv, bias, tables)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(how, qkv, bias, tables):
+    """qkv: [3, B, L, W], L a multiple of LANES."""
+
+    def run(qkv, bias, tables):
+        plan = _Plan(qkv.shape, how, bool(tables))
+        out = jax.ShapeDtypeStruct(qkv.shape[1:], qkv.dtype)
+        return plan.call(_forward, plan.inputs(), plan.out(), out, products=2)(*[qkv] * 3, bias, *tables * 2)
+
+    return _on_mesh(run, how.chips, (1, None, None), 0, qkv, bias, tables)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _attend(size, keys, interpret, qkv, bias, tables):
-    """size: of a head. keys: real ones. qkv: [3, B, L, W], L a multiple of LANES."""
-    plan = _Plan(qkv.shape, size, keys, bool(tables), interpret)
-    out = jax.ShapeDtypeStruct(qkv.shape[1:], qkv.dtype)
-    return plan.call(_forward, plan.inputs(), plan.out(), out, products=2)(*[qkv] * 3, bias, *tables * 2)
+def _saving(how, qkv, bias, tables):
+    return _attend(how, qkv, bias, tables), (qkv, bias, tables)
 
 
-def _saving(size, keys, interpret, qkv, bias, tables):
-    return _attend(size, keys, interpret, qkv, bias, tables), (qkv, bias, tables)
-
-
-def _gradient(size, keys, interpret, saved, d_out):
+def _gradient(how, saved, d_out):
     qkv, bias, tables = saved
-    plan = _Plan(qkv.shape, size, keys, bool(tables), interpret)
-    sums = jax.ShapeDtypeStruct((qkv.shape[1], *bias.shape), jnp.float32)
-    run = plan.call(
-        _backward, [plan.out(), *plan.inputs()], [plan.all_parts(), plan.sums()], [qkv, sums], products=5
-    )
-    d_qkv, d_bias = run(d_out, *[qkv] * 3, bias, *tables * 2)
+
+    def run(d_out, qkv, bias, tables):
+        plan = _Plan(qkv.shape, how, bool(tables))
+        sums = jax.ShapeDtypeStruct((qkv.shape[1], *bias.shape), jnp.float32)
+        call = plan.call(
+            _backward, [plan.out(), *plan.inputs()], (plan.all_parts(), plan.sums()), (qkv, sums), products=5
+        )
+        return call(d_out, *[qkv] * 3, bias, *tables * 2)
+
+    if qkv.shape[2] > LEARNED:
+        return jax.vjp(functools.partial(_by_heads, how), qkv, bias, tables)[1](d_out)
+    d_qkv, d_bias = _on_mesh(run, how.chips, (0, 1, None, None), (1, 0), d_out, qkv, bias, tables)
     return d_qkv, d_bias.sum(0).astype(bias.dtype), tuple(map(jnp.zeros_like, tables))
 
 
 _attend.defvjp(_saving, _gradient)
 
 
+def _on_mesh(run, chips, axes_in, axes_out, *args):
+    """Rows over the chips. axes: where rows are in every array; None: nowhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run(*args)
+
+    def spec(axis):
+        return jax.P() if axis is None else jax.P(*[None] * axis, chips)
+
+    specs = jax.tree.map(spec, (axes_in, axes_out), is_leaf=lambda x: x is None)
+    return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(*args)
+
+
+def _by_heads(how, qkv, bias, tables):
+    """The same with splash attention, for the gradient of rows so long that the kernel's does not fit."""
+
+    def rotated(x):
+        if not tables:
+            return x
+        cosine, sine = (table[:, None, : how.size] for table in tables)
+        swapped = jnp.concatenate(jnp.split(x, 2, -1)[::-1], -1)
+        return (x.astype(jnp.float32) * cosine + swapped.astype(jnp.float32) * sine).astype(x.dtype)
+
+    q, k, v = (x.reshape(*x.shape[:2], -1, how.size) for x in qkv + bias[:, None, None])
+    valid = jnp.broadcast_to(jnp.arange(q.shape[1]) < how.keys, q.shape[:2])
+    out = splash.splash(rotated(q), rotated(k), v, kv_valid_BS=valid, interpret=how.interpret)
+    return out.reshape(qkv.shape[1:])
+
+
 class _Plan:
     """Blocks of one call: steps over rows, tiles of heads, and blocks of queries, the last ones innermost."""
 
-    def __init__(self, shape, size: int, keys: int, rotates: bool, interpret: bool):
+    def __init__(self, shape, how: _How, rotates: bool):
         _, self.batch, self.length, self.width = shape
-        self.size, self.keys, self.rotates, self.interpret = size, keys, rotates, interpret
-        rows, most = self.length // LANES, max(1, SCORES // self.length // LANES)
+        self.how, self.rotates = how, rotates
+        whole = self.length <= WHOLE
+        rows, most = self.length // LANES, max(1, (SCORES if whole else SCORES // 2) // self.length // LANES)
         self.block = LANES * max(n for n in range(1, most + 1) if rows % n == 0)
-        tiles = self.width // LANES
-        self.lanes = LANES * max(n for n in range(1, TILES + 1) if tiles % n == 0)
+        pairs = whole and self.width % (2 * LANES) == 0
+        self.lanes = 2 * LANES if pairs else LANES
 
     def inputs(self) -> list[pl.BlockSpec]:
         """Of q, k, v, their biases, and the tables of rotation for queries and for keys."""
@@ -137,7 +183,7 @@ class _Plan:
         scores = self.batch * self.length**2 * self.width
         moved = 2 * self.batch * self.length * self.width  # bytes of one array
         return pl.pallas_call(
-            functools.partial(kernel, size=self.size, keys=self.keys),
+            functools.partial(kernel, size=self.how.size, keys=self.how.keys),
             grid=(self.batch, self.width // self.lanes, self.length // self.block),
             in_specs=inputs,
             out_specs=outputs,
@@ -146,11 +192,11 @@ class _Plan:
             compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * scores,
-                transcendentals=scores // self.size,
+                transcendentals=scores // self.how.size,
                 bytes_accessed=moved * (4 if kernel is _forward else 7),
             ),
-            name=f"{NAME}_{self.size}{kernel.__name__}",
-            interpret=self.interpret,
+            name=f"{NAME}_{self.how.size}{kernel.__name__}",
+            interpret=self.how.interpret,
         )
 
 
