@@ -156,6 +156,53 @@ def test_collectives_know_their_axes_bytes_and_time():
     assert not gathered.asynchronous
 
 
+MESH = "replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_1'}"
+FUSED = f"""
+%start (p.1: bf16[8,64]) -> (bf16[8,64], bf16[8,256]) {{
+  %p.1 = bf16[8,64]{{1,0}} parameter(0)
+  %gather.1 = bf16[8,256]{{1,0}} all-gather(%p.1), {MESH}, frontend_attributes={{chain_id="0"}}
+  ROOT %s = (bf16[8,64], bf16[8,256]) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}}
+
+%done (p.2: bf16[8,64]) -> bf16[8,256] {{
+  %p.2 = bf16[8,64]{{1,0}} parameter(0)
+  %gather.2 = bf16[8,256]{{1,0}} all-gather(%p.2), {MESH}, frontend_attributes={{chain_id="0"}}
+  ROOT %d = bf16[8,256]{{1,0}} custom-call(%gather.2), custom_call_target="AsyncCollectiveDone"
+}}
+
+%all-reduce-scatter.1 (p.3: bf16[8,256]) -> bf16[8,64] {{
+  %p.3 = bf16[8,256]{{1,0}} parameter(0)
+  %all-reduce.1 = bf16[8,256]{{1,0}} all-reduce(%p.3), replica_groups={{{{0,1,2,3}},{{4,5,6,7}}}}
+  ROOT %own = bf16[8,64]{{1,0}} dynamic-slice(%all-reduce.1, %zero, %id), dynamic_slice_sizes={{8,64}}
+}}
+
+%sparse (p.4: bf16[8,64]) -> bf16[8,256] {{
+  %p.4 = bf16[8,64]{{1,0}} parameter(0)
+  ROOT %gather.3 = bf16[8,256]{{1,0}} all-gather(%p.4), {MESH}
+}}, execution_thread="sparsecore"
+
+ENTRY %main (a: bf16[8,64]) -> bf16[8,64] {{
+  %a = bf16[8,64]{{1,0}} parameter(0)
+  %f.1 = (bf16[8,64], bf16[8,256]) fusion(%a), kind=kCustom, calls=%start
+  %f.2 = bf16[8,256]{{1,0}} fusion(%f.1), kind=kCustom, calls=%done
+  %c = ((bf16[8,64]), bf16[8,256]) call-start(%a), async_execution_thread="sparsecore", to_apply=%sparse
+  ROOT %f.3 = bf16[8,64]{{1,0}} fusion(%f.2), kind=kCustom, calls=%all-reduce-scatter.1
+}}
+"""
+
+
+def test_collectives_in_fusions_and_on_sparsecores_are_counted_once():
+    """As libtpu 0.0.42 prints them: an all-gather started in one fusion and ended in another; one that
+    SparseCores run; and a sum of which each chip keeps its part, which nothing hides."""
+    fused, sparse, scattered = cost.of(hlo.parse(FUSED), Devices, V5E).collectives
+    for gathered in (fused, sparse):
+        assert gathered.kind == "all-gather" and gathered.asynchronous
+        assert gathered.axes == ("fsdp", "tensor"), "the first four devices"
+        assert gathered.bytes == 8 * 256 * 2 * 3 / 4
+    assert scattered.kind == "reduce-scatter" and not scattered.asynchronous
+    assert scattered.axes == ("fsdp", "tensor") and scattered.bytes == 8 * 256 * 2 * 3 / 4
+
+
 def test_slices_talk_through_their_hosts():
     """XLA writes an all-reduce between slices as a send and a recv; it is counted once, over data."""
     said = (

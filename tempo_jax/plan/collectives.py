@@ -19,6 +19,10 @@ TRAFFIC = {
     "collective-permute": lambda out, size: out,
     "ragged-all-to-all": lambda out, size: out * (size - 1) / size,
 }
+# As XLA prints groups along axes of a mesh of its own: sizes, order of the devices, axes.
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 HOP = 1e-6  # seconds from chip to chip, however little is sent: about that, says the scaling book
 
 
@@ -97,6 +101,18 @@ def _group(text: str, devices: int) -> list[int]:
         if iota[4]:
             order = order.transpose([int(x) for x in iota[4].split(",")])
         return order.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    mesh = _MESH.search(text)
+    if mesh:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
+        order = np.arange(devices)
+        if mesh[2]:
+            order = order.reshape([int(x) for x in mesh[2].split(",")])
+        if mesh[3]:
+            order = order.transpose([int(x) for x in mesh[3].split(",")])
+        along = re.findall(r"'(\w+)'", mesh[4])
+        last = [list(sizes).index(name) for name in along]
+        order = np.moveaxis(order.reshape(list(sizes.values())), last, range(-len(last), 0))
+        return order.reshape(-1, math.prod(sizes[name] for name in along))[0].tolist()
     return list(range(devices))  # no groups: all of them
 
 

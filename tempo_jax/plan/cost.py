@@ -5,6 +5,7 @@ once, so it is multiplied by the loop's trip count. Two things have no estimate 
 collectives (bytes over the torus) and Pallas kernels (FLOPs at an assumed efficiency).
 """
 
+import dataclasses
 import math
 import re
 from collections import defaultdict
@@ -125,12 +126,24 @@ def _walk(module: hlo.Module, name: str, trips: float, labels: float) -> Iterato
             yield from _branches(module, instruction, trips, labels)
         elif instruction.op in ("fusion", "custom-call"):
             for called in instruction.calls:
-                for run in _walk(module, called, trips, labels):
-                    yield run._replace(inside=True, asynchronous=True)
-        elif instruction.op in ("call", "async-start"):
+                yield from _fused(module, called, trips, labels)
+        elif instruction.op in ("call", "async-start", "call-start"):  # the last: on SparseCores
             for called in instruction.calls:
                 for run in _walk(module, called, trips, labels):
                     yield run._replace(asynchronous=run.asynchronous or instruction.op != "call")
+
+
+def _fused(module: hlo.Module, name: str, trips: float, labels: float) -> Iterator[_Run]:
+    """What a fusion holds. A collective that is fused with the products it hides behind stands in all of
+    them, from one that starts it to one that ends it; a sum of which a chip keeps its part moves half."""
+    starts = any('"AsyncCollectiveStart"' in instruction.rest for instruction in module[name])
+    for run in _walk(module, name, trips, labels):
+        instruction = run.instruction
+        if collectives.kind_of(instruction) and "chain_id=" in instruction.rest and not starts:
+            continue
+        if instruction.op == "all-reduce" and name.startswith("all-reduce-scatter"):
+            instruction = dataclasses.replace(instruction, op="reduce-scatter", shape=module[name][-1].shape)
+        yield run._replace(instruction=instruction, inside=True, asynchronous=run.asynchronous or starts)
 
 
 def _branches(module: hlo.Module, instruction: hlo.Instruction, trips: float, labels: float):

@@ -193,9 +193,19 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-# VMEM that one fusion may take, KiB, by platform. libtpu's default is less: its larger products lack room for
-# better tiles (docs/plans.md has what it is worth). Asking gains nothing, its products being smaller.
-COMPILER_OPTIONS = {"tpu": {"xla_tpu_scoped_vmem_limit_kib": "65536"}}
+# What libtpu does not do by itself, by platform (docs/plans.md has what it is worth). VMEM that a fusion may
+# take, KiB: its larger products lack room for better tiles. All-gathers of the next weights behind products.
+# Asking gains nothing, its products being smaller and its weights not spread over fsdp.
+COMPILER_OPTIONS = {
+    "tpu": {
+        "xla_tpu_scoped_vmem_limit_kib": "65536",
+        "xla_enable_async_all_gather": "true",
+        "xla_tpu_enable_async_collective_fusion": "true",
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+        "xla_tpu_overlap_compute_collective_tc": "true",
+    }
+}
 
 
 def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh) -> Callable[..., Any]:
