@@ -1,4 +1,7 @@
-"""One attention function; it chooses between splash attention (TPU), cuDNN (NVIDIA) and XLA (all else)."""
+"""One attention function; it chooses between splash attention (TPU), cuDNN (NVIDIA) and XLA (all else).
+
+Vision towers have their own on a TPU: `vision_attention`.
+"""
 
 import jax
 import jax.numpy as jnp
