@@ -10,7 +10,7 @@ import pytest
 
 from tempo_jax import cli_plan, sharding
 from tempo_jax.inference import generate
-from tempo_jax.models import layers
+from tempo_jax.models import layers, vision_attention
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.plan import chips, compile, decode, programs, shapes, topology
 from tempo_jax.training import run
@@ -61,6 +61,36 @@ def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
     config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
     (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
     assert found.cost.kernels == 2
+
+
+@pytest.mark.parametrize("where", TOPOLOGIES)
+@pytest.mark.parametrize(("length", "learned"), [(364, True), (2048, True), (6272, False)])
+def test_the_vision_towers_kernel_compiles(where, length, learned):
+    """A frame, the longest rows whose gradient it has, XComp's clip; padding, rotation and biases inside."""
+    mesh = jax.sharding.Mesh(np.array(topology.devices(topology.parse(where))[:1]), ("fsdp",))
+
+    def run(qkv, bias, angles):
+        return jnp.sum(vision_attention.attend(qkv, bias, 2, angles).astype(jnp.float32) ** 2)
+
+    place = jax.NamedSharding(mesh, jax.P())
+    args = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        for shape, dtype in (
+            ((3, 2, length, 128), jnp.bfloat16),
+            ((3, 128), jnp.bfloat16),
+            ((length, 32), jnp.float32),
+        )
+    ]
+    program = programs.Program("", jax.jit(jax.grad(run) if learned else run), tuple(args), {}, 1, 1, 1)
+    with jax.set_mesh(mesh):
+        found = compile.find(program, mesh, topology.parse(where).chip)
+    assert found.refusal is None and found.cost.kernels == 1 + learned
+    padded = -(-length // 128) * 128
+    work = (2 + 5 * learned) * 2 * 2 * padded**2 * 128
+    chip = found.chip
+    assert found.cost.kernel_seconds == pytest.approx(
+        work / (chip.peak * chip.ceiling * chips.KERNEL_EFFICIENCY * 64 / chip.matrix_unit)
+    )
 
 
 def test_a_program_too_large_is_a_line():

@@ -288,9 +288,10 @@ def _iota(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _product(a, b, axis_a: int, axis_b: int) -> jax.Array:
-    """Summed over those axes, float32."""
+    """Summed over those axes, float32; Mosaic refuses half precision where a caller asks for more."""
     dimensions = (((axis_a,), (axis_b,)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+    precision = jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(a, b, dimensions, precision, preferred_element_type=jnp.float32)
 
 
 def _rotated(x, tables, size: int, *, back: bool = False):
