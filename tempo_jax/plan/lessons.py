@@ -73,6 +73,50 @@ LESSONS = (
         ),
     ),
     Lesson(
+        "Qwen3-VL's vision tower on v6e-1, 64 frames of 256 x 512",
+        ("a chunk", "of it kernels (assumed)"),
+        (
+            ("as it was, but heads of 64 no longer taken to fill a matrix unit of 256", "65.3 ms", "10.2 ms"),
+            (
+                "heads side by side, rotation and biases in a kernel of our own (models/vision_attention.py)",
+                "48.1 ms",
+                "10.2 ms",
+            ),
+            (
+                "patches embedded by columns, not laid out one by one (models/patches.py): 6.4 -> 1.1 ms; "
+                "exact GELU by erf",
+                "37.5 ms",
+                "10.2 ms",
+            ),
+        ),
+    ),
+    Lesson(
+        "XComp's vision tower on v6e-1, 32 frames",
+        ("a chunk", "of it kernels (assumed)"),
+        (
+            ("as it was, heads of 64 as above", "330 ms", "184 ms"),
+            (
+                "the same kernel, patches by columns, exact GELU by erf (by erfc, as JAX has it, a layer's MLP "
+                "takes 3.6 ms, so 1.1)",
+                "229 ms",
+                "184 ms",
+            ),
+        ),
+    ),
+    Lesson(
+        "what crosses a v6e-64 (fsdp 32, data 2) meanwhile: eight MLPs of Qwen3-4B, forward and backward",
+        ("all", "in the open"),
+        (
+            (
+                "as libtpu does by itself: nothing runs behind products",
+                "25.6 ms",
+                "12.3 ms",
+            ),
+            ("all-gathers behind products (async collective fusion, training/run.py)", "17.4 ms", "4.3 ms"),
+            ("all of it on SparseCores: left off, as nobody here could run it", "12.7 ms", "0.0 ms"),
+        ),
+    ),
+    Lesson(
         "a decode step on v6e-1, 8192 visual tokens",
         ("step", "over its floor", "once a call"),
         (

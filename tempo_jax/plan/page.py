@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo_jax import cli_options, cli_plan
+from tempo_jax.models.vision_attention import NAME
 from tempo_jax.plan import topology
 from tempo_jax.plan.chips import GIB
 from tempo_jax.plan.lessons import LESSONS
@@ -46,9 +47,13 @@ How the numbers come about:
 * One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 
-Training rows of 26 November were compiled before a step had 64 MiB of VMEM for a fusion (4 % on v6e-64).
-With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips
-between layers (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
+Rows marked ¹ were compiled before the vision towers had a kernel of their own and a training step gathered
+weights behind products; those of 26 November also before it had 64 MiB of VMEM for a fusion (4 % on v6e-64).
+In them a head of 64 fills a matrix unit, and a sum of which each chip keeps its part moves twice as much, but
+behind computation. What each change is worth stands below.
+
+With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
+(`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
 """
 
 
@@ -131,7 +136,13 @@ def _table(head: tuple[str, ...], names: list[str], found: dict) -> Iterator[str
     for name in names:
         cells = _cells(found[name]) if name in found else ("not run",)
         cells = (*cells, *[""] * (len(head) - 1 - len(cells)))
-        yield f"| {name} | {' | '.join(cells)} |"
+        mark = "" if name not in found or _recent(found[name]) else " ¹"
+        yield f"| {name}{mark} | {' | '.join(cells)} |"
+
+
+def _recent(plan: dict[str, Any]) -> bool:
+    """Whether it has the vision towers' kernel, as every plan has that is made now."""
+    return any(NAME in place["what"] for program in plan["programs"] for place in program["longest"])
 
 
 def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
