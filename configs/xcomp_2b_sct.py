@@ -22,8 +22,8 @@ text tokens a sample; 8 shards of 4 micro-batches, 32 samples a step. What the m
         --max-frames=1024 --target=data/xcomp_videos
     python train.py --config=configs/xcomp_2b_sct.py --workdir=build/xcomp_2b/sct --distributed
 
-Expected chips, memory and step time: not known yet. `tempo plan` takes more than 25 minutes of a core for this
-step, whose layers have 16 lengths, forward and backward; nothing has been run at this size here.
+Expected chips, memory and step time: not known yet; nothing has been run at this size here, and `tempo plan`
+takes more than 25 minutes of a core for this step, whose layers have 16 lengths, forward and backward.
 """
 
 from ml_collections import ConfigDict

@@ -29,16 +29,16 @@ class UMTAttention(nnx.Module):
         self.proj = Linear(config.hidden_size, config.hidden_size, bias=True, rngs=rngs)
 
     def __call__(self, x_BND):
-        q, k, v = qkv = self.qkv.split(x_BND, 3)
+        q_bias, v_bias = self.q_bias[...], self.v_bias[...]
         if platform() == "tpu":
             from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
 
             if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
-                q_bias, v_bias = self.q_bias[...], self.v_bias[...]
-                bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+                qkv, bias = self.qkv.split(x_BND, 3), jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
                 return self.proj(vision_attention.attend(qkv, bias, self.num_heads))
+        q, k, v = jnp.split(self.qkv(x_BND), 3, axis=-1)
         heads = (*x_BND.shape[:2], self.num_heads, -1)
-        q, v = q + self.q_bias[...], v + self.v_bias[...]
+        q, v = q + q_bias, v + v_bias
         out = attention(q.reshape(heads), k.reshape(heads), v.reshape(heads))
         return self.proj(out.reshape(x_BND.shape))
 
