@@ -130,15 +130,16 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
     assert cost.kernel(other, [heads, positions]).flops == 0
 
 
-def test_the_vision_towers_kernel_says_its_flops():
-    name, config = (
-        "transpose_jvp_vision_attention_64_backward__.1",
-        '"cost_estimate":{"flops":"1718","x":"0"}',
-    )
-    call = hlo.Instruction(
-        name, "bf16[3,64,512,1024]", "custom-call", f"%d, %qkv), backend_config={{{config}}}"
-    )
-    assert cost.kernel(call, []) == (1718, 64)
+@pytest.mark.parametrize(
+    ("name", "shape", "products"),
+    [
+        ("vision_attention_64_forward.1", "bf16[4,512,1024]{2,1,0}", 2),
+        ("transpose_jvp_vision_attention_64_backward__.1", "(bf16[3,4,512,1024]{3,2,1,0}, f32[4,3,1024])", 5),
+    ],
+)
+def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products):
+    call = hlo.Instruction(name, shape, "custom-call", "%qkv), custom_call_target=")
+    assert cost.kernel(call, []) == (products * 2 * 4 * 512**2 * 1024, 64)
 
 
 def test_collectives_know_their_axes_bytes_and_time():

@@ -1,5 +1,7 @@
 """The device's resize and patches against live Pillow and torch, and against recorded patches."""
 
+import functools
+import types
 from pathlib import Path
 
 import jax
@@ -14,7 +16,12 @@ from tempo_jax.models.config import TINY
 from tempo_jax.video import image_size, resize_steps
 
 GOLDEN = Path(__file__).parent / "golden" / "tempo_tiny"
-patchify = jax.jit(resize.patchify)
+# A tower that shows what it sees: its patches, in merge order, are embedded by nothing.
+SEEING = types.SimpleNamespace(
+    config=TINY.compressor.vision,
+    patch_embed=types.SimpleNamespace(kernel=jnp.eye(1536), bias=jnp.zeros(1536)),
+)
+patchify = jax.jit(functools.partial(vision.VisionTower.embed, SEEING))
 resize_image = jax.jit(resize.resize_image, static_argnums=1)
 
 
@@ -105,7 +112,7 @@ def test_patches_match_the_recorded_runs(name):
     np.testing.assert_allclose(patches[0, :4], case["pix_head"], atol=1e-6)
 
 
-def test_patches_embedded_together_are_those_embedded_one_by_one():
+def test_patches_of_frames_are_embedded_as_patches_are():
     tower = vision.VisionTower(TINY.compressor.vision, rngs=nnx.Rngs(0))
     tower.patch_embed.bias[...] = jax.random.normal(jax.random.key(1), tower.patch_embed.bias.shape)
     frames = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 96, 3), np.uint8)

@@ -106,6 +106,21 @@ def test_a_mesh_splits_rows_and_changes_nothing():
     assert spread[0][1].sharding.shard_shape((8, 128, 128)) == (1, 128, 128)
 
 
+def test_the_gradient_splits_rows_as_the_tower_did():
+    """It is traced where the tower's rules no longer hold (sharding.apart)."""
+    qkv, bias, _, angles = inputs(8, 128, 2, 64, True)
+
+    @sharding.apart()
+    def see(qkv):
+        return vision_attention.attend(qkv, bias, 2, angles, interpret=True)
+
+    with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
+        traced = jax.make_jaxpr(jax.grad(lambda qkv: see(qkv).sum()))(qkv)
+    *_, backward = [equation for equation in traced.eqns if "shard_map" in str(equation.primitive)]
+    d_out, *_ = backward.params["in_specs"]
+    assert d_out == jax.P(sharding.AXES)
+
+
 def test_rematerialisation_may_keep_what_the_kernel_gave(capsys):
     qkv, bias, _, angles = inputs(1, 128, 2, 64, True)
 

@@ -8,8 +8,8 @@ def embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
     """Every patch of B stacks of T frames times `kernel`, plus bias: [B, H/patch, W/patch, D].
 
     kernel: [C*T*patch*patch, D], a patch's numbers channel by channel, frame by frame, row by row, as
-    published. Rows of 16 pixels, which a patch on its own would have, are moved by a TPU six times as slowly
-    as the columns of all patches side by side that are multiplied here (docs/plans.md).
+    published (facts/tempo.md §2.3). A patch on its own would have rows of 16 pixels, which a TPU moves
+    slowly: the columns of all patches side by side take a sixth of the time (docs/plans.md).
     """
     batch, count, height, width, channels = frames_BTHWC.shape
     x = frames_BTHWC.astype(kernel.dtype).reshape(batch, count, -1, patch, width, channels)

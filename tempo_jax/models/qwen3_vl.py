@@ -52,7 +52,8 @@ class Qwen3VL(nnx.Module):
 
     @apart()
     def see(self, patches_STNP, grid: tuple[int, int], *, remat: bool = False) -> Visual:
-        """The same over S segments of T slices of patches in -1..1, as `resize.patchify` makes them."""
+        """The same over S segments of T slices of patches in -1..1, as published (facts/tempo.md §2.3): in
+        merge order, a patch's numbers by channel, frame and row."""
         embed = self.vision.patch_embed
         return self._see(embed(patches_STNP.astype(embed.kernel.dtype)), grid, remat)
 

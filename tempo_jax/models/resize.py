@@ -1,4 +1,4 @@
-"""Frames to model size and to patches, on the device, from uint8.
+"""Frames to model size and to the range that towers take, on the device, from uint8.
 
 Bicubic resampling as separable matmuls with weights built on the host. Three published resamplers
 differ only in their arithmetic (facts/tempo.md §2.3, §2.5):
@@ -171,20 +171,3 @@ def resize_direct(frames_u8: jax.Array, size: Size) -> jax.Array:
 def normalise(frames: jax.Array) -> jax.Array:
     """Pixels in 0..255 to -1..1, float32."""
     return (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5
-
-
-def patchify(frames: jax.Array, patch_size: int = 16, merge_size: int = 2) -> jax.Array:
-    """Pixels [B, T=2, H, W, 3] in 0..255 to normalised patches [B, N, 3*T*16*16] in -1..1.
-
-    N = H/16 * W/16, ordered (H/32, W/32, 2, 2) so that the four patches one visual token merges are
-    neighbours; a row is laid out (3, T, 16, 16). T is the temporal patch, one slice (§2.3).
-    """
-    batch, slice_frames, height, width, channels = frames.shape
-    cell = patch_size * merge_size
-    x = normalise(frames)
-    rows, columns = height // cell, width // cell
-    sides = (rows, merge_size, patch_size, columns, merge_size, patch_size)
-    x = x.reshape(batch, slice_frames, *sides, channels)
-    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    tokens = (height // patch_size) * (width // patch_size)
-    return x.reshape(batch, tokens, channels * slice_frames * patch_size**2)

@@ -105,10 +105,7 @@ class VisionTower(nnx.Module):
         )
 
     def embed(self, frames_BTHWC) -> jax.Array:
-        """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D].
-
-        What `patch_embed` makes of `resize.patchify`.
-        """
+        """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
         x = patches.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape

@@ -19,7 +19,6 @@ from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
-_SAID = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _OURS = re.compile(rf"{vision_attention.NAME}_(\d+)")  # the size of a head
 LONGEST = 12  # places that a plan names
 
@@ -175,14 +174,17 @@ UNKNOWN = Kernel(0.0, HEADS[-1])
 
 
 def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
-    """The vision towers' kernel says its FLOPs itself; splash attention's are read off its name and operands.
+    """Read off its name and arrays.
 
-    Queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused backward (dkv) 5. A
-    causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what is masked away.
+    Splash attention: queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused
+    backward (dkv) 5. A causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what
+    is masked away. The vision towers' kernel gives [B, T, N x H], or gradients [3, B, T, N x H].
     """
     ours = _OURS.search(instruction.name)
     if ours:
-        return Kernel(float(_SAID.search(instruction.rest)[1]), int(ours[1]))
+        *_, rows, length, width = hlo.shapes(instruction.shape)[0][1]
+        products = 5 if "backward" in instruction.name else 2
+        return Kernel(products * 2.0 * rows * length**2 * width, int(ours[1]))
     if "splash" not in instruction.name:
         return UNKNOWN
     by_name = {other.name: other for other in computation}

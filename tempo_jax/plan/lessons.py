@@ -81,7 +81,7 @@ LESSONS = (
         "Qwen3-VL's vision tower on v6e-1, 64 frames of 256 x 512",
         ("a chunk", "of it kernels (assumed)"),
         (
-            ("as it was, but heads of 64 no longer taken to fill a matrix unit of 256", "65.3 ms", "10.2 ms"),
+            ("as it was, but heads of 64 no longer costed as 128", "65.3 ms", "10.2 ms"),
             (
                 "heads side by side, rotation and biases in a kernel of our own (models/vision_attention.py)",
                 "48.1 ms",

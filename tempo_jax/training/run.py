@@ -195,7 +195,7 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
 
 # What libtpu does not do by itself, by platform (docs/plans.md has what it is worth). VMEM that a fusion may
 # take, KiB: its larger products lack room for better tiles. All-gathers of the next weights behind products.
-# Asking gains nothing, its products being smaller and its weights not spread over fsdp.
+# Asking, whose products are smaller, gains nothing by the first; the others were not tried there.
 COMPILER_OPTIONS = {
     "tpu": {
         "xla_tpu_scoped_vmem_limit_kib": "65536",
