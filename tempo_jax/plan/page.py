@@ -49,8 +49,8 @@ How the numbers come about:
 
 Rows marked ¹ were compiled before the vision towers had a kernel of their own and a training step gathered
 weights behind products; those of 26 November also before it had 64 MiB of VMEM for a fusion (4 % on v6e-64).
-In them a forward kernel with heads of 64 is costed as with 128, and a sum of which each chip keeps its part moves twice as much, but
-behind computation. What each change is worth stands below.
+In them a forward kernel with heads of 64 is costed as with 128, and a sum of which each chip keeps its part
+moves twice as much, but behind computation. What each change is worth stands below.
 
 With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
 (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
