@@ -104,7 +104,7 @@ def test_a_tpu_takes_the_kernel(monkeypatch):
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in inputs(128, 128))
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
     monkeypatch.setattr(splash, "splash", lambda *_, **options: sorted(options))
-    assert attention.attention(q, k, v, causal=True) == ["causal", "document_BT", "kv_valid_BS"]
+    assert attention.attention(q, k, v, causal=True) == ["causal", "document_BT", "kv_valid_BS", "scale"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ SHORT = 128  # of so few positions a CPU computes the masked half faster than it
 
 
 def attention(
-    q_BTNH, k_BSKH, v_BSKH, *, causal: bool = False, kv_valid_BS=None, document_BT=None
+    q_BTNH, k_BSKH, v_BSKH, *, scale=None, causal: bool = False, kv_valid_BS=None, document_BT=None
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v with grouped key/value heads; [B, T, N, H] in q's dtype.
+    """softmax(scale q k^T) v with grouped key/value heads; [B, T, N, H] in q's dtype.
 
+    scale: H^-0.5 by default.
     causal: query i sees keys up to S - T + i (the queries are the last T of the S keys).
     kv_valid_BS: bool, keys that may be seen at all (padding and unwritten cache slots are not).
     document_BT: int, for rows that hold several texts: a query sees keys of its own number only.
@@ -27,8 +28,10 @@ def attention(
 
         if splash.fits(q_BTNH, k_BSKH):
             return splash.splash(
-                q_BTNH, k_BSKH, v_BSKH, causal=causal, kv_valid_BS=kv_valid_BS, document_BT=document_BT
+                q_BTNH, k_BSKH, v_BSKH, scale=scale, causal=causal, kv_valid_BS=kv_valid_BS, document_BT=document_BT
             )
+    if scale is not None:
+        q_BTNH = q_BTNH * (scale * q_BTNH.shape[-1] ** 0.5)
     if cpu and causal and kv_valid_BS is None and q_BTNH.shape[1] == k_BSKH.shape[1] > SHORT:
         return _triangle(q_BTNH, k_BSKH, v_BSKH, document_BT)
     if document_BT is not None:

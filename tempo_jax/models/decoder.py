@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import rope
+from tempo_jax.models import head_layout, rope
 from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.models.layers import (
@@ -38,14 +38,29 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     def project(self, x_BLD, angles_BLR):
-        """Rotated queries and keys, and values: [B, L, heads, head_dim] each."""
-        q, k, v = (f(x_BLD).reshape(*x_BLD.shape[:2], -1, self.head_dim) for f in (self.q, self.k, self.v))
+        """Rotated queries and keys, and values, [B, L, heads, head_dim] each; and what is still to be
+        multiplied with scores, where it is not the usual head_dim^-0.5."""
+        q, k, v = (f(x_BLD) for f in (self.q, self.k, self.v))
+        if self._turned_by_kernels(x_BLD):
+            q, k = (
+                head_layout.apart(
+                    x, norm=norm and head_layout.Norm(norm.scale[...], norm.eps), angles_BLR=angles_BLR, times=t
+                )
+                for x, norm, t in ((q, self.q_norm, self.head_dim**-0.5), (k, self.k_norm, 1.0))
+            )
+            return *(x.swapaxes(1, 2) for x in (q, k, head_layout.apart(v))), 1.0
+        q, k, v = (x.reshape(*x.shape[:2], -1, self.head_dim) for x in (q, k, v))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v
+        return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v, None
 
     def out(self, x_BLNH):
+        if self._turned_by_kernels(x_BLNH):
+            return self.o(head_layout.together(x_BLNH.swapaxes(1, 2)))
         return self.o(x_BLNH.reshape(*x_BLNH.shape[:2], -1))
+
+    def _turned_by_kernels(self, x_BL) -> bool:
+        return platform() == "tpu" and head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim)
 
 
 class MLP(nnx.Module):
@@ -70,9 +85,9 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(self, x_BLD, angles_BLR, attend: Callable):
-        """attend(q, k, v) -> [B, L, N, H]."""
-        q, k, v = self.attention.project(self.attention_norm(x_BLD), angles_BLR)
-        x_BLD = x_BLD + self.attention.out(attend(q, k, v))
+        """attend(q, k, v, scale) -> [B, L, N, H], of what `Attention.project` gives."""
+        projected = self.attention.project(self.attention_norm(x_BLD), angles_BLR)
+        x_BLD = x_BLD + self.attention.out(attend(*projected))
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
@@ -106,8 +121,11 @@ class Decoder(nnx.Module):
         """
         angles = self.angles(positions)
 
+        def attend(q, k, v, scale):
+            return attention(q, k, v, scale=scale, causal=True, document_BT=document_BL)
+
         def body(x, block, index):
-            x = block(x, angles, lambda q, k, v: attention(q, k, v, causal=True, document_BT=document_BL))
+            x = block(x, angles, attend)
             return x if deepstack_FBLD is None else _add_deepstack(x, deepstack_FBLD, index)
 
         count = layer_count(self.layers)
@@ -117,9 +135,9 @@ class Decoder(nnx.Module):
         """Like a plain call, and the keys and values of every layer ([B, L, kv_heads, head_dim])."""
         caches: list[KV] = []
 
-        def attend(q, k, v):
+        def attend(q, k, v, scale):
             caches.append((k, v))
-            return attention(q, k, v, causal=True)
+            return attention(q, k, v, scale=scale, causal=True)
 
         return self._unrolled(x_BLD, positions, lambda _: attend, deepstack_FBLD), caches
 
@@ -130,9 +148,9 @@ class Decoder(nnx.Module):
         valid = jnp.concatenate([valid, jnp.ones((valid.shape[0], x_BLD.shape[1]), bool)], axis=1)
 
         def attend_with(cache: KV):
-            def attend(q, k, v):
+            def attend(q, k, v, scale):
                 k, v = jnp.concatenate([cache[0], k], axis=1), jnp.concatenate([cache[1], v], axis=1)
-                return attention(q, k, v, causal=True, kv_valid_BS=valid)
+                return attention(q, k, v, scale=scale, causal=True, kv_valid_BS=valid)
 
             return attend
 
@@ -151,11 +169,11 @@ class Decoder(nnx.Module):
         def attend_with(buffers: KV, position_B):
             valid = jnp.arange(buffers[0].shape[2]) <= position_B[:, None]
 
-            def attend(q, k, v):
+            def attend(q, k, v, scale):
                 k, v = (b.at[rows, :, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
                 k, v = _by_head(k), _by_head(v)
                 written.append((k, v))
-                return attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), kv_valid_BS=valid)
+                return attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), scale=scale, kv_valid_BS=valid)
 
             return attend
 

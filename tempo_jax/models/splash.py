@@ -30,6 +30,7 @@ def splash(
     k_BSKH,
     v_BSKH,
     *,
+    scale: float | None = None,
     causal: bool = False,
     kv_valid_BS=None,
     document_BT=None,
@@ -40,7 +41,8 @@ def splash(
     interpret: runs the kernel's own code on a CPU, for tests.
     """
     queries, keys = q_BTNH.shape[1], k_BSKH.shape[1]
-    q = _padded(q_BTNH * q_BTNH.shape[-1] ** -0.5).transpose(0, 2, 1, 3)
+    scaled = q_BTNH if scale == 1 else q_BTNH * (q_BTNH.shape[-1] ** -0.5 if scale is None else scale)
+    q = _padded(scaled).transpose(0, 2, 1, 3)
     k, v = (_padded(x).transpose(0, 2, 1, 3) for x in (k_BSKH, v_BSKH))
     segments = _segments(queries, keys, causal, kv_valid_BS, document_BT, q.shape[0])
     run = functools.partial(_batched, offset=keys - queries if causal else None, interpret=interpret)

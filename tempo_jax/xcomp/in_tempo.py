@@ -80,9 +80,9 @@ def prefill(decoder: Decoder, x_LD, where: Places, plan: Plan) -> tuple[jax.Arra
     caches: list[KV] = []
     lengths = []
 
-    def attend(q, k, v):
+    def attend(q, k, v, scale):
         caches.append((k, v))
-        return attention(q, k, v, causal=True)
+        return attention(q, k, v, scale=scale, causal=True)
 
     for number, room in enumerate(plan.rooms, 1):
         stays = _stays(where, plan, number)

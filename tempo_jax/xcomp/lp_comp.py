@@ -103,9 +103,9 @@ def prefill(decoder: Decoder, x_BLD, rows: Rows, room: Room, plan: Plan) -> tupl
     """
     caches: list[KV] = []
 
-    def attend(q, k, v):
+    def attend(q, k, v, scale):
         caches.append((k, v))
-        return attention(q, k, v, causal=True)
+        return attention(q, k, v, scale=scale, causal=True)
 
     for _, x in walk(decoder, x_BLD, rows, room, plan, attend):
         last = x
@@ -123,7 +123,7 @@ def forward(
         angles = decoder.angles(jnp.arange(x_BLD.shape[1])[None])
 
         def body(x, block, _, angles=angles):
-            return block(x, angles, lambda q, k, v: attention(q, k, v, causal=True))
+            return block(x, angles, lambda q, k, v, scale: attention(q, k, v, scale=scale, causal=True))
 
         x_BLD = scan_layers(body, x_BLD, decoder.layers, start, stop, remat=remat)
     return decoder.norm(x_BLD)

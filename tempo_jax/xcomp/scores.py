@@ -49,8 +49,8 @@ def layer_scores(
     counts for nothing. prefix: text tokens before the video.
     """
 
-    def attend(q, k, v):
-        return attention(q, k, v, causal=True)
+    def attend(q, k, v, scale):
+        return attention(q, k, v, scale=scale, causal=True)
 
     found = []
     for index, x in walk(decoder, x_BLD, rows, room, plan, attend):
