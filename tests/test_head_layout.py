@@ -24,19 +24,23 @@ def inputs(rows=2, tokens=256, heads=4):
     return x, 1 + scale / 4, 6 * angles, weights
 
 
+def norm_of(scale) -> RMSNorm:
+    norm = RMSNorm(SIZE, 1e-6)
+    norm.scale = nnx.Param(scale)
+    return norm
+
+
 def plain(x, scale=None, angles=None, times=1.0):
     x = x.reshape(*x.shape[:2], -1, SIZE)
     if scale is not None:
-        norm = RMSNorm(SIZE, 1e-6)
-        norm.scale = nnx.Param(scale)
-        x = norm(x)
+        x = norm_of(scale)(x)
     if angles is not None:
         x = rope.rotate(x, angles)
     return x.swapaxes(1, 2) * times
 
 
 def ours(x, scale=None, angles=None, times=1.0):
-    norm = None if scale is None else head_layout.Norm(scale, 1e-6)
+    norm = None if scale is None else norm_of(scale)
     return head_layout.apart(x, norm=norm, angles_BLR=angles, times=times, interpret=True)
 
 

@@ -111,5 +111,25 @@ def test_a_tpu_takes_the_kernel(monkeypatch):
     ("length", "block"), [(128, 128), (512, 512), (1024, 1024), (7168, 1024), (768, 768), (2560, 640)]
 )
 def test_blocks_divide_their_length(length, block):
-    sizes = splash.block_sizes(length, length)
+    sizes = splash.block_sizes(length, length, causal=False)
     assert (sizes.block_q, sizes.block_kv) == (block, block) and length % block == 0
+
+
+def test_a_causal_row_of_one_block_is_cut_in_two():
+    """Values and gradients of rows as long as the compressor's in training are the XLA path's."""
+    sizes = splash.block_sizes(1024, 1024, causal=True)
+    assert (sizes.block_q, sizes.block_kv, sizes.block_kv_dkv) == (512, 512, 1024)
+    *qkv, weights = (x[:1, :, :1] for x in inputs(1024, 1024))
+
+    def total(attend):
+        return lambda *qkv: (attend(*qkv) * weights).sum()
+
+    def ours(*qkv):
+        return splash.splash(*qkv, causal=True, interpret=True)
+
+    def theirs(*qkv):
+        return attention._blockwise(*qkv, True, None, None)
+
+    got, wanted = (jax.jit(jax.value_and_grad(total(f), (0, 1, 2)))(*qkv) for f in (ours, theirs))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-5)

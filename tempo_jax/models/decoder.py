@@ -42,12 +42,8 @@ class Attention(nnx.Module):
         multiplied with scores, where it is not the usual head_dim^-0.5."""
         q, k, v = (f(x_BLD) for f in (self.q, self.k, self.v))
         if self._turned_by_kernels(x_BLD):
-            q, k = (
-                head_layout.apart(
-                    x, norm=norm and head_layout.Norm(norm.scale[...], norm.eps), angles_BLR=angles_BLR, times=t
-                )
-                for x, norm, t in ((q, self.q_norm, self.head_dim**-0.5), (k, self.k_norm, 1.0))
-            )
+            q = head_layout.apart(q, norm=self.q_norm, angles_BLR=angles_BLR, times=self.head_dim**-0.5)
+            k = head_layout.apart(k, norm=self.k_norm, angles_BLR=angles_BLR)
             return *(x.swapaxes(1, 2) for x in (q, k, head_layout.apart(v))), 1.0
         q, k, v = (x.reshape(*x.shape[:2], -1, self.head_dim) for x in (q, k, v))
         if self.q_norm is not None:

@@ -15,18 +15,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
+from tempo_jax.models.layers import RMSNorm
 from tempo_jax.models.splash import LANES
 
 ROWS = 512  # tokens of a step, at most
 TILES = 8  # heads of a step, at most
 NAME = "head_layout"  # the planner knows the kernels by it
-
-
-class Norm(NamedTuple):
-    """RMSNorm of every head: scale [H] and what is added to the mean square."""
-
-    scale: jax.Array
-    eps: float
 
 
 def fits(dtype, length: int, size: int) -> bool:
@@ -35,18 +29,18 @@ def fits(dtype, length: int, size: int) -> bool:
 
 
 def apart(
-    x_BLW, *, norm: Norm | None = None, angles_BLR=None, times: float = 1.0, interpret: bool = False
+    x_BLW, *, norm: RMSNorm | None = None, angles_BLR=None, times: float = 1.0, interpret: bool = False
 ) -> jax.Array:
     """Heads after heads, [B, N, L, H = 128], of heads side by side, [B, L, N*H]; in x's dtype.
 
-    First normed (`layers.RMSNorm`), then rotated by float32 [B or 1, L, H/2] (`rope.rotate`), then `times`.
+    First normed, each head with the same scale, then rotated by float32 [B or 1, L, H/2] (`rope.rotate`), then `times`.
     interpret: runs the kernel's own code on a CPU, for tests.
     """
     how = _How(None if norm is None else norm.eps, angles_BLR is not None, times, interpret)
-    batch, length, width = x_BLW.shape
+    batch, _, width = x_BLW.shape
     scale = table = None
     if norm is not None:  # a row of the batch each, so that a chip sums the gradient of its own
-        scale = jnp.broadcast_to(norm.scale, (batch, 1, LANES))
+        scale = jnp.broadcast_to(norm.scale[...], (batch, 1, LANES))
     if angles_BLR is not None:
         table = jnp.concatenate([jnp.cos(angles_BLR), jnp.sin(angles_BLR)], -1)
         table = jnp.broadcast_to(table, (batch, *table.shape[1:]))

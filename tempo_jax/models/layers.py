@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tempo_jax.errors import TempoError
 from tempo_jax.models.attention import platform
 from tempo_jax.models.quantised import matmul
 from tempo_jax.sharding import constrain
@@ -128,6 +129,18 @@ REMAT: dict[str, Callable | None] = {
     ),
     "none": None,
 }
+
+
+def remat_of_parts(remat: bool | str, count: int) -> list[bool | str]:
+    """Names in REMAT of `count` stacks of layers: one for all of them, or one each, as "full,full,attention".
+
+    TempoError where there are as many as neither, or one that REMAT has not.
+    """
+    names = remat.split(",") if isinstance(remat, str) else [remat]
+    if isinstance(remat, str) and (len(names) not in (1, count) or not REMAT.keys() >= set(names)):
+        each = f", or {count} of them with commas between" if count > 1 else ""
+        raise TempoError(f"config.remat is {remat!r}: use one of {', '.join(REMAT)}{each}")
+    return names * count if len(names) == 1 else names
 
 
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):

@@ -85,7 +85,7 @@ def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret:
         mask = masks.CausalMask((queries, keys), offset=offset)
     made = kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
-        block_sizes=block_sizes(queries, keys),
+        block_sizes=block_sizes(queries, keys, causal=offset is not None),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
@@ -94,13 +94,18 @@ def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret:
     return jax.vmap(made)(q_BNTH, k_BKSH, v_BKSH, segments)
 
 
-def block_sizes(queries: int, keys: int) -> kernel.BlockSizes:
-    """Blocks as large as VMEM takes and as divide the lengths; the backward pass is one fused kernel."""
+def block_sizes(queries: int, keys: int, *, causal: bool) -> kernel.BlockSizes:
+    """Blocks as large as VMEM takes and as divide the lengths; the backward pass is one fused kernel.
+
+    A causal row of one block is two going forward, of whose four quarters one is skipped. Backward, every
+    block of keys writes queries' gradients of its own, to be added up: more than would be won.
+    """
     q, kv = _divisor(queries), _divisor(keys)
+    cut = 2 if causal and queries == keys == BLOCK else 1
     return kernel.BlockSizes(
-        block_q=q,
-        block_kv=kv,
-        block_kv_compute=kv,
+        block_q=q // cut,
+        block_kv=kv // cut,
+        block_kv_compute=kv // cut,
         block_q_dkv=q,
         block_kv_dkv=kv,
         block_kv_dkv_compute=kv,

@@ -55,3 +55,7 @@ CHIPS: dict[str, Chip] = {
 # the part of a matrix unit's side that the head dimension fills. An assumption, to be replaced by a
 # measurement: published recipes for these kernels give no table of it (facts/anchors.md D.2).
 KERNEL_EFFICIENCY = 0.5
+
+# Kernels that only move and scale arrays are costed by their bytes, at this share of the HBM bandwidth: what
+# XLA expects of its own elementwise fusions of an array of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
+MOVE_EFFICIENCY = 0.36

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tempo_jax.models import vision_attention
-from tempo_jax.models.splash import HEADS
+from tempo_jax.models import head_layout, vision_attention
+from tempo_jax.models.splash import HEADS, block_sizes
 from tempo_jax.plan import collectives, hlo
-from tempo_jax.plan.chips import KERNEL_EFFICIENCY, Chip
+from tempo_jax.plan.chips import KERNEL_EFFICIENCY, MOVE_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
@@ -92,7 +92,8 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
             found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
             work = kernel(instruction, module[run.computation])
-            seconds = run.trips * work.flops / _kernel_rate(work.size, chip)
+            moving = work.moved / (chip.hbm_bandwidth * MOVE_EFFICIENCY)
+            seconds = run.trips * (work.flops / _kernel_rate(work.size, chip) + moving)
             kernels += 1
             assumed += seconds
             places[_place(instruction)] += seconds
@@ -168,6 +169,7 @@ def _is_product(module: hlo.Module, instruction: hlo.Instruction) -> bool:
 class Kernel(NamedTuple):
     flops: float
     size: int  # of a head
+    moved: float = 0.0  # bytes, of what computes next to nothing
 
 
 UNKNOWN = Kernel(0.0, HEADS[-1])
@@ -176,30 +178,42 @@ UNKNOWN = Kernel(0.0, HEADS[-1])
 def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
     """Read off its name and arrays.
 
+    head_layout's kernels move their operands and results.
+
     Splash attention: queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused
-    backward (dkv) 5. A causal kernel has the queries' positions, s32[rows, 128], as an operand and skips what
-    is masked away. The vision towers' kernel gives [B, T, N x H], or gradients [3, B, T, N x H].
+    backward (dkv) 5. A causal kernel has the queries' positions, s32[rows, 128], as an operand and skips
+    blocks that are masked away. The vision towers' kernel gives [B, T, N x H], or gradients [3, B, T, N x H].
     """
     ours = _OURS.search(instruction.name)
     if ours:
         *_, rows, length, width = hlo.shapes(instruction.shape)[0][1]
         products = 5 if "backward" in instruction.name else 2
         return Kernel(products * 2.0 * rows * length**2 * width, int(ours[1]))
+    by_name = {other.name: other.shape for other in computation}
+    given = [by_name[name] for name in instruction.operands if name in by_name]
+    if head_layout.NAME in instruction.name:
+        return Kernel(0.0, HEADS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
     if "splash" not in instruction.name:
         return UNKNOWN
-    by_name = {other.name: other for other in computation}
-    operands = [
-        array for name in instruction.operands if name in by_name for array in hlo.shapes(by_name[name].shape)
-    ]
+    operands = [array for shape in given for array in hlo.shapes(shape)]
     heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
     heads = [shape for shape in heads if shape[-1] in HEADS]
     if len(heads) < 2:
         return UNKNOWN
     (*lead, length, size), keys = heads[0], heads[1][-2]
     causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
-    share = 1 - length / (2 * keys) if causal else 1.0
-    products = 5 if "dkv" in instruction.name else 2
+    backward = "dkv" in instruction.name
+    share = _seen(length, keys, backward) if causal else 1.0
+    products = 5 if backward else 2
     return Kernel(products * share * 2.0 * math.prod(lead) * length * keys * size, size)
+
+
+def _seen(queries: int, keys: int, backward: bool) -> float:
+    """Share of a causal kernel's blocks in which a query sees a key; the queries are the last of the keys."""
+    sizes = block_sizes(queries, keys, causal=True)
+    q, kv = (sizes.block_q_dkv, sizes.block_kv_dkv) if backward else (sizes.block_q, sizes.block_kv)
+    ends = range(q + keys - queries, keys + 1, q)
+    return sum(-(-end // kv) for end in ends) / (len(ends) * (keys // kv))
 
 
 def _kernel_rate(size: int, chip: Chip) -> float:

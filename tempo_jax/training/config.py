@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PRESETS
-from tempo_jax.models.layers import REMAT
+from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.paths import MOUNT, url
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.optimiser import KINDS
@@ -71,7 +71,9 @@ def default() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.dtype = "bfloat16"  # of the computation; master weights are float32
-    config.remat = "full"  # models.layers.REMAT: what the backward pass computes again
+    # What the backward pass computes again (models.layers.REMAT): for all, or for each stack of layers in the
+    # order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
+    config.remat = "full"
 
     config.log_every = 10  # steps, as the next ones
     config.checkpoint_every = 500
@@ -89,10 +91,14 @@ def check(config: ConfigDict) -> None:
 
 
 def _problems(config: ConfigDict) -> Iterator[str]:
-    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("remat", REMAT), ("optimiser.kind", KINDS)):
+    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("optimiser.kind", KINDS)):
         value = _field(config, name)
         if value not in allowed:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
+    try:
+        remat_of_parts(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
+    except TempoError as error:
+        yield str(error)
     if config.model and config.model not in PRESETS:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
     if config.compression:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
@@ -37,7 +38,7 @@ class Loss(NamedTuple):
     tokens: jax.Array  # float32, labels that count
 
 
-def loss(model: Tempo, batch: Batch, *, remat: bool = True, shards: int = 1) -> Loss:
+def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
 
     shards: parts of the batch whose conversations have segments of their own part only (pool.take).
@@ -48,14 +49,15 @@ def loss(model: Tempo, batch: Batch, *, remat: bool = True, shards: int = 1) -> 
     return cross_entropy(model.llm.logits, hidden, labels)
 
 
-def forward(model: Tempo, batch: Batch, *, remat: bool = True, shards: int = 1) -> jax.Array:
+def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
-    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat)
-    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
+    remat_vision, remat_text, remat_llm = remat_of_parts(remat, 3)
+    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     memory = memory.reshape(-1, memory.shape[-1])
     x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory, shards)
     conversation = batch.conversation_BL
-    return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat)
+    return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat_llm)
 
 
 def positions_in(conversation_BL: jax.Array) -> jax.Array:

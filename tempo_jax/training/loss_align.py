@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     relevant_P: jax.Array  # 1 or 0; IGNORE costs nothing
 
 
-def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
+def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss; words are counted, relevance is not.
 
     Per word: cross-entropy of softmax(-SHARPNESS * distance) over the vocabulary, plus the distance to the
@@ -37,8 +38,9 @@ def loss(model: Tempo, batch: Batch, *, remat: bool = True) -> Loss:
     tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
     relevance (facts/tempo.md §3.1).
     """
-    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat)
-    memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat)
+    remat_vision, remat_text = remat_of_parts(remat, 2)
+    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     said = model.projector(memory_PMD).astype(jnp.float32)
     table = model.llm.embed.embedding[...].astype(jnp.float32)
     size = jnp.sum(table**2, axis=-1)

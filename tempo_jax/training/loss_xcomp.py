@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy
@@ -37,9 +38,11 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
     text token after the video is predicted from the last visual token.
     """
     size = model.config.vision.image_size
-    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat)
-    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat)
-    return loss_of_visual(model, pool.reshape(-1, pool.shape[-1]), images, batch, remat=remat, shards=shards)
+    remat_vision, remat_llm = remat_of_parts(remat, 2)
+    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
+    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
+    pool = pool.reshape(-1, pool.shape[-1])
+    return loss_of_visual(model, pool, images, batch, remat=remat_llm, shards=shards)
 
 
 def loss_of_visual(

@@ -59,8 +59,9 @@ def make_step(
     """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
-    division by all labels: accumulation equals one big batch. dtype: of the computation. remat: a name in
-    models.layers.REMAT. shards: of which the batch was put together (pool.take).
+    division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
+    models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
+    (pool.take).
     """
     options = {"remat": remat} | ({"shards": shards} if task.pooled else {})
 
