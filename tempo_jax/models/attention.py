@@ -27,13 +27,8 @@ def attention(
         from tempo_jax.models import splash  # Pallas: nobody else need import it
 
         if splash.fits(q_BTNH, k_BSKH):
-            options = {
-                "scale": scale,
-                "causal": causal,
-                "kv_valid_BS": kv_valid_BS,
-                "document_BT": document_BT,
-            }
-            return splash.splash(q_BTNH, k_BSKH, v_BSKH, **options)
+            masked = {"causal": causal, "kv_valid_BS": kv_valid_BS, "document_BT": document_BT}
+            return splash.splash(q_BTNH, k_BSKH, v_BSKH, scale=scale, **masked)
     if scale is not None:
         q_BTNH = q_BTNH * (scale * q_BTNH.shape[-1] ** 0.5)
     if cpu and causal and kv_valid_BS is None and q_BTNH.shape[1] == k_BSKH.shape[1] > SHORT:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import head_layout, rope
+from tempo_jax.models import rope
 from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.models.layers import (
@@ -41,7 +41,7 @@ class Attention(nnx.Module):
         """Rotated queries and keys, and values, [B, L, heads, head_dim] each; and what is still to be
         multiplied with scores, where it is not the usual head_dim^-0.5."""
         q, k, v = (f(x_BLD) for f in (self.q, self.k, self.v))
-        if self._turned_by_kernels(x_BLD):
+        if head_layout := self._kernels(x_BLD):
             q = head_layout.apart(q, norm=self.q_norm, angles_BLR=angles_BLR, times=self.head_dim**-0.5)
             k = head_layout.apart(k, norm=self.k_norm, angles_BLR=angles_BLR)
             return *(x.swapaxes(1, 2) for x in (q, k, head_layout.apart(v))), 1.0
@@ -51,12 +51,17 @@ class Attention(nnx.Module):
         return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v, None
 
     def out(self, x_BLNH):
-        if self._turned_by_kernels(x_BLNH):
+        if head_layout := self._kernels(x_BLNH):
             return self.o(head_layout.together(x_BLNH.swapaxes(1, 2)))
         return self.o(x_BLNH.reshape(*x_BLNH.shape[:2], -1))
 
-    def _turned_by_kernels(self, x_BL) -> bool:
-        return platform() == "tpu" and head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim)
+    def _kernels(self, x_BL):
+        """The module that turns projections to heads and back on a TPU, where it takes these."""
+        if platform() != "tpu":
+            return None
+        from tempo_jax.models import head_layout  # Pallas: nobody else need import it
+
+        return head_layout if head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim) else None
 
 
 class MLP(nnx.Module):

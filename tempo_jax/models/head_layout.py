@@ -33,8 +33,8 @@ def apart(
 ) -> jax.Array:
     """Heads after heads, [B, N, L, H = 128], of heads side by side, [B, L, N*H]; in x's dtype.
 
-    First normed, each head with the same scale, then rotated by float32 [B or 1, L, H/2] (`rope.rotate`), then `times`.
-    interpret: runs the kernel's own code on a CPU, for tests.
+    First normed, every head with the same scale, then rotated by float32 [B or 1, L, H/2] (`rope.rotate`),
+    then multiplied. interpret: runs the kernel's own code on a CPU, for tests.
     """
     how = _How(None if norm is None else norm.eps, angles_BLR is not None, times, interpret)
     batch, _, width = x_BLW.shape

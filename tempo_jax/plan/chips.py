@@ -57,5 +57,5 @@ CHIPS: dict[str, Chip] = {
 KERNEL_EFFICIENCY = 0.5
 
 # Kernels that only move and scale arrays are costed by their bytes, at this share of the HBM bandwidth: what
-# XLA expects of its own elementwise fusions of an array of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
+# XLA expects of its own elementwise fusions of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
 MOVE_EFFICIENCY = 0.36
