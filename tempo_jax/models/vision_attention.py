@@ -35,21 +35,22 @@ def fits(dtype, length: int, width: int, heads: int) -> bool:
     return dtype == jnp.bfloat16 and tiles and _padded(length) <= KEYS
 
 
-def attend(qkv_3BLW, bias_3W, heads: int, angles_LR=None, *, interpret: bool = False) -> jax.Array:
+def attend(qkv_BLW, bias_3W, heads: int, angles_LR=None, *, interpret: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(H)) v of every row, not causal: [B, L, N*H] in the dtype of qkv.
 
-    qkv_3BLW: queries, keys and values [B, L, N*H], each head after head, to which the bias is still to be
+    qkv_BLW: queries, keys and values, [B, L, N*H] each, head after head, to which the bias is still to be
     added: the sum of its gradient over all tokens costs less here. angles_LR: float32 [L, H/2], by which
     queries and keys are rotated before (`rope.rotate`). interpret: runs the kernel's own code on a CPU, for
     tests. Rematerialisation knows the result as splash attention's.
     """
-    length, size = qkv_3BLW.shape[2], qkv_3BLW.shape[3] // heads
+    qkv = tuple(qkv_BLW)
+    rows, length, width = qkv[0].shape
     padding = ((0, _padded(length) - length), (0, 0))
     tables = () if angles_LR is None else tuple(jnp.pad(x, padding) for x in _tables(angles_LR))
     if padding[0][1]:
-        qkv_3BLW = jnp.pad(qkv_3BLW, ((0, 0), (0, 0), *padding))
-    how = _How(size, length, _chips(qkv_3BLW.shape[1]), interpret)
-    return checkpoint_name(_attend(how, qkv_3BLW, bias_3W, tables)[:, :length], SAVED)
+        qkv = tuple(jnp.pad(x, ((0, 0), *padding)) for x in qkv)
+    how = _How(width // heads, length, _chips(rows), interpret)
+    return checkpoint_name(_attend(how, qkv, bias_3W, tables)[:, :length], SAVED)
 
 
 class _How(NamedTuple):
@@ -77,14 +78,13 @@ def _tables(angles_LR) -> tuple[jax.Array, jax.Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(how, qkv, bias, tables):
-    """qkv: [3, B, L, W], L a multiple of LANES."""
+    """qkv: [B, L, W] each, L a multiple of LANES."""
 
     def run(qkv, bias, tables):
-        plan = _Plan(qkv.shape, how, bool(tables))
-        out = jax.ShapeDtypeStruct(qkv.shape[1:], qkv.dtype)
-        return plan.call(_forward, plan.inputs(), plan.out(), out, products=2)(*[qkv] * 3, bias, *tables * 2)
+        plan = _Plan(qkv[0].shape, how, bool(tables))
+        return plan.call(_forward, plan.inputs(), plan.out(), qkv[0], products=2)(*qkv, bias, *tables * 2)
 
-    return _on_mesh(run, how.chips, (1, None, None), 0, qkv, bias, tables)
+    return _on_mesh(run, how.chips, (True, False, False), True, qkv, bias, tables)
 
 
 def _saving(how, qkv, bias, tables):
@@ -95,32 +95,29 @@ def _gradient(how, saved, d_out):
     qkv, bias, tables = saved
 
     def run(d_out, qkv, bias, tables):
-        plan = _Plan(qkv.shape, how, bool(tables))
-        sums = jax.ShapeDtypeStruct((qkv.shape[1], *bias.shape), jnp.float32)
-        call = plan.call(
-            _backward, [plan.out(), *plan.inputs()], (plan.all_parts(), plan.sums()), (qkv, sums), products=5
-        )
-        return call(d_out, *[qkv] * 3, bias, *tables * 2)
+        plan = _Plan(d_out.shape, how, bool(tables))
+        sums = jax.ShapeDtypeStruct((len(d_out), *bias.shape), jnp.float32)
+        outputs = (plan.out(), *[plan.whole()] * 2, plan.sums())
+        call = plan.call(_backward, [plan.out(), *plan.inputs()], outputs, (*[d_out] * 3, sums), products=5)
+        return call(d_out, *qkv, bias, *tables * 2)
 
-    if qkv.shape[2] > LEARNED:
+    if d_out.shape[1] > LEARNED:
         return jax.vjp(functools.partial(_by_heads, how), qkv, bias, tables)[1](d_out)
-    d_qkv, d_bias = _on_mesh(run, how.chips, (0, 1, None, None), (1, 0), d_out, qkv, bias, tables)
-    return d_qkv, d_bias.sum(0).astype(bias.dtype), tuple(map(jnp.zeros_like, tables))
+    split = (True, True, False, False)
+    *d_qkv, d_bias = _on_mesh(run, how.chips, split, True, d_out, qkv, bias, tables)
+    return tuple(d_qkv), d_bias.sum(0).astype(bias.dtype), tuple(map(jnp.zeros_like, tables))
 
 
 _attend.defvjp(_saving, _gradient)
 
 
-def _on_mesh(run, chips, axes_in, axes_out, *args):
-    """Rows over the chips. axes: where rows are in every array; None: nowhere."""
+def _on_mesh(run, chips, split_in, split_out, *args):
+    """Rows, the first axis of what is split, over the chips."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(*args)
 
-    def spec(axis):
-        return jax.P() if axis is None else jax.P(*[None] * axis, chips)
-
-    specs = jax.tree.map(spec, (axes_in, axes_out), is_leaf=lambda x: x is None)
+    specs = jax.tree.map(lambda split: jax.P(chips) if split else jax.P(), (split_in, split_out))
     return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(*args)
 
 
@@ -134,17 +131,17 @@ def _by_heads(how, qkv, bias, tables):
         swapped = jnp.concatenate(jnp.split(x, 2, -1)[::-1], -1)
         return (x.astype(jnp.float32) * cosine + swapped.astype(jnp.float32) * sine).astype(x.dtype)
 
-    q, k, v = (x.reshape(*x.shape[:2], -1, how.size) for x in qkv + bias[:, None, None])
+    q, k, v = ((x + b).reshape(*x.shape[:2], -1, how.size) for x, b in zip(qkv, bias, strict=True))
     valid = jnp.broadcast_to(jnp.arange(q.shape[1]) < how.keys, q.shape[:2])
     out = splash.splash(rotated(q), rotated(k), v, kv_valid_BS=valid, interpret=how.interpret)
-    return out.reshape(qkv.shape[1:])
+    return out.reshape(qkv[0].shape)
 
 
 class _Plan:
     """Blocks of one call: steps over rows, tiles of heads, and blocks of queries, the last ones innermost."""
 
     def __init__(self, shape, how: _How, rotates: bool):
-        _, self.batch, self.length, self.width = shape
+        self.batch, self.length, self.width = shape
         self.how, self.rotates = how, rotates
         whole = self.length <= WHOLE
         rows, most = self.length // LANES, max(1, (SCORES if whole else SCORES // 2) // self.length // LANES)
@@ -154,15 +151,13 @@ class _Plan:
 
     def inputs(self) -> list[pl.BlockSpec]:
         """Of q, k, v, their biases, and the tables of rotation for queries and for keys."""
-        whole = (None, None, self.length, self.lanes)
         tables = [
             *[pl.BlockSpec((self.block, LANES), lambda b, h, q: (q, 0))] * 2,
             *[pl.BlockSpec((self.length, LANES), lambda b, h, q: (0, 0))] * 2,
         ]
         return [
-            pl.BlockSpec((None, None, self.block, self.lanes), lambda b, h, q: (0, b, q, h)),
-            pl.BlockSpec(whole, lambda b, h, q: (1, b, 0, h)),
-            pl.BlockSpec(whole, lambda b, h, q: (2, b, 0, h)),
+            self.out(),
+            *[self.whole()] * 2,
             pl.BlockSpec((3, self.lanes), lambda b, h, q: (0, h)),
             *(tables if self.rotates else []),
         ]
@@ -170,9 +165,9 @@ class _Plan:
     def out(self) -> pl.BlockSpec:
         return pl.BlockSpec((None, self.block, self.lanes), lambda b, h, q: (b, q, h))
 
-    def all_parts(self) -> pl.BlockSpec:
-        """Gradients of q, k and v; keys' and values' are complete after the last block of queries."""
-        return pl.BlockSpec((3, None, self.length, self.lanes), lambda b, h, q: (0, b, 0, h))
+    def whole(self) -> pl.BlockSpec:
+        """Of a row; gradients of keys and values are complete after the last block of queries."""
+        return pl.BlockSpec((None, self.length, self.lanes), lambda b, h, q: (b, 0, h))
 
     def sums(self) -> pl.BlockSpec:
         """Of those gradients over a row's tokens."""
@@ -219,9 +214,8 @@ def _forward(q_ref, k_ref, v_ref, bias_ref, *refs, size: int, keys: int):
 
 def _backward(d_ref, q_ref, k_ref, v_ref, bias_ref, *refs, size: int, keys: int):
     """Scores are formed again, keys first, [S, T], so that one product alone has to turn them."""
-    *tables, out_ref, bias_out_ref, dk_sum, dv_sum = refs
+    *tables, dq_ref, dk_ref, dv_ref, bias_out_ref, dk_sum, dv_sum = refs
     block, lane = pl.program_id(2), _lanes()
-    rows = pl.ds(pl.multiple_of(block * q_ref.shape[0], LANES), q_ref.shape[0])
 
     @pl.when(block == 0)
     def _():
@@ -250,15 +244,15 @@ def _backward(d_ref, q_ref, k_ref, v_ref, bias_ref, *refs, size: int, keys: int)
         dk_sum[:, tile] += dk
         dv_sum[:, tile] += dv
         dq = _rotated(dq, tables[:2], size, back=True) * size**-0.5
-        out_ref[0, rows, tile] = dq.astype(out_ref.dtype)
+        dq_ref[:, tile] = dq.astype(dq_ref.dtype)
         bias_out_ref[:1, tile] += jnp.sum(dq, axis=0, keepdims=True)
 
     @pl.when(block == pl.num_programs(2) - 1)
     def _():
         for tile in _tiles(q_ref):
             dk, dv = _rotated(dk_sum[:, tile], tables[2:], size, back=True), dv_sum[:, tile]
-            for part, x in ((1, dk), (2, dv)):
-                out_ref[part, :, tile] = x.astype(out_ref.dtype)
+            for part, ref, x in ((1, dk_ref, dk), (2, dv_ref, dv)):
+                ref[:, tile] = x.astype(ref.dtype)
                 bias_out_ref[part : part + 1, tile] = jnp.sum(x, axis=0, keepdims=True)
 
 
