@@ -25,8 +25,10 @@ _SLICES = {
     "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
 }
 _OWN = {  # instead of its slice's
+    "stage3 v5p-64": (*_WHOLE, "remat=attention,attention,dots"),
     "stage2 v5p-64": (*_WHOLE, "remat=dots"),
-    "stage3 v6e-64": (*_WHOLE, "remat=full"),
+    "stage3 v6e-64": (*_WHOLE, "remat=attention,full,attention"),
+    "stage2 v6e-64": (*_WHOLE, "remat=attention,attention,dots"),
     "stage3 v5e-256": (*_WHOLE, "remat=full", "mesh.tensor=4"),
 }
 _ASK = {
