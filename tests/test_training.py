@@ -9,8 +9,10 @@ import pytest
 
 from convert import mapping
 from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.config import TINY
+from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.resize import resize_video
 from tempo_jax.training.loss import cross_entropy, loss
 from tempo_jax.trees import flatten, nest
@@ -81,14 +83,24 @@ def test_recorded_loss_and_gradients(recorded, gradients):
     assert relative(grads["projector/layers/0/kernel"].T, recorded["grad_projector"]) < 1e-3
 
 
-def test_rematerialisation_changes_nothing(model, batch, gradients):
-    value, grads = jax.jit(jax.value_and_grad(lambda m, b: mean_loss(m, b, remat=False), allow_int=True))(
+@pytest.mark.parametrize("remat", [False, "full,none,dots"])
+def test_rematerialisation_changes_nothing(model, batch, gradients, remat):
+    value, grads = jax.jit(jax.value_and_grad(lambda m, b: mean_loss(m, b, remat=remat), allow_int=True))(
         model, batch
     )
     assert abs(float(value) / float(gradients[0]) - 1) < 1e-6
     for path, grad in flatten(build.parameters(grads)).items():
         if np.abs(gradients[1][path]).max() > 0:
             assert relative(grad, gradients[1][path]) < 1e-4, path
+
+
+def test_every_stack_of_layers_may_have_a_rematerialisation_of_its_own():
+    assert remat_of_parts("dots", 3) == ["dots"] * 3
+    assert remat_of_parts("full,attention,dots", 3) == ["full", "attention", "dots"]
+    assert remat_of_parts(True, 2) == [True, True]
+    for wrong, count in (("full,dots", 3), ("most", 1), ("full,most,dots", 3), ("full,dots", 1)):
+        with pytest.raises(TempoError, match="config.remat is .*use one of full, attention, dots, none"):
+            remat_of_parts(wrong, count)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])

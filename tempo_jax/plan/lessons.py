@@ -29,6 +29,13 @@ LESSONS = (
             ),
             ("its heads shaped in the weights, its rotation's quarter turns made of them", "4.56 s", "40.4%"),
             ("one of an MLP's two products kept, too: not worth its name", "4.54 s", "40.6%"),
+            (
+                "what v6e-64 below was given, too: the vision tower's kernel, weights gathered behind products; "
+                "heads turned by kernels (models/head_layout.py), causal kernels costed by their blocks; "
+                "remat=attention,attention,dots",
+                "3.42 s",
+                "53.9%",
+            ),
         ),
     ),
     Lesson(
@@ -62,6 +69,12 @@ LESSONS = (
                 "3.79 s",
                 "24.3%",
             ),
+            (
+                "heads turned by kernels (models/head_layout.py): other fusions 1.38 -> 0.69 s; "
+                "remat=full,full,attention; causal kernels costed by their blocks, so 0.33 s more",
+                "3.41 s",
+                "27.0%",
+            ),
         ),
     ),
     Lesson(
@@ -75,6 +88,20 @@ LESSONS = (
             ),
             ("tensor 8 and half of the rows at a time", "4.19 s", "25.6%"),
             ("the first with remat=full", "2.80 s", "38.4%"),
+        ),
+    ),
+    Lesson(
+        "a layer on v6e-1, forward, once more and backward",
+        ("products", "other fusions", "kernels (assumed)", "all"),
+        (
+            ("the compressor's, 48 rows of 1024, as it was", "29.9 ms", "27.5 ms", "11.5 ms", "68.9 ms"),
+            (
+                "norms of heads, rotation and turns by kernels that move (models/head_layout.py)",
+                "28.5 ms",
+                "7.5 ms",
+                "16.9 ms",
+                "52.9 ms",
+            ),
         ),
     ),
     Lesson(

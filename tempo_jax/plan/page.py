@@ -39,8 +39,8 @@ How the numbers come about:
   beside it, as a share of what the compiler may use; "at most" before it: the sum of all temporaries, of a
   run before the peak was read.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
-  over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption; plus
-  communication that is synchronous or longer than all computation together. Collectives: bytes through a
+  over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and those
+  that only move arrays at {moving:.0%} of the HBM bandwidth, as XLA expects of its own; plus communication that is synchronous or longer than all computation together. Collectives: bytes through a
   chip over both directions of the torus axes they span, and {hop:g} us for every chip on the way, an
   assumption. Never less than reading weights and caches from HBM takes.
 * **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
@@ -49,10 +49,10 @@ How the numbers come about:
 * One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host.
 
-Rows marked ¹ were compiled before the vision towers had a kernel of their own and a training step gathered
-weights behind products; those of 26 November also before it had 64 MiB of VMEM for a fusion (4 % on v6e-64).
-In them a forward kernel with heads of 64 is costed as with 128, and a sum of which each chip keeps its part
-moves twice as much, but behind computation. What each change is worth stands below.
+Rows marked ¹ are of earlier programs: before kernels turned a decoder's projections to heads and back (all of
+them), before the vision towers had a kernel of their own and a training step gathered weights behind products
+(those of 26 November, stage 2 on v5p-64 and int8). In all of them a causal kernel is costed as if it computed
+just half of its scores; now by the blocks that it computes. What each change is worth stands below.
 
 With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
 (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
@@ -101,11 +101,12 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown of what was found."""
-    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY
+    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY, MOVE_EFFICIENCY
     from tempo_jax.plan.collectives import HOP
 
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
-    parts = [INTRO.format(efficiency=KERNEL_EFFICIENCY, ceilings=ceilings, hop=HOP * 1e6)]
+    assumed = {"efficiency": KERNEL_EFFICIENCY, "moving": MOVE_EFFICIENCY, "hop": HOP * 1e6}
+    parts = [INTRO.format(ceilings=ceilings, **assumed)]
     training, asking, xcomp = (
         [name for name in PLANS if name.startswith(kind)] for kind in ("stage", "ask ", "xcomp ")
     )
