@@ -99,7 +99,7 @@ def test_every_stack_of_layers_may_have_a_rematerialisation_of_its_own():
     assert remat_of_parts("full,attention,dots", 3) == ["full", "attention", "dots"]
     assert remat_of_parts(True, 2) == [True, True]
     for wrong, count in (("full,dots", 3), ("most", 1), ("full,most,dots", 3), ("full,dots", 1)):
-        with pytest.raises(TempoError, match="config.remat is .*use one of full, attention, dots, none"):
+        with pytest.raises(TempoError, match=r"config\.remat is .*use one of full, attention, dots, none"):
             remat_of_parts(wrong, count)
 
 

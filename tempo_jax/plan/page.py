@@ -39,8 +39,9 @@ How the numbers come about:
   beside it, as a share of what the compiler may use; "at most" before it: the sum of all temporaries, of a
   run before the peak was read.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
-  over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and those
-  that only move arrays at {moving:.0%} of the HBM bandwidth, as XLA expects of its own; plus communication that is synchronous or longer than all computation together. Collectives: bytes through a
+  over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and
+  those that only move arrays at {moving:.0%} of the HBM bandwidth, as XLA expects of its own; plus
+  communication that is synchronous or longer than all computation together. Collectives: bytes through a
   chip over both directions of the torus axes they span, and {hop:g} us for every chip on the way, an
   assumption. Never less than reading weights and caches from HBM takes.
 * **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
