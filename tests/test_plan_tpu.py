@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tempo_jax import cli_plan, sharding
 from tempo_jax.inference import generate
-from tempo_jax.models import layers, vision_attention
+from tempo_jax.models import head_layout, layers, vision_attention
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.plan import chips, compile, decode, programs, shapes, topology
 from tempo_jax.training import run
@@ -61,6 +62,34 @@ def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
     config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
     (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
     assert found.cost.kernels == 2
+
+
+@pytest.mark.parametrize("where", TOPOLOGIES)
+def test_the_kernels_that_turn_heads_compile(where):
+    """Full steps of 512 tokens and 8 heads: there with norm and rotation, back, and the gradients of both."""
+    mesh = jax.sharding.Mesh(np.array(topology.devices(topology.parse(where))[:1]), ("fsdp",))
+    norm = layers.RMSNorm(128, 1e-6)
+    norm.scale = nnx.Param(jnp.ones(128, jnp.bfloat16))
+
+    def run(x, angles):
+        y = head_layout.apart(x, norm=norm, angles_BLR=angles, times=0.5)
+        return jnp.sum(head_layout.together(jnp.sin(y)).astype(jnp.float32) ** 2)
+
+    place = jax.NamedSharding(mesh, jax.P())
+    args = (
+        jax.ShapeDtypeStruct((1, 1024, 16 * 128), jnp.bfloat16, sharding=place),
+        jax.ShapeDtypeStruct((1, 1024, 64), jnp.float32, sharding=place),
+    )
+    program = programs.Program("", jax.jit(jax.grad(run)), args, {}, 1, 1, 1)
+    chip = topology.parse(where).chip
+    with jax.set_mesh(mesh):
+        found = compile.find(program, mesh, chip)
+    assert found.refusal is None and found.cost.kernels == 4
+    once, table, sums = 2 * 1024 * 16 * 128, 4 * 1024 * 128, 4 * 128
+    moved = (2 + 2 + 2 + 3) * once + 2 * table + 2 * 128 * 2 + sums
+    assert found.cost.kernel_seconds == pytest.approx(
+        moved / (chip.hbm_bandwidth * chips.MOVE_EFFICIENCY), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("where", TOPOLOGIES)

@@ -31,8 +31,8 @@ LESSONS = (
             ("one of an MLP's two products kept, too: not worth its name", "4.54 s", "40.6%"),
             (
                 "what v6e-64 below was given, too: the vision tower's kernel, weights gathered behind "
-                "products; heads turned by kernels (models/head_layout.py), causal kernels costed by their blocks; "
-                "remat=attention,attention,dots",
+                "products; heads turned by kernels (models/head_layout.py), causal kernels costed by their "
+                "blocks; remat=attention,attention,dots",
                 "3.42 s",
                 "53.9%",
             ),
