@@ -48,8 +48,8 @@ How the numbers come about:
   chips and the bfloat16 peak. Of that peak the compiler expects of its own best matmul
   {ceilings}.
 * One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
-* Not counted: input pipelines, checkpoints, decoding of video files, the host. Others who train on recent TPUs
-  publish 38 to 46% of MFU as measured: expect a run to be slower than its plan.
+* Not counted: input pipelines, checkpoints, decoding of video files, the host. Others who train on
+  recent TPUs publish 38 to 46% of MFU as measured: expect a run to be slower than its plan.
 
 Rows marked ¹ are of earlier programs: before kernels turned a decoder's projections to heads and back (all of
 them), before the vision towers had a kernel of their own and a training step gathered weights behind products
