@@ -11,9 +11,12 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PRESETS
 from tempo_jax.plan import compile, report
 from tempo_jax.plan.topology import Topology
+from tempo_jax.training.tasks import TASKS
 
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
-REMAT = ("dots", "attention", "full")  # the faster ones first
+# The faster ones first; of vision tower, compressor and LLM where a task runs all three.
+REMAT = ("dots", "attention", "full")
+REMAT_OF_THREE = ("dots", "attention,attention,dots", "attention", "attention,full,attention", "full")
 TILE = 16  # rows of bfloat16 that a TPU stores together
 SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
 
@@ -42,7 +45,8 @@ def candidates(config: ConfigDict, where: Topology) -> Iterator[dict[str, Any]]:
         if "ask" in config:
             yield mesh
             continue
-        for remat, times in itertools.product(REMAT, SHARDS):
+        names = REMAT_OF_THREE if TASKS[config.task].stacks == 3 else REMAT
+        for remat, times in itertools.product(names, SHARDS):
             if config.batch.micro_batches % times == 0:
                 yield mesh | {
                     "remat": remat,
