@@ -69,6 +69,10 @@ class _How(NamedTuple):
     times: float
     interpret: bool
 
+    @property
+    def only_moves(self) -> bool:
+        return self.eps is None and not self.rotates and self.times == 1
+
 
 def _split(batch: int, heads: int):
     """Mesh axes that rows and heads are split over."""
@@ -162,7 +166,7 @@ def _apart_kernel(how: _How, x_ref, *refs):
     scale, turn = _scale_and_turn(how, refs)
     for head in range(out_ref.shape[0]):
         x = x_ref[:, _tile(head)]
-        if how == _How(None, False, 1.0, how.interpret):
+        if how.only_moves:
             out_ref[head] = x
             continue
         x = x.astype(jnp.float32)
@@ -176,7 +180,7 @@ def _back_kernel(how: _How, d_ref, *refs):
     *refs, out_ref = refs
     _, turn = _scale_and_turn(how, refs, back=True)
     for head in range(d_ref.shape[0]):
-        if how == _How(None, False, 1.0, how.interpret):
+        if how.only_moves:
             out_ref[:, _tile(head)] = d_ref[head]
         else:
             d = turn(d_ref[head].astype(jnp.float32) * how.times)
