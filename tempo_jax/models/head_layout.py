@@ -44,15 +44,10 @@ def apart(
     if angles_BLR is not None:
         table = jnp.concatenate([jnp.cos(angles_BLR), jnp.sin(angles_BLR)], -1)
         table = jnp.broadcast_to(table, (batch, *table.shape[1:]))
-    given = [x for x in (scale, table) if x is not None]
-
-    def run(x, *given):
-        given = list(given)
-        return _apart(how, x, *[given.pop(0) if x is not None else None for x in (scale, table)])
-
     rows, heads = _split(batch, width // LANES)
-    where = (jax.P(rows, None, heads), *[jax.P(rows, None, None)] * len(given))
-    return _on_mesh(run, where, jax.P(rows, heads, None, None))(x_BLW, *given)
+    where = (jax.P(rows, None, heads), jax.P(rows), jax.P(rows))
+    run = functools.partial(_apart, how)
+    return _on_mesh(run, where, jax.P(rows, heads))(x_BLW, scale, table)
 
 
 def together(x_BNLH, *, interpret: bool = False) -> jax.Array:
@@ -60,7 +55,7 @@ def together(x_BNLH, *, interpret: bool = False) -> jax.Array:
     how = _How(None, False, 1.0, interpret)
     rows, heads = _split(*x_BNLH.shape[:2])
     run = functools.partial(_together, how)
-    return _on_mesh(run, (jax.P(rows, heads, None, None),), jax.P(rows, None, heads))(x_BNLH)
+    return _on_mesh(run, (jax.P(rows, heads),), jax.P(rows, None, heads))(x_BNLH)
 
 
 class _How(NamedTuple):
