@@ -56,10 +56,10 @@ them), before the vision towers had a kernel of their own and a training step ga
 (those of 26 November and int8). In all of them a causal kernel is costed as if it computed
 just half of its scores; now by the blocks that it computes. What each change is worth stands below.
 
-What keeps v6e-64 below 35%, here stage 3: matrix products, 1.49 s with what is computed again, run at 70% of the
-peak at best; attention is costed at a quarter of that, 1.13 s with kernels that move, as a head of 128 fills
-half of its matrix unit and kernels are taken to reach half of the rest; other fusions take 0.65 s. In the
-time of products alone MFU would be 62%. A kernel's rate is the first thing to measure on a chip.
+What keeps v6e-64 below 35%, here stage 3: matrix products, 1.49 s with what is computed again, run at 70% of
+the peak at best; attention is costed at a quarter of that, 1.13 s with kernels that move, as a head of 128
+fills half of its matrix unit and kernels are taken to reach half of the rest; other fusions take 0.65 s. In
+the time of products alone MFU would be 62%. A kernel's rate is the first thing to measure on a chip.
 
 With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
 (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
