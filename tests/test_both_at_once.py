@@ -55,7 +55,7 @@ def packed_of(allocation):
 @jax.jit
 def one_layer(decoder, block, x_LD):
     angles = decoder.angles(jnp.arange(len(x_LD))[None])
-    return block(x_LD[None], angles, lambda q, k, v: attention(q, k, v, causal=True))[0]
+    return block(x_LD[None], angles, lambda q, k, v, scale: attention(q, k, v, scale=scale, causal=True))[0]
 
 
 def by_hand(decoder, x, allocation, keep):

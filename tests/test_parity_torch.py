@@ -39,7 +39,9 @@ def test_qwen3_hidden_states_of_every_layer_and_logits(seed):
         expected = theirs(torch.tensor(ids), output_hidden_states=True)
     x, positions = ours.embed(jnp.asarray(ids)), jnp.broadcast_to(jnp.arange(37), (2, 37))
     angles = ours.angles(positions)
-    block = jax.jit(lambda block, x: block(x, angles, lambda q, k, v: attention(q, k, v, causal=True)))
+    block = jax.jit(
+        lambda block, x: block(x, angles, lambda q, k, v, scale: attention(q, k, v, scale=scale, causal=True))
+    )
     for index in range(config.num_layers - 1):
         out = block(layer(ours.layers, index), jnp.asarray(expected.hidden_states[index].numpy()))
         assert difference(out, expected.hidden_states[index + 1]) < TOLERANCE_LAYER

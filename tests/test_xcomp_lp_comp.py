@@ -44,9 +44,9 @@ def read(llm, x, rows, *, room, variant, capacity):
     made = plan(VARIANTS[variant], 28, 16)
     states, caches = {}, []
 
-    def attend(q, k, v):  # as in lp_comp.prefill, which shows no states
+    def attend(q, k, v, scale):  # as in lp_comp.prefill, which shows no states
         caches.append((k, v))
-        return attention(q, k, v, causal=True)
+        return attention(q, k, v, scale=scale, causal=True)
 
     for index, entering in lp_comp.walk(llm, x, rows, room, made, attend):
         states[index] = entering[0]

@@ -48,8 +48,8 @@ def score(llm, x, rows, end, *, room, cases, layers):
     made = plan(VARIANTS["released"], 28, 16)
     found = {}
 
-    def attend(q, k, v):
-        return attention(q, k, v, causal=True)
+    def attend(q, k, v, scale):
+        return attention(q, k, v, scale=scale, causal=True)
 
     for index, entering in lp_comp.walk(llm, x, rows, room, made, attend):
         for name, (windows, skip, causal) in cases if index in layers else ():
