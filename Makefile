@@ -2,7 +2,7 @@
 # make test   all tests            make lint    ruff
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
-# make plans  docs/plans.md: compiles for TPU slices what has not been compiled yet (no TPU needed)
+# make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
 #
 # Each target sets up what it needs; PYTHON chooses the interpreter of the new .venv (3.11 or later).
 PYTHON ?= python3

@@ -2,8 +2,9 @@
 
     python -m tempo_jax.plan.page [NAME ...]        make plans
 
-compiles the named rows of PLANS (default: those not yet in docs/plans.json), keeps what it found in
-docs/plans.json with command, date and versions, and writes the page from that. Rows nobody has run say so.
+compiles the named rows of PLANS (default: those not yet in docs/plans.json, or of earlier programs), keeps
+what it found in docs/plans.json with command, date and versions, and writes the page from that. Rows nobody
+has run say so.
 """
 
 import json
@@ -53,7 +54,7 @@ How the numbers come about:
 
 Rows marked ¹ are of earlier programs: before kernels turned a decoder's projections to heads and back (all of
 them), before the vision towers had a kernel of their own and a training step gathered weights behind products
-(those of 26 November and int8). In all of them a causal kernel is costed as if it computed
+(those of 26 November). In all of them a causal kernel is costed as if it computed
 just half of its scores; now by the blocks that it computes. What each change is worth stands below.
 
 What keeps v6e-64 below 35%, here stage 3: matrix products, 1.49 s with what is computed again, run at 70% of
@@ -74,7 +75,7 @@ def main(names: list[str]) -> int:
     if unknown:
         cli_options.say(f"plans: there is no row {unknown[0]!r}: use one of {', '.join(PLANS)}")
         return 2
-    for name in names or [name for name in PLANS if name not in found]:
+    for name in names or [name for name in PLANS if name not in found or not _recent(found[name])]:
         cli_options.say(f"{name}: {PLANS[name].command}")
         found[name] = _run(PLANS[name], known)
         (DOCS / "plans.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
