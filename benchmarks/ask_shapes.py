@@ -29,12 +29,13 @@ STAGES = {  # of a row of the table -> the engine's programs
 }
 
 
-def median(run: Callable[[], object], wait: Callable[[object], object], rounds: int) -> float:
-    """Seconds of a run, after one that is not counted."""
+def median(run: Callable, wait: Callable, rounds: int, given: Callable[[], tuple] = tuple) -> float:
+    """Seconds of run(*given()), after one that is not counted; making what is given is not, either."""
     found = []
     for _ in range(rounds + 1):
+        args = wait(given())
         started = time.perf_counter()
-        wait(run())
+        wait(run(*args))
         found.append(time.perf_counter() - started)
     return statistics.median(found[1:])
 
@@ -61,32 +62,44 @@ def ours(args) -> dict:
     from tempo_jax.inference.placement import Placement
 
     mesh, found = programs(args)
-    key, filled, seconds, flops = jax.random.key(0), {}, {}, {}
+    key, weights, seconds, flops = jax.random.key(0), {}, {}, {}
 
     def fill(x):
-        """Random numbers; weights, which programs share, once. Integers 0: shapes decide how much is done."""
-        if id(x) not in filled:
-            value = jnp.zeros(x.shape, x.dtype)
-            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                value = key
-            elif jnp.issubdtype(x.dtype, jnp.floating):
-                value = (0.02 * jax.random.normal(key, x.shape)).astype(x.dtype)
-            filled[id(x)] = (x, value)  # x stays, and so its id
-        return filled[id(x)][1]
+        """Random numbers. Integers are 0: shapes decide how much is done."""
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return key
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return (0.02 * jax.random.normal(key, x.shape)).astype(x.dtype)
+        return jnp.zeros(x.shape, x.dtype)
+
+    def weight(x):
+        """Once for all programs, which share them."""
+        if id(x) not in weights:
+            weights[id(x)] = (x, fill(x))  # x stays, and so its id
+        return weights[id(x)][1]
 
     with Placement(mesh, exact=False)():
         for program in found:
-            weights, *rest = program.args
-            weights, rest = jax.tree.map(fill, weights), jax.tree.map(fill, tuple(rest))
-            runs = program.runs
-            if program.name == "decode step":  # a loop: one run makes all tokens
-                rest, runs = (rest[0], jnp.int32(args.new_tokens), *rest[2:]), 1
+            model, *rest = program.args
+            model, runs = jax.tree.map(weight, model), program.runs
+            decodes = program.name == "decode step"  # a loop: one run makes all tokens
+            if decodes:
+                runs = 1
 
-            def run(weights=weights, rest=rest, program=program):
-                return program.function(weights, *jax.tree.map(jnp.copy, rest), **program.kwargs)
+            def given(rest=tuple(rest), decodes=decodes):
+                """Anew for every run, as programs may consume what they are given."""
+                made = jax.tree.map(fill, rest)
+                return (made[0], jnp.int32(args.new_tokens), *made[2:]) if decodes else made
+
+            def run(*made, program=program, model=model):
+                return program.function(model, *made, **program.kwargs)
 
             stage = next(stage for stage, names in STAGES.items() if program.name in names)
-            seconds[stage] = seconds.get(stage, 0) + runs * median(run, jax.block_until_ready, args.rounds)
+            took = runs * median(run, jax.block_until_ready, args.rounds, given)
+            seconds[stage] = seconds.get(stage, 0) + took
+            if decodes:
+                made = int(run(*given()).count)
+                assert made == args.new_tokens, f"an answer of {made} tokens: its weights end it too early"
             flops[stage] = flops.get(stage, 0) + program.runs * program.flops
         side = args.product
         square = jnp.ones((side, side), jnp.bfloat16)
@@ -114,9 +127,10 @@ def pytorch(args) -> dict:
     for model in (vlm, llm):
         model.set_attn_implementation("sdpa")
 
-    def wait(_):
+    def wait(x):
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return x
 
     (_, frames), _, chunks = shapes["vision chunk"]
     vision, (height, width) = preset.compressor.vision, args.size
@@ -147,15 +161,8 @@ def pytorch(args) -> dict:
             * median(lambda: vlm.model.language_model(inputs_embeds=row, use_cache=False), wait, args.rounds),
             "prefill": median(prefill, wait, args.rounds),
         }
-        found = []
-        for _ in range(args.rounds + 1):
-            state = prefill()  # its cache grows with every token
-            wait(state)
-            started = time.perf_counter()
-            decode(state)
-            wait(state)
-            found.append(time.perf_counter() - started)
-        seconds["decode"] = statistics.median(found[1:])
+        # A cache grows with every token, so each run has its own.
+        seconds["decode"] = median(decode, wait, args.rounds, lambda: (prefill(),))
         square = torch.ones(args.product, args.product, device=device)
         peak = 2 * args.product**3 / median(lambda: square @ square, wait, args.rounds)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
@@ -182,6 +189,12 @@ def table(found: list[dict]) -> list[str]:
     return lines
 
 
+def accelerator() -> bool:
+    """Asked in a process of its own, which gives the GPU back."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip() != "cpu"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tempo-6b")
@@ -197,9 +210,13 @@ def main() -> None:
         args.size = tuple(map(int, args.size.split("x")))
         print(json.dumps(SIDES[args.side](args)))
         return
+    if args.model == "tempo-6b" and not accelerator():
+        print("not run: Tempo-6B wants a GPU; --model tiny tries the benchmark on a CPU")
+        return
     found = []
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     for side in SIDES:
+        # PyTorch's process takes shapes alone from JAX, and nothing of the GPU.
+        environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if side == "pytorch" else {})
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         if done.returncode:

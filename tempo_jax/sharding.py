@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -160,6 +160,17 @@ def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
             wanted = wanted[:-1]
         parts.append(wanted if len(wanted) > 1 else wanted[0] if wanted else None)
     return P(*parts)
+
+
+def spread(run: Callable, where_in: Any, where_out: Any) -> Callable:
+    """Inside jit: `run` on every chip's own parts, as kernels need it; on one chip as it is.
+
+    where: PartitionSpecs of the arguments and of the results, or prefixes of their trees.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run
+    return jax.shard_map(run, in_specs=where_in, out_specs=where_out, check_vma=False)
 
 
 def constrain(x: jax.Array, axis: str = "none") -> jax.Array:

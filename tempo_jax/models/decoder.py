@@ -19,7 +19,7 @@ from tempo_jax.models.layers import (
     make_layers,
     scan_layers,
 )
-from tempo_jax.sharding import spec
+from tempo_jax.sharding import spec, spread
 
 KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, S, kv_heads, head_dim]
 
@@ -211,11 +211,9 @@ def _by_head(x_BKSH):
     def hold(x):
         return with_layout_constraint(x, Layout((0, 1, 2, 3)))
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return hold(x_BKSH)
-    where = spec(("none", "heads", "none", "none"), x_BKSH.shape, mesh)  # left to XLA, chips would gather it
-    return jax.shard_map(hold, in_specs=where, out_specs=where, check_vma=False)(x_BKSH)
+    axes = ("none", "heads", "none", "none")  # left to XLA, chips would gather them
+    where = spec(axes, x_BKSH.shape, jax.sharding.get_abstract_mesh())
+    return spread(hold, where, where)(x_BKSH)
 
 
 def _add_deepstack(x, deepstack_FBLD, index):

@@ -1,9 +1,10 @@
 """Heads on their way from a projection to attention and back on TPUs: Pallas kernels.
 
 Projections give heads side by side, [B, L, N*H]; splash attention wants them one after the other,
-[B, N, L, H]. With heads of 128 both are the same tiles in another order, so moving them is all that costs;
-left to XLA, the norm of queries and keys, their rotation and the turn to heads take as long as all matrix
-products of a layer do (docs/plans.md). Here one pass over the array does the three, and its gradient another.
+[B, N, L, H]. With heads of 128 both are the same tiles in another order, so moving them is all that costs.
+Left to XLA, the norm of queries and keys, their rotation and the turn to heads take most of the time beside
+products and attention, by its estimate (docs/plans.md). Here one pass over the array does the three, and its
+gradient another.
 """
 
 import functools
@@ -47,7 +48,7 @@ def apart(
     rows, heads = _split(batch, width // LANES)
     where = (jax.P(rows, None, heads), jax.P(rows), jax.P(rows))
     run = functools.partial(_apart, how)
-    return _on_mesh(run, where, jax.P(rows, heads))(x_BLW, scale, table)
+    return sharding.spread(run, where, jax.P(rows, heads))(x_BLW, scale, table)
 
 
 def together(x_BNLH, *, interpret: bool = False) -> jax.Array:
@@ -55,7 +56,7 @@ def together(x_BNLH, *, interpret: bool = False) -> jax.Array:
     how = _How(None, False, 1.0, interpret)
     rows, heads = _split(*x_BNLH.shape[:2])
     run = functools.partial(_together, how)
-    return _on_mesh(run, (jax.P(rows, heads),), jax.P(rows, None, heads))(x_BNLH)
+    return sharding.spread(run, (jax.P(rows, heads),), jax.P(rows, None, heads))(x_BNLH)
 
 
 class _How(NamedTuple):
@@ -71,15 +72,7 @@ class _How(NamedTuple):
 
 def _split(batch: int, heads: int):
     """Mesh axes that rows and heads are split over."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return (None, None) if mesh.empty else sharding.spec(("segments", "heads"), (batch, heads), mesh)
-
-
-def _on_mesh(run, where_in, where_out):
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return run
-    return jax.shard_map(run, in_specs=where_in, out_specs=where_out, check_vma=False)
+    return sharding.spec(("segments", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -98,7 +98,7 @@ def block_sizes(queries: int, keys: int, *, causal: bool) -> kernel.BlockSizes:
     """Blocks as large as VMEM takes and as divide the lengths; the backward pass is one fused kernel.
 
     A causal row of one block is two going forward, of whose four quarters one is skipped. Backward, every
-    block of keys writes queries' gradients of its own, to be added up: more than would be won.
+    block of keys writes queries' gradients of its own, and adding them up takes about what that would save.
     """
     q, kv = _divisor(queries), _divisor(keys)
     cut = 2 if causal and queries == keys == BLOCK else 1
@@ -122,14 +122,6 @@ def _divisor(length: int) -> int:
 def _on_mesh(run, q, k, v, segments):
     """Rows over data x fsdp, heads over tensor, where the numbers divide: a kernel sees one chip's part."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return run(q, k, v, segments)
-    spec = sharding.spec(("segments", "heads", "none", "none"), k.shape, mesh)  # what divides k divides q
-    flat = jax.P(spec[0], None)
-    given = () if segments is None else (segments,)
-
-    def part(q, k, v, *numbers):
-        return run(q, k, v, *numbers or (None,))
-
-    specs = (spec, spec, spec, *(kernel.SegmentIds(flat, flat) for _ in given))
-    return jax.shard_map(part, in_specs=specs, out_specs=spec, check_vma=False)(q, k, v, *given)
+    rows, heads = sharding.spec(("segments", "heads"), k.shape[:2], mesh)  # what divides k divides q
+    where = jax.P(rows, heads)
+    return sharding.spread(run, (where, where, where, jax.P(rows)), where)(q, k, v, segments)

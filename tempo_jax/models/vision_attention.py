@@ -113,12 +113,8 @@ _attend.defvjp(_saving, _gradient)
 
 def _on_mesh(run, chips, split_in, split_out, *args):
     """Rows, the first axis of what is split, over the chips."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return run(*args)
-
     specs = jax.tree.map(lambda split: jax.P(chips) if split else jax.P(), (split_in, split_out))
-    return jax.shard_map(run, in_specs=specs[0], out_specs=specs[1], check_vma=False)(*args)
+    return sharding.spread(run, *specs)(*args)
 
 
 def _by_heads(how, qkv, bias, tables):
