@@ -40,3 +40,8 @@ def test_causal_attention_agrees_with_the_formula_and_its_gradients(length, pack
     got, wanted = (jax.grad(total(f), (0, 1, 2))(q, k, v) for f in (ours, theirs))
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_scores_may_have_a_scale_of_their_own():
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 20, 2, 16)) for i in range(3))
+    np.testing.assert_allclose(attention(q / 3, k, v, scale=0.75), attention(q, k, v), atol=1e-6)

@@ -1,0 +1,53 @@
+"""What the planner takes Pallas kernels to do, which say nothing of it themselves."""
+
+import pytest
+
+from tempo_jax.plan import cost, hlo
+
+
+@pytest.mark.parametrize(("name", "products"), [("splash_mha_fwd_residuals.2", 2), ("splash_mha_dkv.1", 5)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_kernels_are_costed_by_their_operands(name, products, causal):
+    """As libtpu 0.0.42 prints them; of seven by seven blocks that are masked 21 are skipped."""
+    heads = hlo.Instruction("q", "bf16[4,2,7168,64]{3,2,1,0}", "fusion", "")
+    positions = hlo.Instruction("iota.1", "s32[7168,128]{1,0:T(8,128)}", "iota", "")
+    operands = "%q, %q, %q" + ", %iota.1" * causal
+    shape = "(f32[7168,128]{1,0}, bf16[4,2,7168,64]{3,2,1,0})"
+    call = hlo.Instruction(name, shape, "custom-call", f"{operands}), custom_call_target=")
+    work = products * 2 * 4 * 2 * 7168**2 * 64 * (28 / 49 if causal else 1)
+    flops, size, _ = cost.kernel(call, [heads, positions])
+    assert flops == pytest.approx(work) and size == 64, "not the 128 lanes of what it keeps of a row"
+    other = hlo.Instruction("paged", call.shape, call.op, call.rest)
+    assert cost.kernel(other, [heads, positions]).flops == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "products"),
+    [
+        ("vision_attention_64_forward.1", "bf16[4,512,1024]{2,1,0}", 2),
+        (
+            "transpose_jvp_vision_attention_64_backward__.1",
+            f"({3 * 'bf16[4,512,1024]{2,1,0}, '}f32[4,3,1024])",
+            5,
+        ),
+    ],
+)
+def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products):
+    call = hlo.Instruction(name, shape, "custom-call", "%qkv), custom_call_target=")
+    assert cost.kernel(call, []) == (products * 2 * 4 * 512**2 * 1024, 64, 0)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "backward", "share"),
+    [(1024, 1024, False, 3 / 4), (1024, 1024, True, 1), (256, 1280, False, 1), (2048, 2048, True, 3 / 4)],
+)
+def test_blocks_that_a_causal_kernel_computes(queries, keys, backward, share):
+    assert cost._seen(queries, keys, backward) == pytest.approx(share)
+
+
+def test_kernels_that_move_are_costed_by_their_bytes():
+    x = hlo.Instruction("x", "bf16[4,256,1024]{2,1,0}", "fusion", "")
+    call = hlo.Instruction(
+        "head_layout_apart_kernel.3", "bf16[4,8,256,128]{3,2,1,0}", "custom-call", "%x), custom_call_target="
+    )
+    assert cost.kernel(call, [x]).moved == 2 * 2 * 4 * 256 * 1024
