@@ -14,6 +14,8 @@ from tempo_jax.prompts import IGNORE
 # that has labels costs a gradient of the whole embedding, summed over chips.
 CHUNK = 1024
 
+STACKS = 3  # of layers, each with a rematerialisation: vision tower, compressor, LLM
+
 
 class Batch(NamedTuple):
     """B rows of conversations over a pool of P segments; static shapes, padded. Integers are int32.
@@ -51,7 +53,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 
 
 def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
-    remat_vision, remat_text, remat_llm = remat_of_parts(remat, 3)
+    remat_vision, remat_text, remat_llm = remat_of_parts(remat, STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     memory = memory.reshape(-1, memory.shape[-1])

@@ -19,6 +19,8 @@ from tempo_jax.training.loss import Loss
 SHARPNESS = 8.0  # of the softmax over squared distances, in units of the embeddings' mean square
 RELEVANCE_WEIGHT = 4.0  # a segment's relevance costs as much as so many of its words
 
+STACKS = 2  # of layers, each with a rematerialisation: vision tower, compressor
+
 
 class Batch(NamedTuple):
     """P segments with M memory tokens each; static shapes, padded. Integers are int32."""
@@ -38,7 +40,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
     relevance (facts/tempo.md §3.1).
     """
-    remat_vision, remat_text = remat_of_parts(remat, 2)
+    remat_vision, remat_text = remat_of_parts(remat, STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     said = model.projector(memory_PMD).astype(jnp.float32)

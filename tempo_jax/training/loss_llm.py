@@ -9,6 +9,8 @@ from tempo_jax.models.decoder import Decoder
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy, positions_in
 
+STACKS = 1  # of layers
+
 
 class Batch(NamedTuple):
     """B rows of conversations, one after the other; static shapes, padded; int32."""

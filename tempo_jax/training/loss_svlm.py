@@ -10,6 +10,8 @@ from tempo_jax.models.qwen3_vl import Qwen3VL, Rows
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy
 
+STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+
 
 class Batch(NamedTuple):
     """P conversations, each about a segment of its own; static shapes, padded. Integers are int32."""
@@ -21,7 +23,7 @@ class Batch(NamedTuple):
 
 def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss."""
-    remat_vision, remat_text = remat_of_parts(remat, 2)
+    remat_vision, remat_text = remat_of_parts(remat, STACKS)
     visual = model.see_frames(batch.frames_PFHWC, remat=remat_vision)
     hidden = model(visual, batch.rows, remat=remat_text)
     labels = jnp.pad(batch.labels_PL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)

@@ -13,6 +13,8 @@ from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.model import XComp
 from tempo_jax.xcomp.schedule import plan
 
+STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+
 
 class Batch(NamedTuple):
     """B conversations, each about one video, over a pool of P clips, or about an image; padded; int32.
@@ -38,7 +40,7 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
     text token after the video is predicted from the last visual token.
     """
     size = model.config.vision.image_size
-    remat_vision, remat_llm = remat_of_parts(remat, 2)
+    remat_vision, remat_llm = remat_of_parts(remat, STACKS)
     pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
     images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
     pool = pool.reshape(-1, pool.shape[-1])

@@ -28,13 +28,13 @@ class Task:
 
 TASKS: dict[str, Task] = {
     # The whole system answers conversations about videos and images (stages 0 to 3).
-    "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate, 3),
+    "tempo": Task("tempo", loss.Batch, loss.loss, collate.collate, loss.STACKS),
     # Memory tokens say notes in the LLM's own embedding: the LLM is not run.
-    "align": Task("tempo", loss_align.Batch, loss_align.loss, collate_align.collate, 2),
+    "align": Task("tempo", loss_align.Batch, loss_align.loss, collate_align.collate, loss_align.STACKS),
     # The small VLM alone answers conversations about single segments: where none is published.
-    "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate, 2),
+    "svlm": Task("qwen3-vl", loss_svlm.Batch, loss_svlm.loss, collate_svlm.collate, loss_svlm.STACKS),
     # The LLM alone continues conversations in words: where none is published.
-    "llm": Task("qwen3", loss_llm.Batch, loss_llm.loss, collate_llm.collate, 1),
+    "llm": Task("qwen3", loss_llm.Batch, loss_llm.loss, collate_llm.collate, loss_llm.STACKS),
     # XComp answers conversations about videos, compression in the LLM switched on (xcomp §4).
-    "xcomp": Task("xcomp", loss_xcomp.Batch, loss_xcomp.loss, collate_xcomp.collate, 2),
+    "xcomp": Task("xcomp", loss_xcomp.Batch, loss_xcomp.loss, collate_xcomp.collate, loss_xcomp.STACKS),
 }
