@@ -43,6 +43,13 @@ def add_parser(commands: Any) -> None:
         help="changes the config; may be repeated",
     )
     plan.add_argument("--search", action="store_true", help="try meshes, rematerialisation and batch sizes")
+    plan.add_argument(
+        "--jobs",
+        type=options.number(int, 1),
+        default=1,
+        metavar="N",
+        help="compilations of a search at a time, each up to 12 GB of host memory for a step of 6B (1)",
+    )
     plan.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     plan.add_argument("--dump", metavar="DIR", help="write each program's optimised HLO there")
     plan.set_defaults(run=run_plan)
@@ -59,7 +66,7 @@ def run_plan(args: argparse.Namespace) -> int:
         if args.search:
             from tempo_jax.plan import search
 
-            text, values = search.run(config, where, options.say)
+            text, values = search.run(config, where, options.say, args.jobs)
         else:
             from tempo_jax.plan import compile, report
 

@@ -10,7 +10,7 @@ import pytest
 
 from tempo_jax import cli_plan
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import chips, collectives, cost, hlo, memory, page, programs, rows, search, topology
+from tempo_jax.plan import chips, collectives, cost, hlo, memory, page, programs, rows, topology
 from tempo_jax.training import flops
 
 HLO = """\
@@ -271,26 +271,6 @@ def test_mistakes_in_the_config_are_sentences(config, changes, message):
 def test_a_refusal_is_a_readable_line(error, said):
     assert str(memory.refusal(RuntimeError(error))) == said
     assert memory.refusal(RuntimeError("INVALID_ARGUMENT: hbm")) is None
-
-
-def test_a_search_keeps_the_samples_of_a_step():
-    config = cli_plan.read_config("configs/tempo_6b_stage2.py", [])
-    where = topology.parse("v5p:2x2x2", slices=2)
-    tried = list(search.candidates(config, where))
-    assert {c["batch.shards"] * c["batch.micro_batches"] for c in tried} == {128}
-    assert {c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"] for c in tried} == {where.devices}
-    assert {c["mesh.tensor"] for c in tried} == {1, 2, 4, 8}
-    assert {c["remat"] for c in tried} == set(search.REMAT_OF_THREE)
-    config.task = "align"  # whose LLM does not run
-    assert {c["remat"] for c in search.candidates(config, where)} == set(search.REMAT)
-
-
-def test_a_search_tries_meshes_whose_chips_hold_whole_tiles():
-    """2560 over 64 chips makes 40 rows, which are not whole tiles of 16; over 32 they are."""
-    config = cli_plan.read_config("configs/tempo_6b_stage3.py", [])
-    found = [tuple(mesh.values()) for mesh in search.meshes(config, topology.parse("v5p:4x4x4"))]
-    assert found[:2] == [(2, 32, 1), (1, 64, 1)]
-    assert found[2:] == [(1, 32, 2), (1, 16, 4), (1, 8, 8)]
 
 
 def test_the_programs_of_an_hour_are_those_of_the_engine():

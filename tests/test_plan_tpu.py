@@ -13,7 +13,7 @@ from tempo_jax import cli_plan, sharding
 from tempo_jax.inference import generate
 from tempo_jax.models import head_layout, layers, vision_attention
 from tempo_jax.models.config import TEMPO_6B
-from tempo_jax.plan import chips, compile, decode, programs, shapes, topology
+from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
 from tempo_jax.training import run
 
 pytestmark = pytest.mark.skipif(
@@ -194,3 +194,18 @@ def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compile.plan(config, topology.parse("v5e:2x4"))
+
+
+def test_a_search_compiles_side_by_side(monkeypatch):
+    """Two at a time find what one plan does; of two slices weights are shared within each."""
+    monkeypatch.setattr(search, "TENSOR", (1, 2))
+    monkeypatch.setattr(search, "REMAT", ("full",))
+    changes = ["dtype=bfloat16", "batch.shards=4", "batch.conversations=1", "batch.length=128"]
+    config = cli_plan.read_config("configs/demo_note.py", changes)
+    where, lines = topology.parse("v5e:2x1", slices=2), []
+    text, values = search.run(config, where, lines.append, jobs=2)
+    best = values["trials"][0]
+    assert best["plan"]["fits"] and best["changes"]["mesh.data"] in (2, 4)
+    assert len(lines) == len(values["trials"]) >= 3 and text.startswith("v5e:2x1 x 2 slices: ")
+    config.update_from_flattened_dict(best["changes"])
+    assert compile.plan(config, where).seconds == pytest.approx(best["plan"]["seconds"])

@@ -24,12 +24,20 @@ _SLICES = {
     "v6e-64": ("v6e:8x8", _KEPT),
     "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
 }
+_FOUR_TO_A_ROW = "mesh.tensor=4"
 _OWN = {  # instead of its slice's
     "stage3 v5p-64": (*_WHOLE, "remat=attention,attention,dots"),
     "stage2 v5p-64": (*_WHOLE, "remat=dots"),
+    "stage1 v5p-64": (*_WHOLE, "remat=dots"),
+    "stage0 v5p-64": (*_WHOLE, "remat=dots"),
     "stage3 v6e-64": (*_WHOLE, "remat=attention,full,attention"),
     "stage2 v6e-64": (*_WHOLE, "remat=attention,attention,dots"),
-    "stage3 v5e-256": (*_WHOLE, "remat=full", "mesh.tensor=4"),
+    "stage1 v6e-64": (*_WHOLE, "remat=dots"),
+    "stage0 v6e-64": (*_WHOLE, "remat=dots"),
+    "stage3 v5e-256": (*_WHOLE, "remat=attention,attention,dots", _FOUR_TO_A_ROW),
+    "stage2 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
+    "stage1 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
+    "stage0 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
 }
 _ASK = {
     "v6e-1": ("v6e:1x1", ()),

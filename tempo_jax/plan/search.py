@@ -1,28 +1,36 @@
-"""Mesh shapes, rematerialisation and batch sizes of a config on one slice, compiled one after the other."""
+"""Mesh shapes, rematerialisation and batch sizes of a config on one slice, one choice after the other.
+
+A training step of 6B takes minutes to compile, so not every combination is tried: first over how many chips
+heads spread, then how many chips share one copy of the weights, what is computed again, and how many rows a
+micro-batch has, each with the best found so far of the others.
+"""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PRESETS
-from tempo_jax.plan import compile, report
+from tempo_jax.plan import compile, report, topology
 from tempo_jax.plan.topology import Topology
 from tempo_jax.training.tasks import TASKS
 
+Changes = dict[str, Any]  # fields of the config
+
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
-# The faster ones first; of vision tower, compressor and LLM where a task runs all three.
+# Of vision tower, compressor and LLM where a task runs all three.
 REMAT = ("dots", "attention", "full")
 REMAT_OF_THREE = ("dots", "attention,attention,dots", "attention", "attention,full,attention", "full")
+LEAST = "full"  # of them, in memory: what does not fit with it does not fit
 TILE = 16  # rows of bfloat16 that a TPU stores together
-SHARDS = (1, 2)  # times the config's rows, micro-batches divided by as much
+TIMES = (1, 2, 0.5)  # the config's rows of a micro-batch, of which there are as many times fewer
 
 
 class Trial(NamedTuple):
-    changes: dict[str, Any]  # fields of the config
+    changes: Changes
     plan: compile.Plan | None
     problem: str = ""  # why there is no plan
 
@@ -35,36 +43,115 @@ class Trial(NamedTuple):
         return self.plan.findings[0].mfu if self.works else 0.0
 
 
-def candidates(config: ConfigDict, where: Topology) -> Iterator[dict[str, Any]]:
-    """Changes to try; the optimiser step's samples stay as many as they are.
+# Compiles what was not tried yet and returns the best of all; None while nothing fits.
+Attempt = Callable[[Iterable[Changes]], Changes | None]
 
-    Of meshes: every tensor size that divides the key/value heads, the rest fsdp, several slices on data; and
-    the same with so much of fsdp on data that every chip holds whole tiles of the weights.
+
+def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs: int = 1) -> list[Trial]:
+    """Every trial, those that fit first, the fastest of them on top. TempoError where nothing can be tried.
+
+    jobs: compilations at a time; a training step of 6B takes up to 12 GB of host memory each.
     """
-    for mesh in meshes(config, where):
-        if "ask" in config:
-            yield mesh
-            continue
-        names = REMAT_OF_THREE if TASKS[config.task].stacks == 3 else REMAT
-        for remat, times in itertools.product(names, SHARDS):
-            if config.batch.micro_batches % times == 0:
-                yield mesh | {
-                    "remat": remat,
-                    "batch.shards": config.batch.shards * times,
-                    "batch.micro_batches": config.batch.micro_batches // times,
-                }
+    trials: dict[tuple, Trial] = {}
+    with ThreadPoolExecutor(jobs) as pool:  # libtpu compiles without Python's lock
+
+        def attempt(wave: Iterable[Changes]) -> Changes | None:
+            """The best of all so far, after these."""
+            new = {_key(changes): changes for changes in wave}
+            waiting = {
+                pool.submit(_trial, config, where, changes): key
+                for key, changes in new.items()
+                if key not in trials
+            }
+            for done in as_completed(waiting):
+                trials[waiting[done]] = done.result()
+                say(line(done.result()))
+            best = _fastest(trials.values())[:1]
+            return best[0].changes if best and best[0].works else None
+
+        (_ask if "ask" in config else _train)(config, where, attempt)
+    return _fastest(trials.values())
 
 
-def meshes(config: ConfigDict, where: Topology) -> Iterator[dict[str, int]]:
-    """Mesh shapes of all devices."""
-    preset = PRESETS[config.model] if config.model else PRESETS["tempo-6b"]
-    widths, heads = _widths(dataclasses.asdict(preset)), _heads(preset)
-    for tensor in (n for n in TENSOR if where.devices % n == 0 and heads % n == 0):
-        inner = where.devices // tensor // where.slices
-        whole = next(n for n in range(inner, 0, -1) if inner % n == 0 and whole_tiles(widths, n))
-        for fsdp in dict.fromkeys((whole, inner)):
-            data = where.slices * inner // fsdp
-            yield {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+def _key(changes: Changes) -> tuple:
+    return tuple(sorted(changes.items()))
+
+
+def _fastest(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda t: (not t.works, t.plan.seconds if t.works else 0.0))
+
+
+def _ask(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
+    """Every chip of a copy reads weights of its own; weights are split further where they do not fit."""
+    if not attempt(_mesh(where, tensor, 1) for tensor in tensors(config, where)):
+        attempt(_mesh(where, tensor, shares(config, where, tensor)[0]) for tensor in tensors(config, where))
+
+
+def _train(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
+    """The optimiser step's samples stay as many as they are."""
+    least = {"remat": LEAST}
+    meshes = [
+        mesh
+        for tensor in tensors(config, where)
+        for mesh in batches(config, _mesh(where, tensor, shares(config, where, tensor)[0]) | least)
+    ]
+    if not meshes:
+        raise TempoError(
+            f"no mesh of {where.devices} devices gets equal parts of {config.batch.shards} rows: choose "
+            "batch.shards and micro_batches to match, or another slice"
+        )
+    firsts = {mesh["mesh.tensor"]: mesh for mesh in reversed(meshes)}
+    best = attempt(firsts.values()) or attempt(meshes)
+    if best is None:
+        return
+    for fsdp in shares(config, where, best["mesh.tensor"])[1:]:
+        best = attempt([best | _mesh(where, best["mesh.tensor"], fsdp)])
+        if fsdp < best["mesh.fsdp"]:
+            break  # more copies do not pay or do not fit
+    names = REMAT_OF_THREE if TASKS[config.task].stacks == 3 else REMAT
+    best = attempt(best | {"remat": remat} for remat in names)
+    attempt(batches(config, best))
+
+
+def tensors(config: ConfigDict, where: Topology) -> list[int]:
+    """Chips that heads may spread over: those of a slice and the key/value heads divide by them."""
+    heads, devices = _heads(_preset(config)), where.devices // where.slices
+    return [n for n in TENSOR if devices % n == 0 and heads % n == 0]
+
+
+def shares(config: ConfigDict, where: Topology, tensor: int) -> list[int]:
+    """Chips that may share one copy of the weights (fsdp), the most with whole tiles first; then all of a
+    slice, where that is more, then fewer and fewer."""
+    inner = where.devices // where.slices // tensor
+    widths = _widths(dataclasses.asdict(_preset(config)))
+    divisors = [n for n in range(inner, 0, -1) if inner % n == 0]
+    whole = next(n for n in divisors if whole_tiles(widths, n))
+    return [whole, *([inner] if inner > whole else []), *(n for n in divisors if n < whole)]
+
+
+def _mesh(where: Topology, tensor: int, fsdp: int) -> Changes:
+    """All devices, several slices on data."""
+    return {"mesh.data": where.devices // tensor // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+
+
+def batches(config: ConfigDict, mesh: Changes) -> list[Changes]:
+    """The mesh with numbers of rows that its chips get equal parts of, the config's own first."""
+    sizes, found = config.batch, []
+    for times in TIMES:
+        rows, micro = sizes.shards * times, sizes.micro_batches / times
+        changes = mesh | {"batch.shards": int(rows), "batch.micro_batches": int(micro)}
+        if rows == int(rows) and micro == int(micro) and _even(config, changes):
+            found.append(changes)
+    return found
+
+
+def _even(config: ConfigDict, changes: Changes) -> bool:
+    rows = changes["batch.shards"] * config.batch.conversations
+    return rows % (changes["mesh.data"] * changes["mesh.fsdp"]) == 0
+
+
+def _preset(config: ConfigDict) -> Any:
+    return PRESETS[config.model] if config.model else PRESETS["tempo-6b"]
 
 
 def whole_tiles(widths: set[int], fsdp: int) -> bool:
@@ -84,17 +171,7 @@ def _heads(preset: Any) -> int:
     return llm.num_kv_heads
 
 
-def search(config: ConfigDict, where: Topology, say: Callable[[str], None]) -> list[Trial]:
-    """Every candidate's trial, those that fit first, the fastest of them on top."""
-    trials = []
-    for changes in candidates(config, where):
-        trial = _trial(config, where, changes)
-        say(line(trial))
-        trials.append(trial)
-    return sorted(trials, key=lambda t: (not t.works, t.plan.seconds if t.works else 0.0))
-
-
-def _trial(config: ConfigDict, where: Topology, changes: dict[str, Any]) -> Trial:
+def _trial(config: ConfigDict, where: Topology, changes: Changes) -> Trial:
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(changes)
     try:
@@ -119,9 +196,12 @@ def report_of(trials: list[Trial], where: Topology) -> str:
     return "\n".join([f"{where}: {sum(t.works for t in trials)} of {len(trials)} fit", *map(line, trials)])
 
 
-def run(config: ConfigDict, where: Topology, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
+def run(
+    config: ConfigDict, where: Topology, say: Callable[[str], None], jobs: int = 1
+) -> tuple[str, dict[str, Any]]:
     """The search as text and as plain values for JSON."""
-    trials = search(config, where, say)
+    topology.devices(where)  # libtpu loads once, before threads ask for it
+    trials = search(config, where, say, jobs)
     values = [
         {"changes": t.changes, "plan": report.to_json(t.plan) if t.plan else None, "problem": t.problem}
         for t in trials
