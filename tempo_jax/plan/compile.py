@@ -1,5 +1,8 @@
 """From programs to findings: compiles each for its topology and reads what came out."""
 
+import contextlib
+import ctypes
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -103,9 +106,10 @@ def plan(
             if say:
                 say(f"{where}: compiling {program.name} ...")
             lowered = program.lower()
-            key = f"{where}\n{lowered.as_text()}"
+            key = hashlib.sha256(f"{where}\n{lowered.as_text()}".encode()).hexdigest()
             if key not in known:
                 known[key] = find(program, mesh, where.chip, dump, lowered)
+                _trim()
             findings.append(known[key]._replace(name=program.name, runs=program.runs))
             if say:
                 say(f"{where}: {program.name} took {findings[-1].compile_seconds:.0f} s to compile")
@@ -136,3 +140,9 @@ def find(program: programs.Program, mesh, chip: Chip, dump: Any = None, lowered:
         program.name, chip, mesh.size, program.flops, program.tokens, program.runs, program.floor_bytes,
         beside, seconds, needs, costs, refusal,
     )  # fmt: skip
+
+
+def _trim() -> None:
+    """Hands the system what a compilation freed: glibc keeps it, and a dozen of them would fill a host."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

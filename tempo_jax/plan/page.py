@@ -96,7 +96,7 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
     from tempo_jax.plan import compile, report
 
     config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology), say=cli_options.say, known=known)
+    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=cli_options.say, known=known)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {

@@ -7,11 +7,13 @@ class Row(NamedTuple):
     config: str
     topology: str
     changes: tuple[str, ...] = ()
+    slices: int = 1
 
     @property
     def command(self) -> str:
+        slices = f" --slices={self.slices}" if self.slices > 1 else ""
         changes = "".join(f" --set {change}" for change in self.changes)
-        return f"tempo plan --config=configs/{self.config}.py --topology={self.topology}{changes}"
+        return f"tempo plan --config=configs/{self.config}.py --topology={self.topology}{slices}{changes}"
 
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
@@ -34,11 +36,15 @@ _OWN = {  # instead of its slice's
     "stage2 v6e-64": (*_WHOLE, "remat=attention,attention,dots"),
     "stage1 v6e-64": (*_WHOLE, "remat=dots"),
     "stage0 v6e-64": (*_WHOLE, "remat=dots"),
-    "stage3 v5e-256": (*_WHOLE, "remat=attention,attention,dots", _FOUR_TO_A_ROW),
+    "stage3 v5e-256": (*_WHOLE, "remat=attention", _FOUR_TO_A_ROW),
     "stage2 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
     "stage1 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
     "stage0 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
 }
+_TWO = Row(  # a step of twice the rows, each slice as before
+    "tempo_6b_stage3", "v5p:4x4x4",
+    ("mesh.data=4", "mesh.fsdp=32", "batch.shards=128", "remat=attention,attention,dots"), slices=2,
+)  # fmt: skip
 _ASK = {
     "v6e-1": ("v6e:1x1", ()),
     "v6e-4": ("v6e:2x2", ("mesh.fsdp=1", "mesh.tensor=4")),
@@ -66,6 +72,7 @@ PLANS: dict[str, Row] = {
         for slice, (where, changes) in _SLICES.items()
         for stage, config in _STAGES.items()
     },
+    "stage3 2 x v5p-64": _TWO,
     **{name: Row(*where) for name, where in _XCOMP.items()},
 }
 
