@@ -206,6 +206,6 @@ def test_a_search_compiles_side_by_side(monkeypatch):
     text, values = search.run(config, where, lines.append, jobs=2)
     best = values["trials"][0]
     assert best["plan"]["fits"] and best["changes"]["mesh.data"] in (2, 4)
-    assert len(lines) == len(values["trials"]) >= 3 and text.startswith("v5e:2x1 x 2 slices: ")
+    assert len(lines) > len(values["trials"]) >= 3 and text.startswith("v5e:2x1 x 2 slices: ")
     config.update_from_flattened_dict(best["changes"])
     assert compile.plan(config, where).seconds == pytest.approx(best["plan"]["seconds"])

@@ -63,6 +63,8 @@ def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs
                 for key, changes in new.items()
                 if key not in trials
             }
+            if waiting:
+                say(f"{where}: {len(waiting)} to compile, {len(trials)} done ...")
             for done in as_completed(waiting):
                 trials[waiting[done]] = done.result()
                 say(line(done.result()))
