@@ -103,6 +103,23 @@ LESSONS = (
             ),
             ("tensor 8 and half of the rows at a time", "4.19 s", "25.6%"),
             ("the first with remat=full", "2.80 s", "38.4%"),
+            ("all that stage 3 on v5p was given: remat=attention", "2.37 s", "45.3%"),
+            ("remat=attention,attention,dots, in 91% of HBM: too much to rely on", "2.31 s", "46.5%"),
+        ),
+    ),
+    Lesson(
+        "what `--search` tried for stage 0 on v6e-64, in its order",
+        ("step", "MFU", "HBM"),
+        (
+            ("tensor 8, fsdp 8, remat=full", "0.600 s", "8.2%", "15%"),
+            ("tensor 4, fsdp 16", "0.389 s", "12.7%", "10%"),
+            ("tensor 2, fsdp 32", "0.328 s", "15.1%", "8%"),
+            ("fsdp 32, data 2", "0.187 s", "26.4%", "7%"),
+            ("fsdp 64, whose parts of the weights are no whole tiles", "0.236 s", "21.0%", "7%"),
+            ("fsdp 16, data 4", "0.191 s", "25.9%", "9%"),
+            ("fsdp 32, data 2, remat=dots: the row below", "0.177 s", "28.0%", "24%"),
+            ("remat=attention,attention,dots", "0.184 s", "26.9%", "19%"),
+            ("remat=attention", "0.184 s", "26.9%", "9%"),
         ),
     ),
     Lesson(

@@ -48,14 +48,10 @@ How the numbers come about:
 * **MFU**: model FLOPs (matrix products, causal scores halved, nothing for rematerialisation) over seconds,
   chips and the bfloat16 peak. Of that peak the compiler expects of its own best matmul
   {ceilings}.
-* One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16.
+* One in eight of the LLM's positions is taken to have a label; frozen weights are bfloat16. Two slices take
+  twice the rows a step.
 * Not counted: input pipelines, checkpoints, decoding of video files, the host. Others who train on
   recent TPUs publish 38 to 46% of MFU as measured: expect a run to be slower than its plan.
-
-Rows marked ¹ are of earlier programs: before kernels turned a decoder's projections to heads and back (all of
-them), before the vision towers had a kernel of their own and a training step gathered weights behind products
-(those of 26 November). In all of them a causal kernel is costed as if it computed
-just half of its scores; now by the blocks that it computes. What each change is worth stands below.
 
 What keeps v6e-64 below 35%, here stage 3: matrix products, 1.49 s with what is computed again, run at 70% of
 the peak at best; attention is costed at a quarter of that, 1.13 s with kernels that move, as a head of 128
@@ -64,6 +60,10 @@ the time of products alone MFU would be 62%. A kernel's rate is the first thing 
 
 With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
 (`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
+"""
+
+EARLIER = """\
+Rows marked ¹ are of earlier programs, which were slower; `make plans` compiles them anew.
 """
 
 
@@ -115,6 +115,8 @@ def page(found: dict[str, Any]) -> str:
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
     assumed = {"efficiency": KERNEL_EFFICIENCY, "moving": MOVE_EFFICIENCY, "hop": HOP * 1e6}
     parts = [INTRO.format(ceilings=ceilings, **assumed)]
+    if not all(map(_recent, found.values())):
+        parts += [EARLIER]
     training, asking, xcomp = (
         [name for name in PLANS if name.startswith(kind)] for kind in ("stage", "ask ", "xcomp ")
     )
