@@ -15,7 +15,7 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
     shape = "(f32[7168,128]{1,0}, bf16[4,2,7168,64]{3,2,1,0})"
     call = hlo.Instruction(name, shape, "custom-call", f"{operands}), custom_call_target=")
     work = products * 2 * 4 * 2 * 7168**2 * 64 * (28 / 49 if causal else 1)
-    flops, size, _ = cost.kernel(call, [heads, positions])
+    flops, size, *_ = cost.kernel(call, [heads, positions])
     assert flops == pytest.approx(work) and size == 64, "not the 128 lanes of what it keeps of a row"
     other = hlo.Instruction("paged", call.shape, call.op, call.rest)
     assert cost.kernel(other, [heads, positions]).flops == 0
@@ -34,7 +34,7 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
 )
 def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products):
     call = hlo.Instruction(name, shape, "custom-call", "%qkv), custom_call_target=")
-    assert cost.kernel(call, []) == (products * 2 * 4 * 512**2 * 1024, 64, 0)
+    assert cost.kernel(call, []) == (products * 2 * 4 * 512**2 * 1024, 64, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,15 @@ def test_kernels_that_move_are_costed_by_their_bytes():
         "head_layout_apart_kernel.3", "bf16[4,8,256,128]{3,2,1,0}", "custom-call", "%x), custom_call_target="
     )
     assert cost.kernel(call, [x]).moved == 2 * 2 * 4 * 256 * 1024
+
+
+def test_the_kernel_of_one_token_is_costed_by_what_it_reads():
+    cache = hlo.Instruction("cache", "bf16[1,2,10304,128]{3,2,1,0}", "get-tuple-element", "")
+    call = hlo.Instruction(
+        "decode_attention.7",
+        "(bf16[1,1,1024], bf16[1,1,256])",
+        "custom-call",
+        "%cache, %cache), custom_call_target=",
+    )
+    found = cost.kernel(call, [cache])
+    assert found.read == 2 * 2 * 2 * 10304 * 128 and not found.moved and not found.flops

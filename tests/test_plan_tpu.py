@@ -11,7 +11,7 @@ from flax import nnx
 
 from tempo_jax import cli_plan, sharding
 from tempo_jax.inference import generate
-from tempo_jax.models import head_layout, layers, vision_attention
+from tempo_jax.models import decode_attention, head_layout, layers, vision_attention
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
 from tempo_jax.training import run
@@ -88,7 +88,7 @@ def test_the_kernels_that_turn_heads_compile(where):
     once, table, sums = 2 * 1024 * 16 * 128, 4 * 1024 * 128, 4 * 128
     moved = (2 + 2 + 2 + 3) * once + 2 * table + 2 * 128 * 2 + sums
     assert found.cost.kernel_seconds == pytest.approx(
-        moved / (chip.hbm_bandwidth * chips.MOVE_EFFICIENCY), rel=1e-3
+        moved / (chip.hbm_bandwidth * chips.MOVE_EFFICIENCY) + 4 * chip.seconds(chips.LAUNCH_CYCLES), rel=1e-3
     )
 
 
@@ -119,7 +119,35 @@ def test_the_vision_towers_kernel_compiles(where, length, learned):
     chip = found.chip
     assert found.cost.kernel_seconds == pytest.approx(
         work / (chip.peak * chip.ceiling * chips.KERNEL_EFFICIENCY * 64 / chip.matrix_unit)
+        + (1 + learned) * chip.seconds(chips.LAUNCH_CYCLES)
     )
+
+
+@pytest.mark.parametrize("where", TOPOLOGIES)
+@pytest.mark.parametrize(("group", "slots"), [(4, 10304), (20, 1000)])
+def test_the_kernel_of_one_token_compiles(where, group, slots):
+    """Several blocks, the last beyond the cache, and one; norms and rotation inside."""
+    mesh = jax.sharding.Mesh(np.array(topology.devices(topology.parse(where))[:1]), ("fsdp",))
+    place = jax.NamedSharding(mesh, jax.P())
+    norm = layers.RMSNorm(128, 1e-6)
+    norm.scale = nnx.Param(jnp.ones(128, jnp.bfloat16))
+
+    def run(projected, cache, position, angles):
+        return decode_attention.attend(projected, cache, position, angles, norms=(norm, norm))
+
+    def shape(*size, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
+
+    projected = tuple(shape(1, 1, 2 * count * 128) for count in (group, 1, 1))
+    cache = (shape(1, 2, slots, 128),) * 2
+    args = (projected, cache, shape(1, dtype=jnp.int32), shape(1, 1, 64, dtype=jnp.float32))
+    chip = topology.parse(where).chip
+    with jax.set_mesh(mesh):
+        found = compile.find(programs.Program("", jax.jit(run), args, {}, 1, 1, 1), mesh, chip)
+    assert found.refusal is None and found.cost.kernels == 1
+    read = 2 * (2 * 2 * slots * 128 + 2 * (group + 2) * 128 + 2 * 128) + 4 * 128 + 4
+    expected = read / (chip.hbm_bandwidth * chips.READ_EFFICIENCY) + chip.seconds(chips.LAUNCH_CYCLES)
+    assert found.cost.kernel_seconds == pytest.approx(expected, rel=0.01)
 
 
 def test_a_program_too_large_is_a_line():
@@ -184,6 +212,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
         found = compile.find(step, mesh, where.chip, texts.__setitem__)
     assert not re.search(r"bf16\[1,2,10304,128\][^ ]* copy\(", texts["decode step"])
     assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
+    assert found.cost.kernels == 2, "a layer's attention to one token is a kernel"
     assert all(one.bytes / one.count < 2**20 for one in found.cost.collectives)
     assert found.cost.open_loops == 1 and found.cost.once_seconds < found.seconds
 

@@ -50,6 +50,27 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v, None
 
+    def step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
+        """One token a row, after those in the first `position_B` slots of the cache, [B, kv_heads, S, H];
+        what it gives, and the cache with the token."""
+        rows = jnp.arange(x_B1D.shape[0])
+
+        def write(k_BKH, v_BKH) -> KV:
+            new = zip(cache, (k_BKH, v_BKH), strict=True)
+            return tuple(_by_head(old.at[rows, :, position_B].set(x)) for old, x in new)
+
+        if decode_attention := _kernel_of_one(x_B1D.dtype, self.head_dim):
+            projected = tuple(f(x_B1D) for f in (self.q, self.k, self.v))
+            norms = None if self.q_norm is None else (self.q_norm, self.k_norm)
+            y, k = decode_attention.attend(projected, cache, position_B, angles_B1R, norms=norms)
+            k, v = (x.reshape(len(rows), -1, self.head_dim) for x in (k, projected[2]))
+            return self.o(y), write(k, v)
+        q, k, v, scale = self.project(x_B1D, angles_B1R)
+        written = write(k[:, 0], v[:, 0])
+        valid = jnp.arange(written[0].shape[2]) <= position_B[:, None]
+        k, v = (x.swapaxes(1, 2) for x in written)
+        return self.out(attention(q, k, v, scale=scale, kv_valid_BS=valid)), written
+
     def out(self, x_BLNH):
         if head_layout := self._kernels(x_BLNH):
             return self.o(head_layout.together(x_BLNH.swapaxes(1, 2)))
@@ -62,6 +83,15 @@ class Attention(nnx.Module):
         from tempo_jax.models import head_layout  # Pallas: nobody else need import it
 
         return head_layout if head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim) else None
+
+
+def _kernel_of_one(dtype, size: int):
+    """The module that attends to one token a row on a TPU, where it takes heads of `size`."""
+    if platform() != "tpu":
+        return None
+    from tempo_jax.models import decode_attention
+
+    return decode_attention if decode_attention.fits(dtype, size) else None
 
 
 class MLP(nnx.Module):
@@ -90,6 +120,12 @@ class DecoderLayer(nnx.Module):
         projected = self.attention.project(self.attention_norm(x_BLD), angles_BLR)
         x_BLD = x_BLD + self.attention.out(attend(*projected))
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+    def step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
+        """One token a row, as `Attention.step`."""
+        attended, cache = self.attention.step(self.attention_norm(x_B1D), angles_B1R, cache, position_B)
+        x_B1D = x_B1D + attended
+        return x_B1D + self.mlp(self.mlp_norm(x_B1D)), cache
 
 
 class Decoder(nnx.Module):
@@ -140,7 +176,10 @@ class Decoder(nnx.Module):
             caches.append((k, v))
             return attention(q, k, v, scale=scale, causal=True)
 
-        return self._unrolled(x_BLD, positions, lambda _: attend, deepstack_FBLD), caches
+        def run(block, x, angles, index):
+            return block(x, angles, attend)
+
+        return self._unrolled(x_BLD, positions, run, deepstack_FBLD), caches
 
     def after(self, x_BLD, positions, prefix: list[KV], prefix_length_B):
         """Continues rows whose first tokens are in `prefix` (padded; lengths given); hidden [B, L, D]."""
@@ -155,39 +194,35 @@ class Decoder(nnx.Module):
 
             return attend
 
-        return self._unrolled(x_BLD, positions, lambda i: attend_with(prefix[i]))
+        def run(block, x, angles, index):
+            return block(x, angles, attend_with(prefix[index]))
+
+        return self._unrolled(x_BLD, positions, run)
 
     def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
         """One token per row, written to slot `position` of the cache buffers [B, kv_heads, S, head_dim].
 
         position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/lp_comp.py).
         """
-        rows = jnp.arange(x_B1D.shape[0])
         per_layer = position.ndim == 2
         slots = list(position) if per_layer else [position] * len(cache)
         written: list[KV] = []
 
-        def attend_with(buffers: KV, position_B):
-            valid = jnp.arange(buffers[0].shape[2]) <= position_B[:, None]
-
-            def attend(q, k, v, scale):
-                k, v = (b.at[rows, :, position_B].set(n[:, 0]) for b, n in zip(buffers, (k, v), strict=True))
-                k, v = _by_head(k), _by_head(v)
-                written.append((k, v))
-                return attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), scale=scale, kv_valid_BS=valid)
-
-            return attend
+        def run(block, x, angles, index):
+            x, kv = block.step(x, angles, cache[index], slots[index])
+            written.append(kv)
+            return x
 
         positions = [slot[:, None] for slot in slots] if per_layer else position[:, None]
-        return self._unrolled(x_B1D, positions, lambda i: attend_with(cache[i], slots[i])), written
+        return self._unrolled(x_B1D, positions, run), written
 
     def logits(self, hidden) -> jax.Array:
         """Next-token logits, float32 [..., vocab]."""
         kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
         return by_rows(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
 
-    def _unrolled(self, x, positions, attend_of, deepstack=None):
-        """positions: of all layers, or a list with those of each."""
+    def _unrolled(self, x, positions, run: Callable, deepstack=None):
+        """run: one layer, of (it, x, angles, its index). positions: of all layers, or a list of each's."""
         count = layer_count(self.layers)
         angles = (
             [self.angles(p) for p in positions]
@@ -195,7 +230,7 @@ class Decoder(nnx.Module):
             else [self.angles(positions)] * count
         )
         for index in range(count):
-            x = layer(self.layers, index)(x, angles[index], attend_of(index))
+            x = run(layer(self.layers, index), x, angles[index], index)
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
         return self.norm(x)

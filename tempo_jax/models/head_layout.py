@@ -153,13 +153,13 @@ def _apart_kernel(how: _How, x_ref, *refs):
     *refs, out_ref = refs
     scale, turn = _scale_and_turn(how, refs)
     for head in range(out_ref.shape[0]):
-        x = x_ref[:, _tile(head)]
+        x = x_ref[:, tile(head)]
         if how.only_moves:
             out_ref[head] = x
             continue
         x = x.astype(jnp.float32)
         if scale is not None:
-            normed, _, _ = _normed(x, how.eps, out_ref.dtype)
+            normed, _, _ = over_rms(x, how.eps, out_ref.dtype)
             x = (normed * scale).astype(out_ref.dtype).astype(jnp.float32)
         out_ref[head] = (turn(x) * how.times).astype(out_ref.dtype)
 
@@ -169,10 +169,10 @@ def _back_kernel(how: _How, d_ref, *refs):
     _, turn = _scale_and_turn(how, refs, back=True)
     for head in range(d_ref.shape[0]):
         if how.only_moves:
-            out_ref[:, _tile(head)] = d_ref[head]
+            out_ref[:, tile(head)] = d_ref[head]
         else:
             d = turn(d_ref[head].astype(jnp.float32) * how.times)
-            out_ref[:, _tile(head)] = d.astype(out_ref.dtype)
+            out_ref[:, tile(head)] = d.astype(out_ref.dtype)
 
 
 def _normed_back_kernel(how: _How, d_ref, x_ref, *refs):
@@ -186,19 +186,19 @@ def _normed_back_kernel(how: _How, d_ref, x_ref, *refs):
     total = jnp.zeros(d_scale_ref.shape, jnp.float32)
     for head in range(d_ref.shape[0]):
         d = turn(d_ref[head].astype(jnp.float32) * how.times)
-        normed, inverse, exact = _normed(x_ref[:, _tile(head)].astype(jnp.float32), how.eps, x_ref.dtype)
+        normed, inverse, exact = over_rms(x_ref[:, tile(head)].astype(jnp.float32), how.eps, x_ref.dtype)
         total += jnp.sum(d * normed, axis=0, keepdims=True)
         d = d * scale
         d = inverse * (d - exact * jnp.mean(d * exact, axis=1, keepdims=True))
-        out_ref[:, _tile(head)] = d.astype(out_ref.dtype)
+        out_ref[:, tile(head)] = d.astype(out_ref.dtype)
     d_scale_ref[...] += total
 
 
-def _tile(head: int) -> slice:
+def tile(head: int) -> slice:
     return slice(head * LANES, (head + 1) * LANES)
 
 
-def _normed(x, eps: float, dtype):
+def over_rms(x, eps: float, dtype):
     """x over its root mean square as rounded to dtype, the inverse of that root, and the unrounded quotient;
     all float32."""
     inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + eps)
@@ -210,11 +210,13 @@ def _scale_and_turn(how: _How, refs, *, back: bool = False):
     """The norm's scale, float32 [1, H], where there is one, and the rotation; back: as gradients turn."""
     refs = list(refs)
     scale = refs.pop(0)[...].astype(jnp.float32) if how.eps is not None else None
-    if not how.rotates:
-        return scale, lambda x: x
-    table = refs.pop(0)[...]
+    return scale, turns(refs.pop(0)[...], back=back) if how.rotates else lambda x: x
+
+
+def turns(table, *, back: bool = False):
+    """The rotation of heads, float32 [T or 1, H], by cosines and sines [T or 1, H/2] beside each other."""
     swapped = pltpu.roll(table, LANES // 2, 1)
     first = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1) < LANES // 2
     cosine, sine = jnp.where(first, table, swapped), jnp.where(first, -swapped, table)
     sine = -sine if back else sine
-    return scale, lambda x: x * cosine + pltpu.roll(x, LANES // 2, 1) * sine
+    return lambda x: x * cosine + pltpu.roll(x, LANES // 2, 1) * sine

@@ -59,3 +59,10 @@ KERNEL_EFFICIENCY = 0.5
 # Kernels that only move and scale arrays are costed by their bytes, at this share of the HBM bandwidth: what
 # XLA expects of its own elementwise fusions of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
 MOVE_EFFICIENCY = 0.36
+
+# The kernel that reads caches likewise, at what XLA expects of its own product of two rows with 194 MB of
+# weights (v5p 58%, v7x 67%, v5e and v4 71%, v6e 82%).
+READ_EFFICIENCY = 0.58
+
+# However little a kernel does: what XLA expects of its own smallest fusion.
+LAUNCH_CYCLES = 1826

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tempo_jax.models import head_layout, vision_attention
+from tempo_jax.models import decode_attention, head_layout, vision_attention
 from tempo_jax.models.splash import HEADS, block_sizes
 from tempo_jax.plan import collectives, hlo
-from tempo_jax.plan.chips import KERNEL_EFFICIENCY, MOVE_EFFICIENCY, Chip
+from tempo_jax.plan.chips import KERNEL_EFFICIENCY, LAUNCH_CYCLES, MOVE_EFFICIENCY, READ_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
@@ -92,8 +92,9 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
             found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
             work = kernel(instruction, module[run.computation])
-            moving = work.moved / (chip.hbm_bandwidth * MOVE_EFFICIENCY)
-            seconds = run.trips * (work.flops / _kernel_rate(work.size, chip) + moving)
+            moving = (work.moved / MOVE_EFFICIENCY + work.read / READ_EFFICIENCY) / chip.hbm_bandwidth
+            computing = work.flops / _kernel_rate(work.size, chip)
+            seconds = run.trips * (computing + moving + chip.seconds(LAUNCH_CYCLES))
             kernels += 1
             assumed += seconds
             places[_place(instruction)] += seconds
@@ -170,6 +171,7 @@ class Kernel(NamedTuple):
     flops: float
     size: int  # of a head
     moved: float = 0.0  # bytes, of what computes next to nothing
+    read: float = 0.0  # bytes, of what reads far more than it writes
 
 
 UNKNOWN = Kernel(0.0, HEADS[-1])
@@ -178,7 +180,7 @@ UNKNOWN = Kernel(0.0, HEADS[-1])
 def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
     """Read off its name and arrays.
 
-    head_layout's kernels move their operands and results.
+    head_layout's kernels move their operands and results; decode_attention reads caches, here to their ends.
 
     Splash attention: queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused
     backward (dkv) 5. A causal kernel has the queries' positions, s32[rows, 128], as an operand and skips
@@ -193,6 +195,8 @@ def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> 
     given = [by_name[name] for name in instruction.operands if name in by_name]
     if head_layout.NAME in instruction.name:
         return Kernel(0.0, HEADS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
+    if decode_attention.NAME in instruction.name:
+        return Kernel(0.0, HEADS[-1], read=sum(map(hlo.nbytes, given)))
     if "splash" not in instruction.name:
         return UNKNOWN
     operands = [array for shape in given for array in hlo.shapes(shape)]

@@ -41,7 +41,8 @@ How the numbers come about:
   run before the peak was read.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and
-  those that only move arrays at {moving:.0%} of the HBM bandwidth, as XLA expects of its own; plus
+  those that only move arrays at {moving:.0%} of the HBM bandwidth, and the one that reads caches at
+  {reading:.0%}, as XLA expects of its own; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
   chip over both directions of the torus axes they span, and {hop:g} us for every chip on the way, an
   assumption. Never less than reading weights and caches from HBM takes.
@@ -109,11 +110,16 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown of what was found."""
-    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY, MOVE_EFFICIENCY
+    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY, MOVE_EFFICIENCY, READ_EFFICIENCY
     from tempo_jax.plan.collectives import HOP
 
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
-    assumed = {"efficiency": KERNEL_EFFICIENCY, "moving": MOVE_EFFICIENCY, "hop": HOP * 1e6}
+    assumed = {
+        "efficiency": KERNEL_EFFICIENCY,
+        "moving": MOVE_EFFICIENCY,
+        "reading": READ_EFFICIENCY,
+        "hop": HOP * 1e6,
+    }
     parts = [INTRO.format(ceilings=ceilings, **assumed)]
     if not all(map(_recent, found.values())):
         parts += [EARLIER]
