@@ -37,8 +37,7 @@ jit. Rows without numbers have not been run; the command in the last table makes
 How the numbers come about:
 
 * **HBM**: what a chip holds at once, at most, as the compiler says, and for asking the weights that lie there
-  beside it, as a share of what the compiler may use; "at most" before it: the sum of all temporaries, of a
-  run before the peak was read.
+  beside it, as a share of what the compiler may use.
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and
   those that only move arrays at {moving:.0%} of the HBM bandwidth, and the one that reads caches at
@@ -171,8 +170,7 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
         refused = next(program for program in plan["programs"] if not program["fits"])
         return mesh, f"{refused['name']} {refused['refusal']}"
     fullest = max(p["hbm_bytes"] / p["hbm_available_bytes"] for p in plan["programs"])
-    most = "" if plan.get("hbm") == "peak" else "at most "
-    usage, seconds, last = f"{most}{fullest:.0%}", f"{plan['seconds']:.2f} s", plan["programs"][-1]
+    usage, seconds, last = f"{fullest:.0%}", f"{plan['seconds']:.2f} s", plan["programs"][-1]
     if last["name"] != "decode step":
         rate = f"{last['tokens_per_second_per_chip']:,.0f}"
         return mesh, usage, seconds, f"{last['mfu']:.1%}", rate, last["bound"]

@@ -98,7 +98,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "chips": plan.topology.chips,
         "mesh": plan.mesh,
         "fits": plan.fits,
-        "hbm": "peak",  # what hbm_bytes are; plans without this field have the sum of all temporaries
         "seconds": plan.seconds if plan.fits else None,
         "programs": [_json(found) for found in plan.findings],
     }
