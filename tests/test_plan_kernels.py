@@ -63,3 +63,11 @@ def test_the_kernel_of_one_token_is_costed_by_what_it_reads():
     )
     found = cost.kernel(call, [cache])
     assert found.read == 2 * 2 * 2 * 10304 * 128 and not found.moved and not found.flops
+
+
+@pytest.mark.parametrize(("said", "cycles"), [("1165", 1165), ("9223372036854775807", 0)])
+def test_an_estimate_that_is_none(said, cycles):
+    scatter = hlo.Instruction(
+        "offloaded", "f32[784]{0}", "fusion", f'x), backend_config={{"estimated_cycles":"{said}"}}'
+    )
+    assert scatter.cycles == cycles

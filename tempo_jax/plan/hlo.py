@@ -19,6 +19,7 @@ _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLS = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _CONSTANT = re.compile(r"[su]32\[\](?:\{[^}]*\})? constant\((\d+)\)")
+NO_ESTIMATE = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate; 0 where it has none."""
+        """The compiler's estimate; 0 where it has none, as of a scatter that it hands to a SparseCore."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return int(found[1]) if found else 0
+        return int(found[1]) if found and int(found[1]) != NO_ESTIMATE else 0
 
     @property
     def bytes(self) -> float:
