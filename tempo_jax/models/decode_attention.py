@@ -1,8 +1,8 @@
 """Attention of one new token a row on TPUs: one Pallas kernel from its projections to what heads give.
 
-Left to XLA this is a dozen fusions a layer, each of which costs a microsecond however little it computes, and
-the whole cache is read, written or not (docs/plans.md). The kernel norms and rotates the new token's heads,
-and reads the cache once, as far as it is written.
+Left to XLA this is a dozen fusions a layer, each of which it expects to take a microsecond however little it
+computes (docs/plans.md), over the whole cache, written or not. The kernel norms and rotates the new token's
+heads, and reads the cache once, as far as it is written.
 """
 
 import functools
@@ -77,9 +77,9 @@ def _call(how: _How, projected, cache, position, table, scales):
         """The block of this step, or again the last that has a written slot."""
         return b, h, jnp.minimum(s, jnp.maximum(position[b] - 1, 0) // keys), 0
 
-    whole = [pl.BlockSpec((None, 1, LANES), lambda b, h, s, position: (b, 0, 0))]
+    shared = [pl.BlockSpec((None, 1, LANES), lambda b, h, s, position: (b, 0, 0))]
     if scales is not None:
-        whole += [pl.BlockSpec((1, LANES), lambda b, h, s, position: (0, 0))] * 2
+        shared += [pl.BlockSpec((1, LANES), lambda b, h, s, position: (0, 0))] * 2
     queries, new = projected[:2]
     read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((projected, cache, table)))
     return pl.pallas_call(
@@ -90,7 +90,7 @@ def _call(how: _How, projected, cache, position, table, scales):
             in_specs=[
                 one(how.group), *[one(1)] * 2,
                 *[pl.BlockSpec((None, None, keys, LANES), written)] * 2,
-                *whole,
+                *shared,
             ],
             out_specs=[one(how.group), one(1)],
             scratch_shapes=[pltpu.VMEM((rows, LANES), jnp.float32)] * 4,

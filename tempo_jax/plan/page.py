@@ -41,7 +41,7 @@ How the numbers come about:
 * **seconds**: XLA:TPU's own cycle estimate of every fusion, times the trip counts of the loops around it,
   over the clock; plus Pallas kernels at {efficiency:.0%} of the compiler's best matmul, an assumption, and
   those that only move arrays at {moving:.0%} of the HBM bandwidth, and the one that reads caches at
-  {reading:.0%}, as XLA expects of its own; plus
+  {reading:.0%}, as XLA expects of its own, and {launch:,} cycles for each, its smallest fusion's; plus
   communication that is synchronous or longer than all computation together. Collectives: bytes through a
   chip over both directions of the torus axes they span, and {hop:g} us for every chip on the way, an
   assumption. Never less than reading weights and caches from HBM takes.
@@ -58,8 +58,9 @@ the peak at best; attention is costed at a quarter of that, 1.13 s with kernels 
 fills half of its matrix unit and kernels are taken to reach half of the rest; other fusions take 0.65 s. In
 the time of products alone MFU would be 62%. A kernel's rate is the first thing to measure on a chip.
 
-With remat=dots stage 3 takes 117 of 96 GiB on v5p-64 (fsdp 64). Rows are held to their chips between layers
-(`models/layers.py`), and no chip gathers the activations of others (`tests/test_plan_tpu.py`).
+With remat=dots stage 3 took 117 of 96 GiB on v5p-64 (fsdp 64, an earlier version). Rows are held to their
+chips between layers (`models/layers.py`), and no chip gathers the activations of others
+(`tests/test_plan_tpu.py`).
 """
 
 EARLIER = """\
@@ -109,7 +110,13 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The Markdown of what was found."""
-    from tempo_jax.plan.chips import CHIPS, KERNEL_EFFICIENCY, MOVE_EFFICIENCY, READ_EFFICIENCY
+    from tempo_jax.plan.chips import (
+        CHIPS,
+        KERNEL_EFFICIENCY,
+        LAUNCH_CYCLES,
+        MOVE_EFFICIENCY,
+        READ_EFFICIENCY,
+    )
     from tempo_jax.plan.collectives import HOP
 
     ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
@@ -117,6 +124,7 @@ def page(found: dict[str, Any]) -> str:
         "efficiency": KERNEL_EFFICIENCY,
         "moving": MOVE_EFFICIENCY,
         "reading": READ_EFFICIENCY,
+        "launch": LAUNCH_CYCLES,
         "hop": HOP * 1e6,
     }
     parts = [INTRO.format(ceilings=ceilings, **assumed)]

@@ -18,28 +18,18 @@ class Row(NamedTuple):
 
 _STAGES = {f"stage{n}": f"tempo_6b_stage{n}" for n in (3, 2, 1, 0)}
 # 32 parts of the weights are whole tiles, 64 are not (search.whole_tiles). 256 chips take the 64 rows of a
-# batch only with four of them to a row. remat: as much as fits.
+# batch only with four of them to a row.
 _WHOLE = ("mesh.data=2", "mesh.fsdp=32")
-_KEPT = (*_WHOLE, "remat=attention")
 _SLICES = {
-    "v5p-64": ("v5p:4x4x4", _KEPT),
-    "v6e-64": ("v6e:8x8", _KEPT),
-    "v5e-256": ("v5e:16x16", (*_KEPT, "mesh.tensor=4")),
+    "v5p-64": ("v5p:4x4x4", ()),
+    "v6e-64": ("v6e:8x8", ()),
+    "v5e-256": ("v5e:16x16", ("mesh.tensor=4",)),
 }
-_FOUR_TO_A_ROW = "mesh.tensor=4"
-_OWN = {  # instead of its slice's
-    "stage3 v5p-64": (*_WHOLE, "remat=attention,attention,dots"),
-    "stage2 v5p-64": (*_WHOLE, "remat=dots"),
-    "stage1 v5p-64": (*_WHOLE, "remat=dots"),
-    "stage0 v5p-64": (*_WHOLE, "remat=dots"),
-    "stage3 v6e-64": (*_WHOLE, "remat=attention,full,attention"),
-    "stage2 v6e-64": (*_WHOLE, "remat=attention,attention,dots"),
-    "stage1 v6e-64": (*_WHOLE, "remat=dots"),
-    "stage0 v6e-64": (*_WHOLE, "remat=dots"),
-    "stage3 v5e-256": (*_WHOLE, "remat=attention", _FOUR_TO_A_ROW),
-    "stage2 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
-    "stage1 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
-    "stage0 v5e-256": (*_WHOLE, "remat=dots", _FOUR_TO_A_ROW),
+_REMAT = {  # as much as fits below 90% of HBM and pays; "dots" elsewhere
+    "stage3 v5p-64": "attention,attention,dots",
+    "stage3 v6e-64": "attention,full,attention",
+    "stage2 v6e-64": "attention,attention,dots",
+    "stage3 v5e-256": "attention",
 }
 _TWO = Row(  # a step of twice the rows, each slice as before
     "tempo_6b_stage3", "v5p:4x4x4",
@@ -62,16 +52,19 @@ _XCOMP = {
 _FRAMES = (256, 512, 2048, 4096)
 _BUDGETS = (1024, 2048, 4096, 16384)
 
+
+def _step(stage: str, slice: str) -> Row:
+    where, more = _SLICES[slice]
+    remat = _REMAT.get(f"{stage} {slice}", "dots")
+    return Row(_STAGES[stage], where, (*_WHOLE, f"remat={remat}", *more))
+
+
 PLANS: dict[str, Row] = {
     **{f"ask {slice}": Row("ask_6b", *where) for slice, where in _ASK.items()},
     "ask int8 v5e-1": Row("ask_6b", "v5e:1x1", ("dtype=int8",)),
     **{f"{n} frames": Row("ask_6b", "v6e:1x1", (f"ask.frames={n}",)) for n in _FRAMES},
     **{f"{n} tokens": Row("ask_6b", "v6e:1x1", (f"ask.budget={n}",)) for n in _BUDGETS},
-    **{
-        f"{stage} {slice}": Row(config, where, _OWN.get(f"{stage} {slice}", changes))
-        for slice, (where, changes) in _SLICES.items()
-        for stage, config in _STAGES.items()
-    },
+    **{f"{stage} {slice}": _step(stage, slice) for slice in _SLICES for stage in _STAGES},
     "stage3 2 x v5p-64": _TWO,
     **{name: Row(*where) for name, where in _XCOMP.items()},
 }
