@@ -71,8 +71,8 @@ def identify(path: Path) -> Image.Image | None:
       path: an existing file.
 
     Returns:
-      The image with its header read; None for anything that moves (animated GIF, PNG and AVIF, HEIF sequences,
-      raw Motion JPEG) and for what is no image.
+      The image with its header read; None for anything that moves (animated GIF, PNG and AVIF, HEIF
+      sequences, raw Motion JPEG) and for what is no image.
 
     Raises:
       TempoError: it is an image, but damaged, too large or not to be read.

@@ -26,6 +26,7 @@ from tempo_jax.video.containers import (
 )
 
 MISSING_SECONDS = 0.5  # less than this is rounding in the container's duration
+JOINT_PACKETS = 4  # around a jump, which may look broken as the packets before are not theirs
 REORDER_SLACK = 3.0  # frames by which times that are decoding times may be off at the start
 # Formats that store presentation times. Others store decoding times only, and FFmpeg passes them on.
 PRESENTATION_TIMES = {"mov", "mp4", "matroska", "webm", "mpegts", "mpeg", "flv", "gif", "nut"}
@@ -241,7 +242,7 @@ def _from_packets(
 def _from_decoding_times(
     container: av.container.InputContainer, stream: av.VideoStream, scan: _Scan
 ) -> VideoIndex | None:
-    """Of a stream that never reorders and has decoding times only: they are the order, but stamp no picture."""
+    """Of a stream that never reorders and has decoding times only: an order, but no stamp of a picture."""
     dts = np.frombuffer(scan.dts, np.int64)
     if (np.diff(dts) <= 0).any():
         return None
@@ -288,7 +289,7 @@ def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Pr
     pts = np.frombuffer(stamps, np.int64)
     base = float(stream.time_base or 0)
     known = (pts != NO_TIME).all() and base > 0
-    offsets, jumps = clock.close_jumps(pts, base, True) if known else (0, [])
+    offsets = clock.close_jumps(pts, base, True)[0] if known else 0
     formats = set(stream.container.format.name.split(","))
     if not known or (np.diff(pts + offsets) < 0).any() or not formats & PRESENTATION_TIMES:
         index.timeline = _counted(stream, scan, len(pts))
@@ -340,14 +341,14 @@ def _jump_warning(
     direction = "ahead" if jumps[0].size > 0 else "back"
     more = f", and {len(jumps) - 1} more times" if len(jumps) > 1 else ""
     return [
-        f"The clock of {name} jumps {direction} by {abs(jumps[0].size) * base:.1f} seconds at {place:.1f} seconds"
-        f"{more} (joined recordings?): times count on from there."
+        f"The clock of {name} jumps {direction} by {abs(jumps[0].size) * base:.1f} seconds at {place:.1f} "
+        f"seconds{more} (joined recordings?): times count on from there."
     ]
 
 
 def _gap_warning(name: str, scan: _Scan, jumps: list[clock.Jump]) -> list[str]:
     """A sentence if packets are broken or missing, elsewhere than where two recordings are joined."""
-    joints = {jump.packet + k for jump in jumps for k in (-1, 0)}
+    joints = {jump.packet + k for jump in jumps for k in range(-JOINT_PACKETS, JOINT_PACKETS + 1)}
     broken = len([packet for packet in scan.corrupt if packet not in joints])
     if not broken:
         return []

@@ -21,10 +21,10 @@ _DIVX_PACKED = re.compile(rb"DivX\d+[Bb]\d+p")
 ONE_PICTURE_A_PACKET = frozenset(
     """
     h264 hevc av1 vp8 vp9 mpeg1video mpeg2video mpeg4 mjpeg mjpegb prores dnxhd ffv1 huffyuv ffvhuff utvideo
-    rawvideo png gif theora h263 h263i h263p flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 wmv3 vc1 dvvideo qtrle
-    rpza cinepak svq1 svq3 vp3 vp6 vp6f vp6a cfhd hap magicyuv v210 jpeg2000 jpegls zmbv flashsv flashsv2 rv30 rv40
-    rv10 rv20 indeo3 indeo4 indeo5 vvc
-    """.split()
+    rawvideo png gif theora h263 h263i h263p flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 wmv3 vc1 dvvideo
+    qtrle rpza cinepak svq1 svq3 vp3 vp6 vp6f vp6a cfhd hap magicyuv v210 jpeg2000 jpegls zmbv flashsv flashsv2
+    rv10 rv20 rv30 rv40 indeo3 indeo4 indeo5 vvc
+    """.split()  # noqa: SIM905
 )
 
 PICTURE, HIDDEN, DOUBTFUL = 1, 0, -1

@@ -351,8 +351,8 @@ def _recorded(name: str, count: int, request: _Request) -> tuple[np.ndarray, Tim
         times = constant_rate(count, request.source_fps)
         return request.sample(times), times, []
     assumed = (
-        f"The frames of {name} are taken as recorded at {request.fps:g} per second, and every one is used: give "
-        "source_fps (--source-fps) if they were recorded at another rate."
+        f"The frames of {name} are taken as recorded at {request.fps:g} per second, and every one is used: "
+        "give source_fps (--source-fps) if they were recorded at another rate."
     )
     return request.recorded(count), constant_rate(count, request.fps), [assumed]
 
