@@ -106,8 +106,8 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--sampling",
         choices=("time", "index"),
-        help="of videos whose frame rate varies: evenly in time, at the frames' own times (time, the default), or "
-        "by frame number at the average rate, as released (index)",
+        help="of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
+        "or by frame number at the average rate, as released (index)",
     )
     add(
         "--source-fps",

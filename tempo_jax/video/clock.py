@@ -19,8 +19,8 @@ class Timeline:
       seconds: float64 [T], from the first frame on, never stepping back.
       fps: frames per second; the average where the rate varies, 0 where nothing is known.
       duration: seconds from the first frame to the end of the last one.
-      constant: whether frame i is at i / fps seconds, within half a frame.
-      off: the most seconds by which a frame is away from i / fps.
+      constant: whether frames are at even times, each within half a frame.
+      off: the most seconds by which a frame is away from i / fps; 0 where the rate is constant.
     """
 
     seconds: np.ndarray
@@ -52,7 +52,8 @@ def timeline(
       last_seconds: how long the last frame is shown, 0 where that is unknown.
       tick: seconds by which a time may be rounded.
       slack: of a frame, by which frames of a constant rate may be off.
-      typical: hold the header's rate against the typical interval, not against the average.
+      typical: the times are only roughly those of the frames: hold the header's rate against the typical
+        interval, not against the average, and put frames of a constant rate at even times.
 
     Returns:
       The timeline from the first frame on.
@@ -67,9 +68,9 @@ def timeline(
     agrees = claimed_fps > 0 and abs(claimed_fps / measured - 1) <= RATE_TOLERANCE
     candidates = [claimed_fps] if agrees else []
     for fps in [*candidates, mean]:
-        off = float(np.abs(seconds - np.arange(count) / fps).max())
-        if off <= slack / fps + tick:
-            return Timeline(seconds, fps, count / fps, True, off)
+        grid = np.arange(count) / fps
+        if np.ptp(seconds - grid) / 2 <= slack / fps + tick:  # of some grid, not of the first frame's
+            return Timeline(grid if typical else seconds, fps, count / fps, True, 0.0)
     if not 0 < last_seconds <= 10 * max(usual, 1 / mean):
         last_seconds = usual or 1 / mean
     duration = float(seconds[-1]) + last_seconds

@@ -98,9 +98,18 @@ def video_stream(container: av.container.InputContainer, path: Path) -> tuple[av
 
 def _rank(stream: av.VideoStream) -> tuple:
     context = stream.codec_context
-    length = float((stream.duration or 0) * (stream.time_base or 0))
+    length = float((stream.duration or 0) * (stream.time_base or 0)) or _tagged_seconds(stream)
     default = bool(stream.disposition & av.stream.Disposition.default)
     return default, context.width * context.height, stream.frames, length, -stream.index
+
+
+def _tagged_seconds(stream: av.VideoStream) -> float:
+    """A stream's end by its tag, which Matroska files have in place of a duration; 0 without one."""
+    parts = stream.metadata.get("DURATION", "").split(":")
+    try:
+        return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
+    except ValueError:
+        return 0.0
 
 
 def _size(stream: av.VideoStream) -> str:

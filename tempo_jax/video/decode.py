@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.video import declared, ffmpeg_log
+from tempo_jax.video import declared, ffmpeg_log, pictures
 from tempo_jax.video.containers import open_container, packets
 from tempo_jax.video.index import VideoIndex
 
@@ -123,6 +123,7 @@ class FrameReader:
         second that spares most B-frames and changes no other frame.
         """
         context = self._stream.codec_context
+        check, below = pictures.checker(self._stream)
         may_skip &= self._index.skippable
         skipping = False
         for packet in packets(self._container, self._stream):
@@ -131,6 +132,9 @@ class FrameReader:
                 context.skip_frame = "NONREF" if skip else "DEFAULT"
                 skipping = skip
             self.place = packet.pos or self.place
+            if check is not None and packet.size < min(below, pictures.SMALL_PACKET):
+                if check(packet) == pictures.EMPTY:  # decoders call it an error
+                    continue
             yield from self._decode(context, packet)
         yield from self._decode(context, None)
 

@@ -161,7 +161,7 @@ def _scan(
         if check is not None and packet.size < below:
             kind = check(packet)
             scan.doubtful |= kind == pictures.DOUBTFUL
-            if not kind:
+            if kind in (pictures.HIDDEN, pictures.EMPTY):
                 continue
         if packet.is_corrupt:
             scan.corrupt.append(len(scan.keys))
@@ -234,9 +234,16 @@ def _from_packets(
     base = float(stream.time_base)
     claimed = float(stream.average_rate or stream.guessed_rate or 0)
     times = clock.timeline(closed * base, claimed, scan.last_duration * base, tick=1.5 * base)
-    start = pts[0] * base - (container.start_time or 0) / av.time_base
-    index = VideoIndex(Path(), stream.index, pts, keyframes, times, max(0.0, start))
-    return index
+    first = pts[0] if formats & PRESENTATION_TIMES else min(pts[0], dts[known].min(initial=pts[0]))
+    start = _start_seconds(container, first * base)
+    return VideoIndex(Path(), stream.index, pts, keyframes, times, start)
+
+
+def _start_seconds(container: av.container.InputContainer, first: float) -> float:
+    """When a player shows the picture of this time: its clock begins with the file's first sound or picture."""
+    if container.start_time is None:
+        return 0.0
+    return max(0.0, first - container.start_time / av.time_base)
 
 
 def _from_decoding_times(
@@ -254,15 +261,26 @@ def _counted(stream: av.VideoStream, scan: _Scan, count: int) -> Timeline:
     claimed = float(stream.guessed_rate or stream.average_rate or 0)
     base = float(stream.time_base or 0)
     for times in (np.frombuffer(scan.dts, np.int64), np.frombuffer(scan.pts, np.int64)):
-        if len(times) == count and base and (times != NO_TIME).all():
+        (known,) = np.nonzero(times != NO_TIME)
+        if len(times) == count and base and len(known) > 1:
             offsets, _ = clock.close_jumps(times, base, True)
-            closed = np.sort(times + offsets) * base
+            closed = np.sort(_filled(times + offsets, known)) * base
             last = scan.last_duration * base
             return clock.timeline(closed, claimed, last, tick=base, slack=REORDER_SLACK, typical=True)
     if claimed:
         return clock.constant(count, claimed)
     span = scan.end - scan.begin
     return clock.constant(count, count / span if np.isfinite(span) and span > 0 else 0.0)
+
+
+def _filled(times: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Times with those that are missing put evenly between the known ones, and after them at their rate."""
+    numbers = np.arange(len(times))
+    slope = (times[known[-1]] - times[known[0]]) / max(1, known[-1] - known[0])
+    filled = np.interp(numbers, known, times[known])
+    filled[: known[0]] = times[known[0]] - slope * (known[0] - numbers[: known[0]])
+    filled[known[-1] :] = times[known[-1]] + slope * (numbers[known[-1] :] - known[-1])
+    return filled
 
 
 def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Progress | None) -> VideoIndex:
@@ -297,7 +315,7 @@ def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Pr
     claimed = float(stream.average_rate or stream.guessed_rate or 0)
     seconds = (pts + offsets) * base
     index.timeline = clock.timeline(seconds, claimed, scan.last_duration * base, tick=1.5 * base)
-    index.start_seconds = max(0.0, pts[0] * base - (stream.container.start_time or 0) / av.time_base)
+    index.start_seconds = _start_seconds(stream.container, pts[0] * base)
     if (np.diff(pts) > 0).all():
         raw, keys = np.frombuffer(scan.pts, np.int64), np.frombuffer(scan.keys, np.int8) != 0
         intra = bool(stream.codec_context.codec.properties & INTRA_ONLY)

@@ -27,8 +27,9 @@ ONE_PICTURE_A_PACKET = frozenset(
     """.split()  # noqa: SIM905
 )
 
-PICTURE, HIDDEN, DOUBTFUL = 1, 0, -1
-Checker = Callable[[av.Packet], int]
+# A picture; no picture; perhaps one; nothing that a decoder needs at all.
+PICTURE, HIDDEN, DOUBTFUL, EMPTY = "picture", "hidden", "doubtful", "empty"
+Checker = Callable[[av.Packet], str]
 
 
 def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
@@ -38,7 +39,7 @@ def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
       stream: an open video stream with a decoder.
 
     Returns:
-      A function of a packet, called in decoding order, that returns PICTURE, HIDDEN or DOUBTFUL; and the
+      A function of a packet, called in decoding order, that returns PICTURE, HIDDEN, DOUBTFUL or EMPTY; and the
       size in bytes below which packets have to be given to it (larger ones are pictures). None for a
       codec whose packets are not known to be pictures.
     """
@@ -67,11 +68,13 @@ def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
     return (lambda packet: PICTURE), 0
 
 
-def _vp8(packet: av.Packet) -> int:
-    return memoryview(packet)[0] >> 4 & 1  # show_frame of the frame tag (RFC 6386, 9.1)
+def _vp8(packet: av.Packet) -> str:
+    return (
+        PICTURE if memoryview(packet)[0] >> 4 & 1 else HIDDEN
+    )  # show_frame of the frame tag (RFC 6386, 9.1)
 
 
-def _vp9(packet: av.Packet) -> int:
+def _vp9(packet: av.Packet) -> str:
     """show_frame or show_existing_frame of the uncompressed header; a superframe ends in a shown frame."""
     data = memoryview(packet)
     if data[-1] & 0xE0 == 0xC0 and len(data) > 1:
@@ -84,10 +87,10 @@ def _vp9(packet: av.Packet) -> int:
     if first >> bit & 1:  # show_existing_frame
         return PICTURE
     bit -= 2  # behind frame_type
-    return first >> bit & 1 if bit >= 0 else PICTURE
+    return PICTURE if first >> bit & 1 else HIDDEN
 
 
-def _gif(packet: av.Packet) -> int:
+def _gif(packet: av.Packet) -> str:
     """Whether an image descriptor follows the extensions."""
     data, place = memoryview(packet), 0
     if bytes(data[:3]) == b"GIF":
@@ -100,7 +103,7 @@ def _gif(packet: av.Packet) -> int:
     return PICTURE if place < len(data) and data[place] == 0x2C else HIDDEN
 
 
-def _mpeg2(packet: av.Packet) -> int:
+def _mpeg2(packet: av.Packet) -> str:
     return PICTURE if b"\x00\x00\x01\x00" in bytes(packet) else HIDDEN
 
 
@@ -129,9 +132,11 @@ class _Hevc:
     def __init__(self, extradata: bytes):
         self._length_size = (extradata[21] & 3) + 1 if len(extradata) > 22 and extradata[0] == 1 else 0
 
-    def __call__(self, packet: av.Packet) -> int:
-        nals = _nals(memoryview(packet), self._length_size)
-        return PICTURE if any(len(nal) and nal[0] >> 1 & 63 < 32 for nal in nals) else HIDDEN
+    def __call__(self, packet: av.Packet) -> str:
+        kinds = {nal[0] >> 1 & 63 for nal in _nals(memoryview(packet), self._length_size) if len(nal)}
+        if any(kind < 32 for kind in kinds):
+            return PICTURE
+        return EMPTY if kinds.isdisjoint({32, 33, 34}) else HIDDEN  # parameter sets
 
 
 class _Bits:
@@ -230,10 +235,12 @@ class _H264:
     def pairs_fields(self) -> bool:
         return self._sps is not None and not self._sps.frames_only
 
-    def __call__(self, packet: av.Packet) -> int:
+    def __call__(self, packet: av.Packet) -> str:
         fields: set[int] = set()
+        kinds: set[int] = set()
         number = None
         for nal in _nals(memoryview(packet), self._length_size):
+            kinds.update(nal[0] & 31 for _ in nal[:1])
             if not len(nal) or nal[0] & 31 not in (1, 2, 5):
                 continue
             if not self.pairs_fields:
@@ -247,7 +254,7 @@ class _H264:
                 self._waiting = None
                 return PICTURE
         if number is None:
-            return HIDDEN
+            return EMPTY if kinds.isdisjoint({7, 8, 13, 15}) else HIDDEN  # parameter sets
         (parity,) = fields
         if self._waiting == (number, 1 - parity):
             self._waiting = None
