@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sampling",
         choices=("time", "index"),
         default="time",
-        help="of videos whose frame rate varies: evenly in time (time) or, as released, by frame number (index)",
+        help="of videos whose frame rate varies: evenly in time (time) or, as released, by number (index)",
     )
     add(
         "--sizes",

@@ -132,9 +132,9 @@ class FrameReader:
                 context.skip_frame = "NONREF" if skip else "DEFAULT"
                 skipping = skip
             self.place = packet.pos or self.place
-            if check is not None and packet.size < min(below, pictures.SMALL_PACKET):
-                if check(packet) == pictures.EMPTY:  # decoders call it an error
-                    continue
+            small = check is not None and packet.size < min(below, pictures.SMALL_PACKET)
+            if small and check(packet) == pictures.EMPTY:  # decoders call it an error
+                continue
             yield from self._decode(context, packet)
         yield from self._decode(context, None)
 

@@ -240,7 +240,7 @@ def _from_packets(
 
 
 def _start_seconds(container: av.container.InputContainer, first: float) -> float:
-    """When a player shows the picture of this time: its clock begins with the file's first sound or picture."""
+    """When a player shows a picture: its clock begins with the file's first sound or picture."""
     if container.start_time is None:
         return 0.0
     return max(0.0, first - container.start_time / av.time_base)

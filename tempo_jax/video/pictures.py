@@ -22,8 +22,8 @@ ONE_PICTURE_A_PACKET = frozenset(
     """
     h264 hevc av1 vp8 vp9 mpeg1video mpeg2video mpeg4 mjpeg mjpegb prores dnxhd ffv1 huffyuv ffvhuff utvideo
     rawvideo png gif theora h263 h263i h263p flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 wmv3 vc1 dvvideo
-    qtrle rpza cinepak svq1 svq3 vp3 vp6 vp6f vp6a cfhd hap magicyuv v210 jpeg2000 jpegls zmbv flashsv flashsv2
-    rv10 rv20 rv30 rv40 indeo3 indeo4 indeo5 vvc
+    qtrle rpza cinepak svq1 svq3 vp3 vp6 vp6f vp6a cfhd hap magicyuv v210 jpeg2000 jpegls zmbv flashsv
+    flashsv2 rv10 rv20 rv30 rv40 indeo3 indeo4 indeo5 vvc
     """.split()  # noqa: SIM905
 )
 
@@ -39,8 +39,8 @@ def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
       stream: an open video stream with a decoder.
 
     Returns:
-      A function of a packet, called in decoding order, that returns PICTURE, HIDDEN, DOUBTFUL or EMPTY; and the
-      size in bytes below which packets have to be given to it (larger ones are pictures). None for a
+      A function of a packet, called in decoding order, that returns PICTURE, HIDDEN, DOUBTFUL or EMPTY; and
+      the size in bytes below which packets have to be given to it (larger ones are pictures). None for a
       codec whose packets are not known to be pictures.
     """
     codec = canonical_codec(stream)
