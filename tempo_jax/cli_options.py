@@ -18,7 +18,8 @@ DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 DTYPES = ("bfloat16", "float32", "int8", "fp8")
 DTYPE_HELP = "compute in this type (default: as stored); int8, fp8: bfloat16 with weights in 8 bits"
-OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
+READING_OPTIONS = ("sampling", "source_fps", "exif", "square_pixels")  # of video.Reading
+OPEN_OPTIONS = ("fps", "min_frames", "max_frames", *READING_OPTIONS)
 LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
 ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
@@ -74,6 +75,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-frames", type=number(int, 1), metavar="N", help="look at no fewer frames (4; XComp: 128)")
     add("--max-frames", type=number(int, 1), metavar="N", help="look at no more frames (1024)")
+    add_reading_options(group)
     add(
         "--strategy",
         choices=STRATEGIES,
@@ -95,6 +97,33 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")
     group.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+
+
+def add_reading_options(group: argparse._ArgumentGroup) -> None:
+    """How files are read: the fields of `video.Reading`."""
+    add = group.add_argument
+    add(
+        "--sampling",
+        choices=("time", "index"),
+        help="of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
+        "or by frame number at the average rate, as released (index)",
+    )
+    add(
+        "--source-fps",
+        type=number(float, 0, True),
+        metavar="F",
+        help="frames per second at which a folder of images or a .npy was recorded (default: that of --fps)",
+    )
+    add(
+        "--exif",
+        action=argparse.BooleanOptionalAction,
+        help="turn photos upright by their EXIF orientation (the default)",
+    )
+    add(
+        "--square-pixels",
+        action=argparse.BooleanOptionalAction,
+        help="stretch frames whose pixels are not square to their display size (the default)",
     )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -125,10 +126,22 @@ def animation(
     add(Case(name, make, seconds, numbers, varying=varying, warning=warning, plain=plain))
 
 
+def _check_shape(case: Case, path: Path) -> list[str]:
+    """Whether the container's pixels have the shape that the truth says."""
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.video[case.plain]
+        pixel = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+        aspect = stream.width * pixel / stream.height
+    height, width = case.size if case.turn[0] else case.size[::-1]
+    return [] if abs(aspect * height / width - 1) < 0.01 else [f"{aspect:.3f} times as wide as high"]
+
+
 def check(case: Case, path: Path) -> list[str]:
     """What plain PyAV sees other than the truth says."""
     if case.plain is None:
         return []
+    if faults := _check_shape(case, path):
+        return faults
     pictures, times = decoded(path, case.plain)
     numbers = [read_number(turned(p, case.turn)) for p in pictures]
     if numbers != case.numbers.tolist():

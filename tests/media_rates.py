@@ -58,7 +58,7 @@ def constant() -> None:
         row(f"mpeg4_b_frames.{suffix}", Picture(codec="mpeg4", b_frames=2))
     for suffix in ("mpg", "vob"):
         row(f"mpeg2_b_frames.{suffix}", Picture(codec="mpeg2video", b_frames=2), Sound(0, 4, "mp2"))
-    row("h263.3gp", Picture(codec="h263", size=(144, 176)))
+    row("h263.3gp", Picture(codec="h263", size=(144, 176)), size=(144, 192))  # H.263's pixels are 12:11
     row("mpeg4.3gp", Picture(codec="mpeg4"))
     # Elementary streams: the rate is the codec's own, or else 25.
     row("bare.h264", Picture(b_frames=2))

@@ -42,7 +42,6 @@ def shapes() -> None:
         ("mov", "mjpeg"),
     ):
         row(f"wide_pixels.{name}", Picture(**wide, codec=codec), size=(128, 341), may=SQUARE)
-    row("wide_pixels.webm", Picture(**wide, codec="libvpx"), size=(128, 341), may=SQUARE)
     pal = {"aspect": Fraction(16, 15), "codec": "mpeg2video", "size": (144, 180)}  # 4:3
     row("pal.mpg", Picture(**pal), size=(144, 192), may=SQUARE)
     row("narrow_pixels.mp4", Picture(aspect=Fraction(3, 4)), size=(128, 192), may=SQUARE)

@@ -125,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-frames", type=whole, default=4, metavar="N", help="take no fewer of a video (4)")
     add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
     add(
+        "--sampling",
+        choices=("time", "index"),
+        default="time",
+        help="of videos whose frame rate varies: evenly in time (time) or, as released, by number (index)",
+    )
+    add(
         "--sizes",
         type=_sizes,
         default=(),
@@ -186,6 +192,7 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
         fps=args.fps,
         min_frames=args.min_frames,
         max_frames=args.max_frames,
+        sampling=args.sampling,
         encoding=Encoding(args.format, args.quality),
         sizes=args.sizes,
     )
