@@ -23,6 +23,7 @@ Exit status 1 where anything crashed or hung, or is silently shorter.
 import argparse
 import collections
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import sys
@@ -86,8 +87,10 @@ def damage(data: bytes, rng: np.random.Generator, kind: str, place: str) -> byte
 
 def damaged(data: bytes, name: str, seed: int) -> tuple[str, bytes]:
     """Damage number `seed` of a file, and what it is."""
-    rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-    kind, place = KINDS[seed % len(KINDS)], PLACES[seed // len(KINDS) % len(PLACES)]
+    number = zlib.crc32(name.encode())
+    rng = np.random.default_rng([number, seed])
+    # 7 has no factor in common with 18: so many seeds take every kind in every place, starting anywhere.
+    kind, place = list(itertools.product(KINDS, PLACES))[(number + 7 * seed) % (len(KINDS) * len(PLACES))]
     return f"{kind} at the {place}", damage(data, rng, kind, place)
 
 
@@ -269,7 +272,8 @@ def main() -> int:
         for container, case, done, verdict, seen in judged(seeds, args.limit, folder, args.case):
             counts.setdefault(container, collections.Counter())[verdict] += 1
             if verdict in BAD or args.case:
-                print(f"{verdict}: {case} ({done}): {seen}", flush=True)
+                said = seen if args.case else seen.strip().splitlines()[-1]
+                print(f"{verdict}: {case} ({done}): {said}", flush=True)
     if not counts:
         sys.exit(f"There is no case {args.case}: give one as it was printed, such as gif:even.gif:7.")
     print(table(counts))
