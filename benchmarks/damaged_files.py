@@ -68,7 +68,7 @@ def damage(data: bytes, rng: np.random.Generator, kind: str, place: str) -> byte
     length = int(np.exp(rng.uniform(0, np.log(max(2, size // 20)))))
     part = data[start : start + length]
     if kind == "cut off":
-        return data[:start]
+        return data[: max(1, start)]
     if kind == "zeroed":
         part = bytes(len(part))
     elif kind == "overwritten":

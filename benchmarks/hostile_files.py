@@ -2,10 +2,10 @@
 
     python benchmarks/hostile_files.py --count 1000
 
-The server is `tempo serve` with the demo model. Mutations are seeded: those of
-benchmarks/damaged_files.py, which opens files without a server. All are sent twice: a file of a new size compiles programs, which stay, so that only the
-second round tells whether memory grows. Exit status 1 when a request gets no proper answer, the server does
-not survive or its memory grows by more than FLAT_BYTES.
+The server is `tempo serve` with the demo model. The damages are those of benchmarks/damaged_files.py, seeded.
+All are sent twice: a file of a new size compiles programs, which stay, so that only the second round tells
+whether memory grows. Exit status 1 when a request gets no proper answer, the server does not survive or its
+memory grows by more than FLAT_BYTES.
 """
 
 import argparse
