@@ -33,7 +33,11 @@ def test_colors_come_back(tmp_path, suffix, pixels, matrix, number):
         stream = output.add_stream("libx264", rate=5, options=options)
         stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], pixels
         for index in range(10):
-            frame = av.VideoFrame.from_ndarray(_encoded(picture, matrix, wide, pixels), format=pixels)
+            frame = av.VideoFrame(stream.width, stream.height, pixels)
+            for plane, values in zip(frame.planes, _planes(picture, matrix, wide, pixels), strict=True):
+                rows = np.zeros((len(values), plane.line_size), np.uint8)
+                rows[:, : values.shape[1] * values.itemsize] = values.view(np.uint8)
+                plane.update(rows)
             frame.pts, frame.time_base = index, Fraction(1, 5)
             frame.colorspace, frame.color_range = number, 2 if wide else 1
             output.mux(stream.encode(frame))
@@ -44,7 +48,7 @@ def test_colors_come_back(tmp_path, suffix, pixels, matrix, number):
     assert np.abs(centers - np.array(COLORS)).max() <= WORST, centers.tolist()
 
 
-def _encoded(picture: np.ndarray, matrix: str, wide: bool, pixels: str) -> np.ndarray:
+def _planes(picture: np.ndarray, matrix: str, wide: bool, pixels: str) -> list[np.ndarray]:
     """The picture as planes of `pixels`, by the standard's own formula (ITU-R BT.601, BT.709)."""
     red, blue = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114)}[matrix]
     r, g, b = np.moveaxis(picture.astype(float) / 255, -1, 0)
@@ -54,8 +58,5 @@ def _encoded(picture: np.ndarray, matrix: str, wide: bool, pixels: str) -> np.nd
     planes = [scale[0] * y + scale[2], scale[1] * u + 128, scale[1] * v + 128]
     depth, kind = (4, np.uint16) if pixels.endswith("10le") else (1, np.uint8)
     y, u, v = (np.clip(np.round(plane * depth), 0, 256 * depth - 1).astype(kind) for plane in planes)
-    if pixels == "yuv444p":
-        return np.stack([y, u, v])
-    height, width = y.shape
-    chroma = [plane[::2, ::2].reshape(height // 4, width) for plane in (u, v)]
-    return np.concatenate([y, *chroma])
+    step = 1 if pixels == "yuv444p" else 2
+    return [y, *(np.ascontiguousarray(plane[::step, ::step]) for plane in (u, v))]

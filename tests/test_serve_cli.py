@@ -126,6 +126,15 @@ def test_doctor_as_json(capsys):
     assert found["devices"]["backend"] == "cpu" and found["packages"]["jax"]
 
 
+def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
+    installed = cli_doctor.version
+    monkeypatch.setattr(cli_doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
+    assert cli.main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert "upgrade      av 14.0.0, which is not >=" in out
+    assert err.count("\n") == 1 and "pip install 'av>=" in err
+
+
 def test_doctor_says_what_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(cli_doctor, "version", lambda name: None if name in ("flax", "gradio") else "1.0")
     assert cli.main(["doctor"]) == 2
