@@ -137,3 +137,7 @@ def add_gif_comment(path: Path, text: bytes = b"made with a paint program") -> N
 def append(path: Path, tail: bytes) -> None:
     with path.open("ab") as file:
         file.write(tail)
+
+
+def prepend(path: Path, head: bytes) -> None:
+    path.write_bytes(head + path.read_bytes())

@@ -144,7 +144,7 @@ class Picture:
         if self.codec == "libx265":
             inner = ["log-level=none", f"keyint={self.gop}", f"bframes={self.b_frames}", "scenecut=0"]
             options["x265-params"] = ":".join([*inner, *filter(None, [options.pop("x265", "")])])
-        if self.codec in ("libx264", "libx265"):
+        if self.codec == "libx264":
             options["keyint_min"] = str(self.gop)
         # The muxer takes the rate for the default duration of a frame.
         stream = output.add_stream(self.codec, rate=self.rate or 1 / self.tick, options=options)
