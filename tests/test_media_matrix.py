@@ -134,6 +134,16 @@ def test_few_pictures_of_a_long_file(files, name):
             assert np.abs(picture.astype(int) - whole[index]).mean() < 1, f"picture {index} is not exact"
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("wide_pixels", "narrow_pixels", "pal"))])
+def test_pixels_as_stored(files, name):
+    """`square_pixels=False` is the released behavior."""
+    case, path = files(name)
+    stored = {"wide_pixels_turned.mp4": (256, 128), "pal.mpg": (144, 180)}.get(name, (128, 256))
+    source = open_video(path, square_pixels=False)
+    assert (source.height, source.width) == stored
+    assert numbers_of(source) == case.numbers[source.indices].tolist()
+
+
 def test_the_truths_hold(files):
     """The pictures and times that the table tells are those that plain PyAV decodes."""
     wrong = {name: fault for name in NAMES if (fault := check(*files(name)))}
