@@ -79,7 +79,7 @@ def test_shown_as_by_a_player(files, name):
         expected = sample_indices(len(case.seconds), source.native_fps)
         np.testing.assert_array_equal(source.indices, expected)
         if len(case.seconds) > 10:
-            rate = 1 / np.median(np.diff(case.seconds))
+            rate = (len(case.seconds) - 1) / (case.seconds[-1] - case.seconds[0])
             assert source.native_fps == pytest.approx(rate, rel=0.02)
 
 
