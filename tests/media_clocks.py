@@ -202,7 +202,7 @@ VOP = b"\0\0\1\xb6"
 
 
 def _packed(packets):
-    """As DivX and Xvid put B-frames into AVI: behind the next P-frame, with an empty picture in their place."""
+    """As DivX and Xvid put B-frames into AVI: behind the next P-frame, then an empty picture."""
     found = []
     for packet in packets:
         data = bytes(packet)

@@ -131,7 +131,7 @@ def test_few_pictures_of_a_long_file(files, name):
         source = open_video(path, **limits)
         assert_shown(case, source)
         for index, picture in zip(source.indices, np.concatenate(list(source.chunks(16))), strict=True):
-            assert np.abs(picture.astype(int) - whole[index]).mean() < 1, f"picture {index} is not exact"
+            assert np.abs(picture.astype(int) - whole[index]).max() <= 2, f"picture {index} is not exact"
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("wide_pixels", "narrow_pixels", "pal"))])
