@@ -1,5 +1,6 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
+# make test-lower  media and colors with the oldest versions that pyproject.toml admits
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
@@ -12,7 +13,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-plan lint format bench plans clean
+.PHONY: setup setup-test demo test test-lower test-plan lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -43,6 +44,14 @@ test-plan: $(SETUP_TEST)
 	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
 	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
+
+# The oldest versions that pyproject.toml admits, in an environment of their own: media, colors, one question.
+LOWER := build/lower
+test-lower:
+	@[ -x $(LOWER)/bin/python ] || $(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lower.lock pytest hypothesis
+	$(LOWER)/bin/python -m pytest tests/test_media_colors.py tests/test_media_golden.py tests/test_media_matrix.py
+	$(LOWER)/bin/python -m tempo_jax.cli ask examples/hour/test-000050-4096s.mp4 "What is the place that is shown most?"
 
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .
