@@ -16,6 +16,7 @@ from tempo_jax import cli, cli_options, progress
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.video import Reading
 from tempo_jax.xcomp.schedule import VARIANTS
 
 REPO = Path(__file__).resolve().parent.parent
@@ -162,9 +163,13 @@ def test_published_defaults(fake, capsys):
     """What was not given is left to the system."""
     assert cli.main(["ask", "v.mp4", "What?", "--json"]) == 0
     defaults = inspect.signature(tempo_jax.Tempo.ask).parameters
-    options = {name: defaults[name].default for name in cli_options.OPEN_OPTIONS + cli_options.ASK_OPTIONS}
+    options = {
+        name: defaults[name].default
+        for name in {*cli_options.OPEN_OPTIONS, *cli_options.ASK_OPTIONS} - {*Reading.__annotations__}
+    }
     options |= fake.calls[-1][3]
     options.pop("progress")
+    assert set(cli_options.READING_OPTIONS) == {*Reading.__annotations__}
     assert options == {
         "budget": 8192,
         "fps": 2.0,

@@ -138,7 +138,7 @@ class _Hand:
             self._restart()
             kind, value = self._get()
         if kind == "opened":
-            found = Opened(None, decode_seconds=value.pop("seconds"))
+            found = Opened(None, decode_seconds=value.pop("decode_seconds"))
             frames = self._frames(found, name)
             found.source = Source(**value, _read=functools.partial(_until_warnings, frames))
             yield found
@@ -224,7 +224,7 @@ def _send(pipe: Connection, path: Path, sampling: Sampling) -> None:
     source = sampling.open(path)
     fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}
     fields["warnings"] = list(source.warnings)
-    pipe.send(("opened", fields | {"seconds": time.perf_counter() - started}))
+    pipe.send(("opened", fields | {"decode_seconds": time.perf_counter() - started}))
     frame_bytes = source.height * source.width * 3
     started = time.perf_counter()
     for block in source.chunks(max(1, BLOCK_BYTES // frame_bytes)):

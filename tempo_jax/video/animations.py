@@ -36,9 +36,9 @@ class Animation:
             if not lengths:
                 raise TempoError(f"{path} is a damaged image: get a complete copy.") from error
             self.warnings.append(f"{path.name} is damaged: it breaks off after {len(lengths)} pictures.")
-        lost = declared.cut(path, "webp_pipe")
-        if lost and not self.warnings:
-            self.warnings.append(f"{path.name} is cut short: {lost}.")
+        fault = declared.fault(path, "webp_pipe")
+        if fault and not self.warnings:
+            self.warnings.append(f"{path.name} {fault}.")
         starts = np.concatenate([[0.0], np.cumsum(lengths[:-1])])
         self.timeline = clock.timeline(starts, 0.0, lengths[-1], tick=1e-3)
 
@@ -55,4 +55,7 @@ class Animation:
 
 def is_animated(picture: Image.Image) -> bool:
     """Whether an opened image has several pictures that follow each other in time."""
-    return picture.format == "WEBP" and getattr(picture, "n_frames", 1) > 1
+    try:
+        return picture.format == "WEBP" and getattr(picture, "n_frames", 1) > 1
+    except images.DAMAGE:
+        return False

@@ -7,11 +7,13 @@ held against the file: box sizes of MP4, the segment of Matroska, RIFF chunks, O
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TAIL = 1 << 18  # bytes at a file's end that are searched for its last page
+TAIL = 1 << 17  # bytes at a file's end that are searched for its last packet
+GIF_END = 0.98  # of a GIF, behind which its end mark is; some have a little more behind it
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"mvex"}  # boxes of boxes that are walked into
 _KNOWN_BOXES = {
     *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx", b"ssix", b"meta"),
@@ -19,15 +21,15 @@ _KNOWN_BOXES = {
 }
 
 
-def cut(path: Path, container: str) -> str | None:
-    """Says whether a file ends before the end that it declares.
+def fault(path: Path, container: str) -> str | None:
+    """Says whether a file ends before the end that it declares, or has holes.
 
     Args:
       path: the file.
       container: FFmpeg's name of its format, such as "mov,mp4,m4a,3gp,3g2,mj2".
 
     Returns:
-      What is missing, to stand after "is cut short: "; None where nothing is known to be.
+      "is cut short: " or "is damaged: " and what is missing; None where nothing is known to be.
     """
     check = next((CHECKS[name] for name in container.split(",") if name in CHECKS), None)
     if check is None:
@@ -117,7 +119,7 @@ def video_entry(file: BinaryIO, start: int, end: int) -> str | None:
     return entries[0] if entries and handler in (b"vide", None) else None
 
 
-def _cut_boxes(file: BinaryIO, size: int) -> str | None:
+def _boxes(file: BinaryIO, size: int) -> str | None:
     for kind, _, end in boxes(file, 0, size):
         if kind not in _KNOWN_BOXES:
             return None  # padding behind the last box
@@ -137,7 +139,7 @@ def _vint(data: bytes, place: int, marked: bool) -> tuple[int, int, bool]:
     return (value if marked else unmarked), place + length, unmarked == (1 << 7 * length) - 1
 
 
-def _cut_matroska(file: BinaryIO, size: int) -> str | None:
+def _matroska(file: BinaryIO, size: int) -> str | None:
     head = file.read(4096)
     place = 0
     for _ in range(2):
@@ -150,7 +152,7 @@ def _cut_matroska(file: BinaryIO, size: int) -> str | None:
     return None
 
 
-def _cut_riff(file: BinaryIO, size: int) -> str | None:
+def _riff(file: BinaryIO, size: int) -> str | None:
     place = 0
     while place + 12 <= size:
         file.seek(place)
@@ -166,7 +168,7 @@ def _cut_riff(file: BinaryIO, size: int) -> str | None:
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the GUID of the file properties
 
 
-def _cut_asf(file: BinaryIO, size: int) -> str | None:
+def _asf(file: BinaryIO, size: int) -> str | None:
     head = file.read(1 << 16)
     place = head.find(_ASF_FILE)
     if place < 0:
@@ -179,56 +181,104 @@ def _cut_asf(file: BinaryIO, size: int) -> str | None:
 # --- streams of pages, packets, tags, blocks: how the last one ends
 
 
-def _cut_ogg(file: BinaryIO, size: int) -> str | None:
-    file.seek(max(0, size - TAIL))
-    tail = file.read()
-    place, ended = tail.find(b"OggS"), False
-    while place >= 0:
-        if len(tail) > place + 26:
-            table = tail[place + 27 : place + 27 + tail[place + 26]]
-            whole = len(table) == tail[place + 26] and place + 27 + len(table) + sum(table) <= len(tail)
-            ended |= bool(tail[place + 5] & 4) and whole
-        place = tail.find(b"OggS", place + 4)
-    return None if ended else "the page that ends an Ogg file is missing"
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def _cut_transport(file: BinaryIO, size: int) -> str | None:
+def _ogg_checksum(page: bytes) -> int:
+    """Ogg's CRC-32 (RFC 3533): zlib's polynomial, with bits in the other order and no inversion."""
+    whole = page[:22] + bytes(4) + page[26:]
+    reflected = zlib.crc32(whole.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+def _ogg(file: BinaryIO, size: int) -> str | None:
+    """Every page has a checksum and a number, and the last one of a stream a mark."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        place, count, broken, ended = 0, 0, 0, False
+        following: dict[bytes, int] = {}  # serial number of a stream -> its next page
+        while (found := data.find(b"OggS", place)) >= 0:
+            broken += found > place
+            table = data[found + 27 : found + 27 + data[found + 26]] if found + 27 <= size else b""
+            stop = found + 27 + len(table) + sum(table)
+            page = data[found:stop]
+            if (
+                len(page) < stop - found
+                or len(page) < 27
+                or _ogg_checksum(page) != int.from_bytes(page[22:26], "little")
+            ):
+                broken, place = broken + 1, found + 4
+                while place < size and data[place : place + 4] != b"OggS":
+                    place = data.find(b"OggS", place)
+                    if place < 0:
+                        place = size
+                continue
+            serial, number = page[14:18], int.from_bytes(page[18:22], "little")
+            broken += following.get(serial, number) != number
+            following[serial] = number + 1
+            ended |= bool(page[5] & 4)
+            place, count = stop, count + 1
+        broken += place < size
+    if broken:
+        return f"is damaged: {broken} of its {count + broken} pages are broken or missing"
+    return None if ended else "is cut short: the page that ends an Ogg file is missing"
+
+
+def _transport(file: BinaryIO, size: int) -> str | None:
     head = file.read(1024)
     for length, first in ((188, 0), (192, 4), (204, 0)):
         if len(head) > first + 3 * length and all(head[first + k * length] == 0x47 for k in range(4)):
             rest = size % length
-            return f"its last packet has {rest} of {length} bytes" if rest else None
+            return f"is cut short: its last packet has {rest} of {length} bytes" if rest else None
     return None
 
 
-def _cut_flv(file: BinaryIO, size: int) -> str | None:
-    head = file.read(9)
-    (first,) = struct.unpack(">I", head[5:9])
-    if size < first + 19:
-        return None
-    file.seek(size - 4)
-    (length,) = struct.unpack(">I", file.read(4))
-    if 11 <= length <= size - 4 - first:
-        file.seek(size - 4 - length)
-        if 11 + int.from_bytes(file.read(4)[1:], "big") == length:
-            return None
-    return "its last tag is not whole"
+def _flv(file: BinaryIO, size: int) -> str | None:
+    """Every tag is followed by its own length."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        (place,) = struct.unpack(">I", data[5:9])
+        place += 4
+        while place + 15 <= size:
+            length = 11 + int.from_bytes(data[place + 1 : place + 4], "big")
+            stop = place + length
+            if stop + 4 > size:
+                break
+            if data[place] & 31 not in (8, 9, 18) or int.from_bytes(data[stop : stop + 4], "big") not in (
+                length,
+                0,
+            ):
+                return f"is damaged: its tags break off after {place} of {size} bytes"
+            place = stop + 4
+    return None if size - place <= 4 else "is cut short: its last tag is not whole"
 
 
-def _cut_gif(file: BinaryIO, size: int) -> str | None:
+def _program_stream(file: BinaryIO, size: int) -> str | None:
+    """The last packet says how long it is."""
+    file.seek(max(0, size - TAIL))
+    tail = file.read()
+    for place in range(len(tail) - 6, -1, -1):
+        if tail[place : place + 3] == b"\0\0\1" and (
+            tail[place + 3] in (0xBD, 0xBE, 0xBF) or 0xC0 <= tail[place + 3] < 0xF0
+        ):
+            missing = place + 6 + int.from_bytes(tail[place + 4 : place + 6], "big") - len(tail)
+            return f"is cut short: {missing} bytes of its last packet are missing" if missing > 0 else None
+    return None
+
+
+def _gif(file: BinaryIO, size: int) -> str | None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         place = 13 + _color_table(data[10])
         while place < size:
             kind = data[place]
             if kind == 0x3B:
-                return None
+                early = place < GIF_END * size
+                return f"is damaged: it ends after {place} of its {size} bytes" if early else None
             if kind == 0x21:  # an extension
                 place = _behind_blocks(data, place + 2)
             elif kind == 0x2C:  # a picture
                 place = _behind_blocks(data, place + 11 + _color_table(data[place + 9]))
             else:
-                break
-    return "the byte that ends a GIF is missing"
+                return f"is damaged: its blocks break off after {place} of {size} bytes"
+    return "is cut short: the byte that ends a GIF is missing"
 
 
 def _color_table(packed: int) -> int:
@@ -242,17 +292,18 @@ def _behind_blocks(data: mmap.mmap, place: int) -> int:
 
 
 def _missing(count: int, total: int) -> str:
-    return f"{count} of its {total} bytes are missing"
+    return f"is cut short: {count} of its {total} bytes are missing"
 
 
 CHECKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
-    "mov": _cut_boxes,
-    "matroska": _cut_matroska,
-    "avi": _cut_riff,
-    "webp_pipe": _cut_riff,
-    "asf": _cut_asf,
-    "ogg": _cut_ogg,
-    "mpegts": _cut_transport,
-    "flv": _cut_flv,
-    "gif": _cut_gif,
+    "mov": _boxes,
+    "matroska": _matroska,
+    "avi": _riff,
+    "webp_pipe": _riff,
+    "asf": _asf,
+    "ogg": _ogg,
+    "mpegts": _transport,
+    "flv": _flv,
+    "gif": _gif,
+    "mpeg": _program_stream,
 }

@@ -340,7 +340,7 @@ def first_frame(index: VideoIndex) -> av.VideoFrame:
             reader._open()
             for number, frame in reader._numbered(reader._decoded(may_skip=False), 0):
                 key = int(index.keyframes[0]) if len(index.keyframes) else 0
-                if 0 < number <= key:
+                if index.cut_into and 0 < number <= key:
                     index.drop_leading(number)
                 return frame
     raise TempoError(

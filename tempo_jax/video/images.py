@@ -7,6 +7,7 @@ code does. Transparency is laid over white, as Qwen's own image utilities do.
 import contextlib
 import mmap
 import re
+import struct
 import warnings
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +24,20 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif", ".jp2", ".heic", ".heif", ".hif"),
 )
 MOVING_SUFFIXES = (".gif", ".png", ".webp", ".avif", ".heic", ".heif")  # of images that may be films
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError)
+DAMAGE = (
+    *(
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        RuntimeError,
+        IndexError,
+        KeyError,
+        struct.error,
+        TypeError,
+    ),
+    Image.DecompressionBombError,
+)
 # ISO brands of HEIF and AVIF: stills, which Pillow composes of their tiles, and sequences, which are films.
 _STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif", b"miaf")
 _SEQUENCES = (b"hevc", b"hevx", b"msf1", b"avis")
@@ -88,7 +102,10 @@ def identify(path: Path) -> Image.Image | None:
     picture = _open(path)
     if picture is None:
         return None
-    moves = picture.format in ("GIF", "PNG", "AVIF") and getattr(picture, "n_frames", 1) > 1
+    try:
+        moves = picture.format in ("GIF", "PNG", "AVIF") and getattr(picture, "n_frames", 1) > 1
+    except DAMAGE:  # a still would have none of this to count
+        moves = True
     if moves or (picture.format == "JPEG" and _motion_jpeg(path)):
         picture.close()
         return None
@@ -130,7 +147,7 @@ def upright_size(picture: Image.Image, exif: bool = True) -> tuple[int, int]:
 def _orientation(picture: Image.Image) -> int:
     try:
         return int(picture.getexif().get(0x0112, 1))
-    except (*DAMAGE, TypeError):  # broken tags are no tags
+    except DAMAGE:  # broken tags are no tags
         return 1
 
 

@@ -19,6 +19,7 @@ from tempo_jax.video import clock, declared, pictures
 from tempo_jax.video.clock import NO_TIME, Timeline
 from tempo_jax.video.containers import (
     INTRA_ONLY,
+    REORDER,
     TS_DISCONT,
     open_container,
     packets,
@@ -47,6 +48,7 @@ class VideoIndex:
       timeline: when each picture is shown, from the first one on.
       start_seconds: of the first picture on the file's clock; 0 where the file starts with it.
       pixel_aspect: width of a pixel over its height.
+      cut_into: whether the file may begin within a group of pictures.
       leading: packets at the file's start that give no picture, as what they refer to is not there.
       skippable: whether packets of unwanted pictures may be left undecoded.
       warnings: sentences for the user.
@@ -59,6 +61,7 @@ class VideoIndex:
     timeline: Timeline
     start_seconds: float = 0.0
     pixel_aspect: float = 1.0
+    cut_into: bool = False
     leading: int = 0
     skippable: bool = True
     warnings: list[str] = dataclasses.field(default_factory=list)
@@ -119,14 +122,14 @@ def read_index(path: Path, progress: Progress | None = None) -> VideoIndex:
         index = _from_packets(container, stream, scan, check) or _from_decoding(path, stream, scan, progress)
         index.path, index.warnings = path, warnings
         index.pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        index.cut_into = bool(stream.codec_context.codec.properties & REORDER)
         index.skippable = not getattr(check, "pairs_fields", False)
         jumps = _jumps(stream, scan)[1]
         warnings += _jump_warning(path.name, jumps, index, scan, float(stream.time_base))
         short = [] if jumps else _short_warning(path.name, container, stream, scan, index.timeline.fps)
-        lost = declared.cut(path, container.format.name)
-        if not short and lost:
+        if not short and (fault := declared.fault(path, container.format.name)):
             seconds = f"the answer is about the {index.timeline.duration:.1f} seconds that are there"
-            short = [f"{path.name} is cut short: {lost}, and {seconds}."]
+            short = [f"{path.name} {fault}, and {seconds}."]
         warnings += short
         warnings += _gap_warning(path.name, scan, jumps)
         return index

@@ -27,6 +27,7 @@ from tempo_jax.video.sizes import check_size, image_size, resize_steps
 
 SAMPLINGS = ("time", "index")
 LATE_SECONDS = 0.1  # a picture that starts no later than this after the sound starts with the file
+_ARRAY = "the array"
 MOST_STRETCH = 8.0  # of a pixel's sides; what claims more is a damaged header
 
 
@@ -230,7 +231,7 @@ def open_video(
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
     if isinstance(video, np.ndarray):
-        return _open_array(video, "the array", request)
+        return _open_array(video, _ARRAY, request)
     from PIL import Image
 
     if isinstance(video, Image.Image):
@@ -346,15 +347,20 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
 
 
 def _recorded(name: str, count: int, request: _Request) -> tuple[np.ndarray, Timeline, list[str]]:
-    """Which of `count` frames without times of their own are sampled, when they are shown, and a warning."""
+    """Which of `count` frames without times of their own are sampled, when they are shown, and a warning.
+
+    `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
+    """
     if request.source_fps is not None:
         times = constant_rate(count, request.source_fps)
         return request.sample(times), times, []
+    indices = request.recorded(count)
+    used = "every one is used" if len(indices) == count else f"{len(indices)} of {count} are used"
     assumed = (
-        f"The frames of {name} are taken as recorded at {request.fps:g} per second, and every one is used: "
+        f"The frames of {name} are taken as recorded at {request.fps:g} per second, and {used}: "
         "give source_fps (--source-fps) if they were recorded at another rate."
     )
-    return request.recorded(count), constant_rate(count, request.fps), [assumed]
+    return indices, constant_rate(count, request.fps), [assumed] if name else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,7 +383,7 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     check_size(height, width, f"The frames of {name}")
     if array.ndim == 3:
         return _image(name, height, width, request, array)
-    indices, times, warnings = _recorded(name, len(array), request)
+    indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
     size = _Size(height, width)
     return _video(name, indices, times, request, size, lambda source: (array[i] for i in indices), warnings)
 
