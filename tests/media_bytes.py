@@ -141,3 +141,32 @@ def append(path: Path, tail: bytes) -> None:
 
 def prepend(path: Path, head: bytes) -> None:
     path.write_bytes(head + path.read_bytes())
+
+
+# --- Matroska
+
+
+def _number(data: bytes, place: int, keep_marker: bool) -> tuple[int, int]:
+    """An EBML number and where it ends."""
+    length = 9 - data[place].bit_length()
+    value = int.from_bytes(data[place : place + length], "big")
+    return (value if keep_marker else value & ~(1 << 7 * length)), place + length
+
+
+def shift_blocks(path: Path, first: int, ticks: int) -> None:
+    """Add to the times of all blocks from number `first` on, as a recorder does whose clock is corrected."""
+    data, seen = bytearray(path.read_bytes()), 0
+    place = 0
+    while place < len(data):
+        kind, place = _number(data, place, True)
+        size, body = _number(data, place, False)
+        if kind in (0x18538067, 0x1F43B675):  # segments and clusters are walked into
+            place = body
+            continue
+        if kind == 0xA3:
+            if seen >= first:
+                time = struct.unpack_from(">h", data, body + 1)[0] + ticks
+                struct.pack_into(">h", data, body + 1, time)
+            seen += 1
+        place = body + size
+    path.write_bytes(data)

@@ -107,17 +107,22 @@ def animation(
     warning=None,
     plain=0,
     written=None,
+    before=False,
     **saving,
 ) -> None:
     """Made by Pillow: each picture is shown for so many hundredths of a second.
 
-    `written`: what the file says instead.
+    `written`: what the file says instead. `before`: another picture stands first, for viewers that know no
+    animation.
     """
     ends = np.cumsum(hundredths)
 
     def make(path: Path) -> None:
         pictures = [Image.fromarray(paint(k)) for k in range(len(hundredths))]
         pause = [10 * h for h in written or hundredths]
+        if before:
+            pictures.insert(0, Image.fromarray(paint(7777)))
+            saving["default_image"] = True
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=pause, **saving)
         if after:
             after(path)

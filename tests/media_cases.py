@@ -14,6 +14,7 @@ __all__ = ["CASES", "Case", "check"]
 
 for _add_rows in (
     media_rates.constant,
+    media_rates.long,
     media_rates.variable,
     media_clocks.clocks,
     media_clocks.packets,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from tests import media_bytes
 from tests.media_case import LOST, SOUND, UNEVEN, VARYING, row
 from tests.media_files import Picture, Sound, write
-from tests.media_rates import HEVC_OPEN_GOP, OPEN_GOP, UNEVEN_TICKS
+from tests.media_rates import HEVC_OPEN_GOP, OPEN_GOP, UNEVEN_TICKS, XVID
 
 # --- timestamps and clocks
 
@@ -98,6 +99,12 @@ def clocks() -> None:
         dataclasses.replace(repeated, codec="libvpx"),
         seconds=_same_times(frames, *pairs),
     )
+    row("repeated_time.flv", repeated, seconds=_same_times(frames, *pairs))
+    # A recorder whose clock is set back by half a second on the way.
+    back = functools.partial(media_bytes.shift_blocks, first=50, ticks=-500)
+    set_back = {"may": ".", "slack": 0.6, "clock": False}
+    row("clock_set_back.mkv", Picture(gop=1000), after=back, **set_back)
+    row("clock_set_back.webm", Picture(codec="libvpx", gop=1000), after=back, **set_back)
     uneven = Picture(ticks=UNEVEN_TICKS, tick=Fraction(1, 30), rate=Fraction(30), change=_alike((90, 89)))
     times = _same_times(UNEVEN_TICKS, (90, 89), tick=Fraction(1, 30))
     row("repeated_time_uneven.mkv", uneven, seconds=times, varying=VARYING, warning=UNEVEN)
@@ -180,10 +187,7 @@ def _hide_between(packets):
     for packet in packets:
         if packet.pts % 2:
             assert not packet.is_keyframe
-            hidden = av.Packet(media_bytes.hide_vp8(bytes(packet)))
-            hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
-            hidden.stream = packet.stream
-            packet = hidden
+            packet = _like(media_bytes.hide_vp8(bytes(packet)), packet)
         found.append(packet)
     return found
 
@@ -192,6 +196,41 @@ def _all_keyframes(packets):
     for packet in packets:
         packet.is_keyframe = True
     return packets
+
+
+VOP = b"\0\0\1\xb6"
+
+
+def _packed(packets):
+    """As DivX and Xvid put B-frames into AVI: behind the next P-frame, then an empty picture."""
+    found = []
+    for packet in packets:
+        data = bytes(packet)
+        if data[data.index(VOP) + 4] >> 6 == 2 and found:  # a B-frame
+            held = _like(bytes(found[-1]) + data, found[-1])
+            empty = _like(VOP + b"\x51\x00\x7f", packet)
+            found[-1:] = [held, empty]
+        else:
+            found.append(_like(data.replace(VOP, b"\0\0\1\xb2DivX503b1393p" + VOP, 1), packet))
+    return found
+
+
+def _like(data: bytes, packet: av.Packet) -> av.Packet:
+    """A packet of other bytes."""
+    new = av.Packet(data)
+    new.pts, new.dts, new.time_base, new.stream = packet.pts, packet.dts, packet.time_base, packet.stream
+    new.is_keyframe, new.duration = packet.is_keyframe, packet.duration
+    return new
+
+
+def _resized(packets):
+    """The second half in half the size."""
+    with av.open(io.BytesIO(), "w", format="webm") as output:
+        small = Picture(
+            codec="libvpx", ticks=tuple(range(50, 100)), numbers=tuple(range(50, 100)), size=(64, 128)
+        )
+        later = small.packets(small.start(output))
+        return packets[:50] + [_like(bytes(packet), like) for packet, like in zip(later, packets[50:])]
 
 
 def _split(packets):
@@ -221,6 +260,10 @@ def packets() -> None:
     vp9 = Picture(codec="libvpx-vp9", options=lookahead, gop=50)
     row("superframes.webm", vp9)
     row("superframes_split.webm", dataclasses.replace(vp9, filter="vp9_superframe_split", settle=_split))
+    packed = Picture(**XVID, b_frames=1, gop=20, change=_packed)
+    row("packed_b_frames.avi", packed)
+    row("packed_b_frames_long.avi", dataclasses.replace(packed, ticks=tuple(range(400))))
+    row("resized.webm", Picture(codec="libvpx", gop=50, change=_resized), may="size")
     for name, codec in (("asf", "msmpeg4"), ("avi", "msmpeg4"), ("mkv", "libx264"), ("mp4", "mpeg4")):
         marked = Picture(codec=codec, ticks=tuple(range(400)), gop=80, change=_all_keyframes)
         row(f"all_marked_keyframes.{name}", marked)

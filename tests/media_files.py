@@ -37,7 +37,7 @@ ENCODERS = {
     "libx265": {"preset": "ultrafast", "crf": "26"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
-    "libsvtav1": {"preset": "12", "crf": "40", "svtav1-params": "lp=1"},
+    "libsvtav1": {"preset": "12", "crf": "25", "svtav1-params": "lp=1"},
 }
 PIXELS = {
     "gif": "rgb8", "png": "rgb24", "apng": "rgb24", "qtrle": "rgb24", "mjpeg": "yuvj420p", "ffv1": "yuv420p",

@@ -86,6 +86,11 @@ def constant() -> None:
     row("two_pictures.mkv", Picture(ticks=(0, 1)))
     junk = functools.partial(media_bytes.prepend, head=b"\x12" * 100)
     row("junk_before.ts", Picture(b_frames=2), after=junk, may=".")
+    for suffix, codec in (("mkv", "libx264"), ("webm", "libvpx"), ("flv", "libx264")):
+        sixty = Picture(codec=codec, tick=Fraction(1, 60), ticks=tuple(range(150)))
+        row(f"sixty.{suffix}", sixty)
+    for suffix in ("mkv", "flv"):
+        row(f"wrong_rate.{suffix}", Picture(rate=Fraction(50)))
     fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
     row("fragmented.mp4", Picture(b_frames=2), muxing={"options": fragments})
     every = {"movflags": "frag_every_frame+empty_moov"}
@@ -96,6 +101,35 @@ def constant() -> None:
         ("flv", "flv", "libx264"),
     ):
         row(f"live.{suffix}", Picture(codec=codec), muxing={"live": True, "format": format})
+
+
+def long() -> None:
+    """Files with many keyframes, for seeks."""
+    many = {"ticks": tuple(range(400))}
+    for suffix in ("mkv", "mp4", "ts"):
+        row(f"open_gop_long.{suffix}", dataclasses.replace(OPEN_GOP, **many, gop=33))
+        row(f"hevc_open_gop_long.{suffix}", dataclasses.replace(HEVC_OPEN_GOP, **many))
+        refresh = Picture(**many, gop=50, options={"x264-params": "intra-refresh=1"})
+        row(f"intra_refresh.{suffix}", refresh)
+    for name, codec, b_frames in (
+        ("vp8_long.webm", "libvpx", 0),
+        ("vp8_long.ogv", "libvpx", 0),
+        ("vp9_long.mp4", "libvpx-vp9", 0),
+        ("av1_long.mkv", "libsvtav1", 0),
+        ("av1_long.mp4", "libsvtav1", 0),
+        ("h264_long.flv", "libx264", 2),
+        ("h264_long.avi", "libx264", 2),
+        ("bare_long.h264", "libx264", 2),
+        ("mpeg4_long.avi", "mpeg4", 2),
+        ("mpeg4_long.mkv", "mpeg4", 2),
+        ("mpeg2_long.mpg", "mpeg2video", 2),
+        ("mpeg2_long.ts", "mpeg2video", 2),
+        ("mpeg2_long.mxf", "mpeg2video", 2),
+        ("wmv2_long.wmv", "wmv2", 0),
+    ):
+        row(name, Picture(**many, codec=codec, b_frames=b_frames, gop=25))
+    lookahead = {"deadline": "good", "cpu-used": "5", "lag-in-frames": "16", "auto-alt-ref": "1"}
+    row("superframes_long.webm", Picture(**many, codec="libvpx-vp9", options=lookahead, gop=64))
 
 
 # --- rates that vary
@@ -137,5 +171,10 @@ def variable() -> None:
     screen = Picture(ticks=_screen_ticks(), tick=Fraction(1, 30), rate=Fraction(30), gop=250)
     row("screen_recording.mkv", screen, **truth)
     row("screen_recording.mp4", screen, **truth)
+    # Film shown on television: two and three sixtieths in turn.
+    pulldown = tuple(int(t) for t in np.cumsum([0] + [2, 3] * 60))
+    row("pulldown.mkv", Picture(ticks=pulldown, tick=Fraction(1, 60), rate=Fraction(24)))
+    row("pulldown.mp4", Picture(ticks=pulldown, tick=Fraction(1, 60), rate=Fraction(24), b_frames=2))
+    row("two_far_apart.mp4", Picture(ticks=(0, 600), rate=Fraction(25)))
     for suffix in ("mkv", "mp4", "flv"):
         row(f"jitter.{suffix}", Picture(ticks=_jitter_ticks(), tick=MS, rate=Fraction(25)))

@@ -113,4 +113,5 @@ def animations() -> None:
     # Players give a picture without a delay a tenth of a second.
     animation("no_delays.gif", [10] * 20, written=[0] * 20)
     animation("comment_at_the_end.gif", even, after=media_bytes.add_gif_comment)
+    animation("picture_before.png", even, before=True)
     animation("lossless.webp", even, lossless=True, plain=None)

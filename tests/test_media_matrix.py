@@ -79,7 +79,7 @@ def test_shown_as_by_a_player(files, name):
         expected = sample_indices(len(case.seconds), source.native_fps)
         np.testing.assert_array_equal(source.indices, expected)
         if len(case.seconds) > 10:
-            rate = 1 / np.median(np.diff(case.seconds))
+            rate = (len(case.seconds) - 1) / (case.seconds[-1] - case.seconds[0])
             assert source.native_fps == pytest.approx(rate, rel=0.02)
 
 
@@ -131,10 +131,20 @@ def test_few_pictures_of_a_long_file(files, name):
         source = open_video(path, **limits)
         assert_shown(case, source)
         for index, picture in zip(source.indices, np.concatenate(list(source.chunks(16))), strict=True):
-            assert np.abs(picture.astype(int) - whole[index]).mean() < 1, f"picture {index} is not exact"
+            assert np.abs(picture.astype(int) - whole[index]).max() <= 2, f"picture {index} is not exact"
 
 
-def test_the_truths_hold(files):
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("wide_pixels", "narrow_pixels", "pal"))])
+def test_pixels_as_stored(files, name):
+    """`square_pixels=False` is the released behavior."""
+    case, path = files(name)
+    stored = {"wide_pixels_turned.mp4": (256, 128), "pal.mpg": (144, 180)}.get(name, (128, 256))
+    source = open_video(path, square_pixels=False)
+    assert (source.height, source.width) == stored
+    assert numbers_of(source) == case.numbers[source.indices].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_truths_hold(files, name):
     """The pictures and times that the table tells are those that plain PyAV decodes."""
-    wrong = {name: fault for name in NAMES if (fault := check(*files(name)))}
-    assert not wrong
+    assert check(*files(name)) == []
