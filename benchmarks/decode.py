@@ -1,13 +1,13 @@
 """CPU time, sampled frames per second and peak memory of our decoder next to plain PyAV, OpenCV and decord.
 
-    python benchmarks/decode.py                  # 300 s of 640x360 H.264: 2 and 0.5 fps, 64 and 8 uniform frames
+    python benchmarks/decode.py                  # 300 s of 640x360 H.264: 2, 0.5 fps, 64, 8 uniform frames
     python benchmarks/decode.py --height 720
     python benchmarks/decode.py --long           # peak memory at 600 s and 4101 s
     python benchmarks/decode.py --open           # opening an hour, beside reading its packets by PyAV
 
-Every measurement is a process of its own, so that its peak memory is its own; of `--repeat` rounds, in which the
-methods take turns, the fastest of each counts. All must give the same number of frames, and ours the very same
-pixels as PyAV's. decord is left out where it is not installed (pip install decord).
+Every measurement is a process of its own, so that its peak memory is its own; of `--repeat` rounds, in which
+the methods take turns, the fastest of each counts. All must give the same number of frames, and ours the very
+same pixels as PyAV's. decord is left out where it is not installed (pip install decord).
 """
 
 import argparse
@@ -202,7 +202,8 @@ def open_hour(folder: Path, repeat: int) -> None:
     found = best(OPENING, path, {}, repeat)
     opened, demuxed = (found[name]["cpu_seconds"] for name in ("opening", "demuxing"))
     print(
-        f"{path.name}: opened in {opened:.2f} CPU seconds, its packets read in {demuxed:.2f}: {opened / demuxed:.2f}"
+        f"{path.name}: opened in {opened:.2f} CPU seconds, its packets read in {demuxed:.2f}: "
+        f"{opened / demuxed:.2f}"
     )
 
 

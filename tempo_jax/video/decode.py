@@ -89,7 +89,7 @@ class FrameReader:
             self._container.close()
             self._container = self._stream = None
         if self._logged is not None:
-            self.errors += self._logged.errors
+            self.errors += self._logged.errors()
             self._logged = None
         self._log.close()
 
@@ -145,6 +145,7 @@ class FrameReader:
             self.errors += 1
             return
         for frame in frames:
+            self._logged.frame()
             if frame.is_corrupt:
                 self.errors += 1
             else:
@@ -230,6 +231,7 @@ class FrameReader:
             except (av.FFmpegError, OSError):
                 break
             errors = self.errors
+            self._logged.seek()
             frames = self._decoded(may_skip=True)
             first = self._landed(frames, index)
             if first is not None:

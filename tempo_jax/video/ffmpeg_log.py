@@ -16,11 +16,42 @@ import av
 FLAGGED = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4", "h263", "flv", "vc1", "wmv3"})
 
 
+SETTLING_FRAMES = 24  # after a seek, whose leading pictures lack what they refer to: decoders log that
+
+
 class Counter:
-    """How many errors were logged while its reader was at work, but for those of other libraries' parts."""
+    """How many errors were logged while its reader was at work.
+
+    What is logged from a seek until SETTLING_FRAMES frames have come is no fault of the file's.
+    """
 
     def __init__(self) -> None:
-        self.errors = 0
+        self._logged = self._accepted = 0
+        self._frames = SETTLING_FRAMES
+
+    def error(self) -> None:
+        """One more error was logged."""
+        self._logged += 1
+
+    def frame(self) -> None:
+        """A frame was decoded."""
+        self._settle()
+        self._frames += 1
+
+    def seek(self) -> None:
+        """The reader has gone elsewhere."""
+        self._settle()
+        self._frames = 0
+
+    def errors(self) -> int:
+        """Those that the file is to blame for."""
+        self._settle()
+        return self._accepted
+
+    def _settle(self) -> None:
+        if self._frames >= SETTLING_FRAMES:
+            self._accepted = self._logged
+        self._logged = self._accepted
 
 
 class _Handler(logging.Handler):
@@ -34,7 +65,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         decoder = record.name.rpartition(".")[2]
         if len(self.readers) == 1 and decoder not in FLAGGED and not decoder.startswith("sw"):
-            self.readers[0].errors += 1
+            self.readers[0].error()
 
 
 _handler = _Handler()
