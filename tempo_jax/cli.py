@@ -110,7 +110,8 @@ def run_ask(args: argparse.Namespace) -> int:
         if args.json:
             answer = tempo.ask(video, question, **clip_options, **ask_options)
         else:
-            clip = tempo.open(video, keep=False, **clip_options)  # one question: keep nothing of it
+            # One question: keep nothing of it.
+            clip = tempo.open(video, keep=False, progress=progress, **clip_options)
             _print_pieces(clip.stream(question, **ask_options), progress, out)
             answer = clip.last_answer
     for warning in answer.warnings:

@@ -186,9 +186,10 @@ def test_byte_order_marks(tmp_path):
     assert json.loads(line.content) == record
     case = {"video_path": "a.mp4", "query": "What?"}
     assert _read_cases(write("cases.json", [case])) == [case]
-    assert (
-        annotations.__doc__ and subtitles.__doc__
-    )  # read with the same encoding, see tests/test_eval_annotations
+    assert annotations._rows(write("questions.json", [case])) == [case]
+    assert annotations._rows(write("questions.jsonl", case)) == [case]
+    spoken = [{"line": "hello", "start": "00:00:01.000", "end": "00:00:02.000"}]
+    assert subtitles.lines(write("subtitles.json", spoken), 0.0, 4.0) == ["hello"]
 
 
 # --- what is displayed, and the released behavior
