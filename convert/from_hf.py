@@ -18,7 +18,7 @@ import numpy as np
 
 from convert import hf_config, mapping
 from convert.source import Source
-from tempo_jax import cli_options
+from tempo_jax import cli_options, folders
 from tempo_jax.errors import TempoError
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
@@ -34,7 +34,7 @@ def convert(
     dtype: str = "source",
     memory_tokens: int = 128,
     seed: int = 0,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
 ) -> None:
     """Writes a native checkpoint to `target`; raises TempoError naming everything that is wrong.
 
@@ -48,7 +48,8 @@ def convert(
     with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
         origin = _origin(opened, dtype)
         args = (target, opened.kind, opened.config, source, origin)
-        with native_io.saving(*args, overwrite=overwrite) as put, progress.reporter() as report:
+        safe = {"overwrite": overwrite, "keep": (source, base)}
+        with native_io.saving(*args, **safe) as put, progress.reporter() as report:
             total = len(mapping.native_shapes(opened.kind, opened.config))
             arrays = _arrays(opened, DTYPES[dtype], seed)
             for done in range(1, total + 1):  # enumerate() would hold an array while the next is read
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="source", choices=tuple(DTYPES))
     parser.add_argument("--memory-tokens", type=int, default=128, help="tempo-init: how many (128)")
     parser.add_argument("--seed", type=int, default=0, help="tempo-init: of the initial values (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    folders.add_overwrite(parser)
     args = parser.parse_args(argv)
 
     def command() -> int:

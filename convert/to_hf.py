@@ -17,7 +17,7 @@ import numpy as np
 
 from convert import hf_config, mapping
 from convert.safetensors_io import DTYPES, NAMES, Writer
-from tempo_jax import cli_options
+from tempo_jax import cli_options, folders
 from tempo_jax.errors import TempoError
 
 SHARD_BYTES = 5_000_000_000
@@ -30,14 +30,14 @@ def convert(
     *,
     dtype: str = "source",
     max_shard_bytes: int = SHARD_BYTES,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
 ) -> None:
     """Writes config.json, safetensors (with an index when sharded) and tokenizer files to `target`.
 
     `dtype` "source": each tensor in the dtype it is stored in, or came in. Raises TempoError.
     """
     from convert import native_io
-    from tempo_jax import checkpoint, folders, progress
+    from tempo_jax import checkpoint, progress
 
     model = checkpoint.read_model_json(source)
     stored = checkpoint.param_shapes(source)
@@ -51,7 +51,7 @@ def convert(
     config = hf_config.export(
         model.kind, model.config, model.origin, DTYPES[dtypes[embedding.native][0]].name
     )
-    with folders.replacing(Path(target), overwrite) as folder, progress.reporter() as report:
+    with folders.replacing(target, overwrite, keep=[source]) as folder, progress.reporter() as report:
         with Writer(folder, sorted(specs, key=_natural), max_shard_bytes) as writer:
             arrays = native_io.stored_arrays(source, [tensor.native for tensor in found])
             for done, tensor in enumerate(found, 1):
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", required=True, metavar="DIR", help="native checkpoint")
     parser.add_argument("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
     parser.add_argument("--dtype", default="source", choices=tuple(CASTS))
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    folders.add_overwrite(parser)
     args = parser.parse_args(argv)
 
     def command() -> int:
