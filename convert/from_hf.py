@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import hf_config, mapping
+from convert import hf_config, hf_export, mapping
 from convert.source import Source
 from tempo_jax import cli_options, folders
 from tempo_jax.errors import TempoError
@@ -77,12 +77,12 @@ def _origin(opened: Source, dtype: str) -> dict[str, Any]:
         "source_dtype": embedding.dtype.name,
     }
     if opened.model == "tempo-init":
-        fresh = hf_config.export("tempo", opened.config, {}, embedding.dtype.name)
+        fresh = hf_export.export("tempo", opened.config, {}, embedding.dtype.name)
         origin["config"] |= {k: v for k, v in fresh.items() if v is not None or k not in origin["config"]}
     if opened.heads:
         origin["tied_heads"] = opened.heads
-    if opened.model == "qwen3-vl" and opened.prefixes != mapping.QWEN3_VL_PREFIXES[0]:
-        origin["prefixes"] = list(opened.prefixes)
+    if opened.bare:
+        origin["bare"] = True
     mixed = {p.tensor.native: p.dtypes for p in opened.parts if len(set(p.dtypes)) > 1}
     if mixed and dtype == "source":
         origin["mixed_dtypes"] = mixed

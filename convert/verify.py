@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, mapping, source, to_hf
+from convert import hf_config, hf_export, mapping, source, to_hf
 from convert.safetensors_io import Reader
 from tempo_jax import checkpoint, cli_options
 
@@ -41,8 +41,7 @@ def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.Path
     found = to_hf.plan(model, checkpoint.param_shapes(native))
     report = Report()
     with Reader(hf) as reader, progress.reporter() as show:
-        if model.kind == "qwen3-vl":
-            found = mapping.tensors(model.kind, model.config, source.prefixes(reader))
+        found = mapping.tensors(model.kind, model.config, bare=mapping.is_bare(model.kind, reader.infos))
         tied = mapping.tied_heads(model.kind, model.config, found)
         _compare_names(report, reader, found, tied)
         arrays = native_io.stored_arrays(native, [tensor.native for tensor in found])
@@ -53,7 +52,7 @@ def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.Path
             if head in reader.infos and embedding in reader.infos:
                 same = source.equal_bytes(reader, head, embedding)
                 _count(report, head, f"not equal to {embedding}", identical=same, equal=same)
-    if not hf_config.describes(model.kind, model.config, hf_config.read_json(Path(hf))):
+    if not hf_export.describes(model.kind, model.config, hf_config.read_json(Path(hf))):
         report.differing.append("config.json: another architecture than model.json's")
     if base is not None and model.kind == "tempo":
         with source.Source("tempo", Path(hf), Path(base)) as opened:
