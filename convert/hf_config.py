@@ -18,7 +18,6 @@ from convert.hf_fields import (
     VL_THETA,
     Fields,
     check_layers,
-    generation,
     rope,
     sections,
 )
@@ -169,7 +168,9 @@ def qwen3_vl(
         fields.fixed({name: ((ids or {}).get(token, published),)})
     text = fields.part("text_config")
     tied = True if headless else _tied_vl(fields, text)
-    config = cfg.Qwen3VLConfig(vision=_vision(fields.part("vision_config")), text=_decoder(text, tied=tied, vl=True))
+    config = cfg.Qwen3VLConfig(
+        vision=_vision(fields.part("vision_config")), text=_decoder(text, tied=tied, vl=True)
+    )
     if config.vision.out_hidden_size != config.text.hidden_size:
         fields.refuse(f"vision_config.out_hidden_size={config.vision.out_hidden_size} beside "
                       f"text_config.hidden_size={config.text.hidden_size}")  # fmt: skip
@@ -196,7 +197,9 @@ def _vision(fields: Fields) -> cfg.VisionConfig:
     fields.fixed(FIXED_VISION)
     hidden, heads = fields.whole("hidden_size"), fields.whole("num_heads")
     depth = fields.whole("depth")
-    fields.fixed({"num_attention_heads": (heads,), "num_hidden_layers": (depth,), "head_dim": (hidden // heads,)})
+    fields.fixed(
+        {"num_attention_heads": (heads,), "num_hidden_layers": (depth,), "head_dim": (hidden // heads,)}
+    )
     if hidden % heads or hidden // heads % 4:
         fields.refuse(f"num_heads={heads} for hidden_size={hidden}")
     taps = fields.wholes("deepstack_visual_indexes", (8, 16, 24))
@@ -281,7 +284,9 @@ def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
             "XComp's or VideoChat-Flash's checkpoint"
         )
     if len(infos[patch_name].shape) != 5:
-        raise TempoError(f"{folder}: {patch_name} is {list(infos[patch_name].shape)}, no convolution over video")
+        raise TempoError(
+            f"{folder}: {patch_name} is {list(infos[patch_name].shape)}, no convolution over video"
+        )
     width, channels, _, patch, _ = infos[patch_name].shape
     hidden = infos.get(patch_name.replace("patch_embed.proj", "blocks.0.mlp.fc1"))
     return cfg.UMTConfig(

@@ -8,6 +8,7 @@ from convert.hf_fields import THETA
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
 
+
 def export(kind: str, config: Any, origin: dict, dtype: str) -> dict:
     """A config.json for a native model: the original one, brought up to date where the model changed.
 

@@ -143,7 +143,9 @@ def rope(fields: Fields, default: dict[int, float] | float = THETA) -> Rope:
     fields.differ("rope_theta", float(mine), thetas[9 - fields.generation])
     sections = params.get("mrope_section")
     if sections is not None and (
-        not isinstance(sections, list) or len(sections) != 3 or any(type(x) is not int or x < 0 for x in sections)
+        not isinstance(sections, list)
+        or len(sections) != 3
+        or any(type(x) is not int or x < 0 for x in sections)
     ):
         fields.refuse(f"{name}.mrope_section={sections!r}")
         sections = None
@@ -191,5 +193,9 @@ def check_layers(fields: Fields, layers: int) -> None:
             fields.refuse(f"layer_types={odd or f'{len(given)} of them for {layers} layers'}")
         return
     first = fields.whole("max_window_layers", 28, low=0)
-    if fields.truth("use_sliding_window", False) and fields.values.get("sliding_window", 4096) and first < layers:
+    if (
+        fields.truth("use_sliding_window", False)
+        and fields.values.get("sliding_window", 4096)
+        and first < layers
+    ):
         fields.refuse("use_sliding_window=True")

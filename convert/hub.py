@@ -13,11 +13,14 @@ from tempo_jax.errors import TempoError
 from tempo_jax.paths import check_local
 
 ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?.*")
+PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?.*"
+)
 WANTED = (
     "*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "LICENSE*", "README.md", "NOTICE*",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
+HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")  # whose errors it may let through
 UNWANTED = ("consolidated*", "optimizer*", "original/*", "onnx/*", "runs/*", "trainer_state.json")
 
 
@@ -35,7 +38,9 @@ def locate(what: str, given: str | os.PathLike) -> Place:
     text = os.fspath(given)
     if page := PAGE.fullmatch(text):
         revision = f"@{page[2]}" if page[2] and page[2] != "main" else ""
-        raise TempoError(f"{what} {text} is a web page: give the model's id, --{what.split()[-1]}={page[1]}{revision}")
+        raise TempoError(
+            f"{what} {text} is a web page: give the model's id, --{what.split()[-1]}={page[1]}{revision}"
+        )
     check_local(what, text)
     path = Path(text).expanduser()
     match = ID.fullmatch(text)
@@ -58,7 +63,9 @@ def _fetch(what: str, model: str, revision: str | None) -> Place:
             "(hf auth login, or HF_TOKEN)"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise TempoError(f"{model} on the Hub has no revision {revision!r}: give a branch, tag or commit") from error
+        raise TempoError(
+            f"{model} on the Hub has no revision {revision!r}: give a branch, tag or commit"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise TempoError(
             f"{what} {name} is no folder here and no model on the Hub (or one that needs a login: hf auth "
@@ -74,9 +81,11 @@ def _fetch(what: str, model: str, revision: str | None) -> Place:
         status = getattr(error.response, "status_code", None)
         raise TempoError(f"the Hub refuses {name} (status {status}): try again later") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+        if type(error).__module__.split(".")[0] not in HTTP_CLIENTS:
             raise
-        raise TempoError(f"the Hub cannot be reached for {name} ({type(error).__name__}): try again") from error
+        raise TempoError(
+            f"the Hub cannot be reached for {name} ({type(error).__name__}): try again"
+        ) from error
     path = Path(folder)
     return Place(path, model, path.name if path.parent.name == "snapshots" else None)
 

@@ -68,7 +68,9 @@ class Fp8(Overlay):
             if of is None or of.dtype != "F8_E4M3" or len(of.shape) != 2:
                 problems.append(f"{name} scales no FP8 matrix")
             elif info.shape != self._grid(of.shape) or info.dtype not in ("F32", "BF16", "F16"):
-                problems.append(f"{name} is {info.dtype} {list(info.shape)}, expected {list(self._grid(of.shape))}")
+                problems.append(
+                    f"{name} is {info.dtype} {list(info.shape)}, expected {list(self._grid(of.shape))}"
+                )
             else:
                 self.infos[weight] = dataclasses.replace(of, dtype="BF16")
         if problems:
@@ -90,7 +92,11 @@ class Fp8(Overlay):
 def fp8_block(values: dict) -> tuple[int, int] | None:
     """The block size of a config.json's quantization_config where `Fp8` reads it, else None."""
     found = values.get("quantization_config")
-    if not isinstance(found, dict) or found.get("quant_method") != "fp8" or found.get("fmt", "e4m3") != "e4m3":
+    if (
+        not isinstance(found, dict)
+        or found.get("quant_method") != "fp8"
+        or found.get("fmt", "e4m3") != "e4m3"
+    ):
         return None
     if found.get("scale_fmt", "float") != "float":
         return None
@@ -115,9 +121,10 @@ ADAPTER = re.compile(
 )
 # Fields of adapter_config.json that change what is added, and the only values that can be followed.
 PLAIN = {
-    "bias": ("none", None), "use_dora": (False, None), "use_qalora": (False, None), "layer_replication": (None,),
-    "trainable_token_indices": (None,), "megatron_config": (None,), "lora_bias": (False, None),
-    "alora_invocation_tokens": (None,), "target_parameters": (None, []), "arrow_config": (None,),
+    "bias": ("none", None), "use_dora": (False, None), "use_qalora": (False, None),
+    "lora_bias": (False, None), "layer_replication": (None,), "trainable_token_indices": (None,),
+    "megatron_config": (None,), "alora_invocation_tokens": (None,), "target_parameters": (None, []),
+    "arrow_config": (None,),
 }  # fmt: skip
 
 
@@ -198,7 +205,11 @@ def _adapter_config(folder: Path) -> dict:
             raise ValueError("no JSON object")
     except ValueError as error:
         raise TempoError(f"{path} is not JSON ({error}): fetch it again") from error
-    odd = [f"{name}={values[name]!r}" for name, allowed in PLAIN.items() if values.get(name, allowed[0]) not in allowed]
+    odd = [
+        f"{name}={values[name]!r}"
+        for name, allowed in PLAIN.items()
+        if values.get(name, allowed[0]) not in allowed
+    ]
     if values.get("peft_type") != "LORA":
         odd.insert(0, f"peft_type={values.get('peft_type')!r}")
     if values.get("fan_in_fan_out"):

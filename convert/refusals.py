@@ -10,16 +10,20 @@ from tempo_jax.errors import TempoError
 
 # Tensor names of other programs -> what they are and what helps.
 FOREIGN_NAMES = (
-    (r"base_model\.model\.", "a PEFT adapter", "give the model it belongs to as --source and this as --adapter"),
+    (r"base_model\.model\.", "a PEFT adapter",
+     "give the model it belongs to as --source and this as --adapter"),
     (r"(module\.)+(model|lm_head|language_model)\.", "saved through DistributedDataParallel (module.*)",
      "save the model inside it: model.module.save_pretrained"),
-    (r"_orig_mod\.", "saved through torch.compile (_orig_mod.*)", "save the model inside it: model._orig_mod"),
+    (r"_orig_mod\.", "saved through torch.compile (_orig_mod.*)",
+     "save the model inside it: model._orig_mod.save_pretrained"),
     (r"(module\.)?(language_model|decoder|model\.decoder)\.(encoder|layers\.\d+\.self_attention|embedding\.word)"
      r"|embedding\.word_embeddings|(module\.)?decoder\.layers\.", "a Megatron checkpoint",
      "export it to Hugging Face's names first (Megatron-Bridge, or Megatron's own converter)"),
-    (r"transformer\.(h|layers|blocks)\.", "of another architecture (transformer.*)", "take a Qwen3 or Qwen3-VL"),
+    (r"transformer\.(h|layers|blocks)\.", "of another architecture (transformer.*)",
+     "take a Qwen3 or Qwen3-VL"),
     (r"blk\.\d+\.|token_embd\.", "named as GGUF", "take the model's safetensors"),
-    (r"layers\.\d+\.(attention\.w[qkvo]|feed_forward)\.", "a consolidated original", "take the Hugging Face files"),
+    (r"layers\.\d+\.(attention\.w[qkvo]|feed_forward)\.", "a consolidated original",
+     "take the Hugging Face files"),
 )  # fmt: skip
 QUANTIZED_NAMES = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|weight_scale(_inv)?|weight_packed|absmax|quant_map|SCB|"
@@ -46,7 +50,9 @@ def check_folder(folder: Path) -> None:
     if folder.is_file():
         raise TempoError(f"{folder} is a file: give the folder of a Hugging Face checkpoint")
     if not folder.is_dir():
-        raise TempoError(f"{folder} does not exist: give the folder of a Hugging Face checkpoint, or a Hub id")
+        raise TempoError(
+            f"{folder} does not exist: give the folder of a Hugging Face checkpoint, or a Hub id"
+        )
     if (folder / "model.json").is_file() and (folder / "params").is_dir():
         raise TempoError(
             f"{folder} is a native checkpoint already: use it as it is, or export it with "
@@ -110,7 +116,9 @@ def _cached(folder: Path) -> list[str]:
 
 def _base_of(folder: Path) -> str:
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))[
+            "base_model_name_or_path"
+        ]
         return base if isinstance(base, str) and base else "MODEL"
     except (OSError, ValueError, KeyError, TypeError):
         return "MODEL"

@@ -247,7 +247,9 @@ def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
         raise TempoError(f"{source} does not exist: give the folder of a Hugging Face checkpoint")
     if weights is not None:
         if Path(weights).name != weights or not (source / weights).is_file():
-            raise TempoError(f"config.json names the weights {weights!r}, which are not in {source}: fetch them")
+            raise TempoError(
+                f"config.json names the weights {weights!r}, which are not in {source}: fetch them"
+            )
         return _indexed(source / weights) if weights.endswith(".json") else {source / weights: []}
     if (source / SINGLE).is_file():
         return {source / SINGLE: []}
@@ -268,7 +270,9 @@ def _indexed(index: Path) -> dict[Path, list[str]]:
             raise TempoError(f"{index} names the file {file!r}, which lies outside its folder")
         out.setdefault(index.parent / file, []).append(name)
     if absent := sorted(path.name for path in out if not path.is_file()):
-        raise TempoError(f"{index.parent} lacks {some(absent)} named by {index.name}: fetch the missing files")
+        raise TempoError(
+            f"{index.parent} lacks {some(absent)} named by {index.name}: fetch the missing files"
+        )
     return dict(sorted(out.items()))
 
 

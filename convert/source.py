@@ -171,14 +171,8 @@ class Source:
             eos_ids=hf_config.eos_ids(values, generation),
         )
         self.bare = False  # of the Tempo that is exported
-        theirs = [
-            dataclasses.replace(t, native=f"compressor/{t.native}")
-            for t in mapping.tensors("qwen3-vl", svlm, bare=mapping.is_bare("qwen3-vl", self.base_reader.infos))
-        ]
-        ours = [
-            dataclasses.replace(t, native=f"llm/{t.native}")
-            for t in mapping.tensors("qwen3", llm, bare=mapping.is_bare("qwen3", self.reader.infos))
-        ]
+        theirs = _within("compressor/", "qwen3-vl", svlm, self.base_reader)
+        ours = _within("llm/", "qwen3", llm, self.reader)
         self.parts = [Part(t, self.base_reader) for t in theirs] + [Part(t, self.reader) for t in ours]
         head = {mapping.HEAD} if llm.tie_embeddings else set()
         problems = _problems(self.reader, ours, head) + _problems(self.base_reader, theirs, {mapping.HEAD})
@@ -215,6 +209,12 @@ class Source:
             wanted = f"[more than {cfg.QWEN_IDS.yes}, {width}]"
             return [f"wrong shape in the base model: {name} is {list(info.shape)}, expected {wanted}"]
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
+
+
+def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapping.Tensor]:
+    """The tensors of a model that becomes a part of another."""
+    found = mapping.tensors(kind, config, bare=mapping.is_bare(kind, reader.infos))
+    return [dataclasses.replace(tensor, native=native + tensor.native) for tensor in found]
 
 
 def _open(kind: str, folder: Path, adapter: Path | None = None) -> AnyReader:

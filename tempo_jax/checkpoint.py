@@ -32,8 +32,10 @@ FORMAT = 1
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "vocab.json",
     "merges.txt", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
-    "preprocessor_config.json", "video_preprocessor_config.json",
+    "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "README.md",
 )  # fmt: skip
+TEMPLATES = "additional_chat_templates"  # a folder of further ones, *.jinja
 # Small enough that a host of a pod reads little beyond its own shards, large enough for object stores.
 CHUNK_BYTES = 16 << 20
 FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
@@ -165,7 +167,7 @@ def params_folder(directory: str | os.PathLike) -> Path:
 
 
 def saving_context(*, compress: bool = True) -> ocp.Context:
-    """How Orbax writes our arrays; compressed ones are about a fifth smaller and take several times as long."""
+    """How Orbax writes our arrays; `compress`: about a fifth smaller, in several times the time."""
     context = ocp.Context()
     context.array.saving.use_compression = compress
     context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
@@ -196,10 +198,11 @@ def describe(
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies whichever tokenizer files exist; weights, code and anything else stay behind."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
+    """Copies whichever files of tokenizer, processor and license exist; weights and code stay behind."""
+    further = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
+    for name in (*TOKENIZER_FILES, *further):
         if (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
 
 

@@ -93,7 +93,7 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
     """TempoError where `target` exists and is not to be replaced."""
-    if not os.path.lexists(target) or overwrite == FORCE and target.is_dir():
+    if not os.path.lexists(target) or (overwrite == FORCE and target.is_dir()):
         return
     if not target.is_dir():
         raise TempoError(f"{target} is a file: choose another folder")
@@ -106,6 +106,17 @@ def check_replaceable(target: Path, overwrite: bool | str) -> None:
         raise TempoError(
             f"{target} holds what tempo_jax did not write ({named}): choose another folder, or pass "
             "--overwrite=force to lose that"
+        )
+
+
+def check_space(target: str | os.PathLike, nbytes: int) -> None:
+    """TempoError where the disk of `target` has too little space for what is to be written."""
+    place = next(path for path in (Path(target).resolve(), *Path(target).resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < nbytes:
+        raise TempoError(
+            f"{target} needs {nbytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free there: free some space "
+            "or choose another place"
         )
 
 

@@ -23,6 +23,7 @@ from tempo_jax.models.layers import (
 )
 from tempo_jax.models.resize import normalise
 
+
 class VisionAttention(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
         self.num_heads = config.num_heads

@@ -29,7 +29,6 @@ from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import nest
 
-
 WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
 
 
