@@ -218,10 +218,15 @@ def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapp
 
 
 def _open(kind: str, folder: Path, adapter: Path | None = None) -> AnyReader:
+    refusals.check_folder(folder)
+    hf_config.check_model_type(kind, hf_config.read_json(folder), folder)
+    return open_folder(folder, adapter)
+
+
+def open_folder(folder: Path, adapter: Path | None = None) -> AnyReader:
     """A reader of a folder's tensors, dequantized and with an adapter merged in."""
     refusals.check_folder(folder)
     values = hf_config.read_json(folder)
-    hf_config.check_model_type(kind, values, folder)
     reader: AnyReader = Reader(folder, values.get("transformers_weights"))
     block = overlays.fp8_block(values)
     if block:
