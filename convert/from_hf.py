@@ -20,7 +20,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import hf_config, hf_export, hub, mapping
+from convert import hf_config, hf_export, hub, mapping, their_config
+from convert.safetensors_io import some
 from convert.source import Source
 from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
@@ -139,7 +140,26 @@ def _opened(
     if adapter is not None:
         origin.setdefault("adapter", at["adapter"].name)
     with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
+        _check_reading(opened)
         yield opened, {"from": origin} if origin else {}
+
+
+def _check_reading(opened: Source) -> None:
+    """TempoError where the installed transformers reads the configuration otherwise than we do.
+
+    The tables of hf_fields say what both do; this is for what they do not know of.
+    """
+    pairs = [(opened.kind, opened.config, opened.folder, opened.base)]
+    if opened.model == "tempo-init":
+        pairs = [
+            ("qwen3", opened.config.llm, opened.folder, None),
+            ("qwen3-vl", opened.config.compressor, opened.base, None),
+        ]
+    for kind, config, folder, base in pairs:
+        headless = opened.model == "tempo-init" and kind == "qwen3-vl"
+        found, _ = their_config.split(kind, config, folder, base, headless=headless)
+        if found:
+            raise TempoError(f"{folder}: config.json cannot be followed ({some(found, 3)})")
 
 
 def _written_bytes(opened: Source, dtype: str) -> int:

@@ -104,7 +104,9 @@ def check_model_type(kind: str, values: dict, folder: Path) -> None:
         advice = f"use --model={fits[0]}" if fits else f"expected {' or '.join(MODEL_TYPES[kind])}"
         if isinstance(found, str) and found.endswith("_moe"):
             advice = "models of mixed experts (MoE) are not supported, take a dense one"
-        raise TempoError(f"{folder} is a {found!r} model, which --model={kind} does not read: {advice}")
+        raise TempoError(
+            f"{folder} is a {found!r} model (model_type), which --model={kind} does not read: {advice}"
+        )
 
 
 def qwen3(values: dict, notes: list[str]) -> cfg.DecoderConfig:
@@ -127,7 +129,7 @@ def _decoder(fields: Fields, *, tied: bool, vl: bool = False) -> cfg.DecoderConf
     else:
         kv_heads = fields.whole("num_key_value_heads", 32)
     if heads % kv_heads:
-        fields.refuse(f"num_key_value_heads={kv_heads} for {heads} heads")
+        fields.refuse(f"num_key_value_heads={kv_heads} for num_attention_heads={heads}")
     if qwen2 and not values.get("head_dim"):
         head_dim = hidden // heads
     else:
@@ -223,12 +225,14 @@ def _vision(fields: Fields) -> cfg.VisionConfig:
 
 def _vision_theta(fields: Fields) -> float:
     """4.57 has no such setting; "axial" is what transformers 5 calls the tower's only kind."""
-    params = fields.values.get("rope_parameters") or {}
+    name = "rope_scaling" if fields.values.get("rope_scaling") else "rope_parameters"
+    params = fields.values.get(name) or {}
     if not isinstance(params, dict):
-        fields.refuse("rope_parameters")
+        fields.refuse(name)
         params = {}
-    if params.get("rope_type", "default") not in ("default", "axial"):
-        fields.refuse(f"rope_parameters.rope_type={params['rope_type']!r}")
+    kind = params.get("rope_type", params.get("type", "default"))
+    if kind not in ("default", "axial"):
+        fields.refuse(f"{name}.rope_type={kind!r}")
     beside = fields.values.get("rope_theta", THETA)
     theirs = params.get("rope_theta", beside)
     if isinstance(theirs, bool) or not isinstance(theirs, int | float) or theirs <= 0:

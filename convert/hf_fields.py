@@ -112,9 +112,14 @@ class Fields:
 
 
 def generation(values: dict) -> int:
-    """4 or 5: of the transformers that wrote a config.json; 5 where it does not say."""
+    """4 or 5: of the transformers that wrote a config.json; 5 where it does not say.
+
+    4 always wrote rope_theta and knew no rope_parameters: a file that has only these is not 4's.
+    """
     written = str(values.get("transformers_version") or "").split(".")[0]
-    return 4 if written.isdigit() and int(written) < 5 else 5
+    text = values["text_config"] if isinstance(values.get("text_config"), dict) else values
+    by_5 = "rope_parameters" in text and "rope_theta" not in text
+    return 4 if written.isdigit() and int(written) < 5 and not by_5 else 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +195,7 @@ def check_layers(fields: Fields, layers: int) -> None:
     if given is not None:
         if not isinstance(given, list) or len(given) != layers or set(given) - {"full_attention"}:
             odd = sorted({str(x) for x in given} - {"full_attention"}) if isinstance(given, list) else given
-            fields.refuse(f"layer_types={odd or f'{len(given)} of them for {layers} layers'}")
+            fields.refuse(f"layer_types={odd or f'{len(given)} of them'} for num_hidden_layers={layers}")
         return
     first = fields.whole("max_window_layers", 28, low=0)
     if (

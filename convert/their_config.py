@@ -1,6 +1,6 @@
 """A checkpoint's configuration as transformers itself parses it, against that of a native checkpoint.
 
-Nothing of `hf_config` is used here, so that a mistake of our reading shows. No PyTorch is needed.
+Nothing of how `hf_config` reads is used here, so that a mistake of our reading shows. No PyTorch is needed.
 """
 
 import copy
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.hf_fields import generation
 from tempo_jax.models import config as cfg
 from tempo_jax.models import rope
 
@@ -34,17 +35,45 @@ def version() -> str:
     return transformers.__version__
 
 
+# Read otherwise by 4.57 and 5: hf_fields follows the one that wrote the file, and says so.
+GENERATIONS_DIFFER = ("rope_type", "rope_theta", "tie_word_embeddings")
+
+
+def split(
+    kind: str,
+    config: Any,
+    folder: str | os.PathLike,
+    base: str | os.PathLike | None = None,
+    *,
+    headless: bool = False,
+) -> tuple[list[str], list[str]]:
+    """`differences`, and apart those that come of another generation of transformers having written it."""
+    written = [generation(_read(path)) for path in (folder, base) if path is not None]
+    other = any(wrote != min(5, int(version().split(".")[0])) for wrote in written)
+    found = differences(kind, config, folder, base, headless=headless)
+    notes = [text for text in found if other and text.split(" ")[0].split(".")[-1] in GENERATIONS_DIFFER]
+    return [text for text in found if text not in notes], notes
+
+
 def differences(
-    kind: str, config: Any, folder: str | os.PathLike, base: str | os.PathLike | None = None
+    kind: str,
+    config: Any,
+    folder: str | os.PathLike,
+    base: str | os.PathLike | None = None,
+    *,
+    headless: bool = False,
 ) -> list[str]:
-    """Where transformers reads a folder's config.json otherwise than `config`: a phrase each."""
+    """Where transformers reads a folder's config.json otherwise than `config`: a phrase each.
+
+    `headless`: whether a Qwen3-VL's head is tied does not matter.
+    """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     values = _read(folder)
     try:
         if kind == "qwen3-vl":
-            return _vl(transformers.Qwen3VLConfig.from_dict(values), config)
+            return _vl(transformers.Qwen3VLConfig.from_dict(values), config, headless)
         qwen2 = kind == "xcomp" or values.get("model_type") == "qwen2"
         if kind == "tempo":  # the released code sets the LLM's rope_scaling to None
             values.pop("rope_scaling", None)

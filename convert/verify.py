@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, hf_export, hf_fields, hub, mapping, source, their_config, to_hf
+from convert import hf_config, hf_export, hub, mapping, source, their_config, to_hf
 from convert.source import AnyReader
 from tempo_jax import checkpoint, cli_options, digests, progress
 from tempo_jax.errors import TempoError
@@ -79,14 +79,9 @@ def _compare_configs(report: Report, model: checkpoint.Model, hf: Any, base: Any
     values = hf_config.read_json(Path(hf))
     if not hf_export.describes(model.kind, model.config, values):
         report.differing.append("config.json: another architecture than model.json's")
-    wrote = hf_fields.generation(values)
-    installed = min(5, int(their_config.version().split(".")[0]))
-    for text in their_config.differences(model.kind, model.config, hf, base):
-        known = wrote != installed and text.split(" ")[0].split(".")[-1] in GENERATIONS_DIFFER
-        (report.notes if known else report.differing).append(f"config.json: {text}")
-
-
-GENERATIONS_DIFFER = ("rope_type", "rope_theta", "tie_word_embeddings")  # read otherwise by 4.57 and 5
+    found, notes = their_config.split(model.kind, model.config, hf, base)
+    report.differing += [f"config.json: {text}" for text in found]
+    report.notes += [f"config.json: {text}" for text in notes]
 
 
 def _compare_names(report: Report, reader: AnyReader, found: list[mapping.Tensor], tied: dict) -> None:

@@ -56,7 +56,7 @@ def of_file(path: Path) -> dict:
     """What digests.json says of a file."""
     sha, crcs, size = hashlib.sha256(), [], 0
     with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
+        while block := file.read(min(_READ_BYTES, BLOCK_BYTES)):
             if size % BLOCK_BYTES == 0:
                 crcs.append(0)
             crcs[-1] = zlib.crc32(block, crcs[-1])

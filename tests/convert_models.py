@@ -48,7 +48,12 @@ def qwen(kind: str, tied: bool):
     return made
 
 
-TEMPO = dataclasses.replace(tiny_checkpoints.tiny_config(8, tiny_checkpoints.SMALL), projector="mlp2x_gelu")
+TEMPO = tiny_checkpoints.tiny_config(8, tiny_checkpoints.SMALL)
+TEMPO = dataclasses.replace(
+    TEMPO,
+    llm=dataclasses.replace(TEMPO.llm, vocab_size=512, num_layers=2),
+    projector="mlp2x_gelu",
+)
 XCOMP = dataclasses.replace(
     cfg.XCOMP_TINY,
     vision=dataclasses.replace(cfg.XCOMP_TINY.vision, hidden_size=64, intermediate_size=64, depth=1, num_heads=1),
