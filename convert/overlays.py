@@ -115,10 +115,10 @@ class Delta:
     embedding: bool
 
 
-ADAPTER = re.compile(
-    r"base_model\.model\.(?P<module>.+)\.(?:(?P<kind>lora|lora_embedding)_(?P<side>[AB])(?:\.weight)?"
-    r"|(?:modules_to_save\.)?(?P<whole>weight|bias))"
+MATRIX = re.compile(
+    r"base_model\.model\.(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(?:\.weight)?"
 )
+WHOLE = re.compile(r"base_model\.model\.(?:(?P<module>.+)\.modules_to_save\.)?(?P<name>(?!.*\.lora_).+)")
 # Fields of adapter_config.json that change what is added, and the only values that can be followed.
 PLAIN = {
     "bias": ("none", None), "use_dora": (False, None), "use_qalora": (False, None),
@@ -144,13 +144,14 @@ class Lora(Overlay):
         problems = []
         found: dict[tuple[str, str], dict[str, str]] = {}
         for name, info in self.adapter.infos.items():
-            match = ADAPTER.fullmatch(name)
-            if match is None or info.dtype not in ("F32", "F16", "BF16"):
+            matrix, whole = MATRIX.fullmatch(name), WHOLE.fullmatch(name)
+            if info.dtype not in ("F32", "F16", "BF16") or not (matrix or whole):
                 problems.append(name)
-            elif match["whole"]:
-                self.replaced[f"{match['module']}.{match['whole']}"] = name
+            elif matrix:
+                found.setdefault((matrix["module"], matrix["kind"]), {})[matrix["side"]] = name
             else:
-                found.setdefault((match["module"], match["kind"]), {})[match["side"]] = name
+                module = f"{whole['module']}." if whole["module"] else ""
+                self.replaced[module + whole["name"]] = name
         for (module, kind), sides in found.items():
             target = f"{module}.weight"
             if sides.keys() != {"A", "B"} or not self._fits(target, kind, sides):

@@ -26,8 +26,11 @@ UMT_EPS = 1e-6  # of the tower's blocks
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder, float32, named as in a whole model."""
-    with Reader(folder, hf_config.read_json(folder).get("transformers_weights")) as reader:
-        found = {name: torch.from_numpy(reader.read(name).astype(np.float32)) for name in reader.infos}
+    values = hf_config.read_json(folder)
+    block = overlays.fp8_block(values)
+    with Reader(folder, values.get("transformers_weights")) as reader:
+        plain = overlays.Fp8(reader, block) if block else reader
+        found = {name: torch.from_numpy(plain.read(name).astype(np.float32)) for name in plain.infos}
     if any(name.startswith(mapping.MODEL) for name in found):
         return found
     return {name if name == mapping.HEAD else f"model.{name}": x for name, x in found.items()}
@@ -35,13 +38,24 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def decoder(folder: Path) -> torch.nn.Module:
     """A Qwen2.5 or Qwen3 LLM."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, **EAGER, **_dequantized(folder)).eval()
+    values = hf_config.read_json(folder)
+    if overlays.fp8_block(values):  # transformers dequantizes with a further package (accelerate) only
+        qwen2 = values["model_type"] == "qwen2"
+        kind = transformers.Qwen2ForCausalLM if qwen2 else transformers.Qwen3ForCausalLM
+        return _part(kind, _plain_config(kind, values), tensors(folder))
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **EAGER).eval()
 
 
 def qwen3_vl(folder: Path) -> torch.nn.Module:
     """A Qwen3-VL."""
-    found = transformers.Qwen3VLForConditionalGeneration
-    return found.from_pretrained(folder, **EAGER, **_dequantized(folder)).eval()
+    values = hf_config.read_json(folder)
+    if overlays.fp8_block(values):
+        return _part(_VL, _plain_config(_VL, values), tensors(folder))
+    return _VL.from_pretrained(folder, **EAGER).eval()
+
+
+def _plain_config(kind: type, values: dict) -> Any:
+    return kind.config_class.from_dict({k: v for k, v in values.items() if k != "quantization_config"})
 
 
 def rounded(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -50,12 +64,6 @@ def rounded(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
         for parameter in model.parameters():
             parameter.copy_(parameter.to(dtype).float())
     return model
-
-
-def _dequantized(folder: Path) -> dict[str, Any]:
-    if overlays.fp8_block(hf_config.read_json(folder)) is None:
-        return {}
-    return {"quantization_config": transformers.FineGrainedFP8Config(dequantize=True)}
 
 
 def _part(kind: type, config: Any, state: dict[str, torch.Tensor]) -> torch.nn.Module:
