@@ -15,6 +15,7 @@ from tempo_jax.folders import replacing
 from tempo_jax.trees import flatten, nest
 
 BATCH_BYTES = 64 << 20  # small arrays are written and read together
+LARGE_BYTES = 512 << 20  # from here on memory that was freed is given back at once
 
 
 @contextlib.contextmanager
@@ -42,8 +43,10 @@ def saving(
             if waiting:
                 with signals.held():  # Orbax's threads would go on writing
                     ocp.partial.save(folder / "params", nest(waiting))
+                large = sum(x.nbytes for x in waiting.values()) > LARGE_BYTES
                 waiting.clear()
-                _return_memory()
+                if large:  # it takes as long as the writing itself
+                    _return_memory()
                 written.take(folder)
 
         def put(path: str, array: np.ndarray) -> None:

@@ -56,7 +56,9 @@ TEMPO = dataclasses.replace(
 )
 XCOMP = dataclasses.replace(
     cfg.XCOMP_TINY,
-    vision=dataclasses.replace(cfg.XCOMP_TINY.vision, hidden_size=64, intermediate_size=64, depth=1, num_heads=1),
+    vision=dataclasses.replace(
+        cfg.XCOMP_TINY.vision, hidden_size=64, intermediate_size=64, depth=1, num_heads=1
+    ),
     llm=dataclasses.replace(cfg.XCOMP_TINY.llm, vocab_size=512, num_layers=3),
 )
 
@@ -126,7 +128,12 @@ def write_base(folder: Path, tokenizer: Path, version: str = "5") -> Path:
     """Tempo's base model, with a tokenizer that has the pictures' ids in its small vocabulary."""
     config = TEMPO.compressor
     values = hf_export.export("qwen3-vl", config, {}, "float32")
-    special = {"image_token_id": 12, "video_token_id": 13, "vision_start_token_id": 9, "vision_end_token_id": 10}
+    special = {
+        "image_token_id": 12,
+        "video_token_id": 13,
+        "vision_start_token_id": 9,
+        "vision_end_token_id": 10,
+    }
     values |= special | {"transformers_version": "5.23.0" if version == "5" else "4.57.1"}
     arrays = tiny_checkpoints.tensors("qwen3-vl", config, "base.")
     return tiny_checkpoints.write(folder, arrays, values, tokenizer_dir=tokenizer)

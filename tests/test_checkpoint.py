@@ -1,11 +1,11 @@
 """Native checkpoints: what is saved loads, on any mesh; anything else is a sentence."""
 
-import hashlib
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -259,12 +259,14 @@ def test_a_byte_that_turned_over_is_found(copy):
     checkpoint.load_params(copy, verify=True)
 
 
-def test_digests_are_what_sha256sum_prints(copy):
+def test_digests_are_of_every_file_of_the_arrays(copy):
     said = json.loads((copy / digests.FILE).read_text())
-    assert set(said["files"]) == {f.relative_to(copy).as_posix() for f in (copy / "params").rglob("*") if f.is_file()}
+    files = {f.relative_to(copy).as_posix() for f in (copy / "params").rglob("*") if f.is_file()}
+    assert set(said["files"]) == files
     for name, of in said["files"].items():
         data = (copy / name).read_bytes()
-        assert (of["bytes"], of["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        expected = f"{zlib.crc32(data):08x}" if data else ""
+        assert of == {"bytes": len(data), "crc32": expected}
 
 
 def test_of_a_large_checkpoint_some_blocks_are_looked_at(copy, monkeypatch):
@@ -273,7 +275,9 @@ def test_of_a_large_checkpoint_some_blocks_are_looked_at(copy, monkeypatch):
     digests.Writing().finish(copy)
     monkeypatch.setattr(digests, "SAMPLE_BYTES", 100 << 10)
     read, real = [], digests._crc32
-    monkeypatch.setattr(digests, "_crc32", lambda path, start, size: read.append((path, start)) or real(path, start, size))
+    monkeypatch.setattr(
+        digests, "_crc32", lambda path, start, size: read.append((path, start)) or real(path, start, size)
+    )
     checkpoint.load_params(copy)
     first, total = set(read), sum(file.stat().st_size for file in data_files(copy))
     assert 90 <= len(first) <= 100 < total >> 10

@@ -107,7 +107,14 @@ def run(served, home, source, target, *, offline=False, **more):
         **os.environ, "HF_ENDPOINT": served, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline)),
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_OFFLINE": "1", **more,
     }  # fmt: skip
-    command = [sys.executable, "-m", "convert.from_hf", "--model=qwen3", f"--source={source}", f"--target={target}"]
+    command = [
+        sys.executable,
+        "-m",
+        "convert.from_hf",
+        "--model=qwen3",
+        f"--source={source}",
+        f"--target={target}",
+    ]
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -127,7 +134,10 @@ def test_an_id_is_fetched_once_and_then_works_without_a_network(served, tmp_path
 def test_a_revision(served, tmp_path):
     done = run(served, tmp_path / "home", "org/tiny@v2", tmp_path / "native")
     assert done.returncode == 0, done.stderr
-    assert checkpoint.read_model_json(tmp_path / "native").origin["from"]["source"] == f"org/tiny@{COMMITS['v2']}"
+    assert (
+        checkpoint.read_model_json(tmp_path / "native").origin["from"]["source"]
+        == f"org/tiny@{COMMITS['v2']}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +153,9 @@ def test_what_the_hub_does_not_have_is_one_line(served, tmp_path, source, words)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-@pytest.mark.parametrize("offline,words", [(True, "HF_HUB_OFFLINE is set"), (False, "the Hub cannot be reached")])
+@pytest.mark.parametrize(
+    "offline,words", [(True, "HF_HUB_OFFLINE is set"), (False, "the Hub cannot be reached")]
+)
 def test_without_a_network_it_says_so(tmp_path, offline, words):
     done = run("http://127.0.0.1:9", tmp_path / "home", "org/tiny", tmp_path / "native", offline=offline)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -1,4 +1,4 @@
-"""Converted logits are transformers' own, whatever wrote the files and however they lie; or a sentence says why not."""
+"""Converted logits are transformers' own, whatever wrote the files and however they lie, or a sentence says why."""
 
 import itertools
 
@@ -28,12 +28,8 @@ def base(tmp_path_factory, tokenizer):
 
 
 KINDS = ("qwen3", "qwen3-vl", "tempo", "xcomp")
-CASES = [
-    case
-    for case in itertools.product(
-        KINDS, ("5", "4.57"), (True, False), ("one", "shards", "stale", "bare"), models.DTYPES
-    )
-]
+LAYOUTS = ("one", "shards", "stale", "bare")
+CASES = list(itertools.product(KINDS, ("5", "4.57"), (True, False), LAYOUTS, models.DTYPES))
 
 
 @pytest.mark.parametrize("kind,version,tied,layout,dtype", CASES)
@@ -46,7 +42,9 @@ def test_logits_are_transformers_own(kind, version, tied, layout, dtype, tokeniz
         return
     from_hf.convert(kind, hf, tmp_path / "native", **below)
     found = logits.compare(tmp_path / "native", hf, **below)
-    assert [comparison.what for comparison in found][-2:] == (["image", "video"] if kind != "qwen3" else ["tokens"])
+    assert [comparison.what for comparison in found][-2:] == (
+        ["image", "video"] if kind != "qwen3" else ["tokens"]
+    )
     for comparison in found:
         assert comparison.relative.max() < EXACT, comparison.lines()[0]
         assert comparison.top.min() >= logits.TOP - 1 and comparison.kl.max() < 1e-8

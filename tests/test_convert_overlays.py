@@ -80,7 +80,7 @@ def test_scales_that_do_not_fit_are_a_sentence(tmp_path):
     state = load_file(hf / "model.safetensors")
     name = "model.layers.1.self_attn.q_proj.weight_scale_inv"
     save_file(state | {name: state[name][:1].contiguous()}, hf / "model.safetensors")
-    with pytest.raises(TempoError, match="q_proj.weight_scale_inv is F32 .*fetch the model again"):
+    with pytest.raises(TempoError, match=r"q_proj\.weight_scale_inv is F32 .*fetch the model again"):
         from_hf.convert("qwen3", hf, tmp_path / "native")
 
 
@@ -111,7 +111,9 @@ def write_adapter(folder, hf, *, rank=4, extra=(), **changes):
     return added
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_rslora": True}, {"alpha_pattern": {"layers.0.self_attn.q_proj": 3}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"use_rslora": True}, {"alpha_pattern": {"layers.0.self_attn.q_proj": 3}}]
+)
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_an_adapter_is_merged(tmp_path, changes, dtype):
     hf = models.write(tmp_path / "hf", "qwen3", tied=False, dtype=dtype)
@@ -136,7 +138,11 @@ def test_embeddings_and_whole_modules_of_an_adapter(tmp_path):
     embed, head = "model.embed_tokens", "lm_head.weight"
     down, up = torch.randn(4, 320) * 0.1, torch.randn(64, 4) * 0.1
     whole = state[head] + 1
-    extra = {f"{PREFIX}{embed}.lora_embedding_A": down, f"{PREFIX}{embed}.lora_embedding_B": up, PREFIX + head: whole}
+    extra = {
+        f"{PREFIX}{embed}.lora_embedding_A": down,
+        f"{PREFIX}{embed}.lora_embedding_B": up,
+        PREFIX + head: whole,
+    }
     write_adapter(tmp_path / "lora", hf, extra=extra)
     from_hf.convert("qwen3", hf, tmp_path / "native", adapter=tmp_path / "lora")
     found = native_io.stored_arrays(tmp_path / "native", ["embed/embedding", "head/kernel"])
@@ -166,14 +172,19 @@ def test_adapters_that_cannot_be_merged(tmp_path, change, words):
 
 def test_an_adapter_of_another_model_is_a_sentence(tmp_path):
     hf = models.write(tmp_path / "hf", "qwen3", tied=True)
-    write_adapter(tmp_path / "lora", hf, extra={f"{PREFIX}model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(4, 64)})
+    write_adapter(
+        tmp_path / "lora", hf, extra={f"{PREFIX}model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(4, 64)}
+    )
     with pytest.raises(TempoError, match=r"does not fit the model: model.layers.9.mlp.up_proj"):
         from_hf.convert("qwen3", hf, tmp_path / "native", adapter=tmp_path / "lora")
     with pytest.raises(TempoError, match="is no adapter of PEFT"):
         from_hf.convert("qwen3", hf, tmp_path / "native", adapter=hf)
 
 
-@pytest.mark.parametrize("kind,part,as_kind", [("tempo", "llm", "qwen3"), ("tempo", "compressor", "qwen3-vl"), ("xcomp", "llm", "qwen3")])
+@pytest.mark.parametrize(
+    "kind,part,as_kind",
+    [("tempo", "llm", "qwen3"), ("tempo", "compressor", "qwen3-vl"), ("xcomp", "llm", "qwen3")],
+)
 def test_a_part_is_a_plain_model(kind, part, as_kind, tmp_path, tiny_parts):
     """transformers loads it, it converts, and its logits are the same."""
     native, tokenizer_ids = tiny_parts[kind], part == "compressor"

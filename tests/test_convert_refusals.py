@@ -70,7 +70,10 @@ def test_quantized_tensors_without_a_word_in_config_json(llm, tmp_path, capsys):
 @pytest.mark.parametrize(
     "prefix,words",
     [
-        ("base_model.model.", "is a PEFT adapter: give the model it belongs to as --source and this as --adapter"),
+        (
+            "base_model.model.",
+            "is a PEFT adapter: give the model it belongs to as --source and this as --adapter",
+        ),
         ("module.", "DistributedDataParallel"),
         ("_orig_mod.", "torch.compile"),
         ("transformer.h.", "of another architecture"),
@@ -140,7 +143,9 @@ def test_fields_say_which_size_is_wrong(llm, tmp_path, capsys):
     edit(llm, intermediate_size=161)
     assert "expected [161, 80] (intermediate_size)" in refused(capsys, llm, tmp_path)
     edit(llm, intermediate_size=160, num_hidden_layers=2)
-    assert "config.json's num_hidden_layers makes 2 layers where the files hold 3" in refused(capsys, llm, tmp_path)
+    assert "config.json's num_hidden_layers makes 2 layers where the files hold 3" in refused(
+        capsys, llm, tmp_path
+    )
 
 
 def test_beside_the_weights_other_files_may_lie(llm, tmp_path):
@@ -191,7 +196,8 @@ def test_processor_templates_and_license_travel_both_ways(llm, tmp_path):
     from convert import to_hf
 
     texts = {
-        "processor_config.json": "{}", "preprocessor_config.json": "{}", "LICENSE": "Apache", "README.md": "# M",
+        "processor_config.json": "{}", "preprocessor_config.json": "{}", "LICENSE": "Apache",
+        "README.md": "# M",
         "additional_chat_templates/tools.jinja": "{{ x }}", "chat_template.jinja": "{{ y }}",
         "generation_config.json": "{}",
     }  # fmt: skip
@@ -201,7 +207,9 @@ def test_processor_templates_and_license_travel_both_ways(llm, tmp_path):
     (llm / "modeling_x.py").write_text("import os")
     from_hf.convert("qwen3", llm, tmp_path / "native")
     to_hf.convert(tmp_path / "native", tmp_path / "back")
-    found = {f.relative_to(tmp_path / "back").as_posix(): f for f in (tmp_path / "back").rglob("*") if f.is_file()}
+    found = {
+        f.relative_to(tmp_path / "back").as_posix(): f for f in (tmp_path / "back").rglob("*") if f.is_file()
+    }
     assert {name: found[name].read_text() for name in texts} == texts
     assert "modeling_x.py" not in found, "code stays behind"
 

@@ -26,7 +26,8 @@ CHILD = """if True:
     folders.check_space = lambda *_: None
     where = {"save": (ocp.partial, "save"), "finalize": (ocp.partial, "finalize"),
              "read": (safetensors_io.Reader, "read_matrix"), "describe": (checkpoint, "describe"),
-             "write": (safetensors_io.Writer, "write"), "load": (ocp, "load"), "place": (folders, "_take_place")}
+             "write": (safetensors_io.Writer, "write"), "load": (ocp, "load"),
+             "place": (folders, "_take_place")}
     calls = []
     def watched(*args, real=None, **options):
         calls.append(1)
@@ -44,7 +45,11 @@ CHILD = """if True:
     main = {"from": convert.from_hf.main, "to": convert.to_hf.main, "verify": convert.verify.main}[command]
     sys.exit(main(arguments))
 """
-SIGNALS = {"2": (130, "stopped by Ctrl-C"), "15": (143, "stopped by SIGTERM"), "1": (129, "stopped by SIGHUP")}
+SIGNALS = {
+    "2": (130, "stopped by Ctrl-C"),
+    "15": (143, "stopped by SIGTERM"),
+    "1": (129, "stopped by SIGHUP"),
+}
 
 
 def child(step, count, number, delay, *arguments):
@@ -71,7 +76,9 @@ CASES = [
 def test_a_signal_leaves_nothing_and_one_line(llm, tmp_path, command, step, count, number, delay):
     source = llm / ("hf" if command == "from" else "native")
     arguments = ["--model=qwen3"] if command == "from" else []
-    done = child(step, count, number, delay, command, *arguments, f"--source={source}", f"--target={tmp_path / 'out'}")
+    done = child(
+        step, count, number, delay, command, *arguments, f"--source={source}", f"--target={tmp_path / 'out'}"
+    )
     status, words = SIGNALS[number]
     if step == "place":  # it was whole: the signal comes when it has its place
         assert done.returncode == status and [f.name for f in tmp_path.iterdir()] == ["out"]
@@ -187,7 +194,10 @@ def test_prepare_on_a_full_disk_is_one_line(small_disk, capsys):
 
 def test_a_read_only_disk_is_one_line(llm, small_disk, capsys):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    for main, source, more in ((from_hf.main, llm / "hf", ["--model=qwen3"]), (to_hf.main, llm / "native", [])):
+    for main, source, more in (
+        (from_hf.main, llm / "hf", ["--model=qwen3"]),
+        (to_hf.main, llm / "native", []),
+    ):
         for target in (small_disk, small_disk / "new"):
             os.environ.pop("TEMPO_JAX_TRACEBACK", None)
             assert main([*more, f"--source={source}", f"--target={target}"]) == 2
