@@ -221,13 +221,15 @@ def load(
     *,
     chunk_segments: int = DEFAULT_CHUNK,
     context_length: int | None = None,
+    verify: bool = False,
 ) -> Any:
     """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
 
     dtype: "bfloat16" or "float32"; None keeps what is stored; "int8" or "fp8": bfloat16, the matrices of
     decoder layers stored in 8 bits (models/quantised.py). mesh: from `sharding.make_mesh`; each
     process reads only its own shards. context_length: overrides the checkpoint's (published:
-    16,384 for use, 32,768 for evaluation). Raises TempoError for a folder that is no such
+    16,384 for use, 32,768 for evaluation). verify: compare every byte of the arrays' files with their
+    digests first (a gibibyte of them always is). Raises TempoError for a folder that is no such
     checkpoint.
     """
     from tempo_jax import checkpoint as files
@@ -245,7 +247,7 @@ def load(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
-    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
     if quantised.is_type(dtype):
         params = quantised.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":
