@@ -1,6 +1,7 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
+# make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
 #
@@ -12,7 +13,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-plan lint format bench plans clean
+.PHONY: setup setup-test demo test test-plan test-browser lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -43,6 +44,19 @@ test-plan: $(SETUP_TEST)
 	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
 	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
+
+# What drives a browser: kept out of .venv, so that make test needs neither it nor chromium.
+BROWSER := build/browser
+AXE := axe-core@4.14.1
+test-browser: $(SETUP_TEST)
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium fonts-noto-core; } >/dev/null 2>&1 || \
+		echo "chromium cannot be installed here (as root on Debian: apt-get install chromium): its tests are skipped"
+	@[ -d $(BROWSER)/python/playwright ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(BROWSER)/python -r requirements-browser.lock || echo "playwright cannot be installed here: its tests are skipped"
+	@[ -d $(BROWSER)/node_modules/axe-core ] || npm install --silent --no-audit --no-fund --prefix $(BROWSER) $(AXE) || \
+		echo "axe-core cannot be installed here: its tests are skipped"
+	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py -rs
 
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ const EVENTS = {
     Object.assign(variant, { state: "running", progress });
   },
   clip(variant, clip) {
-    Object.assign(variant, { clip: clip.id, span: spanOf(clip), segmentThumbnails: Boolean(clip.segments?.[0]?.thumbnail_url) });
+    Object.assign(variant, { clip: clip.id, span: spanOf(clip) });
   },
   piece(variant, { text }) {
     variant.text += text;
@@ -89,7 +89,7 @@ const EVENTS = {
     const { text, segments, token_limits: limits, ...rest } = answer;
     variant.text = text;
     variant.answer = rest;
-    variant.lane = { segments: segments.map(segmentOf), limits };
+    variant.lane = { segments: segments.map(segmentOf), limits, clip: variant.clip };
     variant.state = "done";
     variant.progress = null;
   },

@@ -8,6 +8,7 @@ import * as link from "./link.js";
 import { copy } from "./notices.js";
 import { status, TurnView } from "./turn.js";
 
+const ABOVE_PX = 80; // of the page, above the log
 const TALLEST_PX = 200; // of the question box, before it scrolls
 
 export class Conversation {
@@ -18,7 +19,10 @@ export class Conversation {
     this.log = byId("log");
     this.actions = {
       seek: (seconds) => player.show(seconds),
-      select: (turn) => this.#select(turn),
+      select: (turn) => {
+        this.#select(turn);
+        player.reveal();
+      },
       retry: (turn) => this.#retry(turn),
       copy: (text) => copy(text, "The answer is copied."),
       share: (turn) => this.#share(turn),
@@ -46,7 +50,7 @@ export class Conversation {
     this.#grow();
     this.#render();
     this.#select(this.turns.findLast(charted));
-    this.#scroll(true);
+    this.#scroll();
   }
 
   // Leaves the video; what is being asked is stopped, and kept as that.
@@ -67,7 +71,7 @@ export class Conversation {
     this.box.value = "";
     this.#grow();
     this.#render();
-    this.#scroll(true);
+    this.#scroll();
     const asking = new Asking(video, turn, history, (variant) => this.#changed(turn, variant));
     this.asking = asking;
     this.#busy(true);
@@ -119,7 +123,7 @@ export class Conversation {
     const variants = turn?.variants.filter(({ lane }) => lane?.segments.length) ?? [];
     const spanning = variants.find(({ span }) => span);
     if (spanning) this.player.setSpan(spanning.span);
-    this.player.setLanes(variants.map(({ label, lane, clip }) => ({ ...lane, label, clip, unit: this.info.model.segment_name })));
+    this.player.setLanes(variants.map(({ label, lane }) => ({ ...lane, label, unit: this.info.model.segment_name })));
   }
 
   #retry(turn) {
@@ -170,7 +174,7 @@ export class Conversation {
       { class: "empty" },
       h("p", {}, "Ask anything about it. The first question opens the video, which takes a while for long ones; further questions come much faster."),
       questions.length > 0 && h("p", { class: "hint" }, "For example:"),
-      h("ul", { class: "suggestions" }, questions.map((question) => h("li", {}, h("button", { type: "button", on: { click: () => pick(question) } }, question)))),
+      h("ul", { class: "suggestions" }, questions.map((question) => h("li", {}, h("button", { type: "button", on: { click: () => pick(question) } }, h("span", {}, question))))),
     );
   }
 
@@ -180,9 +184,13 @@ export class Conversation {
     return scrolled.scrollHeight - scrolled.scrollTop - scrolled.clientHeight < 160;
   }
 
+  // The end of the newest turn; of one that is taller than the view, where its answer begins.
   #scroll() {
-    const last = this.log.lastElementChild;
-    last?.scrollIntoView({ block: "end", behavior: "auto" });
+    const last = this.views.get(this.turns.at(-1))?.element;
+    if (!last) return this.log.scrollTo(0, 0);
+    const room = Math.min(this.log.clientHeight, innerHeight - byId("composer").offsetHeight - ABOVE_PX);
+    const tall = last.offsetHeight > room;
+    (tall ? last.querySelector(".answers") : last).scrollIntoView({ block: tall ? "start" : "end", behavior: "auto" });
   }
 
   // The box.
@@ -191,11 +199,11 @@ export class Conversation {
     byId("stop").hidden = !on;
     byId("ask").hidden = on;
     if (on) byId("stop").focus();
-    else if (document.activeElement === document.body) this.box.focus({ preventScroll: true });
+    else if (document.activeElement === document.body && !touch()) this.box.focus({ preventScroll: true });
   }
 
   #key(event) {
-    const plain = !event.shiftKey && !event.isComposing && !matchMedia("(pointer: coarse)").matches;
+    const plain = !event.shiftKey && !event.isComposing && !touch();
     if (event.key !== "Enter" || !plain) return;
     event.preventDefault();
     this.ask(this.box.value);
@@ -215,6 +223,11 @@ export class Conversation {
     this.box.style.setProperty("height", "auto");
     this.box.style.setProperty("height", `${Math.min(this.box.scrollHeight + 2, TALLEST_PX)}px`);
   }
+}
+
+// On touch screens Enter makes a line, and a focus nobody asked for would raise the keyboard.
+function touch() {
+  return matchMedia("(pointer: coarse)").matches;
 }
 
 function charted(turn) {

@@ -21,7 +21,7 @@ function fill(element, attributes, children) {
 const PROPERTIES = { value: 1, checked: 1, disabled: 1, hidden: 1, open: 1, muted: 1 };
 
 function append(element, children) {
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
     element.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }

@@ -116,15 +116,13 @@ export function thumbnails({ lane }, thumbnail, unit, seek) {
 }
 
 function card(segment, address, seek) {
-  const when = clock(segment.start);
   const relevance = segment.relevance === null ? "" : `relevance ${segment.relevance.toFixed(2)}`;
-  const name = `Go to ${when}: ${plural(segment.tokens, "token")}${relevance && `, ${relevance}`}`;
   const picture = address && h("img", { src: address, alt: "", loading: "lazy", on: { error: ({ target }) => target.remove() } });
   return h(
     "button",
-    { type: "button", class: "thumb", "aria-label": name, on: { click: () => seek(segment.start) } },
+    { type: "button", class: "thumb", on: { click: () => seek(segment.start) } },
     h("span", { class: "frame" }, picture),
-    h("b", {}, when),
+    h("b", {}, h("span", { class: "spoken" }, "Go to "), clock(segment.start)),
     h("span", {}, plural(segment.tokens, "token")),
     relevance && h("span", {}, relevance),
   );

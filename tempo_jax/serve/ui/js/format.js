@@ -23,7 +23,8 @@ export function duration(seconds) {
   if (seconds < 99.5) return `${Math.round(seconds)} s`;
   const whole = Math.round(seconds);
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return hours ? `${hours} h ${minutes} min` : `${minutes} min ${rest} s`;
+  const parts = hours ? [[hours, "h"], [minutes, "min"]] : [[minutes, "min"], [rest, "s"]];
+  return parts.filter(([number]) => number).map(([number, unit]) => `${number} ${unit}`).join(" ");
 }
 
 // Time that is left, roughly: nobody reads the third figure of a guess.
@@ -48,7 +49,7 @@ export function bytes(number) {
   if (number < 1024) return `${number} B`;
   const [unit, size] = number < 1 << 20 ? ["KiB", 1 << 10] : number < 1 << 30 ? ["MiB", 1 << 20] : ["GiB", 1 << 30];
   const value = number / size;
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${unit}`;
+  return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} ${unit}`;
 }
 
 export function plural(number, one, many = `${one}s`) {

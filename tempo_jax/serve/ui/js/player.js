@@ -66,6 +66,10 @@ export class Player {
   show(seconds) {
     this.timeline.setTime(seconds);
     this.#sought(seconds);
+    this.reveal();
+  }
+
+  reveal() {
     this.element.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" });
   }
 

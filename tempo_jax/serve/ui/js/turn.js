@@ -3,7 +3,7 @@
 import { ACTIVE } from "./asking.js";
 import { button, h, icon, replace } from "./dom.js";
 import { comparison, details, headlineView, thumbnails } from "./figures.js";
-import { count, duration, left } from "./format.js";
+import { count, left } from "./format.js";
 
 const STAGES = {
   open: "Decoding and encoding the video",
@@ -39,7 +39,7 @@ export class TurnView {
     this.element = h(
       "article",
       { class: turn.variants.length > 1 ? "turn two" : "turn", "aria-label": `Question: ${turn.question.slice(0, 80)}` },
-      h("p", { class: "question" }, h("span", { class: "spoken" }, "You asked: "), turn.question),
+      h("h2", { class: "question" }, h("span", { class: "spoken" }, "You asked: "), turn.question),
       h("div", { class: "answers" }, this.parts.map(({ element }) => element)),
       this.foot,
     );
@@ -115,12 +115,14 @@ const AFTER = {
   done(variant, { describe, thumbnail, unit, seek }, turn) {
     const { answer } = variant;
     const alone = turn.variants.length === 1;
+    const looked = thumbnails(variant, thumbnail, unit, seek);
+    const folded = looked && h("details", { class: "more" }, h("summary", {}, `Where ${variant.label} looked`), looked);
     const cut = answer.finish_reason === "length" && `The answer was cut at ${count(answer.usage.new_tokens)} tokens: the settings allow longer ones.`;
     const empty = !variant.text.trim() && "The model answered with nothing. Put the question in other words.";
     return [
       [cut, empty, ...(answer.warnings ?? [])].filter(Boolean).map((text) => h("p", { class: "warning" }, icon("warning"), h("span", {}, text))),
       alone && headlineView(variant),
-      thumbnails(variant, thumbnail, unit, seek),
+      alone ? looked : folded,
       details(variant, describe, unit),
     ];
   },
@@ -129,7 +131,7 @@ const AFTER = {
   },
   failed({ error }) {
     const title = error.code === "queue_full" ? "The server is busy" : "This question could not be answered";
-    const later = error.retryAfter ? h("p", {}, `A place is likely in ${duration(error.retryAfter)}. Your question is kept.`) : null;
-    return h("div", { class: "error", role: "alert" }, icon("warning"), h("div", {}, h("strong", {}, title), h("p", {}, error.message), later));
+    const kept = h("p", { class: "hint" }, "Your question is kept.");
+    return h("div", { class: "error", role: "alert" }, icon("warning"), h("div", {}, h("strong", {}, title), h("p", {}, error.message), kept));
   },
 };
