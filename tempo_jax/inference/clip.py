@@ -16,6 +16,7 @@ from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
 from tempo_jax.inference.results import Answer, Inspection, Segment
 from tempo_jax.inference.text import finished_text
+from tempo_jax.prompts import Message
 from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
@@ -78,11 +79,16 @@ class Clip(OpenVideo):
         """How long the device stood waiting for frames in the latest reading of the video."""
         return self._video_seconds
 
-    def read(self, progress: Progress = None) -> None:
-        """Decodes and encodes the video if the clip does not hold it yet."""
+    def read(self, progress: Progress = None, *, settled: bool = False) -> None:
+        """Decodes and encodes the video if the clip does not hold it yet.
+
+        settled: nothing of a chunk is left to be computed when its progress is told, so that the device is
+        free then for something else.
+        """
         with self.tempo.place():
-            for _ in self._chunks(progress):
-                pass
+            for item in self._chunks(progress):
+                if settled:
+                    jax.block_until_ready(item)
             jax.block_until_ready(self._held)
 
     def answer(self, turns: Sequence[Turn]) -> None:
@@ -103,11 +109,17 @@ class Clip(OpenVideo):
             warnings=asked.warnings,
         )
 
-    def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
+    def prefill(
+        self,
+        question: str,
+        options: Options,
+        progress: Progress = None,
+        conversation: Sequence[Message] = (),
+    ) -> Asked:
         """Everything up to the LLM's first logits."""
         started, tempo, plan = time.perf_counter(), self.tempo, self.layout
         question, warnings = checked(question)
-        prompt = layout.prompt_of(plan, tempo.tokenizer, question)
+        prompt = layout.prompt_of(plan, tempo.tokenizer, question, conversation)
         text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
         allocate = options.allocates and not plan.is_image
         everything = plan.segments * tempo.config.memory_tokens

@@ -14,7 +14,7 @@ class Limits:
     and so of a data: URI in it), video_seconds, frame_pixels (height x width of a video) and
     image_pixels. Of the process that decodes it: decode_seconds, of waiting for it and of its own
     computing alike, and decode_bytes of memory beyond what the interpreter takes. Of the server:
-    waiting requests, open_videos and their open_bytes on the device, batch questions answered
+    waiting requests, openings under way at a time, open_videos and their open_bytes on the device, batch questions answered
     together, stored_bytes of uploads kept on disk.
     """
 
@@ -26,6 +26,7 @@ class Limits:
     decode_seconds: float = 600.0
     decode_bytes: int = 2 * GIB
     waiting: int = 16
+    openings: int = 2
     open_videos: int = 4
     open_bytes: int = 4 * GIB
     batch: int = 4

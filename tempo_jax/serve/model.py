@@ -50,9 +50,12 @@ class TempoModel:
 
     def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
         """Keeps the compressor's prefix where it fits, else the vision tower's output."""
-        clip = self.tempo.open(source, keep=False)
-        prefix = prefix_bytes(clip) <= keep_bytes
-        return self.tempo.open(source, prefix_cache=prefix, progress=progress)
+        from tempo_jax.inference.clip import Clip
+
+        prefix = prefix_bytes(self.tempo.open(source, keep=False)) <= keep_bytes
+        clip = Clip(self.tempo, source, keep=True, prefix_cache=prefix)
+        clip.read(progress, settled=True)
+        return clip
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
