@@ -1,6 +1,6 @@
 """The page in a real browser, against the real server: wide and phone size, light and dark.
 
-Most of it has a stand-in for the model, which answers at once or waits when told to; the demo model comes last.
+Most of it has a stand-in for the model, which answers at once or waits; the demo model comes last.
 """
 
 import json

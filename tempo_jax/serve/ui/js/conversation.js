@@ -43,9 +43,10 @@ export class Conversation {
 
   open(video, question = "") {
     this.close();
+    // Back at the same video, as after signing in again, what was being written is still there.
+    if (question || this.left !== video.id) this.box.value = question;
     this.video = video;
     this.turns = kept.load(this.info.model.id, video.id);
-    this.box.value = question;
     this.#problem("");
     this.#grow();
     this.#render();
@@ -56,6 +57,9 @@ export class Conversation {
   // Leaves the video; what is being asked is stopped, and kept as that.
   close() {
     this.stop();
+    this.asking = null;
+    this.#busy(false);
+    this.left = this.video?.id ?? this.left;
     this.video = null;
   }
 
@@ -76,9 +80,11 @@ export class Conversation {
     this.asking = asking;
     this.#busy(true);
     await asking.done;
-    if (this.asking === asking) this.asking = null;
     kept.save(this.info.model.id, video.id, turns);
-    if (this.video === video) this.#ended(turn);
+    if (this.asking !== asking) return; // left meanwhile
+    this.asking = null;
+    this.#busy(false);
+    if (turns.includes(turn)) this.#ended(turn);
   }
 
   stop() {
@@ -86,7 +92,6 @@ export class Conversation {
   }
 
   #ended(turn) {
-    this.#busy(Boolean(this.asking));
     const failed = turn.variants.find(({ state }) => state === "failed");
     if (failed && !this.box.value) this.box.value = turn.question;
     this.#grow();
@@ -146,7 +151,7 @@ export class Conversation {
   #clear() {
     this.stop();
     kept.forget(this.info.model.id, this.video.id);
-    this.turns = [];
+    this.turns.length = 0; // the same array: a question that is ending now must not bring the others back
     this.#render();
     this.#select(undefined);
     announce("The questions about this video are cleared.");

@@ -18,6 +18,7 @@ export function span(start, end) {
 
 // A duration for the ear and the eye: "0.84 s", "12 s", "3 min 20 s".
 export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
   if (seconds < 0.995) return `${seconds.toFixed(2)} s`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 99.5) return `${Math.round(seconds)} s`;

@@ -104,8 +104,10 @@ export class Library {
     this.uploading = true;
     while (this.pending.length) {
       const video = await this.#send(this.pending.shift());
-      if (video && alone && !this.pending.length) this.open(video);
-      else if (video) await this.#load(0);
+      if (!video) continue;
+      if (byId("library").hidden) toast(`${video.name} is uploaded.`);
+      else if (alone && !this.pending.length) this.open(video);
+      else await this.#load(0);
     }
     this.uploading = false;
   }

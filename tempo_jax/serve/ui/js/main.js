@@ -76,6 +76,7 @@ async function route() {
   byId("subject").textContent = video.name;
   document.title = `${video.name} · Tempo`;
   page.settings.adopt(asked.settings);
+  history.replaceState(null, "", link.write({ video: video.id })); // the rest has been taken up
   page.player.load(video);
   page.conversation.open(video, asked.question);
   if (asked.seconds !== null) page.player.show(asked.seconds);
@@ -119,7 +120,7 @@ byId("sign-out").addEventListener("click", async () => {
   page.conversation?.close();
   await api.signOut().catch(() => {});
   kept.forgetAll(); // the next person at this browser is somebody else
-  location.hash = "";
+  history.replaceState(null, "", location.pathname);
   await start();
 });
 

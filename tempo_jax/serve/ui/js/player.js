@@ -22,6 +22,7 @@ export class Player {
     this.lanes = [];
     this.playable = Boolean(video.media_url);
     this.known = false; // whether the video's length is
+    this.pending = undefined; // second to go to once it is known
     this.timeline.setLanes([]);
     this.timeline.setSpan(0, 1);
     if (video.kind === "image") return this.#image();
@@ -45,7 +46,7 @@ export class Player {
 
   // Where the video begins and ends on its clock, from the server: for files the browser cannot play.
   setSpan({ begin, end }) {
-    if (this.known && this.playable) return;
+    if (this.video.kind === "image" || (this.known && this.playable)) return;
     this.known = true;
     this.timeline.setSpan(begin, end);
     this.#enable(true);
@@ -64,8 +65,7 @@ export class Player {
 
   // To the second, and into view.
   show(seconds) {
-    this.timeline.setTime(seconds);
-    this.#sought(seconds);
+    if (this.video.kind !== "image") this.#sought(seconds);
     this.reveal();
   }
 
@@ -105,7 +105,8 @@ export class Player {
     for (const kind of ["timeupdate", "seeked", "ended"]) on(kind, () => this.#tell(media.currentTime));
     on("play", () => this.#playing());
     on("pause", () => this.#playing());
-    media.addEventListener("click", () => this.toggle());
+    on("fullscreenchange", () => (media.controls = document.fullscreenElement === media));
+    media.addEventListener("click", () => media.controls || this.toggle());
     replace(this.stage, media);
   }
 
@@ -160,7 +161,7 @@ export class Player {
 
   #enable(on) {
     for (const control of [this.play, this.mute, this.rate, this.full]) control.disabled = !on || !this.playable;
-    this.timeline.element.classList.toggle("waiting", !on);
+    this.timeline.setEnabled(on);
   }
 
   toggle() {
@@ -199,8 +200,6 @@ export class Player {
 
   #fullScreen() {
     const { media } = this;
-    const ended = () => (media.controls = document.fullscreenElement === media);
-    media.addEventListener("fullscreenchange", ended);
     // Phones of one maker know only their own way.
     const request = media.requestFullscreen ?? media.webkitEnterFullscreen;
     Promise.resolve(request?.call(media)).catch(() => {});

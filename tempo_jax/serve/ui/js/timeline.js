@@ -58,6 +58,13 @@ export class Timeline {
     this.#draw();
   }
 
+  // Before the video's length is known there is nothing to seek in.
+  setEnabled(on) {
+    this.enabled = on;
+    this.slider.setAttribute("aria-disabled", String(!on));
+    this.element.classList.toggle("waiting", !on);
+  }
+
   setTime(seconds) {
     this.time = Math.min(Math.max(seconds, this.begin), this.end);
     this.#place();
@@ -164,11 +171,13 @@ export class Timeline {
       this.head.setAttribute("transform", `translate(${Math.min(Math.max(x, 0), this.width).toFixed(1)} 0)`);
       this.played.setAttribute("width", Math.max(0, x).toFixed(1));
     }
+    const said = this.lanes.map((lane) => this.#said(lane, this.segmentAt(lane, this.time)));
+    const text = [`${clock(this.time)} of ${clock(this.end)}`, ...said].join("; ");
+    if (text === this.slider.getAttribute("aria-valuetext")) return; // it plays: 60 times a second is too much
     this.slider.setAttribute("aria-valuemin", this.begin.toFixed(1));
     this.slider.setAttribute("aria-valuemax", this.end.toFixed(1));
     this.slider.setAttribute("aria-valuenow", this.time.toFixed(1));
-    const said = this.lanes.map((lane) => this.#said(lane, this.segmentAt(lane, this.time)));
-    this.slider.setAttribute("aria-valuetext", [`${clock(this.time)} of ${clock(this.end)}`, ...said].join("; "));
+    this.slider.setAttribute("aria-valuetext", text);
   }
 
   #said(lane, segment) {
@@ -246,7 +255,7 @@ export class Timeline {
   }
 
   #key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!this.enabled || event.ctrlKey || event.metaKey || event.altKey) return;
     const length = this.end - this.begin;
     const small = length > 60 ? STEP_SECONDS : Math.max(0.1, length / 20);
     const moves = {
