@@ -151,6 +151,7 @@ def test_leaving_a_video_stops_its_question(browser, folder):
         visitor.ask("something slow")
         visitor.wait_for("document.querySelector('.answer').textContent !== ''")
         visitor.page.locator("#all-videos").click()
+        visitor.wait_for("document.activeElement.id === 'main'")  # not lost with what had the focus
         assert model_stops(model) == ["something slow"]
         visitor.pick("v0.mp4")
         assert visitor.page.locator("article.turn").count() == 0

@@ -54,6 +54,10 @@ export class Conversation {
     this.#scroll();
   }
 
+  focus() {
+    if (!touch()) this.box.focus({ preventScroll: true });
+  }
+
   // Leaves the video; what is being asked is stopped, and kept as that.
   close() {
     this.stop();
@@ -204,7 +208,7 @@ export class Conversation {
     byId("stop").hidden = !on;
     byId("ask").hidden = on;
     if (on) byId("stop").focus();
-    else if (document.activeElement === document.body && !touch()) this.box.focus({ preventScroll: true });
+    else if (document.activeElement === document.body) this.focus();
   }
 
   #key(event) {

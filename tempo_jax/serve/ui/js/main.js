@@ -67,7 +67,9 @@ async function route() {
   if (!asked.video) {
     page.conversation.close();
     page.player.close();
+    const arrived = document.body.dataset.view === "work";
     show("library");
+    if (arrived) byId("main").focus({ preventScroll: true }); // what had the focus is gone
     return page.library.show();
   }
   const video = await api.video(asked.video);
@@ -79,6 +81,7 @@ async function route() {
   history.replaceState(null, "", link.write({ video: video.id })); // the rest has been taken up
   page.player.load(video);
   page.conversation.open(video, asked.question);
+  page.conversation.focus();
   if (asked.seconds !== null) page.player.show(asked.seconds);
 }
 
