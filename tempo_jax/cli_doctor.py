@@ -18,7 +18,7 @@ CORE = (
     *("tensorboardX", "tensorflow-datasets", "transformers"),
 )
 EXTRAS = {
-    "serve": ("fastapi", "gradio", "prometheus-client", "python-multipart", "uvicorn"),
+    "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),
     "plan": ("libtpu",),
     "lmms-eval": ("filelock", "lmms-eval"),
     "test": (

@@ -41,7 +41,7 @@ class FakeModel:
     def __init__(self, held_bytes=1000, seconds=0.0):
         self.go, self.reached = threading.Event(), threading.Event()
         self.bytes, self.seconds = held_bytes, seconds
-        self.opened, self.batches, self.stopped = [], [], []
+        self.opened, self.batches, self.stopped, self.conversations = [], [], [], []
 
     def options(self, **values):
         return Options(**values)
@@ -66,6 +66,7 @@ class FakeClip:
     def answer(self, turns):
         self.model.batches.append([turn.question for turn in turns])
         for turn in turns:
+            self.model.conversations.append(tuple(map(tuple, turn.conversation)))
             try:
                 self._one(turn)
             except Exception as error:

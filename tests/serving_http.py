@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from tempo_jax.serve.files import Library, Uploads
+from tempo_jax.serve.files import Library
+from tempo_jax.serve.uploads import Uploads
 from tests.serving import make_videos, service_of
 
 MISSING = "needs pip install 'tempo_jax[serve]' httpx2"

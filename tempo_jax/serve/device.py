@@ -78,10 +78,10 @@ class Turn:
                 device._changed.notify_all()
         self._began = time.monotonic()
 
-    def give(self) -> None:
-        """Ends the slice; nothing where none is held."""
+    def give(self) -> bool:
+        """Ends the slice; whether one was held."""
         if not self._held:
-            return
+            return False
         device = self._device
         with device._changed:
             device._taken = self._held = False
@@ -89,3 +89,4 @@ class Turn:
             # Time that no answer wanted is not counted.
             device._owed = max(-MOST_AHEAD_SECONDS, device._owed - used) if device._answers else 0.0
             device._changed.notify_all()
+        return True

@@ -43,13 +43,17 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """reused: the video was open already; open_seconds: what opening it took, now or then."""
+    """reused: the video was open already; open_seconds: what opening it took, now or then.
+
+    stopped: the answer ends before one of the texts that were to end it.
+    """
 
     answer: Answer
     reused: bool
     open_seconds: float
     thumbnails: list[bytes]
     batch: int  # questions answered together
+    stopped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,13 +98,14 @@ class Opening:
     @contextlib.contextmanager
     def _lent(self) -> Iterator[None]:
         """While it waits for frames, others compute."""
-        self._turn.give()
+        held = self._turn.give()
         self._waits_since = time.monotonic()
         try:
             yield
         finally:
             self._waits_since = None
-        self._turn.take(self._check)
+        if held:
+            self._turn.take(self._check)
 
 
 def spans(source: Source, segment_frames: int) -> list[tuple[float, float]]:

@@ -108,6 +108,11 @@ class Service:
         """Questions being answered, and videos being opened."""
         return len(self._running) + len(self._openings)
 
+    @property
+    def computes(self) -> bool:
+        """Whether a thread of it has not ended."""
+        return self._thread.is_alive() or any(o.thread.is_alive() for o in list(self._openings.values()))
+
     def submit(self, job: Job) -> Job:
         """Queues the job. Raises Busy when the queue is full, Closing when the server is shutting down."""
         with self._changed:
@@ -295,7 +300,8 @@ class Service:
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
-                self._tell(job, Done(turn.answer, job.reused, opened.seconds, opened.thumbnails, len(jobs)))
+                values = (job.reused, opened.seconds, opened.thumbnails, len(jobs), turn.stopped)
+                self._tell(job, Done(turn.answer, *values))
             elif turn.error is not None:
                 self._fail([job], turn.error)
 

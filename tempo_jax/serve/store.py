@@ -3,6 +3,7 @@
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from tempo_jax.serve.limits import Limits
@@ -24,6 +25,12 @@ class VideoFile:
     path: str
     name: str
     state: tuple[int, int] = (0, 0)  # modification time in ns, size in bytes
+
+
+def video_file(path: Path, name: str) -> VideoFile:
+    """The file as it is now, called `name`."""
+    state = path.stat()
+    return VideoFile(str(path), name, (state.st_mtime_ns, state.st_size))
 
 
 @dataclasses.dataclass

@@ -82,7 +82,9 @@ class Frames:
             frames = system.place.put(frames, SEGMENTS)
             pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
             if progress:
-                jax.block_until_ready(pool)  # so that it tells what has been seen, not what has been asked for
+                jax.block_until_ready(
+                    pool
+                )  # so that it tells what has been seen, not what has been asked for
                 progress("looking at the frames", index + 1, total)
         return pool
 
