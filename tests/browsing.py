@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -84,7 +85,7 @@ class Visitor:
     def __exit__(self, kind, *_):
         self.context.close()
         if kind is None:
-            assert self.said == []
+            assert not self.said, self.said
 
     def visit(self, rest="/"):
         self.page.goto(self.address + rest)
@@ -110,12 +111,18 @@ class Visitor:
         return self.page.evaluate("document.querySelector('video').currentTime")
 
     def wait_for(self, expression):
-        self.page.wait_for_function(expression)
+        """Until it is true. (Playwright's own waiting evaluates strings in the page, which its policy forbids.)"""
+        end = time.monotonic() + PATIENCE / 1000
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, expression
+            self.page.wait_for_timeout(50)
 
     def check(self):
         """What must hold in every view: axe-core has nothing to say, nothing sticks out at the side."""
-        assert self.page.evaluate(RUN_AXE, RULES) == []
-        assert self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        found = self.page.evaluate(RUN_AXE, RULES)
+        assert not found, found
+        wide = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"{wide} pixels stick out"
 
     def picture(self, name):
         if folder := os.environ.get("TEMPO_SCREENSHOTS"):

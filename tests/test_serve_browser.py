@@ -34,7 +34,6 @@ def folder(tmp_path_factory):
     make_videos(folder, 2)
     row = {"video": "v0.mp4", "conversations": [{"value": "<video>\nWhat is in it?\n(A) this\n(B) that"}]}
     (folder / "questions.jsonl").write_text(json.dumps(row) + "\n")
-    (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(2000))
     (folder / "<img src=x onerror=alert(1)>.mp4").write_bytes((folder / "v1.mp4").read_bytes())
     Image.fromarray(np.full((60, 80, 3), 120, np.uint8)).save(folder / "still.png")
     return folder
@@ -193,8 +192,9 @@ def test_the_queue_and_a_full_one(browser, folder):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_that_is_no_video(browser, shared, size):
-    with Visitor(browser, shared, size, expected=[400]) as visitor:
+def test_a_file_that_is_no_video(browser, tmp_path, size):
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(2000))
+    with server([tmp_path]) as (address, _), Visitor(browser, address, size, expected=[400]) as visitor:
         visitor.visit()
         visitor.pick("broken.mp4")
         visitor.page.locator(".stage-note").wait_for()
@@ -420,17 +420,17 @@ def test_signing_in_and_out(browser, folder, size):
     ):
         page = visitor.page
         visitor.visit()
-        page.get_by_label("Token").fill("wrong")
+        page.get_by_label("Token", exact=True).fill("wrong")
         page.keyboard.press("Enter")
         page.get_by_role("alert").get_by_text("token").wait_for()
         visitor.check()
-        page.get_by_label("Token").fill("right")
+        page.get_by_label("Token", exact=True).fill("right")
         page.get_by_role("button", name="Sign in").click()
         visitor.pick("v1.mp4")
         visitor.ask("Who?")
         visitor.answered(1)
         page.get_by_role("button", name="Sign out").click()
-        page.get_by_label("Token").wait_for()
+        page.get_by_label("Token", exact=True).wait_for()
         assert page.evaluate("Object.keys(localStorage).filter(key => key.includes('turns'))") == []
         visitor.visit("/#token=right")
         page.locator("#videos li").first.wait_for()

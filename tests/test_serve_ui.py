@@ -1,5 +1,6 @@
 """The page's files as they are shipped: nothing inline, nothing of other hosts, nothing set as HTML."""
 
+import glob
 import re
 import tomllib
 from html.parser import HTMLParser
@@ -128,5 +129,5 @@ def test_every_class_of_the_style_is_used(index):
 def test_the_files_are_package_data():
     project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["tempo_jax.serve"]
-    shipped = {path for pattern in patterns for path in (UI.parent).glob(pattern) if path.is_file()}
-    assert set(FILES) <= shipped
+    shipped = {name for pattern in patterns for name in glob.glob(pattern, root_dir=UI.parent, recursive=True)}
+    assert {f"ui/{relative(path)}" for path in FILES} <= shipped

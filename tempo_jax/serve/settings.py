@@ -42,7 +42,7 @@ SETTINGS = {
     "max_frames": Setting(
         int,
         "Frames to look at, at most",
-        "Longer videos are sampled more thinly; another number opens the video anew.",
+        "Longer videos are sampled more thinly.",
         *(1, 2048),
         slider=(16, 2048, 16),
         main=True,

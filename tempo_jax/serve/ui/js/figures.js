@@ -107,8 +107,8 @@ export function thumbnails({ lane }, thumbnail, unit, seek) {
   const least = unit === "frame" ? "tokens" : `than the least (${plural(limits[0], "token")} each)`;
   const said = of > found.length || unit === "frame" ? `${which} tokens, in order of time. Pick one to see it.` : `${which} ${least}, in order of time. Pick one to see it.`;
   return h(
-    "section",
-    { class: "outstanding", "aria-label": "Where it looked" },
+    "div",
+    { class: "outstanding" },
     h("h3", {}, "Where it looked"),
     h("p", { class: "hint" }, said),
     h("ul", { class: "strip" }, found.map((segment) => h("li", {}, card(segment, thumbnail(lane, segment), seek)))),

@@ -141,12 +141,13 @@ export class Settings {
 
 function number(setting, value, common, set) {
   const whole = setting.type === "integer";
+  const maximum = Math.min(setting.maximum, Number.MAX_SAFE_INTEGER); // beyond it, numbers are not what was typed
   const { published } = setting;
   const field = h("input", {
     type: "number",
     ...common,
     min: setting.minimum,
-    max: setting.maximum,
+    max: maximum,
     step: whole ? 1 : "any",
     inputmode: whole ? "numeric" : "decimal",
     placeholder: setting.default === null ? "automatic" : "",
@@ -175,7 +176,7 @@ function number(setting, value, common, set) {
       field.value = setting.default ?? "";
       set(null);
     } else {
-      const bounded = Math.min(Math.max(whole ? Math.round(typed) : typed, setting.minimum), setting.maximum);
+      const bounded = Math.min(Math.max(whole ? Math.round(typed) : typed, setting.minimum), maximum);
       field.value = bounded;
       set(bounded);
     }
