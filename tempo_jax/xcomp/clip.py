@@ -186,7 +186,8 @@ class Clip(OpenVideo):
         if wanted >= self.frames.count or windows is None:
             return None
         asked = (
-            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip, options.lp_comp,
+            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip,
+            options.lp_comp,
         )  # fmt: skip
         if self._scored is None or self._scored[0] != asked:
             found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
