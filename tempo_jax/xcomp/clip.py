@@ -79,6 +79,10 @@ class Clip(OpenVideo):
         with self.system.place():
             jax.block_until_ready(self.frames.pool(0, progress))
 
+    def compile(self) -> None:
+        """Compiles what depends on the size of the video's frames."""
+        self.frames.compile()
+
     def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
         """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
         chosen = Options(**options)
