@@ -105,12 +105,15 @@ class Clip(OpenVideo):
         with place():
             frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8)
             programs.resize.lower(frames, steps=plan.steps, image=plan.is_image).compile()
-            seen = programs.see.lower(compressor, frames.update(shape=(*shape, *plan.steps[-1], 3)))
-            seen.compile()
+            resized = frames.update(shape=(*shape, *plan.steps[-1], 3))
+            programs.see.lower(compressor, resized).compile()
             if self._prefix_cache:
-                rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), plan.chunks[0].rows)
-                visual = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), seen.out_info)
-                programs.read_prefix.lower(compressor, visual, rows).compile()
+                parameter = jax.tree.leaves(compressor)[0]  # what is computed with it stays where it is
+                where = parameter.sharding if parameter.committed else None
+                visual = jax.tree.map(
+                    lambda x: x.update(sharding=where), jax.eval_shape(programs.see, compressor, resized)
+                )
+                programs.read_prefix.lower(compressor, visual, place.put(plan.chunks[0].rows)).compile()
 
     def answer(self, turns: Sequence[Turn]) -> None:
         """As OpenVideo.answer; greedy answers are written together."""
