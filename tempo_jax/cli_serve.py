@@ -113,8 +113,9 @@ def run_serve(args: argparse.Namespace) -> int:
 def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> int:
     from tempo_jax.serve import guard, model, run, static
     from tempo_jax.serve.app import Access, create_app
-    from tempo_jax.serve.files import Library, Uploads
+    from tempo_jax.serve.files import Library
     from tempo_jax.serve.service import Service
+    from tempo_jax.serve.uploads import Uploads
 
     bounds = {
         field: getattr(args, name.replace("-", "_")) * unit for name, (field, unit, _) in LIMITS.items()

@@ -46,13 +46,15 @@ class FakeModel:
     def options(self, **values):
         return Options(**values)
 
-    def open(self, source, keep_bytes, progress):
-        frames = 0
-        for chunk in source.chunks(8):
-            frames += len(chunk)
-            progress("reading the video", frames, source.num_frames)
-        self.opened.append(source.name)
+    def prepare(self, source, keep_bytes):
         return FakeClip(self, source)
+
+    def open(self, clip, progress):
+        frames = 0
+        for chunk in clip.source.chunks(8):
+            frames += len(chunk)
+            progress("reading the video", frames, clip.source.num_frames)
+        self.opened.append(clip.source.name)
 
     def held_bytes(self, clip):
         return self.bytes

@@ -25,11 +25,11 @@ def send(url, **more):
 
 
 @contextlib.contextmanager
-def server(folders=(), model=None, access=None, **limits):
+def server(folders=(), model=None, access=None, page=None, **limits):
     """(address, service) of a live server."""
     with service_of(model, **limits) as service:
         uploads = Uploads(service.limits)
-        made = app.create_app(service, Library(folders), uploads, access)
+        made = app.create_app(service, Library(folders), uploads, access, page)
         try:
             with run.running(made.state.guarded, service) as address:
                 yield address, service

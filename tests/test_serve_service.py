@@ -110,11 +110,11 @@ def test_a_cancelled_opening_stops(videos, monkeypatch):
     with service_of() as service:
         held = FakeModel.open
 
-        def slowly(self, source, keep_bytes, progress):
+        def slowly(self, clip, progress):
             self.reached.set()
             while not self.go.wait(0.01):
                 progress("reading the video", 0, 1)
-            return held(self, source, keep_bytes, progress)
+            return held(self, clip, progress)
 
         monkeypatch.setattr(FakeModel, "open", slowly)
         heard = Heard(service, videos[0])

@@ -142,6 +142,7 @@ def _add_videos(api: APIRouter, state: State) -> None:
         await run_in_threadpool(state.uploads.remove, item.id, who(request))
         return Response(status_code=204)
 
+    @api.head("/videos/{identity}/media", include_in_schema=False)
     @api.get(
         "/videos/{identity}/media", tags=["videos"], responses=schemas.MEDIA, response_class=Response,
         summary="The file, by ranges",
@@ -210,16 +211,16 @@ def _add_clips(api: APIRouter, state: State) -> None:
         return schemas.Clip(**clips.get(identity, who(request)).as_json())
 
     @api.get(
-        "/clips/{identity}/events", tags=["clips"], responses=schemas.EVENTS, response_class=StreamingResponse,
-        summary="How the opening goes on",
+        "/clips/{identity}/events", tags=["clips"], summary="How the opening goes on",
+        responses=schemas.EVENTS, response_class=StreamingResponse,
     )  # fmt: skip
     async def watch(request: Request, identity: str) -> Response:
         clip = clips.get(identity, who(request))
         return StreamingResponse(_watched(clip), media_type=STREAM_TYPE, headers=STREAM_HEADERS)
 
     @api.get(
-        "/clips/{identity}/thumbnails/{index}", tags=["clips"], responses=schemas.JPEG, response_class=Response,
-        summary="A small picture of a segment",
+        "/clips/{identity}/thumbnails/{index}", tags=["clips"], summary="A small picture of a segment",
+        responses=schemas.JPEG, response_class=Response,
     )  # fmt: skip
     async def thumbnail(request: Request, identity: str, index: int) -> Response:
         shown = clips.get(identity, who(request)).opened
@@ -280,7 +281,7 @@ def _add_questions(api: APIRouter, state: State) -> None:
     @api.post(
         "/questions", tags=["questions"], responses=schemas.EVENTS, response_class=StreamingResponse,
         openapi_extra=schemas.body_of(schemas.Question), summary="Ask; the answer comes as events",
-        description="Events: question, queued, started, progress, clip, piece, and last done, stopped or error.",
+        description="Events: question, queued, started, progress, clip, piece; last: done, stopped or error.",
     )  # fmt: skip
     async def question_asked(request: Request) -> Response:
         body = checked(

@@ -23,14 +23,13 @@ from tempo_jax.serve.sessions import Sessions
 from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Uploads
 
-DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with progress,
-segments and thumbnails. Whatever goes wrong is said in OpenAI's error format, in one sentence."""
-STREAMS = ("/api/clips/{identity}/events",)  # have no end that a HEAD could wait for
+DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with
+progress, segments and thumbnails. Whatever goes wrong is said in OpenAI's error format, in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """token: what clients must send, None for nothing. hosts: as in Guard. origins: sites whose pages may call."""
+    """token: what clients must send, None for nothing. hosts, origins: as in Guard."""
 
     token: str | None = None
     hosts: tuple[str, ...] | None = None
@@ -59,10 +58,8 @@ def create_app(
     app.include_router(openai_api.router(state))
     app.include_router(api.router(state))
     _add_about(app, service, metrics)
-    app.openapi()  # is remembered; what follows is not part of it
     files = static.pages(page)
     static.mount(app, files)
-    _answer_head(app)
 
     def count(scope: dict, status: int) -> None:
         # Of paths, only our own: labels made up by clients would fill the memory.
@@ -98,20 +95,6 @@ def _body_bytes(service: Service):
         ("/v1/chat/completions", "POST"): limits.inline_bytes + limits.json_bytes,
     }
     return lambda path, method: most.get((path, method), limits.json_bytes)
-
-
-def _answer_head(app: FastAPI) -> None:
-    """HEAD wherever there is GET; uvicorn leaves the bodies out."""
-    for route in _routes(app.routes):
-        methods = getattr(route, "methods", None) or set()
-        if "GET" in methods and route.path not in STREAMS:
-            methods.add("HEAD")
-
-
-def _routes(routes):
-    for route in routes:
-        yield route
-        yield from _routes(getattr(route, "routes", None) or ())
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -54,7 +54,7 @@ class Bodies:
             if size > self._most:
                 raise ApiError(
                     413,
-                    f"The request is larger than {self._most / MIB:.3g} MiB (data: URIs in base64 not counted): "
+                    f"The request is larger than {self._most / MIB:.3g} MiB (data: URIs not counted): "
                     "upload the video at /v1/files first.",
                     "too_large",
                 )

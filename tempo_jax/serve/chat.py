@@ -48,7 +48,7 @@ class Files:
     inline: DataUris  # data: URIs of this request
 
     def find(self, address: Address) -> VideoFile:
-        """The file of a data: URI, an upload's or listed video's id, a path or file: URI; or of a list of frames."""
+        """The file of a data: URI, an id, a path or file: URI; or of a list of frames."""
         if isinstance(address, tuple):
             return self.uploads.frames([Path(self._one(part).path) for part in address]).video()
         return self._one(address)

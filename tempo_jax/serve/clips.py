@@ -87,7 +87,7 @@ class Shown:
 
 
 class Clips:
-    """All of a server's. The least recently used go first; used on the event loop and, `hear`, on any thread."""
+    """All of a server's, on its event loop. The least recently used go first."""
 
     def __init__(self, service: Service):
         self._service = service

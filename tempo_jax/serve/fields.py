@@ -1,4 +1,4 @@
-"""Fields of a chat request, level by level: what is understood, what asks for nothing, and all else by name."""
+"""Fields of a chat request: what is understood, what asks for nothing; all else is refused by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +96,7 @@ class Settings:
         if name in self.values and self.values[name] != value:
             raise ApiError(
                 400,
-                f"{place} is {value!r:.40} but {self._places[name]} is {self.values[name]!r:.40}: give one of them.",
+                f"{place} is {value!r:.40} but {self._places[name]} is {self.values[name]!r:.40}: give one.",
                 "conflicting_values",
                 place,
             )

@@ -12,11 +12,11 @@ class Limits:
 
     Of a request: json_bytes (data: URIs not counted) and inline_bytes (counted); of all that are being read:
     bodies_bytes; requests and connections at a time. Of a file, checked before anything of it is decoded:
-    upload_bytes, video_seconds, frame_pixels (height x width of a video) and
-    image_pixels. Of the process that decodes it: decode_seconds, of waiting for it and of its own
-    computing alike, and decode_bytes of memory beyond what the interpreter takes. Of the server:
-    waiting requests, openings under way at a time, open_videos and their open_bytes on the device, batch questions answered
-    together, stored_bytes of uploads kept on disk.
+    upload_bytes, video_seconds, frame_pixels (height x width of a video) and image_pixels. Of the process
+    that decodes it: decode_seconds, of waiting for it and of its own computing alike, and decode_bytes of
+    memory beyond what the interpreter takes. Of the server: waiting requests, openings under way at a time,
+    open_videos and their open_bytes on the device, batch questions answered together, stored_bytes of
+    uploads kept on disk.
     """
 
     upload_bytes: int = 2 * GIB

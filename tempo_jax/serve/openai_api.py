@@ -51,8 +51,8 @@ def _add_chat(api: APIRouter, state: State) -> None:
         del body, files, uris
         try:
             events = ask(
-                service, video=asked.video, question=asked.question, frames=asked.frames, options=asked.options,
-                client=me.client, conversation=asked.conversation, stop=asked.stop,
+                service, video=asked.video, question=asked.question, frames=asked.frames,
+                options=asked.options, client=me.client, conversation=asked.conversation, stop=asked.stop,
             )  # fmt: skip
         except Exception as error:
             raise api_error(error) from error
@@ -93,8 +93,10 @@ async def _parts(events: AsyncIterator[Event]) -> AsyncIterator[Piece | Done]:
 async def _streamed(
     state: State, asked: chat.Chat, first: Piece | Done | None, stream: Alive
 ) -> AsyncIterator[bytes]:
-    """Server-sent events of an answer; first: what came within asking.HEARTBEAT_SECONDS, while there could still
-    be another status."""
+    """Server-sent events of an answer.
+
+    first: what came within asking.HEARTBEAT_SECONDS, while there could still be another status; else None.
+    """
     reply = replies.Reply(state.service.model.name)
     event = first
     try:

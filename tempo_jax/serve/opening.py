@@ -82,8 +82,9 @@ class Opening:
         self._waits_since = time.monotonic()
         with decoding(request, self._cancelled, thumbnails) as source:
             self._waits_since = None
+            clip = model.prepare(source, limits.open_bytes)  # compiling does not take the device
             self._turn.take(self._check)
-            clip = model.open(source, limits.open_bytes, progress)
+            model.open(clip, progress)
             held = model.held_bytes(clip)
         return Opened(
             clip=clip,

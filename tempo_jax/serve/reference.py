@@ -36,7 +36,8 @@ def page(description: dict) -> str:
 
 
 def _route(path: str, method: str, route: dict) -> Iterator[str]:
-    yield f"<section><h2><code>{method.upper()} {_text(path)}</code></h2><p>{_text(route.get('summary', ''))}</p>"
+    yield f"<section><h2><code>{method.upper()} {_text(path)}</code></h2>"
+    yield f"<p>{_text(route.get('summary', ''))}</p>"
     if text := route.get("description"):
         yield f"<p>{_text(text)}</p>"
     for parameter in route.get("parameters", ()):

@@ -55,8 +55,8 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then ends in order; a second one ends the process at once.
 
-    On the first, nothing new is taken, waiting questions are told, answers under way get `grace` seconds; then
-    they end with a sentence. What still computes after that is left alone: the process ends all the same.
+    On the first, nothing new is taken, waiting questions are told, answers under way get `grace` seconds;
+    then they end with a sentence. What still computes after that does not keep the process from ending.
     clean: removes what the server has left on the disk.
     """
     server = _Server(config(guarded, service, grace))

@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description at /openapi.json; the page's routes answer in these shapes."""
+"""What the API takes and gives, for its description at /openapi.json; the routes answer in these shapes."""
 
 from typing import Any, Literal
 

@@ -1,9 +1,9 @@
 """The service: a bounded queue of questions, one thread that answers them, a few that open videos.
 
 Questions that wait for the same video are answered together. A video that is not open yet is opened by a
-thread of its own, chunk by chunk between answers (`device`), so that questions about open ones do not wait for
-it. What becomes of a question is told to its listener as events (`events`), called on the service's threads:
-the last one is Done, Ready (of a job without a question) or Failed, unless the job was cancelled first.
+thread of its own, chunk by chunk between answers (`device`), so that questions about open ones do not wait
+for it. What becomes of a question is told to its listener as events (`events`), called on the service's
+threads: the last one is Done, Ready (of a job without a question) or Failed, unless the job was cancelled.
 """
 
 import dataclasses

@@ -31,8 +31,8 @@ class Identity:
 
 @dataclasses.dataclass
 class Owner:
-    """Whose something is. Made by a request without a session, it is also for others without one that name it,
-    until its session comes back: not every client keeps cookies, and nobody else knows the name.
+    """Whose something is. Made by a request without a session, it is also for others without one that name
+    it, until its session comes back: not every client keeps cookies, and nobody else knows the name.
     """
 
     session: str

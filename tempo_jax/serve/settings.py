@@ -48,11 +48,11 @@ SETTINGS = {
         main=True,
     ),
     "min_frames": Setting(
-        int, "Frames to look at, at least", "Shorter videos are sampled more densely, as far as they have frames.",
+        int, "Frames to look at, at least", "Shorter videos are sampled more densely, if they can be.",
         *(1, 2048),
     ),
-    "fps": Setting(float, "Frames a second", "How densely the video is sampled within these limits.", *(0.01, 60)),
-    "strategy": Setting(str, "What to keep", "Which part of what was seen stays within the budget.", main=True),
+    "fps": Setting(float, "Frames a second", "How densely the video is sampled within these.", *(0.01, 60)),
+    "strategy": Setting(str, "What to keep", "What of all that was seen stays within the budget.", main=True),
     "compress": Setting(
         bool,
         "Compress",

@@ -81,7 +81,7 @@ class State:
 
 
 class Thumbnails:
-    """Pictures of videos that are not open: one frame, decoded like everything else in a process of its own."""
+    """Pictures of videos that are not open: one frame, decoded like all else in a process of its own."""
 
     def __init__(self, service: Service):
         self._service = service

@@ -146,7 +146,7 @@ class Uploads:
             self.remove(item.id, who)
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of links to pictures, which counts as a video; the same pictures again are the same one."""
+        """A folder of links to pictures, which counts as a video; the same ones again are the same one."""
         digest = hashlib.sha256("\n".join(map(str, pictures)).encode()).hexdigest()
         identity = f"frames-{digest[:24]}"
         if found := self.known(identity):

@@ -79,6 +79,10 @@ class Clip(OpenVideo):
         with self.system.place():
             jax.block_until_ready(self.frames.pool(0, progress))
 
+    def compile(self) -> None:
+        """Compiles what depends on the size of the video's frames."""
+        self.frames.compile()
+
     def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
         """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
         chosen = Options(**options)
@@ -186,7 +190,8 @@ class Clip(OpenVideo):
         if wanted >= self.frames.count or windows is None:
             return None
         asked = (
-            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip, options.lp_comp,
+            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip,
+            options.lp_comp,
         )  # fmt: skip
         if self._scored is None or self._scored[0] != asked:
             found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
