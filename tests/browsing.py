@@ -56,15 +56,19 @@ class Visitor:
     `expected` (which chromium reports on the console by itself) are not among them.
     """
 
-    def __init__(self, browser, address, size="wide", scheme="light", expected=(), **more):
+    def __init__(self, browser, address, size="wide", scheme="light", expected=(), beside=None, **more):
         width, height = SIZES[size]
         phone = {"has_touch": True, "is_mobile": True, "device_scale_factor": 2} if size == "phone" else {}
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, **phone, **more
-        )
-        self.context.set_default_timeout(PATIENCE)
-        self.context.add_init_script(path=AXE)  # by the driver: the page's own policy lets nothing in
+        if beside is None:
+            self.context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme=scheme, **phone, **more
+            )
+            self.context.set_default_timeout(PATIENCE)
+            self.context.add_init_script(path=AXE)  # by the driver: the page's own policy lets nothing in
+        else:  # another tab of that visitor's
+            self.context = beside.context
         self.page, self.address, self.said = self.context.new_page(), address, []
+        self._tab = beside is not None
         self._expected = tuple(f"status of {status}" for status in expected)
         self._name = f"{size}-{scheme}"
         self.page.on("console", lambda message: self._note(f"{message.type}: {message.text}"))
@@ -83,12 +87,13 @@ class Visitor:
         return self
 
     def __exit__(self, kind, *_):
-        self.context.close()
+        self.page.close() if self._tab else self.context.close()
         if kind is None:
             assert not self.said, self.said
 
     def visit(self, rest="/"):
         self.page.goto(self.address + rest)
+        self.wait_for("!['loading', undefined].includes(document.body.dataset.view)")
 
     def pick(self, name):
         self.page.locator("#videos").get_by_role("link").filter(has_text=name).click()

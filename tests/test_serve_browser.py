@@ -3,6 +3,7 @@
 Most of it has a stand-in for the model, which answers at once or waits; the demo model comes last.
 """
 
+import functools
 import json
 import re
 
@@ -11,11 +12,13 @@ import pytest
 
 from tempo_jax.data.minireel import option_of
 from tempo_jax.serve.app import Access
+from tempo_jax.serve.static import UI
 from tests.browsing import SIZES, Visitor, chromium, seconds_of
 from tests.serving import REPO, FakeModel, make_videos, serving_process
-from tests.serving_http import server
+from tests.serving_http import server as api_server
 
 WINDOWS = [(size, scheme) for size in SIZES for scheme in ("light", "dark")]
+server = functools.partial(api_server, page=UI)
 HOUR = REPO / "examples" / "hour"
 
 
@@ -167,15 +170,15 @@ def test_the_queue_and_a_full_one(browser, folder):
         server([folder], model, waiting=1) as (address, _),
         Visitor(browser, address) as first,
         Visitor(browser, address) as second,
-        Visitor(browser, address, expected=[429]) as third,
+        Visitor(browser, address, expected=[429], beside=second) as third,
     ):
-        for visitor, video in ((first, "v1.mp4"), (second, "v0.mp4"), (third, "v0.mp4")):
+        for visitor in (first, second, third):
             visitor.visit()
-            visitor.pick(video)
+            visitor.pick("v1.mp4")
         first.ask("something slow")
         first.wait_for("document.querySelector('.answer').textContent !== ''")
         second.ask("Who?")
-        second.wait_for("document.querySelector('.status').textContent.includes('queue')")
+        second.wait_for("document.querySelector('.status').textContent === 'Next in the queue, about 5 s'")
         third.ask("Me too?")
         error = third.page.locator("article.turn .error")
         error.wait_for()

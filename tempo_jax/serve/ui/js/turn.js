@@ -20,7 +20,7 @@ export function status(variant) {
     const before = variant.place - 1;
     return { text: before > 0 ? `In the queue: ${count(before)} before you${wait}` : `Next in the queue${wait}` };
   }
-  if (!progress) return { text: variant.text ? STAGES.answer : "Getting ready …" };
+  if (!progress) return { text: variant.text ? STAGES.answer : variant.reused ? "Getting ready …" : "Opening the video …" };
   const { stage, done, total, unit, seconds_left: seconds } = progress;
   const ending = seconds ? `, ${left(seconds)}` : "";
   if (stage === "answer") return { text: STAGES.answer };
