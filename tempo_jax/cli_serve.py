@@ -125,6 +125,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     options.say("loading the model …")
     loaded = model.load(checkpoint, args.name, args.dtype)
     uploads = Uploads(limits)
+    uploads.keep_temporary_files()
     try:
         service = Service(loaded, limits).start()
         library = Library(folders)
