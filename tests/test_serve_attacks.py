@@ -1,4 +1,4 @@
-"""What attacks on a server showed, as requests to `tempo serve`: refused, nothing read, nothing left behind."""
+"""What attacks on a server showed, as requests to `tempo serve`: refused, nothing read, nothing left."""
 
 import base64
 import contextlib

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from tempo_jax.serve.errors import ApiError
@@ -63,6 +64,7 @@ class Uploads:
         self.folder = Path(tempfile.mkdtemp(dir=self._home))
         self._lock_file = _locked(self.folder / LOCK)
         self._items: OrderedDict[str, Upload] = OrderedDict()
+        self._last: Finalize | None = None  # what the process does at its end
         self._writing = 0  # bytes of files that are not complete, or there for one request only
         self._uses: Counter[str] = Counter()  # requests that use a file that came within one
         self._lock = threading.Lock()
@@ -75,6 +77,8 @@ class Uploads:
         """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
         if len(str(self.folder)) < MOST_SOCKET_PATH:
             tempfile.tempdir = str(self.folder)
+            # After multiprocessing's own, which has priority -100, has removed its socket.
+            self._last = Finalize(None, self.remove, exitpriority=-200)
 
     def check_room(self, size: int) -> None:
         """ApiError 413 or 507 for an announced size that cannot be kept."""
@@ -179,6 +183,16 @@ class Uploads:
         return self.use(f"frames-{digest[:24]}", folder, "the frames", 0)
 
     def close(self) -> None:
+        """Removes them all; what belongs to multiprocessing goes at the process's end."""
+        if self._last is None:
+            self.remove()
+        else:
+            for path in self.folder.iterdir():
+                if not path.name.startswith("pymp-"):
+                    _delete(path)
+
+    def remove(self) -> None:
+        """Removes the folder and all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock_file.close()
         with contextlib.suppress(OSError):
