@@ -1,6 +1,7 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
+# make test-node  OpenAI's client for Node against the server (installs it beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
 #
@@ -12,7 +13,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-plan lint format bench plans clean
+.PHONY: setup setup-test demo test test-plan test-node lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -43,6 +44,14 @@ test-plan: $(SETUP_TEST)
 	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
 	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
+
+# OpenAI's client for Node, which the server is tested with.
+NODE := build/node
+OPENAI := openai@7.59.0
+test-node: $(SETUP_TEST)
+	@[ -d $(NODE)/node_modules/openai ] || npm install --silent --no-audit --no-fund --prefix $(NODE) $(OPENAI) || \
+		echo "openai for Node cannot be installed here: its test is skipped"
+	$(BIN)/python -m pytest tests/test_serve_clients.py -rs
 
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .

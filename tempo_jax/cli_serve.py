@@ -137,7 +137,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
         name = f"[{host}]" if ":" in host else host
         what = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
         options.say(f"{loaded.name}: {what}: http://{name}:{port}/")
-        run.serve(app.state.guarded, service, sock, uploads.remove, args.grace)
+        run.serve(app.state.guarded, service, sock, uploads.remove_all, args.grace)
     finally:
         uploads.close()
     options.say("stopped")

@@ -78,7 +78,7 @@ class Uploads:
         if len(str(self.folder)) < MOST_SOCKET_PATH:
             tempfile.tempdir = str(self.folder)
             # After multiprocessing's own, which has priority -100, has removed its socket.
-            self._last = Finalize(None, self.remove, exitpriority=-200)
+            self._last = Finalize(None, self.remove_all, exitpriority=-200)
 
     def check_room(self, size: int) -> None:
         """ApiError 413 or 507 for an announced size that cannot be kept."""
@@ -185,13 +185,13 @@ class Uploads:
     def close(self) -> None:
         """Removes them all; what belongs to multiprocessing goes at the process's end."""
         if self._last is None:
-            self.remove()
+            self.remove_all()
         else:
             for path in self.folder.iterdir():
                 if not path.name.startswith("pymp-"):
                     _delete(path)
 
-    def remove(self) -> None:
+    def remove_all(self) -> None:
         """Removes the folder and all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock_file.close()
