@@ -2,6 +2,7 @@
 # make test   all tests            make lint    ruff
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
+# make test-node  OpenAI's client for Node against the server (installs it beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
 #
@@ -13,7 +14,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-plan test-browser lint format bench plans clean
+.PHONY: setup setup-test demo test test-plan test-node test-browser lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -57,6 +58,14 @@ test-browser: $(SETUP_TEST)
 	@[ -d $(BROWSER)/node_modules/axe-core ] || npm install --silent --no-audit --no-fund --prefix $(BROWSER) $(AXE) || \
 		echo "axe-core cannot be installed here: its tests are skipped"
 	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py -rs
+
+# OpenAI's client for Node, which the server is tested with.
+NODE := build/node
+OPENAI := openai@7.59.0
+test-node: $(SETUP_TEST)
+	@[ -d $(NODE)/node_modules/openai ] || npm install --silent --no-audit --no-fund --prefix $(NODE) $(OPENAI) || \
+		echo "openai for Node cannot be installed here: its test is skipped"
+	$(BIN)/python -m pytest tests/test_serve_clients.py -rs
 
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ EXTRAS = {
     "lmms-eval": ("filelock", "lmms-eval"),
     "test": (
         *("chex", "httpx2", "hypothesis", "jinja2", "openai", "opencv-python-headless", "psutil"),
-        *("pytest", "pytest-xdist", "ruff", "torch"),
+        *("pytest", "pytest-xdist", "ruff", "schemathesis", "torch"),
     ),
 }
 # Environment variable -> where it is when it is not set; None: nothing is kept.

@@ -125,6 +125,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     options.say("loading the model …")
     loaded = model.load(checkpoint, args.name, args.dtype)
     uploads = Uploads(limits)
+    uploads.keep_temporary_files()
     try:
         service = Service(loaded, limits).start()
         library = Library(folders)
@@ -136,7 +137,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
         name = f"[{host}]" if ":" in host else host
         what = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
         options.say(f"{loaded.name}: {what}: http://{name}:{port}/")
-        run.serve(app.state.guarded, service, sock, uploads.close, args.grace)
+        run.serve(app.state.guarded, service, sock, uploads.remove_all, args.grace)
     finally:
         uploads.close()
     options.say("stopped")

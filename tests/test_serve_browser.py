@@ -393,7 +393,7 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         page = visitor.page
         visitor.visit()
         network = visitor.context.new_cdp_session(page)
-        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000}
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 10_000}
         network.send("Network.enable")
         network.send("Network.emulateNetworkConditions", slow)
         page.locator("#file").set_input_files([big])
@@ -411,6 +411,7 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         page.locator("#file").set_input_files(folder / "v1.mp4")
         page.locator("#question").wait_for()
         page.locator("#all-videos").click()
+        visitor.wait_for("document.querySelector('#videos img')?.naturalWidth > 0")
         page.get_by_role("button", name="Delete v1.mp4").click()
         page.get_by_text("There is nothing here yet").wait_for()
 

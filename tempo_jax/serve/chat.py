@@ -50,7 +50,7 @@ class Files:
     def find(self, address: Address) -> VideoFile:
         """The file of a data: URI, an id, a path or file: URI; or of a list of frames."""
         if isinstance(address, tuple):
-            return self.uploads.frames([Path(self._one(part).path) for part in address]).video()
+            return self.inline.frames([Path(self._one(part).path) for part in address]).video()
         return self._one(address)
 
     def _one(self, address: str) -> VideoFile:

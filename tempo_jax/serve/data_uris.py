@@ -6,7 +6,8 @@ Understood are all common forms of base64: with line breaks (as JSON or percent 
 import binascii
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.uploads import Upload, Uploads
@@ -73,7 +74,10 @@ class Base64:
 
 
 class DataUris:
-    """Of one request. A URI is replaced by an address that only this object knows (`take`)."""
+    """Of one request. A URI is replaced by an address that only this object knows (`take`).
+
+    `close` it when the request is over: its files go.
+    """
 
     def __init__(self, uploads: Uploads, most: int):
         """most: bytes that all files of the request may have together."""
@@ -111,15 +115,25 @@ class DataUris:
     def end(self) -> bytes:
         """The rest of the text; ApiError where it ends within a URI."""
         if self._decoder is not None:
-            self.close()
             raise ApiError(400, "The request is not JSON (it ends within a data: URI).", "invalid_json")
         return self._pass_on(len(self._buffer))
 
     def close(self) -> None:
-        """Removes a file that is not complete."""
+        """Removes the files, complete or not."""
+        self._abandon()
+        for upload in self._files:
+            self._uploads.release(upload)
+        self._files = []
+
+    def _abandon(self) -> None:
         if self._writing is not None:
             self._writing.__exit__()
             self._writing = self._decoder = None
+
+    def frames(self, pictures: Sequence[Path]) -> Upload:
+        """A folder of pictures as a video, for as long as the request."""
+        self._files.append(self._uploads.frames(pictures))
+        return self._files[-1]
 
     def take(self, address: str) -> Upload | None:
         """The file that an address of this request stands for; of a URI that was not taken out, too."""
@@ -134,7 +148,7 @@ class DataUris:
             self._decoder.feed(address[head.end() :].encode("utf-8", "replace"))
             self._finish()
         finally:
-            self.close()
+            self._abandon()
         return self._files[-1]
 
     def inside(self, text: str) -> bool:
@@ -169,7 +183,7 @@ class DataUris:
         self._decoder.end()
         with self._writing as writing:
             self._most = max(1, self._most - writing.size)
-            self._files.append(writing.done_within_a_question())
+            self._files.append(writing.done_within_a_request())
         self._writing = self._decoder = None
 
     def _files_address(self) -> bytes:

@@ -1,5 +1,7 @@
 """An upload as multipart/form-data, written to its place on the disk as it comes, once."""
 
+import logging
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
@@ -9,6 +11,8 @@ from tempo_jax.serve.bodies import PIECE_BYTES
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.sessions import Owner
 from tempo_jax.serve.uploads import Upload, Uploads, Writing
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
 
 FIELD = "file"
 NO_FILE = 'The upload has no "file": send one as multipart/form-data.'

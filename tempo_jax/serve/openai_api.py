@@ -11,7 +11,7 @@ from tempo_jax.serve.asking import Alive, ClientGone, ask, substantial, while_co
 from tempo_jax.serve.data_uris import DataUris
 from tempo_jax.serve.errors import api_error
 from tempo_jax.serve.events import Done, Event, Piece
-from tempo_jax.serve.sessions import Owner
+from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Upload
 
@@ -43,12 +43,16 @@ def _add_chat(api: APIRouter, state: State) -> None:
         me = request.state.who
         uris = DataUris(state.uploads, service.limits.inline_bytes)
         try:
-            body = await state.bodies.json(request, uris)
-            files = chat.Files(state.library, state.uploads, me, uris)
-            asked = await run_in_threadpool(chat.parse, body, service.model, files)
-        finally:
+            return await answered(request, me, uris)
+        except BaseException:
             await run_in_threadpool(uris.close)
-        del body, files, uris
+            raise
+
+    async def answered(request: Request, me: Identity, uris: DataUris) -> Response:
+        body = await state.bodies.json(request, uris)
+        files = chat.Files(state.library, state.uploads, me, uris)
+        asked = await run_in_threadpool(chat.parse, body, service.model, files)
+        del body
         try:
             events = ask(
                 service, video=asked.video, question=asked.question, frames=asked.frames,
@@ -60,7 +64,7 @@ def _add_chat(api: APIRouter, state: State) -> None:
             if asked.stream:
                 stream = Alive(_parts(events))
                 first = await while_connected(request, anext(stream))
-                return StreamingResponse(_streamed(state, asked, first, stream), headers=STREAM_HEADERS)
+                return StreamingResponse(_streamed(state, asked, first, stream, uris), headers=STREAM_HEADERS)
             done = await while_connected(request, _done(events))
         except ClientGone:
             await events.aclose()
@@ -68,6 +72,7 @@ def _add_chat(api: APIRouter, state: State) -> None:
         except Exception as error:
             await events.aclose()
             raise api_error(error) from error
+        await run_in_threadpool(uris.close)
         reply = replies.Reply(service.model.name)
         return JSONResponse(reply.whole(done, replies.extras(done, []), _reason(state, asked, done)))
 
@@ -91,7 +96,7 @@ async def _parts(events: AsyncIterator[Event]) -> AsyncIterator[Piece | Done]:
 
 
 async def _streamed(
-    state: State, asked: chat.Chat, first: Piece | Done | None, stream: Alive
+    state: State, asked: chat.Chat, first: Piece | Done | None, stream: Alive, uris: DataUris
 ) -> AsyncIterator[bytes]:
     """Server-sent events of an answer.
 
@@ -114,6 +119,7 @@ async def _streamed(
     except Exception as error:  # too late for another status
         yield replies.event(api_error(error).body())
     finally:
+        uris.close()
         await stream.aclose()
 
 

@@ -13,8 +13,9 @@ import stat
 import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from tempo_jax.serve.errors import ApiError
@@ -24,6 +25,7 @@ from tempo_jax.serve.store import VideoFile, video_file
 
 IDENTITY = re.compile(r"file-[0-9a-f]{24}")
 LOCK = "lock"
+MOST_SOCKET_PATH = 74  # the system allows 107 characters, and 33 follow
 YOUNG_SECONDS = 60.0  # a folder without a lock may be one that is just being made
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # First bytes of pictures -> suffix, for frames of a list, which are told apart by it.
@@ -38,7 +40,7 @@ PICTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """owner: None for what came within a question, which is nobody's to list."""
+    """owner: None for what came within a request, which is nobody's to list and goes with it."""
 
     id: str
     name: str
@@ -62,12 +64,21 @@ class Uploads:
         self.folder = Path(tempfile.mkdtemp(dir=self._home))
         self._lock_file = _locked(self.folder / LOCK)
         self._items: OrderedDict[str, Upload] = OrderedDict()
-        self._writing = 0  # bytes of files that are not complete
+        self._last: Finalize | None = None  # what the process does at its end
+        self._writing = 0  # bytes of files that are not complete, or there for one request only
+        self._uses: Counter[str] = Counter()  # requests that use a file that came within one
         self._lock = threading.Lock()
 
     def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "Writing":
         """A file to be written, of at most `most` bytes; ApiError 507 where there is no room."""
         return Writing(self, name, owner, most or self._limits.upload_bytes)
+
+    def keep_temporary_files(self) -> None:
+        """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
+        if len(str(self.folder)) < MOST_SOCKET_PATH:
+            tempfile.tempdir = str(self.folder)
+            # After multiprocessing's own, which has priority -100, has removed its socket.
+            self._last = Finalize(None, self.remove_all, exitpriority=-200)
 
     def check_room(self, size: int) -> None:
         """ApiError 413 or 507 for an announced size that cannot be kept."""
@@ -91,15 +102,14 @@ class Uploads:
 
     def _make_room(self, kept: str | None = None) -> None:
         while self._writing + self.stored_bytes > self._limits.stored_bytes:
-            held: dict[str | None, int] = {}
             others = [item for item in self._items.values() if item.id != kept]
-            for item in others:
-                session = item.owner and item.owner.session
-                held[session] = held.get(session, 0) + item.size
             if not others:
                 return
-            most = max(held, key=held.__getitem__)
-            oldest = next(item for item in others if (item.owner and item.owner.session) == most)
+            held: Counter[str] = Counter()
+            for item in others:
+                held[item.owner.session] += item.size
+            ((most, _),) = held.most_common(1)
+            oldest = next(item for item in others if item.owner.session == most)
             del self._items[oldest.id]
             _delete(oldest.path)
 
@@ -111,19 +121,35 @@ class Uploads:
         """ApiError 404 for what is not there, or not theirs."""
         with self._lock:
             item = self._items.get(identity)
-            if item is not None and item.owner is not None and item.owner.admits(who):
+            if item is not None and item.owner.admits(who):
                 self._items.move_to_end(identity)
                 return item
         raise ApiError(
             404, f"There is no uploaded file {identity[:80]!r} (any more): upload it.", "file_not_found"
         )
 
-    def known(self, identity: str) -> Upload | None:
-        """What came within a question before, by the hash of its bytes."""
+    def use(self, identity: str, made: Path, name: str, size: int) -> Upload:
+        """A file, or folder, that came within a request, under a name made of its contents: the same again is
+        the same video. `release` it."""
+        path = self.folder / f"{identity}{made.suffix}"
         with self._lock:
-            if identity in self._items:
-                self._items.move_to_end(identity)
-            return self._items.get(identity)
+            if path.exists():
+                _delete(made)
+                self._writing -= size
+            else:
+                os.utime(made, (0, 0))  # part of what it is known by
+                made.rename(path)
+            self._uses[identity] += 1
+        return Upload(identity, name, path, size, 0, None)
+
+    def release(self, upload: Upload) -> None:
+        """Removes it unless another request uses it."""
+        with self._lock:
+            self._uses[upload.id] -= 1
+            if self._uses[upload.id] <= 0:
+                del self._uses[upload.id]
+                self._writing -= upload.size
+                _delete(upload.path)
 
     def find(self, identity: str, who: Identity) -> VideoFile:
         return self.get(identity, who).video()
@@ -137,7 +163,7 @@ class Uploads:
     def items(self, who: Identity) -> list[Upload]:
         """Those of the session, oldest first."""
         with self._lock:
-            mine = [i for i in self._items.values() if i.owner is not None and i.owner.session == who.session]
+            mine = [item for item in self._items.values() if item.owner.session == who.session]
         return sorted(mine, key=lambda item: item.created)
 
     def forget(self, who: Identity) -> None:
@@ -146,24 +172,27 @@ class Uploads:
             self.remove(item.id, who)
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of links to pictures, which counts as a video; the same ones again are the same one."""
+        """A folder of links to pictures, which counts as a video; to be released, as `use`."""
         digest = hashlib.sha256("\n".join(map(str, pictures)).encode()).hexdigest()
-        identity = f"frames-{digest[:24]}"
-        if found := self.known(identity):
-            return found
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         for number, path in enumerate(pictures):
             with path.open("rb") as file:
                 head = file.read(4)
-            suffix = next(
-                (suffix for magic, suffix in PICTURES.items() if head.startswith(magic)), path.suffix
-            )
+            suffix = next((s for magic, s in PICTURES.items() if head.startswith(magic)), path.suffix)
             (folder / f"{number:06}{suffix}").symlink_to(path)
-        upload = Upload(identity, "the frames", folder, 0, int(time.time()), None)
-        self.add(upload)
-        return upload
+        return self.use(f"frames-{digest[:24]}", folder, "the frames", 0)
 
     def close(self) -> None:
+        """Removes them all; what belongs to multiprocessing goes at the process's end."""
+        if self._last is None:
+            self.remove_all()
+        else:
+            for path in self.folder.iterdir():
+                if not path.name.startswith("pymp-"):
+                    _delete(path)
+
+    def remove_all(self) -> None:
+        """Removes the folder and all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock_file.close()
         with contextlib.suppress(OSError):
@@ -208,20 +237,19 @@ class Writing:
 
     def done(self) -> Upload:
         """The upload, listed as its owner's."""
-        return self._done(f"file-{secrets.token_hex(12)}")
-
-    def done_within_a_question(self) -> Upload:
-        """The same, named by the hash of its bytes; the same bytes again are the same upload."""
-        identity = f"inline-{self._sum.hexdigest()[:24]}"
-        return self._uploads.known(identity) or self._done(identity)
-
-    def _done(self, identity: str) -> Upload:
         self._file.close()
         self._kept = True
+        identity = f"file-{secrets.token_hex(12)}"
         upload = Upload(identity, self.name, self._path, self.size, int(time.time()), self._owner)
         self._uploads.grow(-self.size)
         self._uploads.add(upload)
         return upload
+
+    def done_within_a_request(self) -> Upload:
+        """The same, named by its contents and to be released."""
+        self._file.close()
+        self._kept = True
+        return self._uploads.use(f"inline-{self._sum.hexdigest()[:24]}", self._path, self.name, self.size)
 
 
 def printable(name: str) -> str:
@@ -261,7 +289,7 @@ def _locked(path: Path):
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -150,6 +150,7 @@ export class Library {
       if (error.name !== "AbortError") return this.#refuse(row, error.message);
       row.element.remove();
       toast("The upload is canceled.");
+      await this.#load(0); // where all of it had been sent, it is there nevertheless
       byId("choose").focus();
       return null;
     }
