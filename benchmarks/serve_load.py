@@ -191,9 +191,8 @@ def main() -> int:
     worst = 0.0
     for name in ("whole", "sliced"):
         found = result[name]
-        print(
-            f"{name}: opening {found['opening_alone_s']:.1f} s, among 60 requests {found['opening_among_60_s']:.1f} s"
-        )
+        alone, crowded = found["opening_alone_s"], found["opening_among_60_s"]
+        print(f"{name}: opening {alone:.1f} s, among {REQUESTS} requests {crowded:.1f} s")
         for what in ("wait_s", "answer_s", "other_s"):
             values = found[what]
             p50, p95 = percentile(values, 0.5), percentile(values, 0.95)

@@ -32,7 +32,7 @@ class TextStream:
             text = text[: min(ends)].rstrip()
         elif not last:
             text = text.rstrip("\ufffd").rstrip()
-            text = text[: len(text) - max((_begun(text, stop) for stop in self._stop), default=0)]
+            text = text[: len(text) - max((_begun(text, stop) for stop in self._stop), default=0)].rstrip()
         if not text.startswith(self.sent):
             return ""
         piece = text[len(self.sent) :]
