@@ -116,7 +116,7 @@ class Visitor:
         return self.page.evaluate("document.querySelector('video').currentTime")
 
     def wait_for(self, expression):
-        """Until it is true. (Playwright's own waiting evaluates strings in the page, which its policy forbids.)"""
+        """Until it is true. (Playwright's own waiting is stopped by the page's policy against eval.)"""
         end = time.monotonic() + PATIENCE / 1000
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, expression

@@ -75,13 +75,13 @@ def test_upload_ask_twice_and_seek(browser, shared, folder, size, scheme):
 def seek(visitor, turn):
     """By a thumbnail, by a click on the timeline, and by keys; the plot is one stop of the Tab key."""
     page = visitor.page
-    turn.locator(".thumb").click()
-    visitor.wait_for("document.querySelector('video').currentTime === 4")
+    turn.locator(".thumb").click()  # to what the picture shows, the segment's middle
+    visitor.wait_for("document.querySelector('video').currentTime === 6")
     slider = page.get_by_role("slider", name="Position in the video")
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
-    slider.click(position={"x": box["width"] * 0.75, "y": 20})
-    visitor.wait_for("Math.abs(document.querySelector('video').currentTime - 6) < 0.1")
+    slider.click(position={"x": box["width"] * 0.25, "y": 20})
+    visitor.wait_for("Math.abs(document.querySelector('video').currentTime - 2) < 0.1")
     assert visitor.tab_stops(".timeline") == 1
     slider.focus()
     for key, seconds in (("Home", 0), ("PageUp", 4), ("PageDown", 0), ("End", 8), ("ArrowLeft", 7.6)):
@@ -321,7 +321,7 @@ def test_history_link_and_copy(browser, shared):
         assert page.locator("article.turn").count() == 0
         with Visitor(browser, shared) as other:
             other.visit(link.removeprefix(shared))
-            other.wait_for("document.querySelector('video')?.currentTime === 4")
+            other.wait_for("document.querySelector('video')?.currentTime === 6")
             assert other.page.locator("#question").input_value().startswith("What is in it?")
 
 
@@ -447,9 +447,10 @@ def test_the_demo_model_answers_questions_about_its_hour(browser, size, scheme):
     rows = [json.loads(line) for line in (HOUR / "questions.jsonl").read_text("utf-8").splitlines()[:2]]
     with (
         serving_process("-m", "tempo_jax.cli", "serve", "--port", "0") as (_, address, _),
-        Visitor(browser, address.rstrip("/"), size, scheme) as visitor,
+        Visitor(browser, address.rstrip("/"), size, scheme, reduced_motion="reduce") as visitor,
     ):
         visitor.visit()
+        visitor.wait_for("document.querySelector('#videos img')?.naturalWidth > 0")
         visitor.picture("library")
         visitor.pick(rows[0]["video"])
         said, took = [], []

@@ -129,5 +129,6 @@ def test_every_class_of_the_style_is_used(index):
 def test_the_files_are_package_data():
     project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["tempo_jax.serve"]
-    shipped = {name for pattern in patterns for name in glob.glob(pattern, root_dir=UI.parent, recursive=True)}
+    found = [glob.glob(pattern, root_dir=UI.parent, recursive=True) for pattern in patterns]
+    shipped = {name for names in found for name in names}
     assert {f"ui/{relative(path)}" for path in FILES} <= shipped

@@ -103,26 +103,36 @@ export function thumbnails({ lane }, thumbnail, unit, seek) {
   if (!found.length) {
     return h("p", { class: "hint" }, `Every ${unit} kept the same number of tokens: nothing had to be chosen.`);
   }
-  const which = of > found.length ? `The ${found.length} of ${plural(of, unit)} that kept most` : `The ${plural(found.length, unit)} that kept more`;
-  const least = unit === "frame" ? "tokens" : `than the least (${plural(limits[0], "token")} each)`;
-  const said = of > found.length || unit === "frame" ? `${which} tokens, in order of time. Pick one to see it.` : `${which} ${least}, in order of time. Pick one to see it.`;
   return h(
     "div",
     { class: "outstanding" },
     h("h3", {}, "Where it looked"),
-    h("p", { class: "hint" }, said),
-    h("ul", { class: "strip" }, found.map((segment) => h("li", {}, card(segment, thumbnail(lane, segment), seek)))),
+    h("p", { class: "hint" }, meaning(found.length, of, limits[0], unit)),
+    h("ul", { class: "strip" }, found.map((segment) => h("li", {}, card(segment, thumbnail(lane, segment), unit, seek)))),
   );
 }
 
-function card(segment, address, seek) {
+// What the pictures have in common.
+function meaning(shown, of, least, unit) {
+  const kept = least ? `kept more than the least of ${plural(least, "token")}` : shown === 1 ? "was kept" : "were kept";
+  if (of > shown) return `The ${shown} with most tokens of ${plural(of, unit)} that ${kept}, in order of time. Pick one to see it.`;
+  return shown === 1 ? `The only ${unit} that ${kept}. Pick it to see it.` : `The ${plural(shown, unit)} that ${kept}, in order of time. Pick one to see it.`;
+}
+
+// The second that the picture of a segment is of: its middle frame, or the frame itself.
+function moment({ start, end }, unit) {
+  return unit === "frame" ? start : (start + end) / 2;
+}
+
+function card(segment, address, unit, seek) {
+  const seconds = moment(segment, unit);
   const relevance = segment.relevance === null ? "" : `relevance ${segment.relevance.toFixed(2)}`;
   const picture = address && h("img", { src: address, alt: "", loading: "lazy", on: { error: ({ target }) => target.remove() } });
   return h(
     "button",
-    { type: "button", class: "thumb", on: { click: () => seek(segment.start) } },
+    { type: "button", class: "thumb", on: { click: () => seek(seconds) } },
     h("span", { class: "frame" }, picture),
-    h("b", {}, h("span", { class: "spoken" }, "Go to "), clock(segment.start)),
+    h("b", {}, h("span", { class: "spoken" }, "Go to "), clock(seconds)),
     h("span", {}, plural(segment.tokens, "token")),
     relevance && h("span", {}, relevance),
   );
