@@ -107,15 +107,17 @@ export function thumbnails({ lane }, thumbnail, unit, seek) {
     "div",
     { class: "outstanding" },
     h("h3", {}, "Where it looked"),
-    h("p", { class: "hint" }, meaning(found.length, of, limits[0], unit)),
+    h("p", { class: "hint" }, meaning(found, of, limits[0], unit)),
     h("ul", { class: "strip" }, found.map((segment) => h("li", {}, card(segment, thumbnail(lane, segment), unit, seek)))),
   );
 }
 
 // What the pictures have in common.
-function meaning(shown, of, least, unit) {
+function meaning(found, of, least, unit) {
+  const shown = found.length;
+  const alike = new Set(found.map(({ tokens }) => tokens)).size === 1;
   const kept = least ? `kept more than the least of ${plural(least, "token")}` : shown === 1 ? "was kept" : "were kept";
-  if (of > shown) return `The ${shown} with most tokens of ${plural(of, unit)} that ${kept}, in order of time. Pick one to see it.`;
+  if (of > shown) return `The ${shown} ${alike ? "most relevant" : "with most tokens"} of ${plural(of, unit)} that ${kept}, in order of time. Pick one to see it.`;
   return shown === 1 ? `The only ${unit} that ${kept}. Pick it to see it.` : `The ${plural(shown, unit)} that ${kept}, in order of time. Pick one to see it.`;
 }
 

@@ -116,7 +116,7 @@ export class Timeline {
     const parts = this.lanes.map((lane, place) => this.#lane(lane, place * (laneHeight + GAP), laneHeight));
     const top = this.lanes.length * (laneHeight + GAP);
     this.played = svg("rect", { class: "played", x: 0, y: top, height: TRACK, rx: 4 });
-    this.cursor = svg("line", { class: "cursor", y1: 0, y2: top + TRACK, x1: -9, x2: -9 });
+    this.cursor = svg("line", { class: "cursor", y1: 0, y2: top + TRACK, visibility: "hidden" });
     this.head = svg("g", { class: "head" },
       svg("line", { y1: 0, y2: top, x1: 0, x2: 0 }),
       svg("circle", { cx: 0, cy: top + TRACK / 2, r: 8 }),
@@ -230,6 +230,7 @@ export class Timeline {
     const seconds = this.#seconds(event);
     const x = this.#x(seconds);
     for (const end of ["x1", "x2"]) this.cursor?.setAttribute(end, x.toFixed(1));
+    this.cursor?.setAttribute("visibility", "visible");
     const lines = this.lanes.map((lane) => {
       const segment = this.segmentAt(lane, seconds);
       return h("span", {}, this.#said(lane, segment));
@@ -251,7 +252,7 @@ export class Timeline {
 
   #leave() {
     this.tip.hidden = true;
-    for (const end of ["x1", "x2"]) this.cursor?.setAttribute(end, -9);
+    this.cursor?.setAttribute("visibility", "hidden");
   }
 
   #key(event) {
