@@ -140,6 +140,5 @@ def test_what_may_begin_a_stop_text_is_held_back():
         pieces.append(stream.push(ids, last=False))
         if stream.stopped:
             break
-    assert "".join(pieces) == "THE ENEMY'S" == stream.sent and not any(
-        piece.endswith("EN") for piece in pieces
-    )
+    assert "".join(pieces) == "THE ENEMY'S" == stream.sent
+    assert pieces[4:6] == ["", ""]  # of "THE E" and "THE EN" no more than "THE" is certain
