@@ -6,7 +6,6 @@ TEMPO_SCREENSHOTS names a folder to leave pictures in.
 import contextlib
 import importlib.util
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -140,8 +139,3 @@ class Visitor:
             """element => [...element.querySelectorAll("*")]
             .filter(each => each.tabIndex >= 0 && !each.disabled && each.checkVisibility()).length"""
         )
-
-
-def seconds_of(text):
-    """The number in a figure such as "0.84 s"."""
-    return float(re.match(r"[\d.]+", text)[0])

@@ -86,28 +86,25 @@ function segmentTable({ lane }, unit) {
   return box;
 }
 
-// The segments that stood out, in the order of time: more than the fewest tokens, most first.
-export function outstanding({ segments, limits: [least] }) {
+// The segments that stood out, in the order of time: of those with more than the fewest tokens (which a small budget
+// may put below the model's own least) the ones with most.
+function outstanding({ segments }) {
+  const least = Math.min(...segments.map(({ tokens }) => tokens));
   const above = segments.filter(({ tokens }) => tokens > least);
-  const even = above.length === segments.length && new Set(segments.map(({ tokens }) => tokens)).size === 1;
-  if (even) return { found: [], of: 0 };
   const ranked = [...above].sort((a, b) => b.tokens - a.tokens || (b.relevance ?? 0) - (a.relevance ?? 0) || a.index - b.index);
-  return { found: ranked.slice(0, MOST_THUMBNAILS).sort((a, b) => a.index - b.index), of: above.length };
+  return { found: ranked.slice(0, MOST_THUMBNAILS).sort((a, b) => a.index - b.index), of: above.length, least };
 }
 
 // Their pictures: buttons that take the player there.
 export function thumbnails({ lane }, thumbnail, unit, seek) {
-  const { segments, limits } = lane;
-  if (!segments.length) return null; // an image
-  const { found, of } = outstanding(lane);
-  if (!found.length) {
-    return h("p", { class: "hint" }, `Every ${unit} kept the same number of tokens: nothing had to be chosen.`);
-  }
+  if (!lane.segments.length) return null; // an image
+  const { found, of, least } = outstanding(lane);
+  if (!found.length) return h("p", { class: "hint" }, `Every ${unit} kept the same number of tokens: ${count(least)}.`);
   return h(
     "div",
     { class: "outstanding" },
     h("h3", {}, "Where it looked"),
-    h("p", { class: "hint" }, meaning(found, of, limits[0], unit)),
+    h("p", { class: "hint" }, meaning(found, of, least, unit)),
     h("ul", { class: "strip" }, found.map((segment) => h("li", {}, card(segment, thumbnail(lane, segment), unit, seek)))),
   );
 }
