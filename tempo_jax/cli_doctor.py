@@ -29,12 +29,12 @@ CORE = (
     *("tensorboardX", "tensorflow-datasets", "transformers"),
 )
 EXTRAS = {
-    "serve": ("fastapi", "gradio", "prometheus-client", "python-multipart", "uvicorn"),
+    "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),
     "plan": ("libtpu",),
     "lmms-eval": ("filelock", "lmms-eval"),
     "test": (
         *("chex", "httpx2", "hypothesis", "jinja2", "openai", "opencv-python-headless", "psutil"),
-        *("pytest", "pytest-xdist", "ruff", "torch"),
+        *("pytest", "pytest-xdist", "ruff", "schemathesis", "torch"),
     ),
 }
 # Environment variable -> where it is when it is not set; None: nothing is kept.

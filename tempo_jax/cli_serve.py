@@ -20,11 +20,12 @@ examples:
   tempo serve                                      the page is at http://127.0.0.1:8000
   tempo serve --folder ~/videos --folder /data     their videos can be picked by name
   TEMPO_SERVE_TOKEN=… tempo serve --host 0.0.0.0   for others; they need the token
-  tempo serve --no-page                            the API alone, which needs no Gradio
+  tempo serve --no-page                            the API alone
 
 Stop it with Ctrl-C or SIGTERM: answers under way get --grace seconds.  More: docs/serve.md
 """
 TOKEN_VARIABLE = "TEMPO_SERVE_TOKEN"
+MOST_PORT = 65_535
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Option -> field of Limits, and what one of the option is in the field's unit.
 LIMITS = {
@@ -55,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-    add("--port", type=whole(int, 0), default=8000, help="(8000; 0 takes a free one)")
+    add("--port", type=_port, default=8000, help="(8000; 0 takes a free one)")
     add(
         "--token-file",
         metavar="FILE",
@@ -68,6 +69,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=[],
         help="videos in it may be asked about by path; may be repeated (default: with the demo model "
         "the folder of its hour-long video, else none)",
+    )
+    add(
+        "--allow-origin",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="a site whose pages may call the API, as https://lab.example; may be repeated (default: none)",
     )
     add("--no-page", dest="page", action="store_false", help="serve the API alone")
     add = serve.add_argument_group("limits").add_argument
@@ -93,19 +101,21 @@ def run_serve(args: argparse.Namespace) -> int:
         options.say(
             f"warning: without a token everyone who reaches {args.host} may ask; set ${TOKEN_VARIABLE}."
         )
-    needs(args.page)
+    origins = [_origin(text) for text in args.allow_origin]
+    needs()
     from tempo_jax.serve import run
 
     sock = run.listen(args.host, args.port)
     with contextlib.redirect_stdout(sys.stderr):
-        return _serve(args, checkpoint, folders, token, sock)
+        return _serve(args, checkpoint, folders, (token, origins), sock)
 
 
-def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock) -> int:
-    from tempo_jax.serve import guard, model, run
+def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> int:
+    from tempo_jax.serve import guard, model, run, static
     from tempo_jax.serve.app import Access, create_app
-    from tempo_jax.serve.files import Library, Uploads
+    from tempo_jax.serve.files import Library
     from tempo_jax.serve.service import Service
+    from tempo_jax.serve.uploads import Uploads
 
     bounds = {
         field: getattr(args, name.replace("-", "_")) * unit for name, (field, unit, _) in LIMITS.items()
@@ -115,35 +125,28 @@ def _serve(args, checkpoint: Path, folders: list[Path], token: str | None, sock)
     options.say("loading the model …")
     loaded = model.load(checkpoint, args.name, args.dtype)
     uploads = Uploads(limits)
+    uploads.keep_temporary_files()
     try:
         service = Service(loaded, limits).start()
         library = Library(folders)
         hosts = guard.LOOPBACK if args.host in LOOPBACK_HOSTS else None
-        app = create_app(service, library, uploads, Access(token, hosts))
-        if args.page:
-            from tempo_jax.serve.page import mount
-
-            mount(app, service, library, uploads)
+        token, origins = access
+        allowed = Access(token, hosts, tuple(origins))
+        app = create_app(service, library, uploads, allowed, static.UI if args.page else None)
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
-        what = "the page, and the API under /v1" if args.page else "the API under /v1"
+        what = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
         options.say(f"{loaded.name}: {what}: http://{name}:{port}/")
-        run.serve(app.state.guarded, service, sock, args.grace)
+        run.serve(app.state.guarded, service, sock, uploads.remove_all, args.grace)
     finally:
         uploads.close()
     options.say("stopped")
     return 0
 
 
-def needs(page: bool) -> None:
+def needs() -> None:
     """TempoError naming what is to be installed."""
     missing = [name for name in cli_doctor.EXTRAS["serve"] if cli_doctor.version(name) is None]
-    if not page and "gradio" in missing:
-        missing.remove("gradio")
-    if missing == ["gradio"]:
-        raise TempoError(
-            "The page needs Gradio: pip install 'tempo_jax[serve]', or leave it out with --no-page."
-        )
     if missing:
         raise TempoError(f"Serving needs {', '.join(missing)}: pip install 'tempo_jax[serve]'.")
 
@@ -154,6 +157,19 @@ def example_folders(checkpoint: Path) -> list[Path]:
     hour = clone / "examples" / "hour"
     demo = checkpoint.resolve() == (clone / options.DEFAULT_CHECKPOINT).resolve()
     return [hour] if demo and hour.is_dir() else []
+
+
+def _port(text: str) -> int:
+    port = options.number(int, 0)(text)
+    if port > MOST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is above {MOST_PORT}, the last port there is")
+    return port
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", text):
+        raise TempoError(f"--allow-origin is {text!r:.80}: give scheme and host, as https://lab.example.")
+    return text.lower()
 
 
 def _folder(name: str) -> Path:

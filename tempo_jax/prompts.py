@@ -55,6 +55,14 @@ def _asked(conversation: Sequence[dict]) -> list[str]:
     return list(filter(None, (str(turn.get("value", "")).replace("<image>", "").strip() for turn in turns)))
 
 
+class Message(NamedTuple):
+    """An earlier message of a conversation; video: the visual block stands before its text."""
+
+    role: str  # system, user or assistant
+    text: str
+    video: bool = False
+
+
 class PrefixRows(NamedTuple):
     """The question-independent part of S compressor prompts, right-padded to one length; int32."""
 
@@ -138,6 +146,25 @@ class Tokenizer:
         return [*self.encode(f"\nQuery:\n{query}"), self.ids.im_end, self.ids.newline, *self.assistant_header]
 
     # The LLM's prompt
+
+    def chat_ids(self, query: str, conversation: Sequence[Message] = ()) -> tuple[list[int], list[int]]:
+        """Everything before the visual block and everything after it, as Qwen renders chats.
+
+        conversation: earlier messages; those of the system stand first, in place of the published one. The
+        visual block stands in the message that has it, else in the query's own turn.
+        """
+        system = "\n\n".join(m.text for m in conversation if m.role == "system") or LLM_SYSTEM
+        turns = [m for m in conversation if m.role != "system"]
+        shown = next((i for i, m in enumerate(turns) if m.video), len(turns))
+        turns = [*turns, Message("user", query)]
+        prefix = self.turn("system", system)
+        for message in turns[:shown]:
+            prefix += self.turn(message.role, message.text)
+        prefix += [self.ids.im_start, *self.encode("user\n")]
+        suffix = [*self.encode(f"\n{turns[shown].text}"), self.ids.im_end, self.ids.newline]
+        for message in turns[shown + 1 :]:
+            suffix += self.turn(message.role, message.text)
+        return prefix, [*suffix, *self.assistant_header]
 
     @property
     def llm_prefix_ids(self) -> list[int]:

@@ -41,18 +41,20 @@ class FakeModel:
     def __init__(self, held_bytes=1000, seconds=0.0):
         self.go, self.reached = threading.Event(), threading.Event()
         self.bytes, self.seconds = held_bytes, seconds
-        self.opened, self.batches, self.stopped = [], [], []
+        self.opened, self.batches, self.stopped, self.conversations = [], [], [], []
 
     def options(self, **values):
         return Options(**values)
 
-    def open(self, source, keep_bytes, progress):
-        frames = 0
-        for chunk in source.chunks(8):
-            frames += len(chunk)
-            progress("reading the video", frames, source.num_frames)
-        self.opened.append(source.name)
+    def prepare(self, source, keep_bytes):
         return FakeClip(self, source)
+
+    def open(self, clip, progress):
+        frames = 0
+        for chunk in clip.source.chunks(8):
+            frames += len(chunk)
+            progress("reading the video", frames, clip.source.num_frames)
+        self.opened.append(clip.source.name)
 
     def held_bytes(self, clip):
         return self.bytes
@@ -66,6 +68,7 @@ class FakeClip:
     def answer(self, turns):
         self.model.batches.append([turn.question for turn in turns])
         for turn in turns:
+            self.model.conversations.append(tuple(map(tuple, turn.conversation)))
             try:
                 self._one(turn)
             except Exception as error:

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from tempo_jax.serve.files import Library, Uploads
+from tempo_jax.serve.files import Library
+from tempo_jax.serve.uploads import Uploads
 from tests.serving import make_videos, service_of
 
 MISSING = "needs pip install 'tempo_jax[serve]' httpx2"
@@ -24,11 +25,11 @@ def send(url, **more):
 
 
 @contextlib.contextmanager
-def server(folders=(), model=None, access=None, **limits):
+def server(folders=(), model=None, access=None, page=None, **limits):
     """(address, service) of a live server."""
     with service_of(model, **limits) as service:
         uploads = Uploads(service.limits)
-        made = app.create_app(service, Library(folders), uploads, access)
+        made = app.create_app(service, Library(folders), uploads, access, page)
         try:
             with run.running(made.state.guarded, service) as address:
                 yield address, service

@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,15 +60,41 @@ def test_what_troubleshooting_quotes_is_said():
         assert any(pattern.search(one) for one in said), quote
 
 
-def test_the_example_of_serving_gets_the_right_answer(capsys):
-    """`tempo serve` with the demo model, and the page's Python as it stands but for the address."""
-    pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+@pytest.fixture(scope="module")
+def served():
+    """The address of `tempo serve` with the demo model."""
     pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    with serving_process("-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0") as (_, address, _):
+        yield address
+
+
+def test_the_example_of_serving_gets_the_right_answer(served, capsys):
+    """The page's Python as it stands but for the address."""
+    pytest.importorskip("openai", reason="openai is not installed: pip install openai")
     example = re.search(r"```python\n(.+?)```", (REPO / "docs" / "serve.md").read_text("utf-8"), re.DOTALL)[1]
     assert "http://127.0.0.1:8000/v1" in example
-    with serving_process("-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0") as (_, address, _):
-        exec(example.replace("http://127.0.0.1:8000", address), {})
+    exec(example.replace("http://127.0.0.1:8000", served), {})
     answer = capsys.readouterr().out.splitlines()[0]
     hour = (REPO / "examples" / "hour" / "questions.jsonl").read_text("utf-8").splitlines()
     row = next(row for row in map(json.loads, hour) if row["text"] in example)
     assert option_of(answer, row["options"]) == row["answer_letter"]
+
+
+CURL = re.findall(r"```sh\n(.+?)```", (REPO / "docs" / "serve.md").read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", CURL, ids=range(len(CURL)))
+def test_the_curl_examples_of_serving_run(served, block):
+    """As they stand but for the address, in the folder of the demo's video."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    assert "curl" in block and "http://127.0.0.1:8000" in block
+    script = "set -euo pipefail\n" + block.replace("http://127.0.0.1:8000", served)
+    script = script.replace("curl ", "curl --silent --show-error --fail-with-body ")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=REPO / "examples" / "hour", capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("chat.completion" in done.stdout) or (
+        "event: done" in done.stdout and '"deleted":true' in done.stdout
+    )

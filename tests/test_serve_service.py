@@ -79,7 +79,8 @@ def test_questions_about_one_video_are_answered_together(videos):
         answers = [heard.end().answer.text for heard in asked]
         slow.end()
     assert answers == [f"v{i}.mp4 says q{n}" for n, i in enumerate((1, 2, 1, 1, 1))]
-    assert service.model.batches == [["slow"], ["q0", "q2", "q3"], ["q1"], ["q4"]]
+    batches = service.model.batches
+    assert batches[0] == ["slow"] and sorted(batches[1:]) == [["q0", "q2", "q3"], ["q1"], ["q4"]]
 
 
 def test_a_full_queue_says_when_to_come_back(videos):
@@ -109,11 +110,11 @@ def test_a_cancelled_opening_stops(videos, monkeypatch):
     with service_of() as service:
         held = FakeModel.open
 
-        def slowly(self, source, keep_bytes, progress):
+        def slowly(self, clip, progress):
             self.reached.set()
             while not self.go.wait(0.01):
                 progress("reading the video", 0, 1)
-            return held(self, source, keep_bytes, progress)
+            return held(self, clip, progress)
 
         monkeypatch.setattr(FakeModel, "open", slowly)
         heard = Heard(service, videos[0])

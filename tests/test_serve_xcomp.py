@@ -37,13 +37,11 @@ def test_settings_that_are_not_given_are_its_own(model):
         settings.read({"strategy": "head"}, model)
 
 
-def test_the_page_starts_with_its_own_settings(model):
-    gradio = pytest.importorskip("gradio", reason="needs pip install 'tempo_jax[serve]'")
-    from tempo_jax.serve import page
-
-    with gradio.Blocks():
-        controls = page._one_set(model, "")
-    assert [control.value for control in controls] == [8192, 1024, 1024, 0.0, "local", True]
+def test_settings_are_published_with_its_own_defaults(model):
+    rows = {row["name"]: row for row in settings.described(model)}
+    names = ("budget", "max_frames", "max_new_tokens", "temperature", "strategy", "compress")
+    assert [rows[name]["default"] for name in names] == [None, 1024, 1024, 0.0, "local", True]
+    assert rows["strategy"]["choices"] == ["local", "global", "uniform"]
 
 
 def test_answers_are_as_if_asked_alone(model, video):

@@ -11,7 +11,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference import generate
 from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.inference.text import TextStream
-from tempo_jax.prompts import DEFAULT_QUESTION
+from tempo_jax.prompts import DEFAULT_QUESTION, Message
 
 STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
 
@@ -23,7 +23,9 @@ class Turn:
     """A question and who hears of it.
 
     piece: called with the text as it comes. cancelled: asked between pieces; once true, nothing more
-    is computed for this question. answer or error: what came of it; neither if it was cancelled.
+    is computed for this question. conversation: what was said before (`Tokenizer.chat_ids`). stop: texts
+    before which the answer ends. answer or error: what came of it; neither if it was cancelled. stopped:
+    whether the answer ends before one of `stop`.
     """
 
     question: str
@@ -31,8 +33,16 @@ class Turn:
     piece: Callable[[str], None] = lambda text: None
     cancelled: Callable[[], bool] = lambda: False
     progress: Progress = None
+    conversation: Sequence[Message] = ()
+    stop: Sequence[str] = ()
     answer: Answer | None = None
     error: Exception | None = None
+    stopped: bool = False
+
+    def finish(self, answer: Answer, text: TextStream) -> None:
+        """Sets the answer, cut where the text has met one of `stop`."""
+        self.stopped = text.stopped
+        self.answer = dataclasses.replace(answer, text=text.sent) if text.stopped else answer
 
 
 class OpenVideo:
@@ -49,7 +59,13 @@ class OpenVideo:
         self.system = system
         self.last_answer: Answer | None = None
 
-    def prefill(self, question: str, options: Any, progress: Progress = None) -> Any:
+    def prefill(
+        self,
+        question: str,
+        options: Any,
+        progress: Progress = None,
+        conversation: Sequence[Message] = (),
+    ) -> Any:
         """Everything up to the LLM's first logits."""
         raise NotImplementedError
 
@@ -67,13 +83,13 @@ class OpenVideo:
 
     def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
         """Answers a question about the video; options as in the system's `ask`."""
-        for _ in self._answer(question, self.options(**options), progress, every=None):
+        for _ in self._answer(Turn(question, self.options(**options), progress=progress), every=None):
             pass
         return self.last_answer
 
     def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
         """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
-        return self._answer(question, self.options(**options), progress, every=STREAM_TOKENS)
+        return self._answer(Turn(question, self.options(**options), progress=progress), every=STREAM_TOKENS)
 
     def answer(self, turns: Sequence[Turn]) -> None:
         """Answers the turns, each as `ask` would up to floating-point rounding; sets their results."""
@@ -86,18 +102,19 @@ class OpenVideo:
     def _answer_turn(self, turn: Turn) -> None:
         if turn.cancelled():
             return
-        for piece in self._answer(turn.question, turn.options, turn.progress, every=STREAM_TOKENS):
+        for piece in self._answer(turn, every=STREAM_TOKENS):
             turn.piece(piece)
             if turn.cancelled():
+                turn.answer = None
                 return
-        turn.answer = self.last_answer
 
-    def _answer(self, question, options, progress: Progress, every: int | None) -> Iterator[str]:
-        """Yields text every `every` new tokens (None: once, at the end) and sets last_answer."""
+    def _answer(self, turn: Turn, every: int | None) -> Iterator[str]:
+        """Yields text every `every` new tokens (None: once, at the end); sets turn.answer and last_answer."""
         self.last_answer = None
-        asked = self.prefill(question, options, progress)
+        options, progress = turn.options, turn.progress
+        asked = self.prefill(turn.question, options, progress, turn.conversation)
         system, eos = self.system, self.system.config.eos_ids
-        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos)
+        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos, turn.stop)
         first_token, until, last = None, 1, False
         while not last:
             with system.place():
@@ -114,12 +131,14 @@ class OpenVideo:
             first_token = first_token or time.perf_counter()
             last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
             piece = pieces.push(ids, last=last)
+            last = last or pieces.stopped
             if piece:
                 yield piece
             if progress:
                 progress("answering", len(ids), options.max_new_tokens)
             until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
-        self.last_answer = self.result(asked, ids, first_token)
+        turn.finish(self.result(asked, ids, first_token), pieces)
+        self.last_answer = turn.answer
 
 
 def timings(asked: Any, video_seconds: float, first_token: float) -> dict[str, float]:

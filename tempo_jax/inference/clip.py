@@ -14,13 +14,16 @@ from tempo_jax.inference.answering import OpenVideo, Progress, Turn, checked, ti
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
+from tempo_jax.inference.program_cache import ProgramCache
 from tempo_jax.inference.results import Answer, Inspection, Segment
 from tempo_jax.inference.text import finished_text
+from tempo_jax.prompts import Message
 from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
     from tempo_jax.inference.engine import Tempo
 
+SIZES = ProgramCache((programs.resize, programs.see, programs.read_prefix, programs.compress))
 IN_FLIGHT = 2  # chunks the host may run ahead of the device
 
 
@@ -78,12 +81,39 @@ class Clip(OpenVideo):
         """How long the device stood waiting for frames in the latest reading of the video."""
         return self._video_seconds
 
-    def read(self, progress: Progress = None) -> None:
-        """Decodes and encodes the video if the clip does not hold it yet."""
+    def read(self, progress: Progress = None, *, settled: bool = False) -> None:
+        """Decodes and encodes the video if the clip does not hold it yet.
+
+        settled: nothing of a chunk is left to be computed when its progress is told, so that the device is
+        free then for something else.
+        """
         with self.tempo.place():
-            for _ in self._chunks(progress):
-                pass
+            for item in self._chunks(progress):
+                if settled:
+                    jax.block_until_ready(item)
             jax.block_until_ready(self._held)
+
+    def compile(self) -> None:
+        """Compiles what reading the video takes, so that the device is not kept waiting for it."""
+        tempo, plan = self.tempo, self.layout
+        compressor, place = tempo.model.compressor, tempo.place
+        height, width = self.source.height, self.source.width
+        shape = (plan.chunk_segments, plan.segment_frames)
+        size = (shape, (height, width), plan.steps, plan.chunks[0].rows.token_ids_SL.shape)
+        if not SIZES.use(size) or place.mesh is not None:
+            return
+        with place():
+            frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8)
+            programs.resize.lower(frames, steps=plan.steps, image=plan.is_image).compile()
+            resized = frames.update(shape=(*shape, *plan.steps[-1], 3))
+            programs.see.lower(compressor, resized).compile()
+            if self._prefix_cache:
+                parameter = jax.tree.leaves(compressor)[0]  # what is computed with it stays where it is
+                where = parameter.sharding if parameter.committed else None
+                visual = jax.tree.map(
+                    lambda x: x.update(sharding=where), jax.eval_shape(programs.see, compressor, resized)
+                )
+                programs.read_prefix.lower(compressor, visual, place.put(plan.chunks[0].rows)).compile()
 
     def answer(self, turns: Sequence[Turn]) -> None:
         """As OpenVideo.answer; greedy answers are written together."""
@@ -103,11 +133,17 @@ class Clip(OpenVideo):
             warnings=asked.warnings,
         )
 
-    def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
+    def prefill(
+        self,
+        question: str,
+        options: Options,
+        progress: Progress = None,
+        conversation: Sequence[Message] = (),
+    ) -> Asked:
         """Everything up to the LLM's first logits."""
         started, tempo, plan = time.perf_counter(), self.tempo, self.layout
         question, warnings = checked(question)
-        prompt = layout.prompt_of(plan, tempo.tokenizer, question)
+        prompt = layout.prompt_of(plan, tempo.tokenizer, question, conversation)
         text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
         allocate = options.allocates and not plan.is_image
         everything = plan.segments * tempo.config.memory_tokens

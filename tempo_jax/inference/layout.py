@@ -1,7 +1,7 @@
 """How one video is cut into chunks, prompt rows and time tags. Host side, numpy only."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from tempo_jax.inference.programs import Prompt
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
-from tempo_jax.prompts import Tokenizer, pad_rows
+from tempo_jax.prompts import Message, Tokenizer, pad_rows
 from tempo_jax.video import Segment, image_size, resize_steps
 
 
@@ -101,9 +101,11 @@ def question_row(tokenizer: Tokenizer, question: str, memory_tokens: int) -> tup
     return np.pad(np.asarray(ids, np.int32), (0, length - len(ids))), len(ids)
 
 
-def prompt_of(layout: Layout, tokenizer: Tokenizer, question: str) -> Prompt:
+def prompt_of(
+    layout: Layout, tokenizer: Tokenizer, question: str, conversation: Sequence[Message] = ()
+) -> Prompt:
     """The LLM's text around the visual block, int32, padded with -1."""
-    prefix, suffix = tokenizer.llm_prefix_ids, tokenizer.llm_suffix_ids(question)
+    prefix, suffix = tokenizer.chat_ids(question, conversation)
     return Prompt(_padded(prefix, ROW), _padded(suffix, ROW), layout.tags_ST)
 
 

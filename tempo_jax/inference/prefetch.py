@@ -1,12 +1,19 @@
 """Runs an iterator one item ahead in a thread: the host decodes while the device computes."""
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
 _END = object()
+
+# What a thread does while it waits for frames: a server lends the device to its other threads meanwhile.
+waiting: ContextVar[Callable[[], contextlib.AbstractContextManager]] = ContextVar(
+    "waiting", default=contextlib.nullcontext
+)
 
 
 def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
@@ -43,7 +50,11 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            try:
+                item, error = ready.get_nowait()
+            except queue.Empty:
+                with waiting.get()():
+                    item, error = ready.get()
             if error is not None:
                 raise error
             if item is _END:

@@ -56,8 +56,8 @@ def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
 
 
 def _read(clip: "Clip", turn: Turn) -> _Row:
-    asked = clip.prefill(turn.question, turn.options, turn.progress)
-    text = TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids)
+    asked = clip.prefill(turn.question, turn.options, turn.progress, turn.conversation)
+    text = TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids, turn.stop)
     return _Row(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.generation)
 
 
@@ -95,10 +95,12 @@ def _hear(clip: "Clip", row: _Row, tokens_N: np.ndarray, count: int, eos: Sequen
         return False
     if piece := row.text.push(ids, last=last):
         row.turn.piece(piece)
+    last = last or row.text.stopped
+    row.open = not last
     if row.turn.progress:
         row.turn.progress("answering", len(ids), most)
     if last:
-        row.turn.answer = clip.result(row.asked, ids, row.first_token)
+        row.turn.finish(clip.result(row.asked, ids, row.first_token), row.text)
     return row.open
 
 

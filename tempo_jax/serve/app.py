@@ -1,63 +1,100 @@
-"""The HTTP API: OpenAI's chat completions, models and files, health and metrics."""
+"""The server's application: routes, error format, description and page, behind the guard."""
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from tempo_jax import __version__
-from tempo_jax.serve import chat, replies
+from tempo_jax.serve import api, openai_api, reference, schemas, static
+from tempo_jax.serve.asking import ClientGone
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.events import ClientGone, ask, substantial, while_connected
-from tempo_jax.serve.files import Library, Upload, Uploads, too_large
+from tempo_jax.serve.files import Library
 from tempo_jax.serve.guard import Guard
 from tempo_jax.serve.limits import MIB
 from tempo_jax.serve.metrics import Metrics
-from tempo_jax.serve.service import Done, Event, Piece, Service
+from tempo_jax.serve.service import Service, log
+from tempo_jax.serve.sessions import Sessions
+from tempo_jax.serve.state import State
+from tempo_jax.serve.uploads import Uploads
 
-PIECE_BYTES = 1 << 20
-STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
-
-NO_FILE = 'The upload has no "file": send one as multipart/form-data.'
-EMPTY_FILE = "The uploaded file is empty: send a complete one."
-BAD_FORM = "The upload is no well-formed multipart/form-data: send one file."
+DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with
+progress, segments and thumbnails. Whatever goes wrong is said in OpenAI's error format, in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """token: what clients must send, None for nothing. hosts: as in Guard."""
+    """token: what clients must send, None for nothing. hosts, origins: as in Guard."""
 
     token: str | None = None
     hosts: tuple[str, ...] | None = None
+    origins: tuple[str, ...] = ()
 
 
-def create_app(service: Service, library: Library, uploads: Uploads, access: Access | None = None) -> FastAPI:
-    """The application around a started service. `app.state.guarded` is what to serve."""
+def create_app(
+    service: Service,
+    library: Library,
+    uploads: Uploads,
+    access: Access | None = None,
+    page: Path | None = static.UI,
+) -> FastAPI:
+    """The application around a started service. `app.state.guarded` is what to serve.
+
+    page: folder of the page's files, None for the API alone.
+    """
     access = access or Access()
-    app = FastAPI(title="Tempo", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    state = State(service, library, uploads, Sessions(access.token))
+    app = FastAPI(
+        title="Tempo", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None,
+        openapi_url=None, redirect_slashes=False, responses={"4XX": {"model": schemas.Error}},
+    )  # fmt: skip
     app.state.metrics = metrics = Metrics(service)
     _add_error_handlers(app)
-    _add_chat(app, service, library, uploads)
-    _add_files(app, service, uploads)
+    app.include_router(openai_api.router(state))
+    app.include_router(api.router(state))
     _add_about(app, service, metrics)
-    paths = {getattr(route, "path", "") for route in app.routes}
+    files = static.pages(page)
+    static.mount(app, files)
 
-    def count(path: str, status: int) -> None:
+    def count(scope: dict, status: int) -> None:
         # Of paths, only our own: labels made up by clients would fill the memory.
-        metrics.requests.labels(path if path in paths else "other", str(status)).inc()
+        path = getattr(scope.get("route"), "path", None)
+        metrics.requests.labels("page" if path in files else path or "other", str(status)).inc()
 
-    most = service.limits.upload_bytes + MIB
-    app.state.guarded = Guard(app, access.token, access.hosts, most, count)
+    app.state.has_page = bool(files)
+    app.state.guarded = guarded = Guard(
+        app,
+        state.sessions,
+        hosts=access.hosts,
+        origins=access.origins,
+        open_paths=files.__contains__,
+        body_bytes=_body_bytes(service),
+        most=service.limits.requests,
+        count=count,
+    )
+    if access.origins:
+        app.state.guarded = CORSMiddleware(
+            guarded,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+        )
     return app
+
+
+def _body_bytes(service: Service):
+    """Path and method -> the most that a request's body may have."""
+    limits = service.limits
+    most = {
+        ("/v1/files", "POST"): limits.upload_bytes + MIB,
+        ("/v1/chat/completions", "POST"): limits.inline_bytes + limits.json_bytes,
+    }
+    return lambda path, method: most.get((path, method), limits.json_bytes)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -69,172 +106,54 @@ def _add_error_handlers(app: FastAPI) -> None:
         return reply(error)
 
     @app.exception_handler(ClientGone)
-    async def gone(request: Request, error: ClientGone) -> Response:
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, error: HTTPException) -> Response:
-        sentences = {
-            404: f"There is nothing at {request.url.path[:200]!r}: see docs/serve.md for what there is.",
-            405: f"{request.method} is not possible at {request.url.path[:200]!r}: see docs/serve.md.",
+        where = f"{request.url.path[:200]!r}"
+        known = {
+            404: (f"There is nothing at {where}: see /docs for what there is.", "not_found"),
+            405: (f"{request.method[:20]} is not possible at {where}: see /docs.", "method_not_allowed"),
         }
-        message = sentences.get(error.status_code, f"{error.detail}.")
-        return reply(ApiError(error.status_code, message, headers=dict(error.headers or {})))
+        message, code = known.get(error.status_code, (f"{error.detail}.", None))
+        return reply(ApiError(error.status_code, message, code, headers=dict(error.headers or {})))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return reply(ApiError(400, "The request has a wrong parameter: see docs/serve.md.", "invalid_value"))
+        where = [str(part)[:80] for part in error.errors()[0]["loc"] if part not in ("query", "path", "body")]
+        name = where[0] if where else "a parameter"
+        return reply(
+            ApiError(400, f"{name} has a value that it cannot have: see /docs.", "invalid_value", name)
+        )
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("a request could not be answered", exc_info=error)
         return reply(api_error(error))
 
 
-def _add_chat(app: FastAPI, service: Service, library: Library, uploads: Uploads) -> None:
-    @app.post("/v1/chat/completions")
-    async def completions(request: Request) -> Response:
-        body = await _json(request, service.limits.inline_bytes)
-        asked = await run_in_threadpool(chat.parse, body, service.model, library, uploads)
-        events = ask(
-            service, video=asked.video, question=asked.question, frames=asked.frames, options=asked.options
-        )
-        try:
-            if asked.stream:
-                first = await while_connected(request, substantial(events))
-                return StreamingResponse(_streamed(service, asked, first, events), headers=STREAM_HEADERS)
-            done = await while_connected(request, _done(events))
-        except ClientGone:
-            await events.aclose()
-            raise
-        except Exception as error:
-            await events.aclose()
-            raise api_error(error) from error
-        extras = replies.extras(done, asked.warnings)
-        return JSONResponse(
-            replies.Reply(service.model.name).whole(done, extras, _reason(service, asked, done))
-        )
-
-
-async def _done(events: AsyncIterator[Event]) -> Done:
-    while not isinstance(event := await substantial(events), Done):
-        pass
-    return event
-
-
-async def _streamed(
-    service: Service, asked: chat.Chat, first: Event, events: AsyncIterator[Event]
-) -> AsyncIterator[bytes]:
-    """Server-sent events of an answer whose first substantial event has come already."""
-    reply = replies.Reply(service.model.name)
-    async with contextlib.aclosing(events):
-        yield reply.first()
-        event = first
-        try:
-            while not isinstance(event, Done):
-                if isinstance(event, Piece):
-                    yield reply.piece(event.text)
-                event = await substantial(events)
-        except Exception as error:  # too late for another status
-            yield replies.event(api_error(error).body())
-            return
-        extras, reason = replies.extras(event, asked.warnings), _reason(service, asked, event)
-        yield reply.last(event, extras, reason, asked.include_usage)
-
-
-def _reason(service: Service, asked: chat.Chat, done: Done) -> str:
-    return replies.finish_reason(done, asked.options.max_new_tokens, service.model.eos_ids)
-
-
-async def _json(request: Request, most: int) -> Any:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":  # which a page of another site cannot send without asking first
-        raise ApiError(415, "The request must have the content type application/json.", "content_type")
-    body, size = bytearray(), 0
-    async for part in request.stream():  # read to its end, which the guard bounds: clients hear better then
-        size += len(part)
-        if size <= most:
-            body += part
-    if size > most:
-        raise ApiError(
-            413,
-            f"The request is larger than {most >> 20} MiB: upload the video at /v1/files first.",
-            "too_large",
-        )
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The request is not JSON ({error}).", "invalid_json") from error
-
-
-def _file(upload: Upload) -> dict:
-    return {
-        "id": upload.id,
-        "object": "file",
-        "bytes": upload.size,
-        "created_at": upload.created,
-        "filename": upload.name,
-        "purpose": "vision",
-        "status": "processed",
-    }
-
-
-def _add_files(app: FastAPI, service: Service, uploads: Uploads) -> None:
-    @app.post("/v1/files")
-    async def upload(request: Request) -> dict:
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > service.limits.upload_bytes + MIB:
-            raise too_large(service.limits.upload_bytes)
-        try:
-            async with request.form(max_files=1, max_fields=10) as form:
-                given = form.get("file")
-                if not isinstance(given, UploadFile):
-                    raise ApiError(400, NO_FILE, "no_file", "file")
-                with uploads.new(given.filename or "the video") as writing:
-                    while data := await given.read(PIECE_BYTES):
-                        await run_in_threadpool(writing.write, data)
-                    if not writing.size:
-                        raise ApiError(400, EMPTY_FILE, "empty_file", "file")
-                    return _file(writing.done())
-        except (MultiPartException, HTTPException, KeyError) as error:
-            raise ApiError(400, BAD_FORM, "bad_form") from error
-
-    @app.get("/v1/files")
-    async def listing() -> dict:
-        return {"object": "list", "data": [_file(item) for item in uploads.items()], "has_more": False}
-
-    @app.get("/v1/files/{identity}")
-    async def one(identity: str) -> dict:
-        return _file(uploads.get(identity))
-
-    @app.delete("/v1/files/{identity}")
-    async def remove(identity: str) -> dict:
-        uploads.remove(identity)
-        return {"id": identity, "object": "file", "deleted": True}
-
-
 def _add_about(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    model = {"id": service.model.name, "object": "model", "created": 0, "owned_by": "tempo_jax"}
+    @app.get("/health", tags=["about"], summary="Whether it takes requests (503: not any more)")
+    async def health(response: Response) -> schemas.Health:
+        response.status_code = 200 if service.alive else 503
+        return schemas.Health(
+            status="ok" if service.alive else "shutting down",
+            model=service.model.name,
+            version=__version__,
+            waiting=service.waiting,
+            running=service.running,
+        )
 
-    @app.get("/v1/models")
-    async def models() -> dict:
-        return {"object": "list", "data": [model]}
-
-    @app.get("/v1/models/{name:path}")
-    async def one(name: str) -> dict:
-        chat.check_model(name, service.model.name)
-        return model
-
-    @app.get("/health")
-    async def health() -> Response:
-        state = {
-            "status": "ok" if service.alive else "shutting down",
-            "model": service.model.name,
-            "version": __version__,
-            "waiting": service.waiting,
-            "running": service.running,
-        }
-        return JSONResponse(state, 200 if service.alive else 503)
-
-    @app.get("/metrics")
+    @app.get("/metrics", tags=["about"], summary="For Prometheus", response_class=Response)
     async def prometheus() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description() -> dict:
+        return app.openapi()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(reference.page(app.openapi()), headers=reference.HEADERS)

@@ -1,46 +1,27 @@
 """An OpenAI-style chat request as one question about one video."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.serve import settings
+from tempo_jax.prompts import Message
+from tempo_jax.serve import fields, settings
+from tempo_jax.serve.data_uris import DataUris, bad
 from tempo_jax.serve.errors import ApiError
-from tempo_jax.serve.files import Library, Uploads
+from tempo_jax.serve.files import Library
 from tempo_jax.serve.model import Model
+from tempo_jax.serve.sessions import Identity
 from tempo_jax.serve.store import Frames, VideoFile
+from tempo_jax.serve.uploads import IDENTITY, Uploads
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MOST_QUESTION = 20_000  # characters
-# OpenAI's names of settings; of several for one, the last wins.
-NAMES = {
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "seed": "seed",
-}
-# What cannot be served, unless it has a value that asks for nothing.
-ASKS_FOR_NOTHING: dict[str, tuple] = {
-    "n": (1,),
-    "tools": ([],),
-    "functions": ([],),
-    "logprobs": (False,),
-    "stop": ([],),
-    "response_format": ({"type": "text"},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "audio": (),
-    "modalities": (["text"],),
-}
-# Types of content parts that carry a picture -> the fields, one in the other, that hold its address.
-VISUAL_PARTS = {
-    "video_url": ("video_url", "url"),
-    "image_url": ("image_url", "url"),
-    "file": ("file", "file_id"),
-}
-ALONE = "Earlier turns and system messages were not read: every question is answered on its own."
+MOST_CONVERSATION = 200_000  # characters of all messages together
+MOST_MESSAGES = 256
+MOST_STOPS, MOST_STOP = 8, 200  # texts, characters of one
+Address = str | tuple[str, ...]  # of a video, or of its frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,42 +30,86 @@ class Chat:
 
     video: VideoFile
     question: str
+    conversation: tuple[Message, ...]
     frames: Frames
     options: Any
+    stop: tuple[str, ...]
     stream: bool
     include_usage: bool
-    warnings: list[str]
 
 
-def parse(body: Any, model: Model, library: Library, uploads: Uploads) -> Chat:
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What addresses of a request may name."""
+
+    library: Library
+    uploads: Uploads
+    who: Identity
+    inline: DataUris  # data: URIs of this request
+
+    def find(self, address: Address) -> VideoFile:
+        """The file of a data: URI, an id, a path or file: URI; or of a list of frames."""
+        if isinstance(address, tuple):
+            return self.inline.frames([Path(self._one(part).path) for part in address]).video()
+        return self._one(address)
+
+    def _one(self, address: str) -> VideoFile:
+        if (inline := self.inline.take(address)) is not None:
+            return inline.video()
+        scheme = address.split(":", 1)[0].strip().lower() if ":" in address[:16] else ""
+        if scheme == "data":
+            raise bad()
+        if "://" in address and scheme != "file":
+            raise ApiError(
+                400,
+                "This server fetches nothing from the network: upload the video, or send it as a data: URI.",
+                "remote_address",
+                "url",
+            )
+        return self.by_name(address)
+
+    def by_name(self, address: str) -> VideoFile:
+        """The same of an id or a path."""
+        if IDENTITY.fullmatch(address):
+            return self.uploads.find(address, self.who)
+        if settings.LISTED.fullmatch(address):
+            return self.library.get(address).video()
+        try:
+            return self.library.find(address)
+        except ApiError as error:
+            if error.status == 403 and address.startswith("file-"):  # a file may be called so
+                self.uploads.find(address, self.who)
+            raise
+
+
+def parse(body: Any, model: Model, files: Files) -> Chat:
     """ApiError (400, 403, 404, 413) for a request that cannot be served, one sentence each."""
     if not isinstance(body, dict):
         raise ApiError(400, "The request must be a JSON object with model and messages.", "invalid_json")
     check_model(body.get("model"), model.name)
-    for name, harmless in ASKS_FOR_NOTHING.items():
-        if body.get(name) is not None and body[name] not in harmless:
-            raise ApiError(400, f"{name} is not supported: leave it out.", "unsupported_parameter", name)
-    frames, options = _settings(body, model)
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise ApiError(400, "messages is empty: send a user message.", "empty_messages", "messages")
-    question, addresses, others = _read(messages)
-    if len(set(addresses)) != 1:
-        many = f"There are {len(set(addresses))} videos or images" if addresses else "There is no video"
-        said = f"{many} in the messages: send exactly one video_url or image_url part."
-        raise ApiError(400, said, "one_video", "messages")
-    stream = _flag(body, "stream")
+    fields.known(body, (*fields.REQUEST, *fields.NAMES, *fields.OURS), fields.REQUEST_NOTHING)
+    chosen = fields.Settings()
+    for theirs, ours in fields.NAMES.items():
+        chosen.add(ours, body.get(theirs), theirs)
+    for name in fields.OURS:
+        chosen.add(name, body.get(name), name)
+    chosen.add_object(body.get("tempo"), "tempo")
+    chosen.add_object(body.get("mm_processor_kwargs"), "mm_processor_kwargs")
+    question, conversation, address = _read(body.get("messages"), chosen, files.inline.inside)
+    frames, options = read_settings(chosen.values, model)
     usage = body.get("stream_options")
     if usage is not None and not isinstance(usage, dict):
         raise ApiError(400, "stream_options must be an object.", "invalid_value", "stream_options")
+    fields.known(usage or {}, ("include_usage",), {"include_obfuscation": (False, True)}, "stream_options")
     return Chat(
-        video=find(addresses[0], library, uploads),
+        video=files.find(address),
         question=question,
+        conversation=conversation,
         frames=frames,
         options=options,
-        stream=stream,
+        stop=_stop(body.get("stop")),
+        stream=_flag(body, "stream"),
         include_usage=bool(usage and _flag(usage, "include_usage")),
-        warnings=[ALONE] if others else [],
     )
 
 
@@ -95,13 +120,10 @@ def check_model(given: Any, model: str) -> None:
         raise ApiError(404, f"There is no model {given[:80]!r}, but {model!r}.", "model_not_found", "model")
 
 
-def _settings(body: dict, model: Model) -> tuple[Frames, Any]:
-    own = body.get("tempo")
-    if own is not None and not isinstance(own, dict):
-        raise ApiError(400, "tempo must be an object of settings.", "invalid_value", "tempo")
-    values = {ours: body[theirs] for theirs, ours in NAMES.items() if body.get(theirs) is not None}
+def read_settings(values: dict[str, Any], model: Model) -> tuple[Frames, Any]:
+    """As `settings.read`; ApiError 400 that names the setting."""
     try:
-        return settings.read({**values, **(own or {})}, model)
+        return settings.read(values, model)
     except TempoError as error:
         first = str(error).split()[0]
         param = first if first in settings.SETTINGS else "tempo"
@@ -115,33 +137,82 @@ def _flag(body: dict, name: str) -> bool:
     raise ApiError(400, f"{name} must be true or false.", "invalid_value", name)
 
 
-def _read(messages: list) -> tuple[str, list[str], bool]:
-    """The last user message's text, addresses of all pictures, whether there was other text."""
-    addresses: list[str] = []
-    texts: list[tuple[str, str]] = []
+def _stop(given: Any) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else given or []
+    good = isinstance(texts, list) and all(
+        isinstance(text, str) and 0 < len(text) <= MOST_STOP for text in texts
+    )
+    if not good or len(texts) > MOST_STOPS:
+        said = (
+            f"stop must be a text or a list of at most {MOST_STOPS}, of at most {MOST_STOP} characters each."
+        )
+        raise ApiError(400, said, "invalid_value", "stop")
+    return tuple(texts)
+
+
+def _read(
+    messages: Any, chosen: fields.Settings, inside: Callable[[str], bool]
+) -> tuple[str, tuple[Message, ...], Address]:
+    """The last user message's text, what was said before, and the address of the one video."""
+    if not isinstance(messages, list) or not messages:
+        raise ApiError(400, "messages is empty: send a user message.", "empty_messages", "messages")
+    if len(messages) > MOST_MESSAGES:
+        raise ApiError(
+            400, f"There are more than {MOST_MESSAGES} messages: leave out the earliest.", "too_long"
+        )
+    addresses: dict[Address, None] = {}
+    said: list[Message] = []
     for number, message in enumerate(messages):
-        where = f"messages[{number}]"
+        where = f"messages.{number}"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ApiError(400, f"{where} needs a role: {', '.join(ROLES)}.", "invalid_message", where)
-        text, found = _content(message.get("content"), where)
-        texts.append((message["role"], text))
-        addresses += found
-    if texts[-1][0] != "user":
+        fields.known(message, ("role", "content"), fields.MESSAGE_NOTHING, where, ("name",))
+        role = ROLES[message["role"]]
+        text, found = _content(message.get("content"), where, chosen)
+        if inside(text):
+            raise ApiError(
+                400, f"{where} has a data: URI as text: send it as a video_url part.", "invalid_part", where
+            )
+        if found and role != "user":
+            raise ApiError(
+                400, f"{where} has a video, which only the user can send.", "invalid_message", where
+            )
+        said.append(Message(role, text, video=bool(found) and not addresses))
+        addresses.update(dict.fromkeys(found))
+    question = check_messages(said)
+    if len(addresses) != 1:
+        many = f"There are {len(addresses)} videos or images" if addresses else "There is no video"
+        raise ApiError(
+            400,
+            f"{many} in the messages: send exactly one video_url or image_url part.",
+            "one_video",
+            "messages",
+        )
+    return question, tuple(said[:-1]), next(iter(addresses))
+
+
+def check_messages(said: list[Message]) -> str:
+    """The question, which comes last; ApiError 400 where there is none, or too much is said."""
+    if said[-1].role != "user":
         raise ApiError(400, "The last message must be the user's question.", "invalid_message", "messages")
-    question = texts[-1][1].strip()
+    question = said[-1].text.strip()
     if not question:
         raise ApiError(400, "The last message has no text: ask a question.", "empty_question", "messages")
     if len(question) > MOST_QUESTION:
         raise ApiError(
+            400, f"The question has more than {MOST_QUESTION} characters: shorten it.", "too_long", "messages"
+        )
+    if sum(len(message.text) for message in said) > MOST_CONVERSATION:
+        raise ApiError(
             400,
-            f"The question has more than {MOST_QUESTION} characters: shorten it.",
+            f"The messages have more than {MOST_CONVERSATION} characters: leave out the earliest.",
             "too_long",
             "messages",
         )
-    return question, addresses, any(text.strip() for _, text in texts[:-1])
+    return question
 
 
-def _content(content: Any, where: str) -> tuple[str, list[str]]:
+def _content(content: Any, where: str, chosen: fields.Settings) -> tuple[str, list[Address]]:
     if content is None:
         return "", []
     if isinstance(content, str):
@@ -149,43 +220,40 @@ def _content(content: Any, where: str) -> tuple[str, list[str]]:
     if not isinstance(content, list):
         raise ApiError(400, f"{where}.content must be text or a list of parts.", "invalid_message", where)
     texts, addresses = [], []
-    for part in content:
+    for number, part in enumerate(content):
+        place = f"{where}.content.{number}"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
+            fields.known(part, ("type", "text"), {}, place, ())
             texts.append(part["text"])
-        elif isinstance(kind, str) and kind in VISUAL_PARTS:
-            addresses.append(_address(part, kind, where))
+        elif isinstance(kind, str) and kind in fields.VISUAL_PARTS:
+            addresses.append(_address(part, kind, where, place, chosen))
         else:
             raise ApiError(
                 400,
-                f"{where} has a part that is not text, {', '.join(VISUAL_PARTS)}: leave it out.",
+                f"{where} has a part that is not text, {', '.join(fields.VISUAL_PARTS)}: leave it out.",
                 "invalid_part",
                 where,
             )
     return "\n".join(texts), addresses
 
 
-def _address(part: dict, kind: str, where: str) -> str:
-    outer, inner = VISUAL_PARTS[kind]
+def _address(part: dict, kind: str, where: str, place: str, chosen: fields.Settings) -> Address:
+    """Where a part's video is; settings beside it count for the question."""
+    outer, inner = fields.VISUAL_PARTS[kind]
+    fields.known(part, ("type", outer, *settings.SETTINGS), fields.ADDRESS_NOTHING, place, ())
     holder = part.get(outer)
-    value = holder.get(inner) if isinstance(holder, dict) else holder
+    value = holder
+    if isinstance(holder, dict):
+        fields.known(holder, (inner, *settings.SETTINGS), fields.ADDRESS_NOTHING, f"{place}.{outer}", ())
+        value = holder.get(inner)
+    for at, given in ((place, part), (f"{place}.{outer}", holder if isinstance(holder, dict) else {})):
+        for name in settings.SETTINGS:
+            chosen.add(name, given.get(name), f"{at}.{name}")
+    if isinstance(value, list) and value and all(isinstance(frame, str) and frame for frame in value):
+        return tuple(value)
     if not isinstance(value, str) or not value:
         raise ApiError(
             400, f'{where} has a {kind} part without {{"{outer}": {{"{inner}": …}}}}.', "invalid_part", where
         )
     return value
-
-
-def find(address: str, library: Library, uploads: Uploads) -> VideoFile:
-    """The file that an address names: data: URI, uploaded file's id, path or file: URI."""
-    scheme = address.split(":", 1)[0].lower() if ":" in address[:16] else ""
-    if scheme == "data":
-        return uploads.find(uploads.from_data_uri(address).id)
-    if "://" in address and scheme != "file":
-        raise ApiError(
-            400,
-            "This server fetches nothing from the network: upload the video, or send it as a data: URI.",
-            "remote_address",
-            "url",
-        )
-    return uploads.find(address) if address.startswith("file-") else library.find(address)

@@ -16,10 +16,12 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from tempo_jax.errors import TempoError
+from tempo_jax.inference import prefetch
 from tempo_jax.serve import decoder_child
 from tempo_jax.video.sources import Source
 
 POLL_SECONDS = 0.05  # how soon a cancelled request lets go of its decoder
+_children: set = set()  # processes that are decoding
 
 
 class Cancelled(Exception):
@@ -31,6 +33,13 @@ def warm_up() -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([decoder_child.__name__])
     forkserver.ensure_running()
+
+
+def kill_all() -> None:
+    """Ends all decoding at once, for a server that does so too."""
+    for child in list(_children):
+        with contextlib.suppress(ValueError):  # it has just been closed
+            child.kill()
 
 
 @contextlib.contextmanager
@@ -49,6 +58,7 @@ def decoding(
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=decoder_child.main, args=(theirs, request), daemon=True)
     child.start()
+    _children.add(child)
     theirs.close()
     reader = _Reader(ours, request, cancelled)
     try:
@@ -59,6 +69,7 @@ def decoding(
         }
         yield Source(name=request.name, _read=reader.frames(on_frame), **arrays, **header)
     finally:
+        _children.discard(child)
         child.kill()
         ours.close()
         child.join()
@@ -95,6 +106,21 @@ class _Reader:
 
         return read
 
+    def _wait(self) -> None:
+        """Until there is a message."""
+        there = False
+        while not there:
+            started = time.monotonic()
+            there = self._pipe.poll(min(POLL_SECONDS, max(0.0, self._patience)))
+            self._patience -= time.monotonic() - started
+            if self._cancelled():
+                raise Cancelled
+            if self._patience < 0:
+                raise TempoError(
+                    f"Decoding {self._request.name} took longer than the "
+                    f"{self._request.limits.decode_seconds:.0f} seconds allowed: cut it or scale it down."
+                )
+
     def _checked(self, message: bytes) -> dict:
         value = json.loads(message)
         if "error" in value:
@@ -103,18 +129,11 @@ class _Reader:
 
     def _message(self) -> bytes:
         try:
-            there = False
-            while not there:
-                started = time.monotonic()
-                there = self._pipe.poll(min(POLL_SECONDS, max(0.0, self._patience)))
-                self._patience -= time.monotonic() - started
-                if self._cancelled():
-                    raise Cancelled
-                if self._patience < 0:
-                    raise TempoError(
-                        f"Decoding {self._request.name} took longer than the "
-                        f"{self._request.limits.decode_seconds:.0f} seconds allowed: cut it or scale it down."
-                    )
+            if self._cancelled():
+                raise Cancelled
+            if self._patience < 0 or not self._pipe.poll(0):
+                with prefetch.waiting.get()():
+                    self._wait()
             return self._pipe.recv_bytes()
         except (EOFError, ConnectionError) as error:
             raise TempoError(decoder_child.too_heavy(self._request.name, self._request.limits)) from error

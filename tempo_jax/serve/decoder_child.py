@@ -150,8 +150,8 @@ def check_file(path: Path, limits: Limits) -> None:
 
 def _check_opened(source: Source, limits: Limits) -> None:
     """The same for what headers may lie about or not say."""
-    if source.kind == "video":
-        _check_pixels(source.name, source.height, source.width, limits.frame_pixels)
+    most = limits.image_pixels if source.kind == "image" else limits.frame_pixels
+    _check_pixels(source.name, source.height, source.width, most)
     if source.duration_seconds > limits.video_seconds:
         raise TempoError(
             f"{source.name} lasts {source.duration_seconds:.0f} seconds and this server takes at most "

@@ -5,20 +5,12 @@ import dataclasses
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.service import Busy, Closing, describe, internal
 
-# HTTP status -> the type OpenAI's clients know it by
+# HTTP status -> the type OpenAI's clients know it by; others below 500 are invalid requests.
 TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
-    411: "invalid_request_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    421: "invalid_request_error",
     429: "rate_limit_error",
-    500: "server_error",
-    503: "server_error",
 }
 
 

@@ -1,72 +1,64 @@
-"""The service's events, which its own thread makes, for asyncio."""
+"""What becomes of a question, told to whoever asked it: plain values, made by the service's threads."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+import dataclasses
 
-from starlette.requests import Request
-
-from tempo_jax.serve.service import Done, Event, Failed, Job, Progress, Service
-
-T = TypeVar("T")
+from tempo_jax.inference.results import Answer
+from tempo_jax.serve.store import Opened
 
 
-class ClientGone(Exception):
-    """Nobody reads the response."""
+@dataclasses.dataclass(frozen=True)
+class Queued:
+    """place: 1 is next. seconds: an estimate until its turn."""
+
+    place: int
+    seconds: float
 
 
-async def ask(service: Service, **job: Any) -> AsyncIterator[Event]:
-    """Submits a job (arguments of Job but its listener) and yields its events to the last.
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """Its turn has come. reused: the video is open already, else it is being opened now."""
 
-    Left before, by whatever way, the job is cancelled. Raises Busy and Closing as `Service.submit`.
+    reused: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    stage: str
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """The video is open. reused: it was when the question came."""
+
+    opened: Opened
+    reused: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """reused: the video was open already; open_seconds: what opening it took, now or then.
+
+    stopped: the answer ends before one of the texts that were to end it.
     """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Event] = asyncio.Queue()
 
-    def listener(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
-    submitted = service.submit(Job(**job, listener=listener))
-    try:
-        while True:
-            event = await queue.get()
-            yield event
-            if isinstance(event, Done | Failed):
-                return
-    finally:
-        service.cancel(submitted)
+    answer: Answer
+    reused: bool
+    open_seconds: float
+    thumbnails: list[bytes]
+    batch: int  # questions answered together
+    stopped: bool = False
 
 
-async def substantial(events: AsyncIterator[Event]) -> Event:
-    """The next event that is not mere progress; of a Failed, its error is raised."""
-    async for event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        if not isinstance(event, Progress):
-            return event
-    raise RuntimeError("the events of a job end with Done or Failed")
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    error: Exception
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled (and ClientGone raised) when the client goes away.
-
-    Call it once the request's body has been read.
-    """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        for future in (task, watch):
-            future.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+Event = Queued | Started | Progress | Ready | Piece | Done | Failed

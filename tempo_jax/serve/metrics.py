@@ -2,7 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tempo_jax.serve.service import Done, Event, Service
+from tempo_jax.serve.events import Done, Event
+from tempo_jax.serve.service import Service
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 

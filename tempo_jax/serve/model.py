@@ -26,8 +26,11 @@ class Model(Protocol):
     def options(self, **values: Any) -> Any:
         """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
 
-    def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
-        """A clip that has read the source; holds what fits keep_bytes of device memory."""
+    def prepare(self, source: Source, keep_bytes: int) -> Any:
+        """The clip of a source that is not read yet, what reading takes compiled; on any thread."""
+
+    def open(self, clip: Any, progress: Progress) -> None:
+        """Reads the source of a prepared clip."""
 
     def held_bytes(self, clip: Any) -> int:
         """Device memory the clip holds, or will at most."""
@@ -48,11 +51,17 @@ class TempoModel:
     def options(self, **values: Any) -> Options:
         return Options(**values)
 
-    def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
+    def prepare(self, source: Source, keep_bytes: int) -> Any:
         """Keeps the compressor's prefix where it fits, else the vision tower's output."""
-        clip = self.tempo.open(source, keep=False)
-        prefix = prefix_bytes(clip) <= keep_bytes
-        return self.tempo.open(source, prefix_cache=prefix, progress=progress)
+        from tempo_jax.inference.clip import Clip
+
+        prefix = prefix_bytes(self.tempo.open(source, keep=False)) <= keep_bytes
+        clip = Clip(self.tempo, source, keep=True, prefix_cache=prefix)
+        clip.compile()
+        return clip
+
+    def open(self, clip: Any, progress: Progress) -> None:
+        clip.read(progress, settled=True)
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
@@ -81,8 +90,15 @@ class XCompModel:
     def options(self, **values: Any) -> Any:
         return self._options(**values)
 
-    def open(self, source: Source, keep_bytes: int, progress: Progress) -> Any:
-        return self.xcomp.open(source, progress=progress)
+    def prepare(self, source: Source, keep_bytes: int) -> Any:
+        from tempo_jax.xcomp.clip import Clip
+
+        clip = Clip(self.xcomp, source, keep=True)
+        clip.compile()
+        return clip
+
+    def open(self, clip: Any, progress: Progress) -> None:
+        clip.read(progress)
 
     def held_bytes(self, clip: Any) -> int:
         """Visual tokens, once for each way in which scoring may cut the video into clips."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_jax.serve.service import Done
+from tempo_jax.serve.events import Done
 
 
 class Reply:
@@ -61,7 +61,7 @@ def usage(done: Done) -> dict:
 
 def finish_reason(done: Done, most: int, eos_ids: Sequence[int]) -> str:
     ids = done.answer.token_ids
-    return "length" if len(ids) >= most and ids[-1] not in eos_ids else "stop"
+    return "length" if len(ids) >= most and ids[-1] not in eos_ids and not done.stopped else "stop"
 
 
 def extras(done: Done, warnings: Sequence[str]) -> dict:

@@ -1,35 +1,37 @@
-"""The service: a bounded queue of questions, and one thread that owns the model and answers them.
+"""The service: a bounded queue of questions, one thread that answers them, a few that open videos.
 
-Questions that wait for the video in hand are answered with it. What becomes of a question is told
-to its listener as events, called on the service's thread: any number of Progress and Piece, then
-one Done or Failed, unless the question was cancelled first.
+Questions that wait for the same video are answered together. A video that is not open yet is opened by a
+thread of its own, chunk by chunk between answers (`device`), so that questions about open ones do not wait
+for it. What becomes of a question is told to its listener as events (`events`), called on the service's
+threads: the last one is Done, Ready (of a job without a question) or Failed, unless the job was cancelled.
 """
 
 import dataclasses
-import io
+import itertools
 import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.results import Answer
-from tempo_jax.serve.decoder import Cancelled, decoding, warm_up
-from tempo_jax.serve.decoder_child import Request
+from tempo_jax.inference.answering import Message, Turn
+from tempo_jax.serve.decoder import Cancelled, warm_up
+from tempo_jax.serve.device import Device
+from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.model import Model
-from tempo_jax.serve.store import Frames, Opened, OpenVideos, VideoFile
+from tempo_jax.serve.opening import Opening
+from tempo_jax.serve.store import Frames, Key, Opened, OpenVideos, VideoFile
 
 log = logging.getLogger("tempo_jax.serve")
 
-THUMBNAIL_SIDE = 160
 FIRST_GUESS_SECONDS = 5.0  # of a question, before any has been answered
+STALLED_SECONDS = 5.0  # an opening that waits so long for frames lends its place to another
+MOST_STALLED = 4  # times as many openings as places, at most
+NEWCOMERS = 4  # places beyond the queue's for those who have none in it
+CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
 
 
 class Busy(Exception):
@@ -44,50 +46,29 @@ class Closing(Exception):
     """The server is shutting down."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    stage: str
-    done: int
-    total: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """reused: the video was open already; open_seconds: what opening it took, now or then."""
-
-    answer: Answer
-    reused: bool
-    open_seconds: float
-    thumbnails: list[bytes]
-    batch: int  # questions answered together
-
-
-@dataclasses.dataclass(frozen=True)
-class Failed:
-    error: Exception
-
-
-Event = Progress | Piece | Done | Failed
-
-
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One question about one video."""
+    """One question about one video, or None to open it only. client: who asks, for a fair order.
+
+    conversation: earlier messages, and the video's place in them; stop: texts that end the answer.
+    """
 
     video: VideoFile
-    question: str
+    question: str | None
     frames: Frames
     options: Any  # of Model.options
     listener: Callable[[Event], None]
+    client: str = ""
+    conversation: Sequence[Message] = ()
+    stop: tuple[str, ...] = ()
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
+    number: int = 0  # of the order of arrival
+    opened: Opened | None = None  # once it may be answered
+    reused: bool = False
+    place: int | None = None  # in the queue, as told last
 
     @property
-    def key(self) -> tuple[VideoFile, Frames]:
+    def key(self) -> Key:
         return self.video, self.frames
 
 
@@ -98,8 +79,12 @@ class Service:
         self.model, self.limits = model, limits or Limits()
         self.store = OpenVideos(self.limits)
         self.observers: list[Callable[[Event], None]] = []  # hear of every Done and Failed
-        self._waiting: deque[Job] = deque()
+        self._device = Device()
+        self._waiting: list[Job] = []  # in the order of arrival; those whose video is being opened too
         self._running: list[Job] = []
+        self._openings: dict[Key, Opening] = {}
+        self._served: dict[str, int] = {}  # client -> when it was last served, of those that wait
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
         self._seconds = FIRST_GUESS_SECONDS  # a question takes, lately
@@ -120,18 +105,26 @@ class Service:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        """Questions being answered, and videos being opened."""
+        return len(self._running) + len(self._openings)
+
+    @property
+    def computes(self) -> bool:
+        """Whether a thread of it has not ended."""
+        return self._thread.is_alive() or any(o.thread.is_alive() for o in list(self._openings.values()))
 
     def submit(self, job: Job) -> Job:
         """Queues the job. Raises Busy when the queue is full, Closing when the server is shutting down."""
         with self._changed:
             if self._closing:
                 raise Closing("The server is shutting down: try again later.")
-            if len(self._waiting) >= self.limits.waiting:
+            new = all(other.client != job.client for other in self._waiting)
+            if len(self._waiting) >= self.limits.waiting + (NEWCOMERS if new and self._waiting else 0):
                 seconds = self._seconds * (len(self._waiting) + len(self._running))
                 raise Busy(min(600, max(1, math.ceil(seconds))))
+            job.number = next(self._numbers)
             self._waiting.append(job)
-            self._changed.notify_all()
+            self._update()
         return job
 
     def cancel(self, job: Job) -> None:
@@ -140,68 +133,175 @@ class Service:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
+                self._update()
+
+    def forget(self, video: VideoFile, frames: Frames | None = None) -> None:
+        """Lets go of what is held of a video (sampled so) unless a question about it waits."""
+        with self._changed:
+            wanted = {job.key for job in (*self._waiting, *self._running)}
+            self.store.drop(lambda key: key[0] == video and frames in (None, key[1]) and key not in wanted)
 
     def drain(self) -> None:
         """Takes no more jobs and fails the waiting ones; those being answered go on."""
         with self._changed:
             self._closing = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
+            waiting, self._waiting = self._waiting, []
             self._changed.notify_all()
         for job in waiting:
             self._tell(job, Failed(Closing("The server is shutting down: try again later.")))
+            job.cancelled.set()
 
-    def close(self, grace: float = 0.0) -> None:
-        """Drains, waits up to `grace` seconds for answers under way, stops them, ends the thread."""
+    def close(self, grace: float = 0.0, patience: float | None = None) -> None:
+        """Drains, waits up to `grace` seconds for answers under way, stops them, ends the threads.
+
+        patience: seconds to wait for the threads to end after that; None: as long as it takes.
+        """
         self.drain()
         self._thread.join(grace)
         for job in list(self._running):
-            job.cancelled.set()
-            self._tell(job, Failed(Closing("The server has shut down before the answer was complete.")))
-        self._thread.join()
+            if not job.cancelled.is_set():
+                self._tell(job, Failed(Closing("The server has shut down before the answer was complete.")))
+                job.cancelled.set()
+        end = None if patience is None else time.monotonic() + patience
+        for thread in (self._thread, *(opening.thread for opening in list(self._openings.values()))):
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+    # The queue; every method below that says "locked" is called with the lock held.
+
+    def _update(self) -> None:
+        """Locked: after any change of the queue. Finds open videos, starts openings, tells places."""
+        for job in self._waiting:
+            if job.opened is None and job.key not in self._openings and (found := self.store.get(job.key)):
+                job.opened, job.reused = found, True
+        self._finish_opened()
+        while opening := self._may_open():
+            opening.start()
+        clients = {job.client for job in self._waiting}
+        self._served = {client: last for client, last in self._served.items() if client in clients}
+        self._tell_places()
+        self._changed.notify_all()
+
+    def _finish_opened(self) -> None:
+        """Locked: jobs without a question are done once their video is open."""
+        for job in [job for job in self._waiting if job.opened is not None and job.question is None]:
+            self._waiting.remove(job)
+            self._tell(job, Ready(job.opened, job.reused))
+
+    def _may_open(self) -> Opening | None:
+        """Locked: the opening to start next, entered among the others; None: there is none, or no place."""
+        waiting = [job for job in self._waiting if job.opened is None and job.key not in self._openings]
+        if not waiting or self._closing:
+            return None
+        busy = [opening for opening in self._openings.values() if opening.stalled < STALLED_SECONDS]
+        most = self.limits.openings
+        if len(busy) >= most or len(self._openings) >= most * MOST_STALLED:
+            return None
+        wanted = {job.key for job in self._waiting if job.opened is not None}
+        if busy and len(wanted) + len(busy) >= self.limits.open_videos:
+            return None
+        clients = [opening.client for opening in self._openings.values()]
+        job = min(waiting, key=lambda job: (clients.count(job.client), job.number))
+        self.store.make_room(len(busy) + 1, wanted)
+        opening = Opening(self, job.key, job.client)
+        self._openings[job.key] = opening
+        for job in opening.jobs():
+            self._tell(job, Started(False))
+        return opening
+
+    def _tell_places(self) -> None:
+        """Locked: to those that wait for their turn and whose place has changed."""
+        for place, job in enumerate(sorted(self._waiting, key=self._order), 1):
+            if job.key in self._openings and job.opened is None:
+                job.place = None  # it hears of the progress
+            elif job.place != place:
+                job.place = place
+                self._tell(job, Queued(place, self._seconds * place))
+
+    def _order(self, job: Job) -> tuple[int, int]:
+        """Those who were served longest ago first, of one client in the order of arrival."""
+        return self._served.get(job.client, -1), job.number
+
+    def opening_over(self, opening: Opening, opened: Opened | None, error: Exception | None) -> None:
+        """Called by an opening's thread at its end."""
+        with self._changed:
+            jobs = opening.jobs()
+            del self._openings[opening.key]
+            if opened is not None:
+                for job in jobs:
+                    job.opened = opened
+                wanted = {job.key for job in self._waiting if job.opened is not None}
+                self.store.put(opening.key, opened, wanted)
+                for job in jobs:
+                    if job.question is not None:
+                        self._tell(job, Ready(opened, False))
+            elif error is not None:
+                for job in jobs:
+                    self._waiting.remove(job)
+                self._fail(jobs, error)
+            self._update()
+
+    def jobs_of(self, key: Key) -> list[Job]:
+        """The waiting jobs about a video."""
+        with self._changed:
+            return [job for job in self._waiting if job.key == key]
 
     # Everything below runs on the service's own thread.
 
     def _work(self) -> None:
-        while jobs := self._next():
-            started = time.monotonic()
-            try:
-                self._answer(jobs)
-            except Exception as error:
-                self._fail(jobs, error)
+        while self._wait():
+            with self._device.answering():
+                jobs, started = self._next(), time.monotonic()
+                try:
+                    if jobs:
+                        self._answer(jobs)
+                except Exception as error:
+                    self._fail(jobs, error)
             with self._changed:
+                if jobs:
+                    seconds = (time.monotonic() - started) / len(jobs)
+                    self._seconds = 0.7 * self._seconds + 0.3 * seconds
                 self._running = []
-            seconds = (time.monotonic() - started) / len(jobs)
-            self._seconds = 0.7 * self._seconds + 0.3 * seconds
+                self._update()
+
+    def _ready(self) -> list[Job]:
+        return [job for job in self._waiting if job.opened is not None]
+
+    def _wait(self) -> bool:
+        """Until something can be answered; False at the end."""
+        with self._changed:
+            while not self._ready():
+                if self._closing:
+                    return False
+                if not self._changed.wait(CHECK_SECONDS if self._openings else None):
+                    self._update()
+        return True
 
     def _next(self) -> list[Job]:
-        """The job that has waited longest and those it can be answered with; none at the end."""
+        """The job whose turn it is and those it can be answered with; none where all have gone."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting:
-                return []
-            self._running = [self._waiting.popleft()]
-        self._join()
-        return self._running
-
-    def _join(self) -> None:
-        """Takes in waiting jobs about the same video."""
-        with self._changed:
-            room = self.limits.batch - len(self._running)
-            same = [job for job in self._waiting if job.key == self._running[0].key][: max(0, room)]
-            for job in same:
+            ready = sorted(self._ready(), key=self._order)
+            together = [job for job in ready if job.opened is ready[0].opened][: self.limits.batch]
+            for job in together:
                 self._waiting.remove(job)
-            self._running += same
+                self._served[job.client] = job.number
+            self._running = together
+            self._update()
+            return together
 
     def _answer(self, jobs: list[Job]) -> None:
-        opened, reused = self._open(jobs)
-        self._join()  # those that came while the video was being read; jobs is self._running
+        """Answers jobs, which is self._running, about one open video."""
+        opened = jobs[0].opened
+        for job in jobs:
+            if job.reused:
+                self._tell(job, Started(True))
+                self._tell(job, Ready(opened, True))
         turns = [self._turn(job) for job in jobs]
         if not all(turn.cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
-                self._tell(job, Done(turn.answer, reused, opened.seconds, opened.thumbnails, len(jobs)))
+                values = (job.reused, opened.seconds, opened.thumbnails, len(jobs), turn.stopped)
+                self._tell(job, Done(turn.answer, *values))
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
@@ -211,39 +311,21 @@ class Service:
             job.options,
             piece=lambda text: self._tell(job, Piece(text)),
             cancelled=job.cancelled.is_set,
-            progress=self._progress([job]),
+            progress=self.progress(lambda: [job]),
+            conversation=job.conversation,
+            stop=job.stop,
         )
 
-    def _open(self, jobs: list[Job]) -> tuple[Opened, bool]:
-        """The opened video, from the store if it is there."""
-        key = jobs[0].key
-        if found := self.store.get(key):
-            return found, True
-        self.store.make_room()
-        started = time.perf_counter()
-        request = Request(
-            jobs[0].video.path,
-            jobs[0].video.name,
-            dataclasses.asdict(jobs[0].frames),
-            self.model.video,
-            self.limits,
-            self.model.sampler,
-        )
-        thumbnails = _Thumbnails(self.model.video.segment_frames)
-        with decoding(request, lambda: all(j.cancelled.is_set() for j in jobs), thumbnails) as source:
-            clip = self.model.open(source, self.limits.open_bytes, self._progress(jobs))
-        seconds = time.perf_counter() - started
-        opened = Opened(clip, self.model.held_bytes(clip), seconds, thumbnails.jpegs)
-        self.store.put(key, opened)
-        return opened, False
+    # Telling
 
-    def _progress(self, jobs: list[Job]) -> Callable[[str, int, int], None]:
+    def progress(self, jobs: Callable[[], list[Job]]) -> Callable[[str, int, int], None]:
         """Passes progress on, and is where long computations notice that nobody waits for them."""
 
         def progress(stage: str, done: int, total: int) -> None:
-            if all(job.cancelled.is_set() for job in jobs):
+            heard = jobs()
+            if all(job.cancelled.is_set() for job in heard):
                 raise Cancelled
-            for job in jobs:
+            for job in heard:
                 self._tell(job, Progress(stage, done, total))
 
         return progress
@@ -256,32 +338,12 @@ class Service:
                 self._tell(job, Failed(error))
 
     def _tell(self, job: Job, event: Event) -> None:
-        if job.cancelled.is_set() and not isinstance(event, Failed):
+        if job.cancelled.is_set():
             return
         if isinstance(event, Done | Failed):
             for observer in self.observers:
                 observer(event)
         job.listener(event)
-
-
-class _Thumbnails:
-    """Small JPEGs of the frame in the middle of each segment."""
-
-    def __init__(self, segment_frames: int):
-        self.jpegs: list[bytes] = []
-        self._segment_frames, self._last = segment_frames, -1
-
-    def __call__(self, number: int, frame: np.ndarray) -> None:
-        from PIL import Image
-
-        segment, place = divmod(number, self._segment_frames)
-        if place and (segment != self._last or place != self._segment_frames // 2):
-            return  # the first frame stands in until the middle one is there
-        step = max(1, max(frame.shape[:2]) // THUMBNAIL_SIDE)
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(frame[::step, ::step])).save(file, "JPEG", quality=70)
-        self.jpegs[segment:] = [file.getvalue()]
-        self._last = segment
 
 
 def internal(error: Exception) -> bool:

@@ -1,7 +1,9 @@
-"""Opened videos, the least recently used of which go first. Used by the worker thread only."""
+"""Opened videos, the least recently used of which go first. Used with the service's lock held."""
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from tempo_jax.serve.limits import Limits
@@ -25,14 +27,27 @@ class VideoFile:
     state: tuple[int, int] = (0, 0)  # modification time in ns, size in bytes
 
 
+def video_file(path: Path, name: str) -> VideoFile:
+    """The file as it is now, called `name`."""
+    state = path.stat()
+    return VideoFile(str(path), name, (state.st_mtime_ns, state.st_size))
+
+
 @dataclasses.dataclass
 class Opened:
-    """A video the model has seen. seconds: what that took; thumbnails: JPEG files, one a segment."""
+    """A video the model has seen.
+
+    seconds: what that took; thumbnails: JPEG files, one a segment; frames: how many were sampled;
+    spans: start and end of the segments in seconds, none of an image.
+    """
 
     clip: Any
     held_bytes: int
     seconds: float
     thumbnails: list[bytes]
+    frames: int = 0
+    duration_seconds: float = 0.0
+    spans: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
 Key = tuple[VideoFile, Frames]
@@ -57,14 +72,27 @@ class OpenVideos:
             self._items.move_to_end(key)
         return self._items.get(key)
 
-    def make_room(self) -> None:
-        """Leaves room for one more, so that there are never more than allowed, not even meanwhile."""
-        while len(self._items) >= self._limits.open_videos:
-            self._items.popitem(last=False)
+    def make_room(self, places: int, wanted: Collection[Key] = ()) -> None:
+        """Leaves `places` where it can, so that there are never more than allowed, not even meanwhile.
 
-    def put(self, key: Key, item: Opened) -> None:
+        wanted: those that questions wait for stay.
+        """
+        for key in [key for key in self._items if key not in wanted]:
+            if len(self._items) + places > self._limits.open_videos:
+                del self._items[key]
+
+    def put(self, key: Key, item: Opened, wanted: Collection[Key] = ()) -> None:
         """Keeps the item; the others go while all are too large, and at last the item itself."""
-        self.make_room()
+        self.make_room(1, wanted)
         self._items[key] = item
-        while self._items and self.held_bytes > self._limits.open_bytes:
-            self._items.popitem(last=False)
+        others = sorted(self._items, key=lambda other: (other == key, other in wanted))  # else as they came
+        for other in others:
+            if self.held_bytes <= self._limits.open_bytes and len(self._items) <= self._limits.open_videos:
+                return
+            del self._items[other]
+
+    def drop(self, which: Callable[[Key], bool]) -> None:
+        """Lets go of those for which `which` is true."""
+        for key in list(self._items):
+            if which(key):
+                del self._items[key]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,6 +14,7 @@ from tempo_jax.inference import buckets, generate
 from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
 from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.inference.text import finished_text
+from tempo_jax.prompts import Message
 from tempo_jax.xcomp import programs, prompts, select
 from tempo_jax.xcomp.frames import Frames
 from tempo_jax.xcomp.lp_comp import Room
@@ -77,6 +79,10 @@ class Clip(OpenVideo):
         with self.system.place():
             jax.block_until_ready(self.frames.pool(0, progress))
 
+    def compile(self) -> None:
+        """Compiles what depends on the size of the video's frames."""
+        self.frames.compile()
+
     def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
         """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
         chosen = Options(**options)
@@ -106,11 +112,17 @@ class Clip(OpenVideo):
         visual = len(asked.selected_N) * self.system.config.frame_tokens
         return len(asked.text.prefix) + visual + len(asked.text.suffix)
 
-    def prefill(self, question: str, options: Options, progress: Progress = None) -> Asked:
+    def prefill(
+        self,
+        question: str,
+        options: Options,
+        progress: Progress = None,
+        conversation: Sequence[Message] = (),
+    ) -> Asked:
         """Everything up to the LLM's first logits."""
         started, system, config = time.perf_counter(), self.system, self.system.config
         question, warnings = checked(question)
-        text = prompts.text(system.tokenizer, question, self.message)
+        text = prompts.text(system.tokenizer, question, self.message, conversation)
         wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
         warnings += [lowered] if lowered else []
         key = jax.random.key(options.seed)
@@ -178,7 +190,8 @@ class Clip(OpenVideo):
         if wanted >= self.frames.count or windows is None:
             return None
         asked = (
-            question, windows, options.repeats, options.causal_scoring, options.query_skip, options.lp_comp,
+            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip,
+            options.lp_comp,
         )  # fmt: skip
         if self._scored is None or self._scored[0] != asked:
             found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)

@@ -11,12 +11,15 @@ import numpy as np
 from tempo_jax.inference import buckets
 from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.inference.prefetch import prefetch
+from tempo_jax.inference.program_cache import ProgramCache
 from tempo_jax.xcomp import programs
 from tempo_jax.xcomp.sampling import repeat
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
 
+SIZES = ProgramCache((programs.resize,))
+READ_STEP = 8  # frames resized at a time
 Progress = Callable[[str, int, int], None] | None
 FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
 
@@ -45,6 +48,15 @@ class Frames:
 
     def bucket(self, frames: int) -> int:
         return buckets.bucket(frames, FRAMES)
+
+    def compile(self) -> None:
+        """Compiles what depends on the frames' own size, so that the device is not kept waiting for it."""
+        size = (self.source.height, self.source.width)
+        if not SIZES.use(size) or self.system.place.mesh is not None:
+            return
+        with self.system.place():
+            frames = jax.ShapeDtypeStruct((READ_STEP, 1, *size, 3), np.uint8)
+            programs.resize.lower(frames, size=self.system.config.vision.image_size).compile()
 
     def forget(self) -> None:
         """Gives back what is held."""
@@ -82,6 +94,9 @@ class Frames:
             frames = system.place.put(frames, SEGMENTS)
             pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
             if progress:
+                jax.block_until_ready(
+                    pool
+                )  # so that it tells what has been seen, not what has been asked for
                 progress("looking at the frames", index + 1, total)
         return pool
 
@@ -95,7 +110,7 @@ class Frames:
         return self._pixels
 
     def _resized(self, progress: Progress) -> Iterator[np.ndarray]:
-        size, step = self.system.config.vision.image_size, 8
+        size, step = self.system.config.vision.image_size, READ_STEP
         total = -(-self.source.num_frames // step)
         waiting = None
         for index, frames in enumerate(prefetch(self.source.chunks(step))):

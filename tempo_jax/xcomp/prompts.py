@@ -1,8 +1,9 @@
 """XComp's prompt around the video, and where in it the question stands (xcomp §1.8)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from tempo_jax.prompts import Tokenizer
+from tempo_jax.prompts import Message, Tokenizer
 
 
 class Text(NamedTuple):
@@ -20,13 +21,26 @@ def time_message(duration_seconds: float, frames: int) -> str:
     return f"{lasts}, and {frames} frames are uniformly sampled from it."
 
 
-def text(tokenizer: Tokenizer, question: str, message: str | None) -> Text:
-    """The prompt of one question; message None: of an image, which lasts no time."""
-    before = "\n" if message is None else f"\n{message}"
-    after = question if message is None else f" {question}"
-    said = tokenizer.encode(before + after)
-    alone = tokenizer.encode(before)
+def text(
+    tokenizer: Tokenizer, question: str, message: str | None, conversation: Sequence[Message] = ()
+) -> Text:
+    """The prompt of one question; message None: of an image, which lasts no time.
+
+    conversation: as of `Tokenizer.chat_ids`; what is scored is the question alone.
+    """
+    before = "" if message is None else message
+    shown = next((i for i, m in enumerate(conversation) if m.video), None)
     header = tokenizer.assistant_header
-    start = next((i for i, (a, b) in enumerate(zip(alone, said)) if a != b), len(alone))
-    suffix = [*said, tokenizer.ids.im_end, tokenizer.ids.newline, *header]
-    return Text(tokenizer.llm_prefix_ids, suffix, start, len(suffix) - len(header))
+    if shown is None:
+        said = f"{before} {question}" if before else question
+        prefix, suffix = tokenizer.chat_ids(said, conversation)
+        alone = tokenizer.encode(f"\n{before}")
+        start = next((i for i, (a, b) in enumerate(zip(alone, suffix)) if a != b), len(alone))
+        return Text(prefix, suffix, start, len(suffix) - len(header))
+    first = conversation[shown]
+    earlier = [*conversation]
+    earlier[shown] = first._replace(text=f"{before} {first.text}" if before else first.text)
+    prefix, suffix = tokenizer.chat_ids(question, earlier)
+    end = len(suffix) - len(header)
+    start = end - len(tokenizer.turn("user", question)) + 1 + len(tokenizer.encode("user\n"))
+    return Text(prefix, suffix, start, end)

@@ -1,0 +1,114 @@
+"""Fields of a chat request: what is understood, what asks for nothing; all else is refused by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tempo_jax.serve import settings
+from tempo_jax.serve.errors import ApiError
+
+# OpenAI's names of settings -> ours.
+NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "seed": "seed",
+}
+OURS = tuple(name for name in settings.SETTINGS if name not in NAMES)
+LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for the sender's own records
+REQUEST = ("model", "messages", "stream", "stream_options", "stop", "tempo", "mm_processor_kwargs")
+# What is not done -> the values that ask for nothing, besides null.
+REQUEST_NOTHING: dict[str, tuple] = {
+    "n": (1,),
+    "best_of": (1,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "logit_bias": ({},),
+    "audio": (),
+    "modalities": (["text"],),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+}
+MESSAGE_NOTHING: dict[str, tuple] = {
+    "name": (),
+    "refusal": (),
+    "audio": (),
+    "annotations": ([],),
+    "function_call": (),
+    "tool_calls": ([],),
+    "reasoning_content": ("",),
+}
+# Types of content parts that carry a picture -> the fields, one in the other, that hold its address.
+VISUAL_PARTS = {
+    "video_url": ("video_url", "url"),
+    "image_url": ("image_url", "url"),
+    "video": ("video", "url"),
+    "image": ("image", "url"),
+    "file": ("file", "file_id"),
+}
+ADDRESS_NOTHING: dict[str, tuple] = {"detail": ("auto", "high"), "format": (), "filename": ()}
+
+
+def known(
+    given: Mapping,
+    names: tuple[str, ...],
+    nothing: Mapping[str, tuple],
+    where: str = "",
+    labels: tuple = LABELS,
+) -> None:
+    """ApiError 400 for a field that is not among `names` and asks for something."""
+    for name, value in given.items():
+        if name in names or value is None or name in labels:
+            continue
+        path = f"{where}.{name[:80]}" if where else name[:80]
+        if name in nothing and any(_alike(value, harmless) for harmless in nothing[name]):
+            continue
+        said = "is not supported" if name in nothing else "is not known here"
+        raise ApiError(400, f"{path} {said}: leave it out.", "unsupported_parameter", path)
+
+
+def _alike(value: Any, harmless: Any) -> bool:
+    return value == harmless and isinstance(value, bool) == isinstance(harmless, bool)
+
+
+class Settings:
+    """Settings collected from several places of a request."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
+
+    def add(self, name: str, value: Any, place: str) -> None:
+        """ApiError 400 where another place says something else."""
+        if value is None:
+            return
+        if name in self.values and self.values[name] != value:
+            raise ApiError(
+                400,
+                f"{place} is {value!r:.40} but {self._places[name]} is {self.values[name]!r:.40}: give one.",
+                "conflicting_values",
+                place,
+            )
+        self.values[name], self._places[name] = value, place
+
+    def add_object(self, given: Any, place: str) -> None:
+        """All of an object of settings by our names; ApiError 400 for one that is none."""
+        if given is None:
+            return
+        if not isinstance(given, dict):
+            raise ApiError(400, f"{place} must be an object of settings.", "invalid_value", place)
+        for name, value in given.items():
+            if name not in settings.SETTINGS:
+                raise settings.unknown(name, place)
+            self.add(name, value, f"{place}.{name}")

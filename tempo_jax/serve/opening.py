@@ -1,0 +1,142 @@
+"""Opening one video: decoded in a child process, seen chunk by chunk as the device is free."""
+
+import contextlib
+import dataclasses
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tempo_jax.inference import prefetch
+from tempo_jax.serve import device
+from tempo_jax.serve.decoder import Cancelled, decoding
+from tempo_jax.serve.decoder_child import Request
+from tempo_jax.serve.store import Key, Opened
+from tempo_jax.video import Source, segments
+
+if TYPE_CHECKING:
+    from tempo_jax.serve.service import Job, Service
+
+THUMBNAIL_SIDE = 160
+
+
+class Opening:
+    """One video on its way into the store. client: whose question it was started for."""
+
+    def __init__(self, service: "Service", key: Key, client: str):
+        self.key, self.client = key, client
+        self._service = service
+        self._turn = device.Turn(service._device, self._cancelled)
+        self._waits_since: float | None = None
+        self.thread = threading.Thread(target=self._work, name="tempo-opening", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def jobs(self) -> list["Job"]:
+        """Those who wait for it."""
+        return self._service.jobs_of(self.key)
+
+    @property
+    def stalled(self) -> float:
+        """For how many seconds it has been waiting for frames."""
+        since = self._waits_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _cancelled(self) -> bool:
+        return not self.jobs()  # a cancelled job leaves the queue
+
+    def _check(self) -> None:
+        if self._cancelled():
+            raise Cancelled
+
+    def _work(self) -> None:
+        opened, error = None, None
+        try:
+            opened = self._open()
+        except Exception as found:
+            error = found
+        finally:
+            self._service.opening_over(self, opened, error)  # first, so that its questions are seen
+            self._turn.give()
+
+    def _open(self) -> Opened:
+        video, frames = self.key
+        model, limits = self._service.model, self._service.limits
+        request = Request(
+            video.path, video.name, dataclasses.asdict(frames), model.video, limits, model.sampler
+        )
+        thumbnails = Thumbnails(model.video.segment_frames)
+        started = time.perf_counter()
+        prefetch.waiting.set(self._lent)  # in this thread's context
+        tell = self._service.progress(self.jobs)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            tell(stage, done, total)
+            self._turn.give()
+            self._turn.take(self._check)
+
+        self._waits_since = time.monotonic()
+        with decoding(request, self._cancelled, thumbnails) as source:
+            self._waits_since = None
+            clip = model.prepare(source, limits.open_bytes)  # compiling does not take the device
+            self._turn.take(self._check)
+            model.open(clip, progress)
+            held = model.held_bytes(clip)
+        return Opened(
+            clip=clip,
+            held_bytes=held,
+            seconds=time.perf_counter() - started,
+            thumbnails=thumbnails.jpegs,
+            frames=source.num_frames,
+            duration_seconds=source.duration_seconds,
+            spans=spans(source, model.video.segment_frames),
+        )
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[None]:
+        """While it waits for frames, others compute."""
+        held = self._turn.give()
+        self._waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waits_since = None
+        if held:
+            self._turn.take(self._check)
+
+
+def spans(source: Source, segment_frames: int) -> list[tuple[float, float]]:
+    """Start and end of each segment in seconds; of an image, none."""
+    if source.kind == "image":
+        return []
+    cut = segments(source.num_frames, source.real_fps, segment_frames)
+    return [(float(s.start_seconds), float(s.end_seconds)) for s in cut]
+
+
+class Thumbnails:
+    """Small JPEGs of the frame in the middle of each segment; called with every frame."""
+
+    def __init__(self, segment_frames: int):
+        self.jpegs: list[bytes] = []
+        self._segment_frames, self._last = segment_frames, -1
+
+    def __call__(self, number: int, frame: np.ndarray) -> None:
+        segment, place = divmod(number, self._segment_frames)
+        if place and (segment != self._last or place != self._segment_frames // 2):
+            return  # the first frame stands in until the middle one is there
+        self.jpegs[segment:] = [thumbnail(frame)]
+        self._last = segment
+
+
+def thumbnail(frame: Any) -> bytes:
+    """A JPEG of uint8 [H, W, 3], THUMBNAIL_SIDE pixels or a little more on its long side."""
+    from PIL import Image
+
+    step = max(1, max(frame.shape[:2]) // THUMBNAIL_SIDE)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame[::step, ::step])).save(file, "JPEG", quality=70)
+    return file.getvalue()

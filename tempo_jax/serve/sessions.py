@@ -1,0 +1,102 @@
+"""Who a request comes from: a random session in a signed cookie, and what belongs to it."""
+
+import dataclasses
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+
+COOKIE = "tempo_session"
+COOKIE_SECONDS = 30 * 24 * 3600
+_VALUE = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Of one request. session: its own; fresh: it came without one, so this one is new.
+
+    client: whom the queue is fair to. address: where the request comes from.
+    """
+
+    session: str
+    fresh: bool
+    address: str
+
+    @property
+    def client(self) -> str:
+        return self.address if self.fresh else self.session
+
+
+@dataclasses.dataclass
+class Owner:
+    """Whose something is. Made by a request without a session, it is also for others without one that name
+    it, until its session comes back: not every client keeps cookies, and nobody else knows the name.
+    """
+
+    session: str
+    claimed: bool
+
+    @classmethod
+    def of(cls, who: Identity) -> "Owner":
+        return cls(who.session, not who.fresh)
+
+    def admits(self, who: Identity) -> bool:
+        """Whether it is theirs, named by its id."""
+        if self.session == who.session:
+            self.claimed = True
+            return True
+        return who.fresh and not self.claimed
+
+
+class Sessions:
+    """Issues and reads the cookies. With a token, only who has shown it is given one."""
+
+    def __init__(self, token: str | None):
+        self._token = token
+        secret = secrets.token_bytes(32) if token is None else f"tempo_jax session\0{token}".encode()
+        self._key = hashlib.sha256(secret).digest()
+
+    @property
+    def token_required(self) -> bool:
+        return self._token is not None
+
+    def matches(self, token: str) -> bool:
+        """Whether it is the server's token."""
+        return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
+
+    def bearer(self, authorization: str) -> bool:
+        """Whether an Authorization header has the server's token."""
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and self.matches(token.strip())
+
+    def read(self, header: str) -> str | None:
+        """The session of a Cookie header; None where there is none of ours."""
+        try:
+            morsel = SimpleCookie(header).get(COOKIE)
+        except CookieError:
+            return None
+        found = _VALUE.fullmatch(morsel.value) if morsel else None
+        if found is None or not hmac.compare_digest(found[2], self._mac(found[1])):
+            return None
+        return found[1]
+
+    def cookie(self, session: str, scope: Mapping) -> str:
+        """The Set-Cookie header that gives a session."""
+        return self._header(f"{session}.{self._mac(session)}", COOKIE_SECONDS, scope)
+
+    def clearing(self, scope: Mapping) -> str:
+        """The Set-Cookie header that takes it away."""
+        return self._header("", 0, scope)
+
+    def _mac(self, session: str) -> str:
+        return hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()
+
+    def _header(self, value: str, seconds: int, scope: Mapping) -> str:
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
+        return f"{COOKIE}={value}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}{secure}"
+
+
+def new_session() -> str:
+    return secrets.token_hex(16)

@@ -1,0 +1,321 @@
+"""Files given by users, in one private folder of the server's own, and where those of killed servers go."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+from tempo_jax.serve.errors import ApiError
+from tempo_jax.serve.limits import MIB, Limits
+from tempo_jax.serve.sessions import Identity, Owner
+from tempo_jax.serve.store import VideoFile, video_file
+
+IDENTITY = re.compile(r"file-[0-9a-f]{24}")
+LOCK = "lock"
+MOST_SOCKET_PATH = 74  # the system allows 107 characters, and 33 follow
+YOUNG_SECONDS = 60.0  # a folder without a lock may be one that is just being made
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# First bytes of pictures -> suffix, for frames of a list, which are told apart by it.
+PICTURES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Upload:
+    """owner: None for what came within a request, which is nobody's to list and goes with it."""
+
+    id: str
+    name: str
+    path: Path
+    size: int
+    created: int  # seconds since 1970
+    owner: Owner | None
+
+    def video(self) -> VideoFile:
+        """What the service is asked about."""
+        return video_file(self.path, self.name)
+
+
+class Uploads:
+    """Beyond stored_bytes the oldest go, of those that have most. Thread-safe. `close` removes them all."""
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._home = private_folder()
+        clean(self._home)
+        self.folder = Path(tempfile.mkdtemp(dir=self._home))
+        self._lock_file = _locked(self.folder / LOCK)
+        self._items: OrderedDict[str, Upload] = OrderedDict()
+        self._last: Finalize | None = None  # what the process does at its end
+        self._writing = 0  # bytes of files that are not complete, or there for one request only
+        self._uses: Counter[str] = Counter()  # requests that use a file that came within one
+        self._lock = threading.Lock()
+
+    def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "Writing":
+        """A file to be written, of at most `most` bytes; ApiError 507 where there is no room."""
+        return Writing(self, name, owner, most or self._limits.upload_bytes)
+
+    def keep_temporary_files(self) -> None:
+        """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
+        if len(str(self.folder)) < MOST_SOCKET_PATH:
+            tempfile.tempdir = str(self.folder)
+            # After multiprocessing's own, which has priority -100, has removed its socket.
+            self._last = Finalize(None, self.remove_all, exitpriority=-200)
+
+    def check_room(self, size: int) -> None:
+        """ApiError 413 or 507 for an announced size that cannot be kept."""
+        if size > self._limits.upload_bytes + MIB:
+            raise too_large(self._limits.upload_bytes)
+        if size > shutil.disk_usage(self.folder).free:
+            raise disk_full()
+
+    def grow(self, size: int) -> None:
+        """Counts bytes of a file being written, negative ones when it is over."""
+        with self._lock:
+            self._writing += size
+            if size > 0 and self._writing > self._limits.stored_bytes:
+                raise disk_full("for uploads is taken by those under way")
+            self._make_room()
+
+    def add(self, upload: Upload) -> None:
+        with self._lock:
+            self._items[upload.id] = upload
+            self._make_room(upload.id)
+
+    def _make_room(self, kept: str | None = None) -> None:
+        while self._writing + self.stored_bytes > self._limits.stored_bytes:
+            others = [item for item in self._items.values() if item.id != kept]
+            if not others:
+                return
+            held: Counter[str] = Counter()
+            for item in others:
+                held[item.owner.session] += item.size
+            ((most, _),) = held.most_common(1)
+            oldest = next(item for item in others if item.owner.session == most)
+            del self._items[oldest.id]
+            _delete(oldest.path)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(item.size for item in self._items.values())
+
+    def get(self, identity: str, who: Identity) -> Upload:
+        """ApiError 404 for what is not there, or not theirs."""
+        with self._lock:
+            item = self._items.get(identity)
+            if item is not None and item.owner.admits(who):
+                self._items.move_to_end(identity)
+                return item
+        raise ApiError(
+            404, f"There is no uploaded file {identity[:80]!r} (any more): upload it.", "file_not_found"
+        )
+
+    def use(self, identity: str, made: Path, name: str, size: int) -> Upload:
+        """A file, or folder, that came within a request, under a name made of its contents: the same again is
+        the same video. `release` it."""
+        path = self.folder / f"{identity}{made.suffix}"
+        with self._lock:
+            if path.exists():
+                _delete(made)
+                self._writing -= size
+            else:
+                os.utime(made, (0, 0))  # part of what it is known by
+                made.rename(path)
+            self._uses[identity] += 1
+        return Upload(identity, name, path, size, 0, None)
+
+    def release(self, upload: Upload) -> None:
+        """Removes it unless another request uses it."""
+        with self._lock:
+            self._uses[upload.id] -= 1
+            if self._uses[upload.id] <= 0:
+                del self._uses[upload.id]
+                self._writing -= upload.size
+                _delete(upload.path)
+
+    def find(self, identity: str, who: Identity) -> VideoFile:
+        return self.get(identity, who).video()
+
+    def remove(self, identity: str, who: Identity) -> None:
+        upload = self.get(identity, who)
+        with self._lock:
+            self._items.pop(identity, None)
+        _delete(upload.path)
+
+    def items(self, who: Identity) -> list[Upload]:
+        """Those of the session, oldest first."""
+        with self._lock:
+            mine = [item for item in self._items.values() if item.owner.session == who.session]
+        return sorted(mine, key=lambda item: item.created)
+
+    def forget(self, who: Identity) -> None:
+        """Removes all of the session."""
+        for item in self.items(who):
+            self.remove(item.id, who)
+
+    def frames(self, pictures: Sequence[Path]) -> Upload:
+        """A folder of links to pictures, which counts as a video; to be released, as `use`."""
+        digest = hashlib.sha256("\n".join(map(str, pictures)).encode()).hexdigest()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for number, path in enumerate(pictures):
+            with path.open("rb") as file:
+                head = file.read(4)
+            suffix = next((s for magic, s in PICTURES.items() if head.startswith(magic)), path.suffix)
+            (folder / f"{number:06}{suffix}").symlink_to(path)
+        return self.use(f"frames-{digest[:24]}", folder, "the frames", 0)
+
+    def close(self) -> None:
+        """Removes them all; what belongs to multiprocessing goes at the process's end."""
+        if self._last is None:
+            self.remove_all()
+        else:
+            for path in self.folder.iterdir():
+                if not path.name.startswith("pymp-"):
+                    _delete(path)
+
+    def remove_all(self) -> None:
+        """Removes the folder and all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock_file.close()
+        with contextlib.suppress(OSError):
+            self._home.rmdir()  # unless others are in it
+
+
+class Writing:
+    """A file being uploaded: gone unless `done` was called before the block ends."""
+
+    def __init__(self, uploads: Uploads, name: str, owner: Owner | None, most: int):
+        self._uploads, self._owner, self._most, self.size = uploads, owner, most, 0
+        self.name = Path(printable(name).replace("\\", "/")).name[:120] or "the video"
+        suffix = Path(self.name).suffix.lower()
+        safe = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
+        self._path = uploads.folder / (secrets.token_hex(12) + safe)
+        self._sum = hashlib.sha256() if owner is None else None
+        self._kept = False
+        with _full_disk():
+            self._file = self._path.open("xb", buffering=0)
+
+    def __enter__(self) -> "Writing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if not self._kept:
+            self._path.unlink(missing_ok=True)
+            self._uploads.grow(-self.size)
+
+    def write(self, data: bytes) -> None:
+        """ApiError 413 beyond the limit, 507 where the disk is full."""
+        if self.size + len(data) > self._most:
+            raise too_large(self._most)
+        self.size += len(data)
+        self._uploads.grow(len(data))
+        if self._sum is not None:
+            self._sum.update(data)
+        view = memoryview(data)
+        with _full_disk():
+            while view:
+                view = view[self._file.write(view) :]
+
+    def done(self) -> Upload:
+        """The upload, listed as its owner's."""
+        self._file.close()
+        self._kept = True
+        identity = f"file-{secrets.token_hex(12)}"
+        upload = Upload(identity, self.name, self._path, self.size, int(time.time()), self._owner)
+        self._uploads.grow(-self.size)
+        self._uploads.add(upload)
+        return upload
+
+    def done_within_a_request(self) -> Upload:
+        """The same, named by its contents and to be released."""
+        self._file.close()
+        self._kept = True
+        return self._uploads.use(f"inline-{self._sum.hexdigest()[:24]}", self._path, self.name, self.size)
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be encoded: bytes that are none are replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def private_folder() -> Path:
+    """Where this user's servers keep uploads: nobody else may look, and it is no link."""
+    home = Path(tempfile.gettempdir()) / f"tempo-serve-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+    found = home.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return home if mine else Path(tempfile.mkdtemp(prefix=f"{home.name}-"))
+
+
+def clean(home: Path) -> None:
+    """Removes the folders of servers that have ended without doing so; those that run hold their lock."""
+    for folder in home.iterdir():
+        with contextlib.suppress(OSError):
+            if not (folder / LOCK).exists() and time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
+                continue
+            with _locked(folder / LOCK):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(path: Path):
+    """The open file, locked; OSError where another process holds it."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full() from error
+        raise
+
+
+def disk_full(where: str = "is full") -> ApiError:
+    return ApiError(
+        507,
+        f"The server's disk space {where}: delete uploads, send a smaller file, or try again later.",
+        "disk_full",
+    )
+
+
+def too_large(most: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The file is larger than the {most >> 20} MiB this server takes: cut it or scale it down.",
+        "too_large",
+    )
