@@ -1,4 +1,4 @@
-"""Converted logits are transformers' own, whatever wrote the files and however they lie, or a sentence says why."""
+"""Converted logits are transformers' own, whatever wrote the files, or a line says why."""
 
 import itertools
 
