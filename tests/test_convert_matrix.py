@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Converted logits are transformers' own, whatever wrote the files, or a line says why."""
-=======
 """Converted logits are transformers' own, however the files lie, or one line says why."""
->>>>>>> weights
 
 import itertools
 
