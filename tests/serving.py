@@ -14,10 +14,10 @@ from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import Options
 from tempo_jax.inference.results import Answer, Segment
 from tempo_jax.models.config import DEMO
-from tempo_jax.serve.files import video_file
+from tempo_jax.serve.events import Done, Failed
 from tempo_jax.serve.limits import Limits
-from tempo_jax.serve.service import Done, Failed, Job, Service
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.service import Job, Service
+from tempo_jax.serve.store import Frames, video_file
 from tempo_jax.video.sources import Source
 from tempo_jax.video.synthetic import Clip, write_video
 
@@ -123,11 +123,16 @@ def service_of(model=None, **limits):
 class Heard:
     """A job and the events its listener has got."""
 
-    def __init__(self, service, path, question="What?", frames=None, **options):
+    def __init__(self, service, path, question="What?", frames=None, client="", **options):
         self.events, self._over = [], threading.Event()
         video = video_file(Path(path), Path(path).name)
         self.job = Job(
-            video, question, frames or service.model.frames, service.model.options(**options), self._hear
+            video,
+            question,
+            frames or service.model.frames,
+            service.model.options(**options),
+            self._hear,
+            client,
         )
         service.submit(self.job)
 

@@ -1,7 +1,10 @@
 """The service: queue, batches, cancellation, open videos; and decoding in a child process."""
 
+import contextlib
 import multiprocessing
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from tempo_jax.models.config import DEMO
 from tempo_jax.serve import decoder_child
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
+from tempo_jax.serve.device import Device, Turn
+from tempo_jax.serve.events import Queued
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Busy, Closing, Done, Failed, Piece, Progress
 from tempo_jax.serve.store import Frames
@@ -232,3 +237,118 @@ def test_files_that_name_others_are_refused(videos, name, content):
 def test_a_cancelled_decoding_ends(videos):
     with pytest.raises(Cancelled), decoding(request(videos[0]), cancelled=lambda: True):
         pass
+
+
+# Openings between answers
+
+
+def test_questions_on_open_videos_are_answered_between_slices(videos, monkeypatch):
+    held, answered = FakeModel.open, []
+
+    def opening(self, clip, progress):
+        for number in range(6 if clip.source.name == "v1.mp4" else 0):
+            asked = Heard(service, videos[0], f"q{number}")
+            wait_until(lambda: service._device._answers)  # it waits for this slice
+            progress("reading the video", number, 6)
+            answered.append(bool(asked.events) and asked.end().answer.text)
+        held(self, clip, progress)
+
+    monkeypatch.setattr(FakeModel, "open", opening)
+    with service_of() as service:
+        Heard(service, videos[0]).end()
+        assert isinstance(Heard(service, videos[1]).end(), Done)
+    assert answered == [f"v0.mp4 says q{number}" for number in range(6)]
+
+
+def test_a_file_that_stalls_lends_its_place(videos, monkeypatch):
+    """Two of them take both places; a third video is opened all the same, and an open one answered."""
+    from tempo_jax.serve import opening
+    from tempo_jax.serve import service as services
+
+    monkeypatch.setattr(services, "STALLED_SECONDS", 0.2)
+    monkeypatch.setattr(services, "CHECK_SECONDS", 0.05)
+    real, stuck = opening.decoding, threading.Event()
+
+    @contextlib.contextmanager
+    def decoding_of(request, cancelled, on_frame=None):
+        if "stuck" in request.name:
+            while not stuck.wait(0.01):
+                if cancelled():
+                    raise Cancelled
+        with real(request, cancelled, on_frame) as source:
+            yield source
+
+    monkeypatch.setattr(opening, "decoding", decoding_of)
+    with service_of() as service:
+        for name in ("stuck-1.mp4", "stuck-2.mp4"):
+            (videos[0].parent / name).write_bytes(videos[0].read_bytes())
+        held = [Heard(service, videos[0].parent / f"stuck-{n}.mp4") for n in (1, 2)]
+        assert isinstance(Heard(service, videos[1]).end(), Done)
+        assert isinstance(Heard(service, videos[1], "again").end(), Done)
+        assert not any(isinstance(event, Done) for heard in held for event in heard.events)
+        service.cancel(held[0].job)
+        stuck.set()
+        assert isinstance(held[1].end(), Done)
+
+
+def test_the_queue_is_fair_to_clients(videos):
+    with service_of(waiting=3, batch=1) as service:
+        slow = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        crowd = [Heard(service, videos[0], f"many{n}", client="crowd") for n in range(3)]
+        with pytest.raises(Busy):
+            Heard(service, videos[0], "one more", client="crowd")
+        late = Heard(service, videos[0], "late", client="other")  # who has none waiting has a place
+        service.model.go.set()
+        for heard in (slow, late, *crowd):
+            heard.end()
+    assert service.model.batches == [["slow"], ["many0"], ["late"], ["many1"], ["many2"]]
+
+
+def test_places_are_told(videos):
+    with service_of(batch=1) as service:
+        slow = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        heard = [Heard(service, videos[0], f"q{n}") for n in range(2)]
+        wait_until(lambda: heard[1].events)
+        service.model.go.set()
+        for one in (slow, *heard):
+            one.end()
+    places = [event.place for event in heard[1].events if isinstance(event, Queued)]
+    assert places == [2, 1]
+
+
+def test_openings_get_their_share_of_a_busy_device():
+    """Answers without a pause: after 20 % of the time a slice comes first."""
+    device = Device()
+    order, over = [], threading.Event()
+    turn = Turn(device, lambda: False)
+
+    def opening():
+        for _ in range(3):
+            turn.take(lambda: None)
+            order.append("slice")
+            time.sleep(0.02)
+            turn.give()
+        over.set()
+
+    def answers():
+        while not over.is_set():
+            with device.answering():
+                order.append("answer")
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=answers) for _ in range(2)] + [threading.Thread(target=opening)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order.count("slice") == 3 and order.count("answer") >= 5
+
+
+def test_what_is_closed_is_let_go(videos):
+    with service_of() as service:
+        heard = Heard(service, videos[0])
+        heard.end()
+        service.forget(heard.job.video, heard.job.frames)
+        assert len(service.store) == 0
