@@ -243,4 +243,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules.setdefault("torch", None)  # transformers would import it, for a second, to parse a config
     sys.exit(main())

@@ -128,17 +128,17 @@ class Rope:
     sections: tuple[int, ...] | None  # as written
 
 
-def rope(fields: Fields, default: dict[int, float] | float = THETA) -> Rope:
-    """Rotary settings of a text section; a problem for all but plain ones."""
+def rope(fields: Fields, vl: bool = False) -> Rope:
+    """Rotary settings of a text section (`vl`: of a Qwen3-VL); a problem for all but plain ones."""
     read = {4: _rope_4(fields.values), 5: _rope_5(fields.values)}
-    defaults = default if isinstance(default, dict) else {4: default, 5: default}
+    defaults = VL_THETA if vl else {4: THETA, 5: THETA}
     thetas = {g: defaults[g] if theta is REQUIRED else theta for g, (_, theta, _) in read.items()}
     name, _, params = read[fields.generation]
     mine = thetas[fields.generation]
     if isinstance(mine, bool) or not isinstance(mine, int | float) or not 0 < mine < math.inf:
         fields.refuse(f"rope_theta={mine!r}")
         mine = THETA
-    kinds = {g: _kind(g, params, bool(default is not THETA)) for g, (_, _, params) in read.items()}
+    kinds = {g: _kind(g, params, vl) for g, (_, _, params) in read.items()}
     kind = kinds[fields.generation]
     nested = [key for key, value in params.items() if isinstance(value, dict)]
     if nested or kind != "default":

@@ -280,3 +280,12 @@ def test_verify_prints_logits_per_position_and_ends_with_1(whole, tmp_path, caps
     assert verify.main([f"--native={tmp_path / 'changed'}", f"--hf={hf}", "--logits"]) == 1
     out = capsys.readouterr().out
     assert "logits differ" in out and "mlp.up_proj.weight: largest difference 0.01" in out
+
+
+def test_logits_of_a_checkpoint_that_was_cast(whole, tmp_path, capsys):
+    """Against PyTorch's model rounded in the same way; the tensors are equal after the cast."""
+    hf = whole["qwen3"]
+    from_hf.convert("qwen3", hf, tmp_path / "native", dtype="bfloat16")
+    capsys.readouterr()
+    assert verify.main([f"--native={tmp_path / 'native'}", f"--hf={hf}", "--logits"]) == 0
+    assert "equal after the cast" in capsys.readouterr().out
