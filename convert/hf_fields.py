@@ -28,12 +28,15 @@ class Fields:
     values: dict
     section: str = ""
     generation: int = 5  # of transformers, as whose the file is read
+    written: str = ""  # by which transformers, where the file says so
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_file(cls, values: dict) -> "Fields":
-        return cls(values, generation=generation(values))
+        return cls(
+            values, generation=generation(values), written=str(values.get("transformers_version") or "")
+        )
 
     def part(self, name: str) -> "Fields":
         """A section inside of this one."""
@@ -92,11 +95,10 @@ class Fields:
     def differ(self, name: str, ours: Any, theirs: Any) -> Any:
         """`ours`; noted where the other generation of transformers reads it as `theirs`."""
         if ours != theirs:
-            wrote = self.generation
-            other = 9 - wrote
+            by = f"was written by {self.written}" if self.written else "does not say which wrote it"
             self.notes.append(
-                f"{self.section}{name} is {ours} as transformers {wrote}, which wrote the file, reads it "
-                f"(transformers {other}: {theirs})"
+                f"{self.section}{name} is {ours}, as transformers {self.generation} reads it "
+                f"(transformers {9 - self.generation}: {theirs}); the file {by}"
             )
         return ours
 
@@ -145,7 +147,8 @@ def rope(fields: Fields, vl: bool = False) -> Rope:
         fields.refuse(f"{name}.{nested[0] + '=' if nested else f'rope_type={kind!r}'}")
     else:
         fields.differ("rope_type", kind, kinds[9 - fields.generation])
-    fields.differ("rope_theta", float(mine), thetas[9 - fields.generation])
+    if fields.generation == 4 or {"rope_theta", "rope_scaling"} & fields.values.keys():
+        fields.differ("rope_theta", float(mine), thetas[9 - fields.generation])
     sections = params.get("mrope_section")
     if sections is not None and (
         not isinstance(sections, list)
