@@ -90,14 +90,13 @@ class FakeClip:
                     if turn.cancelled():
                         model.stopped.append(turn.question)
                         return
-        count = -(-source.num_frames // 8)
         segments = [
-            Segment(i, 4.0 * i, 4.0 * i + 4, 0.9 if i == 1 else 0.1, 128 if i == 1 else 4)
-            for i in range(count)
+            Segment(i, s.start_seconds, s.end_seconds, 0.9 if i == 1 else 0.1, 128 if i == 1 else 4)
+            for i, s in enumerate(source.segments())
         ]
         usage = {
             "frames": source.num_frames,
-            "segments": count,
+            "segments": len(segments),
             "budget": turn.options.budget,
             "visual_tokens": 132,
             "tokens_per_frame": 8.25,

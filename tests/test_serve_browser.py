@@ -109,6 +109,82 @@ def test_hovering_over_the_timeline_says_what_is_there(browser, shared):
         assert tip.is_hidden()
 
 
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A video that by its file's own clock begins at second 10, and one that chromium does not play."""
+    import av
+
+    folder = tmp_path_factory.mktemp("late")
+    for name, codec in (("late.webm", "libvpx"), ("late.avi", "mpeg4")):
+        with av.open(folder / name, "w") as container:
+            stream = container.add_stream(codec, rate=4, width=64, height=48, pix_fmt="yuv420p")
+            for number in range(32):
+                shade = np.full((48, 64, 3), 8 * number, np.uint8)
+                picture = av.VideoFrame.from_ndarray(shade, "rgb24")
+                picture.pts = number + (40 if name == "late.webm" else 0)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    return folder
+
+
+def test_a_clock_that_does_not_begin_at_0(browser, late):
+    with server([late]) as (address, _), Visitor(browser, address) as visitor:
+        visitor.visit()
+        visitor.pick("late.webm")
+        visitor.ask("Who?")
+        turn = visitor.answered(1)
+        turn.locator(".thumb").click()  # the second of two segments of 4 seconds; chromium begins at 10
+        visitor.wait_for("document.querySelector('video').currentTime === 16")
+        slider = visitor.page.get_by_role("slider")
+        assert slider.get_attribute("aria-valuemax") == "8.0"
+        assert "0:06 of 0:08; 128 tokens" in slider.get_attribute("aria-valuetext")
+
+
+def test_a_video_that_the_browser_cannot_play(browser, late):
+    """The timeline shows pictures of the segments instead."""
+    with server([late]) as (address, _), Visitor(browser, address) as visitor:
+        visitor.visit()
+        visitor.pick("late.avi")
+        visitor.page.get_by_text("Your browser cannot play this file").wait_for()
+        visitor.check()
+        visitor.ask("Who?")
+        visitor.answered(1)
+        slider = visitor.page.get_by_role("slider")
+        slider.focus()
+        visitor.page.keyboard.press("PageUp")
+        still = visitor.page.locator("img.still")
+        assert still.get_attribute("alt") == "The video at 0:04"
+        assert still.get_attribute("src").endswith("/thumbnails/1")
+        visitor.wait_for("document.querySelector('img.still').naturalWidth > 0")
+        visitor.check()
+
+
+class SlowlyOpened(FakeModel):
+    """Stops after the first chunk until `go` is set."""
+
+    def open(self, clip, progress):
+        progress("reading the video", 1, 4)
+        self.go.wait(60)
+        super().open(clip, progress)
+
+
+def test_progress_of_the_opening(browser, folder):
+    model = SlowlyOpened()
+    with server([folder], model) as (address, _), Visitor(browser, address) as visitor:
+        visitor.visit()
+        visitor.pick("v1.mp4")
+        visitor.ask("Who?")
+        visitor.page.locator(".status").get_by_text(
+            "Decoding and encoding the video: 1 of 4 chunks"
+        ).wait_for()
+        bar = visitor.page.get_by_role("progressbar")
+        assert bar.evaluate("bar => [bar.value, bar.max]") == [1, 4]
+        visitor.check()
+        model.go.set()
+        visitor.answered(1, "says Who?")
+        assert bar.is_hidden()
+
+
 def test_play_and_pause(browser, shared):
     with Visitor(browser, shared) as visitor:
         visitor.visit()

@@ -106,7 +106,9 @@ function segmentOf({ index, start_seconds, end_seconds, relevance, tokens }) {
   return { index, start: start_seconds, end: end_seconds, relevance, tokens };
 }
 
-// Where on the player's clock the video begins and ends.
-function spanOf({ start_seconds = 0, duration_seconds }) {
-  return duration_seconds ? { begin: start_seconds ?? 0, end: (start_seconds ?? 0) + duration_seconds } : null;
+// Where the video begins and ends on the player's clock, which is the file's own: it need not begin at 0.
+function spanOf({ segments, duration_seconds }) {
+  if (!duration_seconds) return null;
+  const begin = segments?.[0]?.start_seconds ?? 0;
+  return { begin, end: begin + duration_seconds };
 }

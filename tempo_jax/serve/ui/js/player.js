@@ -22,7 +22,9 @@ export class Player {
     this.lanes = [];
     this.playable = Boolean(video.media_url);
     this.known = false; // whether the video's length is
-    this.pending = undefined; // second to go to once it is known
+    this.pending = undefined; // second to go to once there is something to show
+    this.zero = 0; // on the browser's clock, where the file begins
+    this.moved = false; // whether it has been sent anywhere
     this.timeline.setLanes([]);
     this.timeline.setSpan(0, 1);
     if (video.kind === "image") return this.#image();
@@ -44,9 +46,14 @@ export class Player {
     replace(this.element);
   }
 
-  // Where the video begins and ends on its clock, from the server: for files the browser cannot play.
+  // Where the video begins and ends on its clock, from the server: for files that the browser cannot play, or whose
+  // length it takes for less.
   setSpan({ begin, end }) {
-    if (this.video.kind === "image" || (this.known && this.playable)) return;
+    if (this.video.kind === "image") return;
+    if (this.known && this.playable) {
+      if (end > this.timeline.end + 0.5) this.timeline.setSpan(this.timeline.begin, end);
+      return;
+    }
     this.known = true;
     this.timeline.setSpan(begin, end);
     this.#enable(true);
@@ -92,22 +99,45 @@ export class Player {
     });
     this.media = media;
     const on = (kind, listener) => media.addEventListener(kind, () => this.media === media && listener());
-    on("loadedmetadata", () => {
-      // Sound alone has no size, and a broken file no length: neither is to be played.
-      if (!media.videoWidth || !Number.isFinite(media.duration)) return this.#unplayable();
-      this.known = true;
-      this.timeline.setSpan(0, media.duration);
-      this.#enable(true);
-      if (this.pending !== undefined) media.currentTime = this.pending;
-      this.#tell(media.currentTime);
-    });
+    // Sound alone has no size: there is nothing to see.
+    on("loadedmetadata", () => (media.videoWidth ? this.#measure() : this.#unplayable()));
+    on("durationchange", () => this.#measure());
+    on("loadeddata", () => this.#calibrate());
     on("error", () => this.#unplayable());
-    for (const kind of ["timeupdate", "seeked", "ended"]) on(kind, () => this.#tell(media.currentTime));
+    for (const kind of ["timeupdate", "seeked", "ended"]) on(kind, () => this.#tell(this.#now));
     on("play", () => this.#playing());
     on("pause", () => this.#playing());
     on("fullscreenchange", () => (media.controls = document.fullscreenElement === media));
     media.addEventListener("click", () => media.controls || this.toggle());
     replace(this.stage, media);
+  }
+
+  // Once the browser knows how long it is; of some recordings it learns that late, and the server tells first.
+  #measure() {
+    const { duration, videoWidth } = this.media;
+    if (!videoWidth || !Number.isFinite(duration) || duration <= this.zero) return;
+    this.known = true;
+    this.timeline.setSpan(0, duration - this.zero);
+    this.#enable(true);
+    this.#tell(this.#now);
+  }
+
+  // The server counts from where the file begins. Some browsers start their clock there too, others at what the file
+  // says its first picture's time is: then that is where they stand before anybody has moved them.
+  #calibrate() {
+    const { currentTime, duration, paused } = this.media;
+    if (paused && !this.moved && currentTime < duration) this.zero = currentTime;
+    this.#measure();
+    if (this.pending !== undefined) this.#move(this.pending);
+  }
+
+  get #now() {
+    return this.media.currentTime - this.zero;
+  }
+
+  #move(seconds) {
+    this.moved = true;
+    this.media.currentTime = seconds + this.zero;
   }
 
   #unplayable() {
@@ -133,7 +163,7 @@ export class Player {
 
   #sought(seconds) {
     this.pending = seconds;
-    if (this.media && this.known) this.media.currentTime = seconds;
+    if (this.media?.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) this.#move(seconds);
     else if (!this.playable) this.#picture(seconds);
     this.#tell(seconds);
   }
@@ -182,7 +212,7 @@ export class Player {
     this.#still();
     const step = () => {
       if (!this.media) return;
-      this.#tell(this.media.currentTime);
+      this.#tell(this.#now);
       this.frame = requestAnimationFrame(step);
     };
     if (!calm()) this.frame = requestAnimationFrame(step);
