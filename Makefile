@@ -1,6 +1,8 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
 # make test   all tests            make lint    ruff
+# make test-lower  media and colors with the oldest versions that pyproject.toml admits
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
+# make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
 # make test-node  OpenAI's client for Node against the server (installs it beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
 # make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
@@ -13,7 +15,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-plan test-node lint format bench plans clean
+.PHONY: setup setup-test demo test test-lower test-plan test-node test-browser lint format bench plans clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -44,6 +46,27 @@ test-plan: $(SETUP_TEST)
 	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
 	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
+
+# The oldest versions that pyproject.toml admits, in an environment of their own: media, colors, one question.
+LOWER := build/lower
+test-lower:
+	@[ -x $(LOWER)/bin/python ] || $(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lower.lock pytest hypothesis
+	$(LOWER)/bin/python -m pytest tests/test_media_colors.py tests/test_media_golden.py tests/test_media_matrix.py
+	$(LOWER)/bin/python -m tempo_jax.cli ask examples/hour/test-000050-4096s.mp4 "What is the place that is shown most?"
+
+# What drives a browser: kept out of .venv, so that make test needs neither it nor chromium.
+BROWSER := build/browser
+AXE := axe-core@4.14.1
+test-browser: $(SETUP_TEST)
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium fonts-noto-core; } >/dev/null 2>&1 || \
+		echo "chromium cannot be installed here (as root on Debian: apt-get install chromium): its tests are skipped"
+	@[ -d $(BROWSER)/python/playwright ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(BROWSER)/python -r requirements-browser.lock || echo "playwright cannot be installed here: its tests are skipped"
+	@[ -d $(BROWSER)/node_modules/axe-core ] || npm install --silent --no-audit --no-fund --prefix $(BROWSER) $(AXE) || \
+		echo "axe-core cannot be installed here: its tests are skipped"
+	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py -rs
 
 # OpenAI's client for Node, which the server is tested with.
 NODE := build/node

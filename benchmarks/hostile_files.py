@@ -2,10 +2,10 @@
 
     python benchmarks/hostile_files.py --count 1000
 
-The server is `tempo serve` with the demo model. Mutations are seeded: bytes flipped, zeroed, doubled, cut
-off, sizes changed. All are sent twice: a file of a new size compiles programs, which stay, so that only the
-second round tells whether memory grows. Exit status 1 when a request gets no proper answer, the server does
-not survive or its memory grows by more than FLAT_BYTES.
+The server is `tempo serve` with the demo model. The damages are those of benchmarks/damaged_files.py, seeded.
+All are sent twice: a file of a new size compiles programs, which stay, so that only the second round tells
+whether memory grows. Exit status 1 when a request gets no proper answer, the server does not survive or its
+memory grows by more than FLAT_BYTES.
 """
 
 import argparse
@@ -26,7 +26,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tempo_jax.video.synthetic import Clip, write_video
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+from benchmarks.damaged_files import KINDS, PLACES, damage  # noqa: E402
+from tempo_jax.video.synthetic import Clip, write_video  # noqa: E402
 
 SEEDS = ("a.mp4", "b.gif", "c.png")
 FLAT_BYTES = 64 << 20  # what the second round may add
@@ -42,23 +46,9 @@ def originals(folder: Path) -> dict[str, bytes]:
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to a few changes of one kind."""
-    changed = bytearray(data)
-    kind = rng.integers(5)
-    for _ in range(int(rng.integers(1, 9))):
-        start = int(rng.integers(len(changed)))
-        length = int(rng.integers(1, 64))
-        if kind == 0:
-            changed[start] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            changed[start : start + length] = bytes(len(changed[start : start + length]))
-        elif kind == 2:
-            changed[start:start] = changed[start : start + length]
-        elif kind == 3:  # sizes and counts are big-endian words
-            changed[start : start + 4] = rng.bytes(4)
-        else:
-            return bytes(changed[: start + 1])
-    return bytes(changed)
+    """One damage of some kind somewhere."""
+    kind, place = (names[int(rng.integers(len(names)))] for names in (KINDS, PLACES))
+    return damage(data, rng, kind, place)
 
 
 def send(address: str, model: str, name: str, data: bytes) -> int:

@@ -1,12 +1,15 @@
-"""Native checkpoint -> Hugging Face safetensors in the published layout.
+"""Native checkpoint -> Hugging Face safetensors in the published layout, whole or one part of it.
 
-    python -m convert.to_hf --source=DIR --target=DIR
+    python -m convert.to_hf --source=DIR --target=DIR [--part=llm|compressor] [--max-shard-size=5GB]
 
 Tensors come out byte-identical to those that `from_hf` read. Every tensor's place in the files is
 known beforehand, so that one stacked array at a time is read and its layers written where they belong.
 """
 
+import argparse
+import dataclasses
 import json
+import math
 import os
 import re
 import sys
@@ -15,57 +18,105 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, mapping
-from convert.safetensors_io import DTYPES, NAMES, Writer
-from tempo_jax import cli_options
+from convert import hf_config, hf_export, mapping
+from convert.safetensors_io import DTYPES, NAMES, Writer, some
+from convert.source import contiguous
+from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
 
 SHARD_BYTES = 5_000_000_000
 CASTS = {"bfloat16": "BF16", "float32": "F32", "source": None}
+UNITS = {"": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+# Kind of model -> part -> what it is as a model of its own, and where its arrays are.
+PARTS = {
+    "tempo": {"llm": ("qwen3", "llm/"), "compressor": ("qwen3-vl", "compressor/")},
+    "xcomp": {"llm": ("qwen3", "llm/")},
+}
+OF_THE_LLM = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is written: `config` as config.json, `found` as the tensors `specs` (name, dtype name, shape)."""
+
+    config: dict
+    found: list[mapping.Tensor]
+    dtypes: dict[str, list[str]]
+    copies: dict[str, str]
+    specs: list[tuple[str, str, tuple[int, ...]]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(math.prod(shape) * DTYPES[dtype].itemsize for _, dtype, shape in self.specs)
 
 
 def convert(
     source: str | os.PathLike,
     target: str | os.PathLike,
     *,
+    part: str | None = None,
     dtype: str = "source",
     max_shard_bytes: int = SHARD_BYTES,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
 ) -> None:
     """Writes config.json, safetensors (with an index when sharded) and tokenizer files to `target`.
 
-    `dtype` "source": each tensor in the dtype it is stored in, or came in. Raises TempoError.
+    `part`: "llm" or "compressor" of a Tempo (or "llm" of an XComp) as a plain Qwen3 or Qwen3-VL folder.
+    `dtype` "source": each tensor in the dtype it is stored in, or came in. `overwrite`: True replaces what
+    tempo_jax wrote, "force" any folder. Raises TempoError.
     """
     from convert import native_io
-    from tempo_jax import checkpoint, folders, progress
+    from tempo_jax import checkpoint
+
+    planned = plan_export(source, part, dtype)
+    folders.check_space(target, planned.nbytes)
+    with (
+        folders.replacing(target, overwrite, keep=[source]) as folder,
+        progress.reporter(in_bytes=True) as report,
+    ):
+        with Writer(folder, sorted(planned.specs, key=_natural), max_shard_bytes) as writer:
+            arrays = native_io.stored_arrays(source, [tensor.native for tensor in planned.found])
+            done = 0
+            for tensor in planned.found:
+                array = next(arrays)
+                _write(writer, tensor, planned.dtypes[tensor.native], array, planned.copies)
+                done += array.nbytes
+                report("exporting", done, planned.nbytes)
+                del array
+        tokenizer = Path(source) / "tokenizer"
+        if tokenizer.is_dir():
+            checkpoint.copy_tokenizer(tokenizer, folder)
+        text = json.dumps(planned.config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def plan_export(source: str | os.PathLike, part: str | None = None, dtype: str = "source") -> Plan:
+    """What `convert` writes; TempoError where it would not."""
+    from tempo_jax import checkpoint
 
     model = checkpoint.read_model_json(source)
     stored = checkpoint.param_shapes(source)
     found = plan(model, stored)
-    dtypes = _dtypes(model.origin, found, stored, dtype)
-    copies = _copies(model, found)
+    origin = model.origin
+    if part is not None:
+        model, found = _part(model, part)
+        origin = {k: v for k, v in origin.items() if k == "mixed_dtypes"}
+    dtypes = _dtypes(origin, found, stored, dtype)
+    copies = {} if part else _copies(model, found)
     specs = [(n, d, t.hf_shape) for t in found for n, d in zip(t.hf, dtypes[t.native], strict=True)]
     by_name = {spec[0]: spec for spec in specs}
     specs += [(copy, *by_name[name][1:]) for name, copy in copies.items()]
     embedding = next(t for t in reversed(found) if t.native.endswith("embed/embedding"))
-    config = hf_config.export(
-        model.kind, model.config, model.origin, DTYPES[dtypes[embedding.native][0]].name
-    )
-    with folders.replacing(Path(target), overwrite) as folder, progress.reporter() as report:
-        with Writer(folder, sorted(specs, key=_natural), max_shard_bytes) as writer:
-            arrays = native_io.stored_arrays(source, [tensor.native for tensor in found])
-            for done, tensor in enumerate(found, 1):
-                _write(writer, tensor, dtypes[tensor.native], next(arrays), copies)
-                report("exporting", done, len(found))
-        tokenizer = Path(source) / "tokenizer"
-        if tokenizer.is_dir():
-            checkpoint.copy_tokenizer(tokenizer, folder)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    name = DTYPES[dtypes[embedding.native][0]].name
+    config = hf_export.export(model.kind, model.config, {} if part else origin, name)
+    if part:
+        whole = checkpoint.read_model_json(source).origin.get("config") or {}
+        config |= _part_fields(model.kind, whole, Path(source) / "tokenizer")
+    return Plan(config, found, dtypes, copies, specs)
 
 
 def plan(model: Any, stored: dict[str, Any]) -> list[mapping.Tensor]:
     """The tensors of a native checkpoint; a TempoError when its arrays are not those of its config."""
-    prefixes = tuple(model.origin.get("prefixes", mapping.QWEN3_VL_PREFIXES[0]))
     expected = mapping.native_shapes(model.kind, model.config)
     wrong = [
         f"{path} is {list(stored[path].shape) if path in stored else 'missing'}, expected "
@@ -74,8 +125,34 @@ def plan(model: Any, stored: dict[str, Any]) -> list[mapping.Tensor]:
         if path not in stored or path not in expected or tuple(stored[path].shape) != expected[path]
     ]
     if wrong:
-        raise TempoError(f"the parameters do not fit model.json: {'; '.join(wrong)}")
-    return mapping.tensors(model.kind, model.config, prefixes)
+        raise TempoError(f"the parameters do not fit model.json: {some(wrong)}")
+    return mapping.tensors(model.kind, model.config, bare=is_bare(model.origin))
+
+
+def is_bare(origin: dict) -> bool:
+    """Whether the files that a checkpoint came from were named without "model."; "prefixes" said so once."""
+    return bool(origin.get("bare", "prefixes" in origin))
+
+
+def _part(model: Any, part: str) -> tuple[Any, list[mapping.Tensor]]:
+    """A part as a model of its own, and its tensors by the whole model's native paths."""
+    parts = PARTS.get(model.kind, {})
+    if part not in parts:
+        has = f"its parts are {', '.join(parts)}" if parts else "it has no parts"
+        raise TempoError(f"a {model.kind} model has no part {part!r}: {has}")
+    kind, prefix = parts[part]
+    config = getattr(model.config, part)
+    found = mapping.tensors(kind, config)
+    found = [dataclasses.replace(tensor, native=prefix + tensor.native) for tensor in found]
+    return dataclasses.replace(model, kind=kind, config=config), found
+
+
+def _part_fields(kind: str, whole: dict, tokenizer: Path) -> dict:
+    """What a part's config.json has from the whole model's, or from the tokenizer beside it."""
+    if kind == "qwen3":
+        return {name: whole[name] for name in OF_THE_LLM if whole.get(name) is not None}
+    ids = hf_config.tokenizer_ids(tokenizer)
+    return {field: ids[token] for field, token in hf_config.SPECIAL_IDS.items() if token in ids}
 
 
 def _dtypes(origin: dict, found: list[mapping.Tensor], stored: dict, dtype: str) -> dict[str, list[str]]:
@@ -98,7 +175,9 @@ def _write(
     writer: Writer, tensor: mapping.Tensor, dtypes: list[str], array: np.ndarray, copies: dict
 ) -> None:
     for i, (name, dtype) in enumerate(zip(tensor.hf, dtypes, strict=True)):
-        hf = mapping.to_hf(tensor.transform, array[i] if tensor.stacked else array, tensor.hf_shape)
+        matrix = array[i] if tensor.stacked else array
+        matrix = matrix.T if mapping.transposes(tensor.transform) else matrix
+        hf = contiguous(matrix).reshape(tensor.hf_shape)
         cast = hf.astype(DTYPES[dtype], copy=False)
         if len(set(dtypes)) > 1 and not np.array_equal(cast.astype(hf.dtype), hf, equal_nan=True):
             raise TempoError(
@@ -115,20 +194,57 @@ def _natural(spec: tuple) -> list:
     return [(int(s), "") if s.isdigit() else (-1, s) for s in re.split(r"(\d+)", spec[0])]
 
 
+def shard_size(text: str) -> int:
+    """Bytes of "5GB", "500MB", "2GiB" or a number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    scale = UNITS.get(match[2].upper()) if match else None
+    if scale is None or float(match[1]) * scale < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 5GB, 500MB or 2GiB")
+    return int(float(match[1]) * scale)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli_options.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, metavar="DIR", help="native checkpoint")
-    parser.add_argument("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
-    parser.add_argument("--dtype", default="source", choices=tuple(CASTS))
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
-    args = parser.parse_args(argv)
+    add = parser.add_argument
+    add("--source", required=True, metavar="DIR", help="native checkpoint")
+    add("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
+    add("--part", choices=("llm", "compressor"), help="that part alone, as a plain Qwen3 or Qwen3-VL")
+    add("--dtype", default="source", choices=tuple(CASTS))
+    add(
+        "--max-shard-size",
+        dest="max_shard_bytes",
+        type=shard_size,
+        default=SHARD_BYTES,
+        metavar="SIZE",
+        help="of a safetensors file (5GB)",
+    )
+    add("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    folders.add_overwrite(parser)
+    args = vars(parser.parse_args(argv))
 
     def command() -> int:
-        convert(args.source, args.target, dtype=args.dtype, overwrite=args.overwrite)
-        print(f"wrote {args.target}")
+        args["source"] = folders.local("the source", args["source"])
+        if args.pop("dry_run"):
+            print(_dry_run(**args))
+            return 0
+        convert(**args)
+        print(f"wrote {args['target']}")
         return 0
 
     return cli_options.run_on_cpu(parser.prog, command)
+
+
+def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
+    place = folders.local("the target", target).resolve()
+    folders.check_apart(place, source)
+    folders.check_replaceable(place, overwrite)
+    planned = plan_export(source, part, dtype)
+    kinds = ", ".join(sorted({DTYPES[dtype].name for _, dtype, _ in planned.specs}))
+    files = max(1, math.ceil(planned.nbytes / max_shard_bytes))
+    return (
+        f"{target}: {len(planned.specs)} tensors ({kinds}), {progress.size(planned.nbytes)} to write in "
+        f"about {cli_options.count(files, 'file')}; nothing is written (--dry-run)"
+    )
 
 
 if __name__ == "__main__":

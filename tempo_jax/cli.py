@@ -82,9 +82,9 @@ def _check_plot(plot: str | None, video: str) -> None:
     if plot is None:
         return
     from tempo_jax.plot import check_path  # matplotlib is slow to import, and so is Pillow
-    from tempo_jax.video.images import SUFFIXES
+    from tempo_jax.video.images import SUFFIXES, is_still
 
-    if (suffix := Path(video).suffix.lower()) in SUFFIXES and suffix != ".gif":
+    if Path(video).suffix.lower() in SUFFIXES and is_still(Path(video)):
         raise TempoError(f"{video} is one image, which has no time axis to plot; leave out --plot.")
     check_path(plot)
 
@@ -110,7 +110,8 @@ def run_ask(args: argparse.Namespace) -> int:
         if args.json:
             answer = tempo.ask(video, question, **clip_options, **ask_options)
         else:
-            clip = tempo.open(video, keep=False, **clip_options)  # one question: keep nothing of it
+            # One question: keep nothing of it.
+            clip = tempo.open(video, keep=False, progress=progress, **clip_options)
             _print_pieces(clip.stream(question, **ask_options), progress, out)
             answer = clip.last_answer
     for warning in answer.warnings:

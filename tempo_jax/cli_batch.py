@@ -83,7 +83,7 @@ def _line(index: int, case: Any, result: dict) -> str:
 
 def _read_cases(path: Path) -> list:
     try:
-        cases = json.loads(path.read_text(encoding="utf-8"))
+        cases = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TempoError(f"The cases {path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:

@@ -13,9 +13,9 @@ from tempo_jax.errors import TempoError
 
 # Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
 CORE = (
-    *("absl-py", "av", "flax", "grain", "importlib_resources", "jax", "matplotlib", "ml-collections"),
-    *("numpy", "optax", "orbax-checkpoint", "pillow", "pyarrow", "qwix", "rich", "safetensors"),
-    *("tensorboardX", "tensorflow-datasets", "transformers"),
+    *("absl-py", "av", "flax", "grain", "huggingface_hub", "importlib_resources", "jax", "matplotlib"),
+    *("ml-collections", "numpy", "optax", "orbax-checkpoint", "packaging", "pillow", "pillow-heif"),
+    *("pyarrow", "qwix", "rich", "safetensors", "tensorboardX", "tensorflow-datasets", "transformers"),
 )
 EXTRAS = {
     "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),
@@ -54,6 +54,11 @@ def run_doctor(args: argparse.Namespace) -> int:
         print("\n".join(_lines(found)), flush=True)
     if missing := [name for name, version in found["packages"].items() if version is None]:
         raise TempoError(f"{', '.join(missing)} is missing: pip install tempo_jax.")
+    if found["unsuited"]:
+        wanted = " ".join(f"'{name}{specifier}'" for name, (_, specifier) in found["unsuited"].items())
+        raise TempoError(
+            f"Some packages are of versions that do not work with this one: pip install {wanted}"
+        )
     return 0
 
 
@@ -64,6 +69,7 @@ def findings() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "packages": {name: version(name) for name in CORE},
+        "unsuited": unsuited(),
         "extras": {extra: {name: version(name) for name in names} for extra, names in EXTRAS.items()},
         "devices": _devices(),
         "checkpoint": _checkpoint(),
@@ -77,6 +83,23 @@ def version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def unsuited() -> dict[str, tuple[str, str]]:
+    """Installed packages outside the versions that pyproject.toml admits: name -> (installed, admitted)."""
+    from packaging.requirements import Requirement
+
+    found = {}
+    try:
+        requirements = [Requirement(line) for line in metadata.requires("tempo_jax") or ()]
+    except metadata.PackageNotFoundError:
+        return {}
+    for requirement in requirements:
+        installed = version(requirement.name)
+        ours = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if ours and installed and not requirement.specifier.contains(installed, prereleases=True):
+            found[requirement.name] = (installed, str(requirement.specifier))
+    return found
 
 
 def _devices() -> dict[str, Any]:
@@ -110,6 +133,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"checkpoint   {found['checkpoint']}",
         f"packages     {', '.join(packages)}",
     ]
+    for name, (installed, wanted) in found["unsuited"].items():
+        lines.append(f"upgrade      {name} {installed}, which is not {wanted}")
     for extra, names in found["extras"].items():
         missing = [name for name, number in names.items() if number is None]
         said = f"missing {', '.join(missing)}: pip install 'tempo_jax[{extra}]'" if missing else "complete"

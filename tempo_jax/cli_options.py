@@ -17,10 +17,17 @@ from tempo_jax.errors import TempoError
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 DTYPES = ("bfloat16", "float32", "int8", "fp8")
+SAMPLINGS = ("time", "index")
+SAMPLING_HELP = (
+    "of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
+    "or by frame number at the average rate, as released (index)"
+)
 DTYPE_HELP = "compute in this type (default: as stored); int8, fp8: bfloat16 with weights in 8 bits"
-OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
+READING_OPTIONS = ("sampling", "source_fps", "exif", "square_pixels")  # of video.Reading
+OPEN_OPTIONS = ("fps", "min_frames", "max_frames", *READING_OPTIONS)
 LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
 ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
+STOPPED = "stopped by {signal}; nothing is left of what was being written"
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
 
 
@@ -74,6 +81,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--min-frames", type=number(int, 1), metavar="N", help="look at no fewer frames (4; XComp: 128)")
     add("--max-frames", type=number(int, 1), metavar="N", help="look at no more frames (1024)")
+    add_reading_options(group)
     add(
         "--strategy",
         choices=STRATEGIES,
@@ -95,6 +103,28 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")
     group.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+
+
+def add_reading_options(group: argparse._ArgumentGroup) -> None:
+    """How files are read: the fields of `video.Reading`."""
+    add = group.add_argument
+    add("--sampling", choices=SAMPLINGS, help=SAMPLING_HELP)
+    add(
+        "--source-fps",
+        type=number(float, 0, True),
+        metavar="F",
+        help="frames per second at which a folder of images or a .npy was recorded (default: that of --fps)",
+    )
+    add(
+        "--exif",
+        action=argparse.BooleanOptionalAction,
+        help="turn photos upright by their EXIF orientation (the default)",
+    )
+    add(
+        "--square-pixels",
+        action=argparse.BooleanOptionalAction,
+        help="stretch frames whose pixels are not square to their display size (the default)",
     )
 
 
@@ -144,14 +174,19 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def run(prog: str, command: Callable[[], int]) -> int:
-    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours."""
+def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
+    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+
+    interrupted: said at Ctrl-C, where anything is.
+    """
     try:
         return command()
     except TempoError as error:
         say(f"{prog}: {error}")
         return 2
     except KeyboardInterrupt:
+        if interrupted:
+            say(f"{prog}: {interrupted.format(signal='Ctrl-C')}")
         return 130
     except Exception as error:
         if os.environ.get("TEMPO_JAX_TRACEBACK"):
@@ -161,19 +196,25 @@ def run(prog: str, command: Callable[[], int]) -> int:
 
 
 def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
-    """The same for converting and preparing: what the system refuses them is a user's mistake."""
+    """The same for converting and preparing: what the system refuses them is a user's mistake.
+
+    A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for a terminal that closes.
+    """
+    from tempo_jax import failures, signals
+
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
 
     def refusals() -> int:
-        try:
+        with failures.as_sentences():
             return command()
-        except OSError as error:  # no space left, no permission, …
-            if not error.strerror:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            raise TempoError(f"{error.strerror}{where}") from error
 
-    return run(prog, refusals)
+    try:
+        with signals.raising():
+            return run(prog, refusals, interrupted=STOPPED)
+    except signals.Stopped as stopped:
+        say(f"{prog}: {STOPPED.format(signal=stopped)}")
+        return stopped.status
 
 
 def say(line: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from convert import mapping, native_io
-from tempo_jax import checkpoint, sharding
+from tempo_jax import checkpoint, digests, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.training import checkpoints
@@ -235,3 +236,84 @@ def test_two_processes_read_and_write_their_own_shards(tmp_path):
     loaded = flatten(checkpoint.load_params(tmp_path / "native"))
     down = expected["model.layers.1.mlp.down_proj.weight"]
     np.testing.assert_array_equal(loaded["layers/mlp/down/kernel"][1], down.T)
+
+
+def data_files(folder):
+    return [file for file in sorted((folder / "params").rglob("*")) if file.is_file() and file.stat().st_size]
+
+
+def test_a_byte_that_turned_over_is_found(copy):
+    """In any file, at any of many places: by a plain load, which looks at all of a small checkpoint."""
+    assert digests.check(copy) and digests.check(copy, whole=True)
+    rng = np.random.default_rng(0)
+    for file in data_files(copy):
+        before = file.read_bytes()
+        for place in rng.integers(0, len(before), 4):
+            flipped = bytearray(before)
+            flipped[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(flipped)
+            with pytest.raises(TempoError, match="damaged or incomplete") as caught:
+                checkpoint.load_params(copy)
+            assert file.name in str(caught.value)
+        file.write_bytes(before)
+    checkpoint.load_params(copy, verify=True)
+
+
+def test_digests_are_of_every_file_of_the_arrays(copy):
+    said = json.loads((copy / digests.FILE).read_text())
+    files = {f.relative_to(copy).as_posix() for f in (copy / "params").rglob("*") if f.is_file()}
+    assert set(said["files"]) == files
+    for name, of in said["files"].items():
+        data = (copy / name).read_bytes()
+        expected = f"{zlib.crc32(data):08x}" if data else ""
+        assert of == {"bytes": len(data), "crc32": expected}
+
+
+def test_of_a_large_checkpoint_some_blocks_are_looked_at(copy, monkeypatch):
+    """As many bytes as SAMPLE_BYTES, other ones each time; `verify` looks at all."""
+    monkeypatch.setattr(digests, "BLOCK_BYTES", 1 << 10)
+    digests.Writing().finish(copy)
+    monkeypatch.setattr(digests, "SAMPLE_BYTES", 100 << 10)
+    read, real = [], digests._crc32
+    monkeypatch.setattr(
+        digests, "_crc32", lambda path, start, size: read.append((path, start)) or real(path, start, size)
+    )
+    checkpoint.load_params(copy)
+    first, total = set(read), sum(file.stat().st_size for file in data_files(copy))
+    assert 90 <= len(first) <= 100 < total >> 10
+    checkpoint.load_params(copy)
+    assert set(read[len(first) :]) != first
+    largest = max(data_files(copy), key=lambda file: file.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(TempoError, match=largest.name):
+        checkpoint.load_params(copy, verify=True)
+
+
+def test_digests_that_are_missing_or_damaged(copy):
+    (copy / digests.FILE).write_text("{")
+    with pytest.raises(TempoError, match="delete that file to load without it"):
+        checkpoint.load_params(copy)
+    (copy / digests.FILE).unlink()
+    checkpoint.load_params(copy)  # as those written before there were any
+    with pytest.raises(TempoError, match=r"holds no digests\.json"):
+        checkpoint.load_params(copy, verify=True)
+
+
+def test_the_shipped_model_has_its_digests():
+    shipped = REPO / "checkpoints" / "demo"
+    assert digests.check(shipped, whole=True)
+    assert sum(file.stat().st_size for file in shipped.rglob("*") if file.is_file()) < 5_885_237
+
+
+def test_plain_orbax_opens_a_checkpoint(saved, params):
+    """Without this package: v1 and v0, whole on one host."""
+    import orbax.checkpoint as v0
+
+    assert_equal(v0.StandardCheckpointer().restore(saved.resolve() / "params" / "state"), params)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    assert_equal(v0.StandardCheckpointer().restore(saved.resolve() / "params" / "state", shapes), params)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params)
+    assert_equal(ocp.load(saved.resolve() / "params", shapes), params)

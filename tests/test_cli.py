@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tempo_jax
 from tempo_jax import cli, cli_options, progress
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.video import Reading
 from tempo_jax.xcomp.schedule import VARIANTS
 
 REPO = Path(__file__).resolve().parent.parent
@@ -88,7 +90,8 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.delenv("TEMPO_CHECKPOINT", raising=False)
     monkeypatch.delenv("TEMPO_JAX_TRACEBACK", raising=False)
     (tmp_path / "checkpoints" / "demo").mkdir(parents=True)
-    for name in ("v.mp4", "w.mp4", "photo.PNG"):
+    Image.new("RGB", (8, 8)).save("photo.PNG")
+    for name in ("v.mp4", "w.mp4"):
         (tmp_path / name).touch()
     return tempo
 
@@ -162,9 +165,13 @@ def test_published_defaults(fake, capsys):
     """What was not given is left to the system."""
     assert cli.main(["ask", "v.mp4", "What?", "--json"]) == 0
     defaults = inspect.signature(tempo_jax.Tempo.ask).parameters
-    options = {name: defaults[name].default for name in cli_options.OPEN_OPTIONS + cli_options.ASK_OPTIONS}
+    options = {
+        name: defaults[name].default
+        for name in {*cli_options.OPEN_OPTIONS, *cli_options.ASK_OPTIONS} - {*Reading.__annotations__}
+    }
     options |= fake.calls[-1][3]
     options.pop("progress")
+    assert set(cli_options.READING_OPTIONS) == {*Reading.__annotations__}
     assert options == {
         "budget": 8192,
         "fps": 2.0,

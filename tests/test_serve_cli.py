@@ -20,7 +20,7 @@ import sys
 from tempo_jax import cli
 from tempo_jax.serve import model
 from tests.serving import FakeModel
-model.load = lambda checkpoint, name, dtype: FakeModel()
+model.load = lambda checkpoint, name, dtype, sampling: FakeModel()
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -125,6 +125,15 @@ def test_doctor_as_json(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["devices"]["backend"] == "cpu" and found["packages"]["jax"]
+
+
+def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
+    installed = cli_doctor.version
+    monkeypatch.setattr(cli_doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
+    assert cli.main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert "upgrade      av 14.0.0, which is not >=" in out
+    assert err.count("\n") == 1 and "pip install 'av>=" in err
 
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch):

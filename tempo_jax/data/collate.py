@@ -11,7 +11,7 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, pad_rows, training_query
 from tempo_jax.training.loss import Batch
-from tempo_jax.video import segments
+from tempo_jax.video import Segment, segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,16 @@ class Sample:
     real_fps: float | None
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
     start_seconds: float = 0.0  # of the first frame
+    seconds: np.ndarray | None = None  # float64 [T], the frames' own times where they are not evenly spaced
     as_asked: bool = False
     asked: str = ""
+
+    def segments(self, segment_frames: int) -> list[Segment]:
+        """The video's segments with their times; none of an image."""
+        if not self.real_fps:
+            return []
+        times = {"seconds": self.seconds, "start_seconds": self.start_seconds}
+        return segments(len(self.frames), self.real_fps, segment_frames, **times)
 
     @property
     def query(self) -> str:
@@ -67,14 +75,14 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
         if is_text_only(ids):
             texts.append((ids, np.full(len(ids), -1), labels))
             continue
-        times = segments(len(sample.frames), sample.real_fps, frames_per_segment) if sample.real_fps else []
+        times = sample.segments(frames_per_segment)
         question = tokenizer.question_ids(sample.query)
         block_ids, block_memory = [], []
         for time in times or [None]:
-            seconds = time and [sample.start_seconds + s for s in time.slice_seconds]
+            seconds = time and time.slice_seconds
             part = sample.frames if time is None else sample.frames[time.start : time.stop]
             start = len(rows) * memory
-            tag = [] if time is None else tokenizer.tag_ids(sample.start_seconds + time.tag_seconds)
+            tag = [] if time is None else tokenizer.tag_ids(time.tag_seconds)
             block_ids += [*tag, *[PADDING_ID] * memory]
             block_memory += [*[-1] * len(tag), *range(start, start + memory)]
             missing = frames_per_segment - len(part)

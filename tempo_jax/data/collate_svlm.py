@@ -14,7 +14,6 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, Tokenizer, pad_rows
 from tempo_jax.training.loss_svlm import Batch
-from tempo_jax.video import segments
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConfig, shape: Shape) -> Batch:
@@ -54,8 +53,8 @@ def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple
     """Ids and labels of one conversation, equal lengths."""
     turns = list(sample.conversation)
     system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None
-    times = segments(len(sample.frames), sample.real_fps, len(sample.frames)) if sample.real_fps else []
-    seconds = [sample.start_seconds + s for s in times[0].slice_seconds] if times else None
+    times = sample.segments(len(sample.frames))
+    seconds = times[0].slice_seconds if times else None
     ids = tokenizer.video_row(system, seconds, tokens)
     labels = [IGNORE] * len(ids)
     for number, turn in enumerate(turns):

@@ -5,6 +5,7 @@ a list of one), one video (`video`, likewise: a file, a .gif, a .npy or a folder
 (text only), all below one media folder.
 """
 
+import codecs
 import dataclasses
 import json
 import re
@@ -38,7 +39,7 @@ def read(path: str | Path) -> list[Entry]:
     """The records of a file, unchecked. TempoError if it cannot be read or has none."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise TempoError(f"{path} cannot be read ({error.strerror}): give a .json or .jsonl file.") from error
     if data.lstrip()[:1] == b"[":
@@ -93,11 +94,18 @@ class Preparer:
         except TempoError as error:
             raise BadSample(f"unreadable {kind}", str(error)) from error
         _check_whole(source)
-        return to_example(sample_id, kind, turns, frames, source.real_fps if kind == "video" else None)
+        if kind == "image":
+            return to_example(sample_id, kind, turns, frames)
+        times: dict[str, Any] = {}
+        if source.own_times:
+            times = {"seconds": source.seconds.tolist()}
+        elif source.shift_seconds:
+            times = {"start_seconds": source.shift_seconds}
+        return to_example(sample_id, kind, turns, frames, source.real_fps, times)
 
     def _open(self, path: Path, kind: str) -> Source:
         settings = self.settings
-        limits = {name: getattr(settings, name) for name in ("fps", "min_frames", "max_frames")}
+        limits = {name: getattr(settings, name) for name in ("fps", "min_frames", "max_frames", "sampling")}
         source = open_video(path, config=settings.video, **limits)
         if source.kind != kind:
             raise TempoError(f"{path} is given as {kind!r} but is of kind {source.kind!r}: name it so.")

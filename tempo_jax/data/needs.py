@@ -9,7 +9,6 @@ from tempo_jax.data.packing import Need
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, Tokenizer
-from tempo_jax.video import segments
 
 
 def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Need:
@@ -27,10 +26,10 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
         rows = [len(tokenizer.prefix_row(None, visual, training=not sample.as_asked)) + question]
         return Need(1, rows[0], rows[0], prompt + memory)
     rows, tags = [], 0
-    for time in segments(len(sample.frames), sample.real_fps, config.video.segment_frames):
-        seconds = [sample.start_seconds + s for s in time.slice_seconds]
+    for time in sample.segments(config.video.segment_frames):
+        seconds = time.slice_seconds
         rows.append(len(tokenizer.prefix_row(seconds, visual, training=not sample.as_asked)) + question)
-        tags += len(tokenizer.tag_ids(sample.start_seconds + time.tag_seconds))
+        tags += len(tokenizer.tag_ids(time.tag_seconds))
     return Need(len(rows), sum(rows), max(rows), prompt + tags + memory * len(rows))
 
 

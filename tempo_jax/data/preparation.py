@@ -15,6 +15,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TempoConfig, VideoConfig
 from tempo_jax.video import image_size, model_size, segment_count
 from tempo_jax.video.sampling import check_limits
+from tempo_jax.video.sources import SAMPLINGS
 
 DUMMY_SIDE = 336  # of the white picture that keeps the compressor in a text-only sample (facts §2.5)
 
@@ -23,7 +24,7 @@ DUMMY_SIDE = 336  # of the white picture that keeps the compressor in a text-onl
 class Settings:
     """What a model sees of a sample, and how it is stored.
 
-    video: the model's frame limits. fps, min_frames, max_frames: of the sampling (video.sample_indices).
+    video: the model's frame limits. fps, min_frames, max_frames, sampling: as of video.open_video.
     encoding: of the stored frames. sizes: the only (height, width) frames may have, each sample taking
     the one whose shape is nearest; empty: every sample keeps the size at which the model would see it.
     """
@@ -32,11 +33,14 @@ class Settings:
     fps: float = 2.0
     min_frames: int = 4
     max_frames: int = 384
+    sampling: str = "time"
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         check_limits(self.fps, self.min_frames, self.max_frames)
+        if self.sampling not in SAMPLINGS:
+            raise TempoError(f"sampling is {self.sampling!r}: choose from {', '.join(SAMPLINGS)}.")
         for height, width in self.sizes:
             if min(height, width) < 32 or height % 32 or width % 32:
                 raise TempoError(f"The frame size {height}x{width} cannot be: sides are multiples of 32.")
@@ -109,7 +113,7 @@ class Limit:
             return 0 if example["kind"] == "text" else segments * self.config.memory_tokens
         from tempo_jax.data.needs import tempo_need
 
-        stored = example | {name: example[name].encode() for name in ("conversations", "fps")}
+        stored = example | {name: example[name].encode() for name in ("conversations", "fps", "times")}
         sample = to_sample(stored)
         if example["kind"] == "text":
             return len(self.tokenizer.training_prompt(sample.conversation)[0])

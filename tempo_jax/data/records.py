@@ -100,6 +100,9 @@ def features() -> Any:
             ),
             # Text, as records hold floats in 32 bits only and the time tags hang on the last of 64.
             "fps": tfds.features.Text(doc="of the stored frames; empty for image and text"),
+            "times": tfds.features.Text(
+                doc="JSON: start_seconds, or seconds of every frame; empty: from 0 on"
+            ),
         }
     )
 
@@ -110,8 +113,18 @@ def to_example(
     conversation: Sequence[dict],
     frames: Iterable[bytes],
     fps: float | None = None,
+    times: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An example of `features`. `frames`: encoded, at the model's size; `fps`: of a video's frames."""
+    """An example of `features`.
+
+    Args:
+      sample_id: of the record.
+      kind: one of KINDS.
+      conversation: LLaVA turns.
+      frames: encoded, at the model's size.
+      fps: of a video's frames.
+      times: fields of `Sample` that say when they are shown, where that is not from 0 on at `fps`.
+    """
     if kind not in KINDS or (fps is None) != (kind != "video"):
         raise ValueError(f"an example of kind {kind!r} with fps {fps}")
     return {
@@ -120,6 +133,7 @@ def to_example(
         "conversations": json.dumps(list(conversation), ensure_ascii=False),
         "frames": list(frames),
         "fps": "" if fps is None else repr(float(fps)),
+        "times": json.dumps(times) if times else "",
     }
 
 
@@ -128,10 +142,13 @@ def to_sample(example: dict[str, Any]) -> "Sample":
     from tempo_jax.data.collate import Sample
 
     fps = example["fps"].decode()
+    times = json.loads(example.get("times", b"") or b"{}")  # sets that were prepared earlier have none
     return Sample(
         frames=EncodedFrames(example["frames"]),
         real_fps=float(fps) if fps else None,
         conversation=json.loads(example["conversations"].decode()),
+        start_seconds=times.get("start_seconds", 0.0),
+        seconds=np.asarray(times["seconds"]) if "seconds" in times else None,
     )
 
 
@@ -149,7 +166,7 @@ class Prepared:
         self.metadata: dict = dict(builder.info.metadata or {})
         self.lengths: list[int] = builder.info.splits[SPLIT].shard_lengths
         self.files: list[str] = [str(path) for path in builder.info.splits[SPLIT].filepaths]
-        self._known = sorted(builder.info.features or ()) == sorted(features())
+        self._known = {*(builder.info.features or ()), "times"} == set(features())
         self._source = builder.as_data_source(split=SPLIT)
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
-from tempo_jax.video import Source, open_video
+from tempo_jax.video import Reading, Source, open_video
 
 BLOCK_BYTES = 8 << 20  # of frames that travel together
 DAMAGED = "The process that decoded {name} died: the file is damaged, or there was no memory left."
@@ -38,10 +38,11 @@ class Sampling:
     max_frames: int
     config: VideoConfig
     sampler: Callable | None = None  # a module's own function: it goes to another process
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     def open(self, path: Path) -> Source:
         limits = {"fps": self.fps, "min_frames": self.min_frames, "max_frames": self.max_frames}
-        return open_video(path, config=self.config, sampler=self.sampler, **limits)
+        return open_video(path, config=self.config, sampler=self.sampler, **limits, **self.reading)
 
 
 Job = tuple[Path, Sampling]
@@ -137,7 +138,7 @@ class _Hand:
             self._restart()
             kind, value = self._get()
         if kind == "opened":
-            found = Opened(None, decode_seconds=value.pop("seconds"))
+            found = Opened(None, decode_seconds=value.pop("decode_seconds"))
             frames = self._frames(found, name)
             found.source = Source(**value, _read=functools.partial(_until_warnings, frames))
             yield found
@@ -223,7 +224,7 @@ def _send(pipe: Connection, path: Path, sampling: Sampling) -> None:
     source = sampling.open(path)
     fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}
     fields["warnings"] = list(source.warnings)
-    pipe.send(("opened", fields | {"seconds": time.perf_counter() - started}))
+    pipe.send(("opened", fields | {"decode_seconds": time.perf_counter() - started}))
     frame_bytes = source.height * source.width * 3
     started = time.perf_counter()
     for block in source.chunks(max(1, BLOCK_BYTES // frame_bytes)):

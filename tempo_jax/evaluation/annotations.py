@@ -90,7 +90,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         if file.suffix == ".parquet":
             rows = parquet.ParquetFile(file).read().to_pylist()
         else:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
             lines = [line for line in text.splitlines() if line.strip()]
             rows = json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in lines]
     except (OSError, ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.inference.options import FLOOR
 from tempo_jax.paths import MOUNT, url
+from tempo_jax.video.sources import SAMPLINGS
 
 REUSE = ("vision", "prefix")
 DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
@@ -41,6 +42,7 @@ def default() -> ConfigDict:
     # Of sampling, as published (facts/tempo.md §5.1)
     config.fps = 2.0
     config.min_frames = 8
+    config.sampling = "index"  # as published; time: see video.Reading, and photos and pixels as displayed
     # The grid: every question is asked under every combination. One value or several: 4096,8192
     config.max_frames = (1024,)
     config.budget = (8192,)
@@ -85,7 +87,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"config.{name} is empty: give a folder"
         elif found := url(value):
             yield f"config.{name} is the URL {found}: {MOUNT}"
-    for name, allowed in (("reuse", REUSE), ("dtype", DTYPES)):
+    for name, allowed in (("reuse", REUSE), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"
     if config.subtitles and "subtitles" not in benchmark(config.benchmark, config.system).optional:

@@ -20,7 +20,7 @@ MOMENTS = 512  # evenly spread; a line that none falls into is left out (facts/x
 def lines(path: Path, starts: float, duration: float, moments: int = MOMENTS) -> list[str]:
     """What is said in a clip that begins at `starts` and lasts `duration` seconds, in order."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
         said = [_entry(entry, starts, duration) for entry in entries]
     except FileNotFoundError as error:
         raise TempoError(

@@ -7,9 +7,15 @@ from ml_collections import ConfigDict
 from tempo_jax.evaluation import ahead, model
 from tempo_jax.evaluation.settings import AXES, UNCOMPRESSED, Setting
 from tempo_jax.inference.options import PRUNING, STRATEGIES, Options
-from tempo_jax.video import Source
+from tempo_jax.video import Reading, Source
 from tempo_jax.xcomp import options as xcomp
 from tempo_jax.xcomp.sampling import VIDEO, sample_indices
+
+
+def _reading(config: ConfigDict) -> Reading:
+    """How files are read; published numbers come from frames as stored, sampled by number."""
+    released = config.sampling == "index"
+    return Reading(sampling=config.sampling, exif=not released, square_pixels=not released)
 
 
 class TempoSystem:
@@ -23,7 +29,8 @@ class TempoSystem:
 
     def sampling(self, max_frames: int) -> ahead.Sampling:
         config = self.config
-        return ahead.Sampling(config.fps, config.min_frames, max_frames, self.model.config.video)
+        limits = (config.fps, config.min_frames, max_frames)
+        return ahead.Sampling(*limits, self.model.config.video, reading=_reading(config))
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""
@@ -46,7 +53,8 @@ class XCompSystem:
 
     def sampling(self, max_frames: int) -> ahead.Sampling:
         config = self.config
-        return ahead.Sampling(config.fps, config.min_frames, max_frames, VIDEO, sample_indices)
+        limits = (config.fps, config.min_frames, max_frames)
+        return ahead.Sampling(*limits, VIDEO, sample_indices, _reading(config))
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""

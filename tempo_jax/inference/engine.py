@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build, quantised
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.video import open_video
+from tempo_jax.video import Reading, open_video
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
 
 DEFAULT_CHUNK = 8  # segments per compressor call on one device
@@ -67,6 +67,7 @@ class Tempo:
         prefix_cache: bool = False,
         questions: int = 1,
         progress: Callable[[str, int, int], None] | None = None,
+        **reading: Unpack[Reading],
     ) -> Clip:
         """Decodes a video and runs the vision tower, once for all further questions.
 
@@ -76,13 +77,13 @@ class Tempo:
           system prompt and video, so that a question computes only its own tokens and the memory
           tokens. `clip.held_bytes` says what is kept.
         questions: the last so many, asked again with another budget or strategy, are not compressed again.
+        **reading: how the file is read, see `video.Reading`.
         Other arguments as in `ask`.
         """
         if prefix_cache and not keep:
             raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
-        source = open_video(
-            video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=self.config.video
-        )
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        source = open_video(video, **limits, config=self.config.video, progress=progress, **reading)
         clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache, questions=questions)
         if keep:
             clip.read(progress)
@@ -99,6 +100,7 @@ class Tempo:
         min_frames: int = 4,
         max_frames: int = 1024,
         progress: Callable[[str, int, int], None] | None = None,
+        **reading: Unpack[Reading],
     ) -> Any:
         """What `open` and `ask` take in place of a video: its segments that `selector`, an XComp, finds best.
 
@@ -112,7 +114,8 @@ class Tempo:
                 "checkpoint of one with tempo_jax.load."
             )
         config = self.config.video
-        source = open_video(video, fps=fps, min_frames=min_frames, max_frames=max_frames, config=config)
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        source = open_video(video, **limits, config=config, progress=progress, **reading)
         return before_tempo.choose(
             selector,
             source,
@@ -141,6 +144,7 @@ class Tempo:
         selector: Any = None,
         selected_frames: int = DEFAULT_FRAMES,
         progress: Callable[[str, int, int], None] | None = None,
+        **reading: Unpack[Reading],
     ) -> Answer:
         """Answers one question about one video.
 
@@ -157,15 +161,17 @@ class Tempo:
           last ones ("suffix", as XComp) or its first ones ("prefix"); "none" keeps all in all layers.
         selector: a loaded XComp, whose QC-Comp leaves `selected_frames` of the frames to Tempo where there
           are more (xcomp/before_tempo.py).
+        **reading: how the file is read, see `video.Reading`: sampling, source_fps, exif, square_pixels.
 
         Raises TempoError, one sentence, for input that cannot be used.
         """
         if selector is not None:
             video = self.part(
                 video, question, selector, selected_frames, fps=fps, min_frames=min_frames,
-                max_frames=max_frames, progress=progress,
+                max_frames=max_frames, progress=progress, **reading,
             )  # fmt: skip
-        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        clip = self.open(video, **limits, keep=False, progress=progress, **reading)
         return clip.ask(
             question,
             budget=budget,
@@ -192,9 +198,11 @@ class Tempo:
         max_new_tokens: int = 1024,
         seed: int = 0,
         lp_comp: str = "none",
+        **reading: Unpack[Reading],
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""
-        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        clip = self.open(video, **limits, keep=False, **reading)
         return clip.inspect(
             question,
             budget=budget,
@@ -213,13 +221,15 @@ def load(
     *,
     chunk_segments: int = DEFAULT_CHUNK,
     context_length: int | None = None,
+    verify: bool = False,
 ) -> Any:
     """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
 
     dtype: "bfloat16" or "float32"; None keeps what is stored; "int8" or "fp8": bfloat16, the matrices of
     decoder layers stored in 8 bits (models/quantised.py). mesh: from `sharding.make_mesh`; each
     process reads only its own shards. context_length: overrides the checkpoint's (published:
-    16,384 for use, 32,768 for evaluation). Raises TempoError for a folder that is no such
+    16,384 for use, 32,768 for evaluation). verify: compare every byte of the arrays' files with their
+    digests first (a gibibyte of them always is). Raises TempoError for a folder that is no such
     checkpoint.
     """
     from tempo_jax import checkpoint as files
@@ -237,7 +247,7 @@ def load(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
-    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh)
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
     if quantised.is_type(dtype):
         params = quantised.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":

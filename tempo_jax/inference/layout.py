@@ -14,7 +14,7 @@ from tempo_jax.models.config import TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import Message, Tokenizer, pad_rows
-from tempo_jax.video import Segment, image_size, resize_steps, segments
+from tempo_jax.video import Segment, image_size, resize_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, sha
         times: tuple[Segment, ...] = ()
         steps = (image_size(source.height, source.width, limits),)
     else:
-        times = source.shown or tuple(segments(source.num_frames, source.real_fps, limits.segment_frames))
+        times = source.segments(limits.segment_frames)
         steps = tuple(resize_steps(source.height, source.width, limits))
     count = len(times) or 1
     chunk = min(chunk, multiple(power_of_two(count), shards))

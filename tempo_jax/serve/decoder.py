@@ -63,8 +63,11 @@ def decoding(
     reader = _Reader(ours, request, cancelled)
     try:
         header = reader.json()
-        indices = np.array(header.pop("indices"), np.int64)
-        yield Source(name=request.name, indices=indices, _read=reader.frames(on_frame), **header)
+        arrays = {
+            "indices": np.array(header.pop("indices"), np.int64),
+            "seconds": np.array(header.pop("seconds")),
+        }
+        yield Source(name=request.name, _read=reader.frames(on_frame), **arrays, **header)
     finally:
         _children.discard(child)
         child.kill()

@@ -25,7 +25,7 @@ from tempo_jax.video import Source, decode, images, open_video  # noqa: F401  im
 JSON, FRAME = b"j", b"f"  # what the next message is
 HEADER = (
     *("kind", "num_frames", "real_fps", "duration_seconds", "height", "width"),
-    *("total_frames", "native_fps"),
+    *("total_frames", "native_fps", "start_seconds", "own_times", "shift_seconds"),
 )
 # Containers that hold their pictures themselves. Playlists and manifests (hls, concat, dash, …) name
 # other files, and would let an upload read this machine's.
@@ -58,7 +58,8 @@ def main(pipe: Connection, request: Request) -> None:
         source = open_video(request.path, **request.frames, config=request.config, sampler=request.sampler)
         _check_opened(source, request.limits)
         header = {key: getattr(source, key) for key in HEADER}
-        _send_json(pipe, {**header, "indices": source.indices.tolist(), "warnings": source.warnings})
+        arrays = {"indices": source.indices.tolist(), "seconds": source.seconds.tolist()}
+        _send_json(pipe, {**header, **arrays, "warnings": source.warnings})
         for frames in source.chunks(1):
             pipe.send_bytes(FRAME)
             pipe.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
@@ -125,6 +126,7 @@ def check_file(path: Path, limits: Limits) -> None:
         container = av.open(
             f"file:{path.absolute()}",
             options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            metadata_errors="replace",
         )
     except MemoryError:
         raise

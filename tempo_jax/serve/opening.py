@@ -15,7 +15,7 @@ from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.store import Key, Opened
-from tempo_jax.video import Source, segments
+from tempo_jax.video import Source
 
 if TYPE_CHECKING:
     from tempo_jax.serve.service import Job, Service
@@ -111,10 +111,7 @@ class Opening:
 
 def spans(source: Source, segment_frames: int) -> list[tuple[float, float]]:
     """Start and end of each segment in seconds; of an image, none."""
-    if source.kind == "image":
-        return []
-    cut = segments(source.num_frames, source.real_fps, segment_frames)
-    return [(float(s.start_seconds), float(s.end_seconds)) for s in cut]
+    return [(float(s.start_seconds), float(s.end_seconds)) for s in source.segments(segment_frames)]
 
 
 class Thumbnails:

@@ -42,7 +42,7 @@ SETTINGS = {
     "max_frames": Setting(
         int,
         "Frames to look at, at most",
-        "Longer videos are sampled more thinly; another number opens the video anew.",
+        "Longer videos are sampled more thinly.",
         *(1, 2048),
         slider=(16, 2048, 16),
         main=True,
@@ -76,7 +76,7 @@ SETTINGS = {
     ),
     "seed": Setting(int, "Seed", "The same seed draws the same answer.", *(0, 2**63 - 1)),
 }  # fmt: skip
-SAMPLING = tuple(field.name for field in dataclasses.fields(Frames))
+SAMPLING = tuple(field.name for field in dataclasses.fields(Frames) if field.name in SETTINGS)
 JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 

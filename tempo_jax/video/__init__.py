@@ -15,9 +15,10 @@ from tempo_jax.video.sampling import (
     tag_seconds,
 )
 from tempo_jax.video.sizes import image_size, model_size, resize_steps
-from tempo_jax.video.sources import Source, open_video
+from tempo_jax.video.sources import Reading, Source, open_video
 
 __all__ = [
+    "Reading",
     "Segment",
     "Source",
     "image_size",

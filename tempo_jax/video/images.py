@@ -1,15 +1,19 @@
 """Still images by Pillow: single ones, and folders of them.
 
-EXIF orientation is not applied: the published code does not either, and the weights have seen
-pictures as stored. Transparency is laid over white, as Qwen's own image utilities do.
+EXIF orientation is applied as every viewer does; `exif=False` leaves pictures as stored, as the published
+code does. Transparency is laid over white, as Qwen's own image utilities do.
 """
 
+import contextlib
+import mmap
 import re
+import struct
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tempo_jax.errors import TempoError
 
@@ -17,8 +21,36 @@ from tempo_jax.errors import TempoError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif", ".jp2", ".heic", ".heif", ".hif"),
 )
+DAMAGE = (
+    *(
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        RuntimeError,
+        IndexError,
+        KeyError,
+        struct.error,
+        TypeError,
+    ),
+    Image.DecompressionBombError,
+)
+# ISO brands of HEIF and AVIF: stills, which Pillow composes of their tiles, and sequences, which are films.
+_STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"avif", b"miaf")
+_SEQUENCES = (b"hevc", b"hevx", b"msf1", b"avis")
+
+
+def opened(path: Path) -> Image.Image:
+    """The image with its header read. Raises what Pillow does."""
+    with path.open("rb") as file:
+        if _brands(file.read(64)) & set(_STILLS):
+            import pillow_heif  # slow to import, and few files need it
+
+            pillow_heif.register_heif_opener()
+            return Image.open(path, formats=(*FORMATS, "HEIF"))
+    return Image.open(path, formats=FORMATS)
 
 
 def _open(path: Path) -> Image.Image | None:
@@ -26,38 +58,133 @@ def _open(path: Path) -> Image.Image | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            return Image.open(path, formats=FORMATS)
+            return opened(path)
         except UnidentifiedImageError:
             return None
         except Image.DecompressionBombError as error:
             raise TempoError(f"{path} has too many pixels: scale it down first.") from error
         except PermissionError as error:
             raise TempoError(f"{path} may not be read: change its permissions.") from error
-        except (OSError, ValueError, SyntaxError) as error:
+        except DAMAGE as error:
             raise TempoError(f"{path} is a damaged image: get a complete copy.") from error
 
 
+def _brands(head: bytes) -> set[bytes]:
+    """Major and compatible brands of an ISO file, from its first bytes."""
+    if head[4:8] != b"ftyp":
+        return set()
+    size = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[place : place + 4] for place in range(16, size - 3, 4))}
+
+
 def identify(path: Path) -> Image.Image | None:
-    """`path` as an image, or None if it is something else; a GIF that moves is something else."""
+    """Opens a file as a single image.
+
+    Args:
+      path: an existing file.
+
+    Returns:
+      The image with its header read; None for anything that moves (animated GIF, PNG and AVIF, HEIF
+      sequences, raw Motion JPEG) and for what is no image.
+
+    Raises:
+      TempoError: it is an image, but damaged, too large or not to be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    brands = _brands(head)
+    if brands & set(_SEQUENCES) or (brands and not brands & set(_STILLS)):
+        return None
     # Without this, files whose content merely resembles TGA (which has no signature) would match.
-    if path.suffix.lower() not in SUFFIXES and not _has_signature(path):
+    if path.suffix.lower() not in SUFFIXES and not _has_signature(head) and not brands:
         return None
     picture = _open(path)
-    if picture is not None and picture.format == "GIF" and getattr(picture, "n_frames", 1) > 1:
+    if picture is None:
+        return None
+    try:
+        moves = picture.format in ("GIF", "PNG", "AVIF") and getattr(picture, "n_frames", 1) > 1
+    except DAMAGE:  # a still would have none of this to count
+        moves = True
+    if moves or (picture.format == "JPEG" and _motion_jpeg(path)):
+        picture.close()
         return None
     return picture
 
 
-def _has_signature(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(12)
+def _motion_jpeg(path: Path) -> bool:
+    """Whether a file is JPEGs one behind the other: raw Motion JPEG.
+
+    Cameras append one or two pictures to a photo (depth, brightness); a film has more.
+    """
+    least = 1 if path.suffix.lower() in (".mjpeg", ".mjpg") else 3
+    with (
+        path.open("rb") as file,
+        contextlib.closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
+    ):
+        place, joints = -1, 0
+        while joints < least and (place := data.find(b"\xff\xd9\xff\xd8\xff", place + 1)) >= 0:
+            joints += 1
+    return joints >= least
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is one image; also of a damaged or empty one, which its reader tells."""
+    try:
+        with contextlib.ExitStack() as stack:
+            picture = identify(path)
+            return picture is not None and not is_animated(stack.enter_context(picture))
+    except (TempoError, OSError):
+        return False
+
+
+def is_animated(picture: Image.Image) -> bool:
+    """Whether an opened image has several pictures in time that FFmpeg cannot decode (WebP)."""
+    try:
+        return picture.format == "WEBP" and getattr(picture, "n_frames", 1) > 1
+    except DAMAGE:
+        return False
+
+
+def misnamed(path: Path) -> bool:
+    """Whether a file has an image's suffix and is no image."""
+    return path.suffix.lower() in SUFFIXES and _open(path) is None
+
+
+def _has_signature(head: bytes) -> bool:
     known = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
     return head.startswith(known) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def to_rgb(picture: Image.Image, name: Path | str) -> np.ndarray:
-    """uint8 [H, W, 3]; palette, grey, CMYK, 16-bit and transparent pictures included."""
+def upright_size(picture: Image.Image, exif: bool = True) -> tuple[int, int]:
+    """(height, width) of an image as `to_rgb` gives it, from its header alone."""
+    sides = (picture.height, picture.width)
+    return sides[::-1] if exif and _orientation(picture) in (5, 6, 7, 8) else sides
+
+
+def _orientation(picture: Image.Image) -> int:
     try:
+        return int(picture.getexif().get(0x0112, 1))
+    except DAMAGE:  # broken tags are no tags
+        return 1
+
+
+def to_rgb(picture: Image.Image, name: Path | str, exif: bool = True) -> np.ndarray:
+    """Decodes an image.
+
+    Args:
+      picture: of any mode: palette, grey, CMYK, 16-bit and transparent ones included.
+      name: for sentences.
+      exif: whether to turn it upright by its EXIF orientation.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      TempoError: the image is damaged.
+    """
+    try:
+        if exif and 2 <= _orientation(picture) <= 8:
+            picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I;16"):
             grey = (np.asarray(picture) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
@@ -66,14 +193,14 @@ def to_rgb(picture: Image.Image, name: Path | str) -> np.ndarray:
             white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
             picture = Image.alpha_composite(white, picture)
         return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise TempoError(f"{name} is a damaged image: get a complete copy.") from error
 
 
 def _natural(path: Path) -> list:
-    """Sort key that puts frame2 before frame10."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    """Sort key that puts frame2 before frame10 and t0.25 before t0.5."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", path.stem.lower())
+    return [(Decimal(part), "") if number % 2 else (Decimal(-1), part) for number, part in enumerate(parts)]
 
 
 def listing(folder: Path) -> list[Path]:
@@ -89,12 +216,12 @@ def listing(folder: Path) -> list[Path]:
     return sorted(files, key=lambda f: (_natural(f), f.name))
 
 
-def common_size(files: list[Path]) -> tuple[int, int]:
+def common_size(files: list[Path], exif: bool = True) -> tuple[int, int]:
     """(height, width) all the files share, from their headers; TempoError naming one that differs."""
     first = None
     for file in files:
         with _required(file) as picture:
-            size = (picture.height, picture.width)
+            size = upright_size(picture, exif)
         first = first or size
         if size != first:
             raise TempoError(
@@ -111,10 +238,10 @@ def _required(file: Path) -> Image.Image:
     return picture
 
 
-def load(file: Path, size: tuple[int, int]) -> np.ndarray:
+def load(file: Path, size: tuple[int, int], exif: bool = True) -> np.ndarray:
     """uint8 [H, W, 3] of one frame of a folder; TempoError if it is not `size` (height, width)."""
     with _required(file) as picture:
-        pixels = to_rgb(picture, file)
+        pixels = to_rgb(picture, file, exif)
     if pixels.shape[:2] != size:
         raise TempoError(f"{file} changed its size while it was being read: try again.")
     return pixels

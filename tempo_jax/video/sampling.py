@@ -67,6 +67,40 @@ def real_fps(num_frames: int, total_frames: int, native_fps: float | None, fps: 
     return num_frames / (max(total_frames, 1) / rate)
 
 
+def sample_times(
+    seconds: np.ndarray, duration: float, fps: float = 2.0, min_frames: int = 4, max_frames: int = 1024
+) -> np.ndarray:
+    """The frames to sample of a video whose frames are not evenly spaced: evenly in time.
+
+    `sample_indices` with time in place of frame numbers: n = duration x fps within the limits, at even
+    times from the first frame to the last, and of each time the nearest frame.
+
+    Args:
+      seconds: float64 [T], times of all frames, ascending.
+      duration: seconds from the first frame to the end of the last.
+      fps: frames to sample per second.
+      min_frames: fewest frames; some repeat where there are fewer.
+      max_frames: most frames.
+
+    Returns:
+      int64 [n] frame numbers, ascending.
+    """
+    check_limits(fps, min_frames, max_frames)
+    count = min(max(round(duration * fps), 1, min_frames), max_frames)
+    if count == 1 or len(seconds) == 1:
+        return np.full(1, len(seconds) - 1, np.int64)
+    return nearest_frames(seconds, np.linspace(seconds[0], seconds[-1], count))
+
+
+def nearest_frames(seconds: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Numbers, int64, of the frames nearest to some times; the earlier one of two that are as near."""
+    after = np.clip(np.searchsorted(seconds, times), 1, max(1, len(seconds) - 1))
+    before = after - 1
+    if len(seconds) == 1:
+        return np.zeros(len(times), np.int64)
+    return np.where(times - seconds[before] <= seconds[after] - times, before, after).astype(np.int64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """Up to `segment_frames` consecutive sampled frames, compressed together.
@@ -122,26 +156,50 @@ def slice_seconds(index: int, slice_index: int, fps: float, segment_frames: int 
     return (first / rate + (first + 1) / rate) / 2
 
 
-def segments(num_frames: int, fps: float, segment_frames: int = 8) -> list[Segment]:
-    """All segments of a clip of `num_frames` frames sampled at `fps` = real_fps (§2.2)."""
+def segments(
+    num_frames: int,
+    fps: float,
+    segment_frames: int = 8,
+    *,
+    seconds: np.ndarray | None = None,
+    start_seconds: float = 0.0,
+) -> list[Segment]:
+    """All segments of a clip (§2.2).
+
+    Args:
+      num_frames: sampled frames of the clip.
+      fps: sampled frames per second (`real_fps`).
+      segment_frames: frames of a segment.
+      seconds: float64 [num_frames], the frames' own times where they are not evenly spaced; they then take
+        the place of i / fps in every time below.
+      start_seconds: of the first frame on the player's clock, added to every time; `seconds` have it already.
+
+    Returns:
+      One Segment for every `segment_frames` frames; the last one may be short.
+    """
     rate = _native_rate(fps, 1.0)
     result = []
     for index in range(segment_count(num_frames, segment_frames)):
         start = index * segment_frames
         stop = min(start + segment_frames, num_frames)
-        times = (slice_seconds(index, j, rate, segment_frames) for j in range(slice_count(stop - start)))
-        result.append(
-            Segment(
-                index=index,
-                start=start,
-                stop=stop,
-                start_seconds=start / rate,
-                end_seconds=stop / rate,
-                tag_seconds=tag_seconds(index, rate, segment_frames),
-                slice_seconds=tuple(times),
-            )
-        )
+        slices = range(slice_count(stop - start))
+        if seconds is None:
+            span = (start_seconds + start / rate, start_seconds + stop / rate)
+            tag = start_seconds + tag_seconds(index, rate, segment_frames)
+            times = [start_seconds + slice_seconds(index, j, rate, segment_frames) for j in slices]
+        else:
+            own = [_own_seconds(seconds, rate, start + k) for k in range(segment_frames + 1)]
+            span = (own[0], own[stop - start])
+            tag = own[segment_frames // 2]
+            times = [(own[2 * j] + own[2 * j + 1]) / 2 for j in slices]
+        result.append(Segment(index, start, stop, *span, tag_seconds=tag, slice_seconds=tuple(times)))
     return result
+
+
+def _own_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
+    """Time of a sampled frame; behind the last one they go on at the average rate."""
+    last = len(seconds) - 1
+    return float(seconds[min(frame, last)]) + max(0, frame - last) / rate
 
 
 def slice_frames(num_frames: int, segment_frames: int = 8) -> np.ndarray:

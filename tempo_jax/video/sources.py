@@ -3,28 +3,73 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
-from tempo_jax.video.sampling import Segment, check_limits, real_fps, sample_indices
+from tempo_jax.video.clock import Timeline
+from tempo_jax.video.clock import constant as constant_rate
+from tempo_jax.video.sampling import (
+    Segment,
+    check_limits,
+    nearest_frames,
+    real_fps,
+    sample_indices,
+    sample_times,
+    segments,
+)
 from tempo_jax.video.sizes import check_size, image_size, resize_steps
+
+SAMPLINGS = ("time", "index")
+LATE_SECONDS = 0.1  # a picture that starts no later than this after the sound starts with the file
+_ARRAY = "the array"
+MOST_STRETCH = 8.0  # of a pixel's sides; what claims more is a damaged header
+
+
+class Reading(TypedDict, total=False):
+    """How a video is read; the options of `open_video` that engines and commands hand through.
+
+    sampling: "time" (default) samples files whose frame rate varies evenly in time, and gives segments the
+      frames' own times on the player's clock; "index" is the released behavior: evenly by frame number, at
+      times that follow the average rate from 0 on. Files of constant rate give the same frames either way.
+    source_fps: frames per second at which an array, a .npy file or a folder of images was recorded; None
+      takes it as recorded at `fps`, so that every frame is used.
+    exif: whether photos are turned upright by their EXIF orientation; the released code does not.
+    square_pixels: whether frames with non-square pixels are stretched to their display size; the released
+      code does not.
+    """
+
+    sampling: str
+    source_fps: float | None
+    exif: bool
+    square_pixels: bool
 
 
 @dataclasses.dataclass
 class Source:
     """A sampled video or a single image, ready to be read in chunks.
 
-    kind: "video" or "image". num_frames: sampled frames. real_fps: sampled frames per second of
-    video (for an image: the asked rate, which nothing uses). duration_seconds: of the whole video,
-    0 for an image. height, width: of the frames as `chunks` gives them. warnings: sentences for
-    the user; decoding may add to them. indices: int64 [num_frames] into total_frames. native_fps:
-    as recorded, 0 where the file does not say. shown, whole: of a part (`only`), its segments and the
-    video that it is a part of.
+    Attributes:
+      kind: "video" or "image".
+      name: of the file, for sentences.
+      num_frames: sampled frames.
+      real_fps: sampled frames per second of video (for an image: the asked rate, which nothing uses).
+      duration_seconds: of the whole video, 0 for an image.
+      height, width: of the frames as `chunks` gives them.
+      total_frames: pictures that a player shows.
+      native_fps: as recorded, the average where it varies, 0 where the file does not say.
+      indices: int64 [num_frames] into total_frames.
+      warnings: sentences for the user; decoding may add to them.
+      seconds: float64 [num_frames], when a player shows each sampled frame.
+      start_seconds: when it shows the video's first frame; above 0 where the sound starts earlier.
+      own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
+      shift_seconds: what segments add to their times: start_seconds, or 0 as in the released code.
+      shown, whole: of a part (`only`), its segments and the video that it is a part of.
     """
 
     kind: str
@@ -39,8 +84,22 @@ class Source:
     indices: np.ndarray
     warnings: list[str]
     _read: Callable[["Source"], Iterator[np.ndarray]]
+    seconds: np.ndarray
+    start_seconds: float = 0.0
+    own_times: bool = False
+    shift_seconds: float = 0.0
     shown: tuple[Segment, ...] | None = None
     whole: "Source | None" = None
+
+    def segments(self, segment_frames: int = 8) -> tuple[Segment, ...]:
+        """Its segments with their times; of a part, those that it was made of. None for an image."""
+        if self.kind == "image":
+            return ()
+        own = self.seconds if self.own_times else None
+        every = segments(
+            self.num_frames, self.real_fps, segment_frames, seconds=own, start_seconds=self.shift_seconds
+        )
+        return self.shown or tuple(every)
 
     def only(self, segments: Sequence[Segment]) -> "Source":
         """The part of the video that these of its segments make, in time order.
@@ -59,6 +118,7 @@ class Source:
             self,
             num_frames=int(kept.sum()),
             indices=self.indices[kept],
+            seconds=self.seconds[kept],
             warnings=list(self.warnings),
             _read=read,
             shown=tuple(sorted(segments, key=lambda segment: segment.start)),
@@ -96,17 +156,41 @@ class _Request:
     max_frames: int
     config: VideoConfig
     sampler: Callable[..., np.ndarray] | None
+    progress: Callable[[str, int, int], None] | None
+    sampling: str = "time"
+    source_fps: float | None = None
+    exif: bool = True
+    square_pixels: bool = True
 
-    def sample(self, total: int, native_fps: float) -> np.ndarray:
-        """Frames of a file."""
-        sampler = self.sampler or sample_indices
-        return sampler(total, native_fps, self.fps, self.min_frames, self.max_frames)
+    def __post_init__(self) -> None:
+        check_limits(self.fps, self.min_frames, self.max_frames)
+        if self.sampling not in SAMPLINGS:
+            raise TempoError(f"sampling is {self.sampling!r}: choose from {', '.join(SAMPLINGS)}.")
+        if self.source_fps is not None and not (math.isfinite(self.source_fps) and self.source_fps > 0):
+            raise TempoError(
+                f"source_fps is {self.source_fps}, but it must be above 0: frames per second as recorded."
+            )
+
+    def by_time(self, times: Timeline) -> bool:
+        """Whether frames are sampled by their times."""
+        return self.sampling == "time" and not times.constant
+
+    def sample(self, times: Timeline) -> np.ndarray:
+        """Numbers of the frames to read, int64 ascending."""
+        total, limits = len(times.seconds), (self.fps, self.min_frames, self.max_frames)
+        if not self.by_time(times):
+            return (self.sampler or sample_indices)(total, times.fps, *limits)
+        if self.sampler is None:
+            return sample_times(times.seconds, times.duration, *limits)
+        # Another system's rule, of a video that lasts as long at a constant rate.
+        numbers = self.sampler(total, total / times.duration, *limits)
+        return nearest_frames(times.seconds, (numbers + 0.5) * times.duration / total)
 
     def recorded(self, total: int) -> np.ndarray:
-        """Frames of what counts as recorded at fps: all, or max_frames evenly spread ones."""
+        """Frames of what counts as recorded at `fps`: all, or max_frames evenly spread ones."""
         if self.sampler is None and total <= self.max_frames:
             return np.arange(total)
-        return self.sample(total, self.fps)
+        return self.sample(constant_rate(total, self.fps))
 
 
 def open_video(
@@ -117,25 +201,37 @@ def open_video(
     max_frames: int = 1024,
     config: VideoConfig | None = None,
     sampler: Callable[..., np.ndarray] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> Source:
-    """Open anything the contract calls a video (DESIGN §3).
+    """Opens anything the contract calls a video.
 
-    `video`: path of a video file, .gif, .npy, image or folder of images; or an array uint8
-    [T, H, W, 3] (a video) or [H, W, 3] (an image); or a PIL image. Files are sampled at `fps`
-    within min_frames..max_frames (§2.1). Arrays, .npy and folders count as recorded at `fps`: all
-    their frames are taken as they are, evenly thinned out if there are more than max_frames. A
-    Source, opened and sampled already (in another process, say), is returned as it is.
-    sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as recorded.
-    Raises TempoError, one sentence, for everything that cannot be answered about.
+    Args:
+      video: path of a video file, .gif, .npy, image or folder of images; or an array uint8 [T, H, W, 3] (a
+        video) or [H, W, 3] (an image); or a PIL image. A Source, opened and sampled already (in another
+        process, say), is returned as it is.
+      fps: frames to sample per second.
+      min_frames: fewest frames; those of a shorter clip repeat.
+      max_frames: most frames.
+      config: a model's own limits of sizes.
+      sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as
+        recorded.
+      progress: called as progress(stage, done, total) where a file has to be decoded to find its frames.
+      **reading: see `Reading`.
+
+    Returns:
+      The opened source.
+
+    Raises:
+      TempoError: one sentence, for everything that cannot be answered about.
     """
     if isinstance(video, Source):
         return video
-    check_limits(fps, min_frames, max_frames)
-    request = _Request(float(fps), int(min_frames), int(max_frames), config or VideoConfig(), sampler)
+    request = _Request(fps, min_frames, max_frames, config or VideoConfig(), sampler, progress, **reading)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
     if isinstance(video, np.ndarray):
-        return _open_array(video, "the array", request)
+        return _open_array(video, _ARRAY, request)
     from PIL import Image
 
     if isinstance(video, Image.Image):
@@ -168,18 +264,29 @@ def _open_path(video: str | Path, request: _Request) -> Source:
 
     picture = images.identify(path)
     if picture is not None:
-        return _open_image(picture, path.name, request, path)
-    return _open_file(path, request)
+        with picture:
+            if images.is_animated(picture):
+                return _open_animation(path, request)
+            return _open_image(picture, path.name, request, path)
+    try:
+        return _open_file(path, request)
+    except TempoError as error:
+        if images.misnamed(path):
+            raise TempoError(
+                f"{path} is not an image despite its name: rename it or give another file."
+            ) from error
+        raise
 
 
 def _open_file(path: Path, request: _Request) -> Source:
     from tempo_jax.video import decode
-    from tempo_jax.video.index import read_index
+    from tempo_jax.video.index import read_index, uneven_warning
 
-    index = read_index(path)
-    indices = request.sample(index.total_frames, index.fps)
-    convert = decode.FrameConverter(decode.first_frame(index, int(indices[0])))
+    index = read_index(path, request.progress)
+    first = decode.first_frame(index)
+    convert = decode.FrameConverter(first, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
     check_size(convert.height, convert.width, f"The frames of {path.name}")
+    indices = request.sample(index.timeline)
 
     def read(source: Source) -> Iterator[np.ndarray]:
         reader = decode.FrameReader(index, *np.unique(indices, return_counts=True))
@@ -188,13 +295,37 @@ def _open_file(path: Path, request: _Request) -> Source:
             if sentence not in source.warnings:
                 source.warnings.append(sentence)
 
-    return _video(path.name, indices, index.total_frames, index.fps, request, convert, read, index.warnings)
+    warnings = index.warnings + uneven_warning(path.name, index.timeline, request.by_time(index.timeline))
+    return _video(path.name, indices, index.timeline, request, convert, read, warnings, index.start_seconds)
 
 
-def _video(name, indices, total, native_fps, request, size, read, warnings=()) -> Source:
+def _stretch(pixel_aspect: float) -> float:
+    return pixel_aspect if 1 / MOST_STRETCH <= pixel_aspect <= MOST_STRETCH else 1.0
+
+
+def _open_animation(path: Path, request: _Request) -> Source:
+    from tempo_jax.video import animations
+    from tempo_jax.video.index import uneven_warning
+
+    animation = animations.Animation(path)
+    times = animation.timeline
+    check_size(animation.height, animation.width, f"The frames of {path.name}")
+    indices = request.sample(times)
+    warnings = animation.warnings + uneven_warning(path.name, times, request.by_time(times))
+    return _video(
+        path.name, indices, times, request, animation, lambda source: animation.frames(indices), warnings
+    )
+
+
+def _video(name, indices, times, request, size, read, warnings=(), start_seconds=0.0) -> Source:
     """A video Source; `size` has height and width."""
     resize_steps(size.height, size.width, request.config)
-    rate = real_fps(len(indices), total, native_fps, request.fps)
+    total, by_time = len(times.seconds), request.by_time(times)
+    if by_time:
+        rate = len(indices) / times.duration
+    else:
+        rate = real_fps(len(indices), total, times.fps, request.fps)
+    late = start_seconds if start_seconds > LATE_SECONDS else 0.0
     return Source(
         kind="video",
         name=name,
@@ -204,11 +335,32 @@ def _video(name, indices, total, native_fps, request, size, read, warnings=()) -
         height=size.height,
         width=size.width,
         total_frames=total,
-        native_fps=native_fps,
+        native_fps=times.fps,
         indices=indices,
         warnings=list(warnings),
         _read=read,
+        seconds=start_seconds + (times.seconds[indices] if times.fps else indices / request.fps),
+        start_seconds=start_seconds,
+        own_times=by_time,
+        shift_seconds=late if request.sampling == "time" else 0.0,
     )
+
+
+def _recorded(name: str, count: int, request: _Request) -> tuple[np.ndarray, Timeline, list[str]]:
+    """Which of `count` frames without times of their own are sampled, when they are shown, and a warning.
+
+    `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
+    """
+    if request.source_fps is not None:
+        times = constant_rate(count, request.source_fps)
+        return request.sample(times), times, []
+    indices = request.recorded(count)
+    used = "every one is used" if len(indices) == count else f"{len(indices)} of {count} are used"
+    assumed = (
+        f"The frames of {name} are taken as recorded at {request.fps:g} per second, and {used}: "
+        "give source_fps (--source-fps) if they were recorded at another rate."
+    )
+    return indices, constant_rate(count, request.fps), [assumed] if name else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +383,9 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     check_size(height, width, f"The frames of {name}")
     if array.ndim == 3:
         return _image(name, height, width, request, array)
-    indices = request.recorded(len(array))
-
-    def read(source: Source) -> Iterator[np.ndarray]:
-        for index in indices:
-            yield array[index]
-
-    return _video(name, indices, len(array), request.fps, request, _Size(height, width), read)
+    indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
+    size = _Size(height, width)
+    return _video(name, indices, times, request, size, lambda source: (array[i] for i in indices), warnings)
 
 
 def _open_npy(path: Path, request: _Request) -> Source:
@@ -258,28 +406,28 @@ def _open_folder(folder: Path, request: _Request) -> Source:
     from tempo_jax.video import images
 
     files = images.listing(folder)
-    indices = request.recorded(len(files))
-    height, width = images.common_size([files[i] for i in indices])
+    indices, times, warnings = _recorded(folder.name, len(files), request)
+    height, width = images.common_size([files[i] for i in indices], request.exif)
     check_size(height, width, f"The images in {folder}")
 
     def read(source: Source) -> Iterator[np.ndarray]:
         for index in indices:
-            yield images.load(files[index], (height, width))
+            yield images.load(files[index], (height, width), request.exif)
 
-    return _video(folder.name, indices, len(files), request.fps, request, _Size(height, width), read)
+    return _video(folder.name, indices, times, request, _Size(height, width), read, warnings)
 
 
 def _open_image(picture: Any, name: str, request: _Request, path: Path | None = None) -> Source:
     from tempo_jax.video import images
 
     warnings = []
-    if getattr(picture, "n_frames", 1) > 1:
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # whose others belong to the first
         warnings.append(
             f"{name} holds several pictures, of which only the first is used: make it a .gif or .mp4."
         )
     check_size(picture.height, picture.width, f"The pixels of {name}")
-    pixels = images.to_rgb(picture, path or name)
-    source = _image(name, picture.height, picture.width, request, pixels)
+    pixels = images.to_rgb(picture, path or name, request.exif)
+    source = _image(name, *pixels.shape[:2], request, pixels)
     source.warnings.extend(warnings)
     return source
 
@@ -299,4 +447,5 @@ def _image(name, height, width, request, pixels) -> Source:
         indices=np.zeros(1, np.int64),
         warnings=[],
         _read=lambda source: (frame for frame in (pixels,)),
+        seconds=np.zeros(1),
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.buckets import multiple
-from tempo_jax.video import Source, segments
+from tempo_jax.video import Source
 from tempo_jax.xcomp import select
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
@@ -42,7 +42,7 @@ def choose(
         raise TempoError("An image has no frames to choose from: leave out the selector.")
     if frames < segment_frames:
         raise TempoError(f"{frames} frames are fewer than a segment's {segment_frames}: keep at least those.")
-    every = segments(source.num_frames, source.real_fps, segment_frames)
+    every = source.segments(segment_frames)
     count = frames // segment_frames
     if source.num_frames <= frames:
         return source

@@ -233,19 +233,29 @@ class Clip(OpenVideo):
             token_limits=(0, tokens),
         )
 
+    def _frame_times(self) -> np.ndarray:
+        """float64 [frames + 1]: when each frame begins, and the end of the last."""
+        count, source = self.frames.count, self.source
+        if not source.own_times:
+            span = source.duration_seconds / count
+            return source.shift_seconds + np.arange(count + 1) * span
+        own = source.seconds[self.frames.order]
+        end = max(float(own[-1]), source.start_seconds + source.duration_seconds)
+        return np.append(own, end)
+
     def _segments(self, asked: Asked) -> tuple[FrameSegment, ...]:
         if self.is_image:
             return ()
         count, tokens = self.frames.count, self.system.config.frame_tokens
-        span = self.source.duration_seconds / count
+        starts = self._frame_times()
         scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
         best = max(float(np.max(scores)), 1e-30)
         kept = np.isin(np.arange(count), asked.selected_N)
         return tuple(
             FrameSegment(
                 index=i,
-                start_seconds=i * span,
-                end_seconds=(i + 1) * span,
+                start_seconds=float(starts[i]),
+                end_seconds=float(starts[i + 1]),
                 relevance=float(scores[i]) / best,
                 tokens=tokens if kept[i] else 0,
                 frame=int(self.frames.numbers[i]),

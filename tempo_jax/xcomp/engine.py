@@ -1,7 +1,7 @@
 """`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.video import open_video
+from tempo_jax.video import Reading, open_video
 from tempo_jax.xcomp import sampling, schedule
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
@@ -63,17 +63,19 @@ class XComp:
         keep: bool = True,
         repeat_short: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
+        **reading: Unpack[Reading],
     ) -> Clip:
         """Decodes a video and runs the vision tower, once for all further questions.
 
         keep: False puts off both until a question is asked and keeps nothing of it.
         repeat_short: frames of a video with fewer than min_frames are repeated, as in the released
           evaluation with selection (xcomp §1.7).
+        **reading: how the file is read, see `video.Reading`.
         Other arguments as in `ask`.
         """
-        source = open_video(
-            video, fps=fps, min_frames=min_frames, max_frames=max_frames, sampler=sampling.sample_indices
-        )
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        sampler = sampling.sample_indices
+        source = open_video(video, **limits, sampler=sampler, progress=progress, **reading)
         short = repeat_short and source.kind == "video"
         clip = Clip(
             self, source, keep=keep, least=min_frames // sampling.GRAIN * sampling.GRAIN if short else 0
@@ -113,7 +115,9 @@ class XComp:
           checkpoint has it.
         repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
           scoring and decoding; docs/xcomp.md has the released values.
+        sampling, source_fps, exif, square_pixels: how the file is read, see `video.Reading`.
         """
+        reading = {name: options.pop(name) for name in Reading.__annotations__ if name in options}
         clip = self.open(
             video,
             fps=fps,
@@ -121,6 +125,8 @@ class XComp:
             max_frames=max_frames,
             keep=False,
             repeat_short=repeat_short,
+            progress=progress,
+            **reading,
         )
         return clip.ask(
             question,
@@ -145,5 +151,7 @@ class XComp:
         **options: Any,
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""
-        clip = self.open(video, fps=fps, min_frames=min_frames, max_frames=max_frames, keep=False)
+        reading = {name: options.pop(name) for name in Reading.__annotations__ if name in options}
+        limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        clip = self.open(video, **limits, keep=False, **reading)
         return clip.inspect(question, budget=budget, **options)
