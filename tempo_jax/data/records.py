@@ -101,7 +101,7 @@ def features() -> Any:
             # Text, as records hold floats in 32 bits only and the time tags hang on the last of 64.
             "fps": tfds.features.Text(doc="of the stored frames; empty for image and text"),
             "times": tfds.features.Text(
-                doc="JSON: start_seconds, or seconds of every frame; empty: from 0 on"
+                doc="JSON: start_seconds, seconds of every frame, or pictures; empty: from 0 on"
             ),
         }
     )
@@ -149,6 +149,7 @@ def to_sample(example: dict[str, Any]) -> "Sample":
         conversation=json.loads(example["conversations"].decode()),
         start_seconds=times.get("start_seconds", 0.0),
         seconds=np.asarray(times["seconds"]) if "seconds" in times else None,
+        pictures=times.get("pictures", False),
     )
 
 

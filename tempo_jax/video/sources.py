@@ -247,7 +247,8 @@ def open_video(
     """Opens anything the contract calls a video.
 
     Args:
-      video: path of a video file, .gif, .npy, image or folder of images; or an array uint8 [T, H, W, 3] (a
+      video: path of a video file, .gif, .npy, image or folder of images; or a list of paths of images, the
+        frames of a video in order; or an array uint8 [T, H, W, 3] (a
         video) or [H, W, 3] (an image); or a PIL image. A Source, opened and sampled already (in another
         process, say), is returned as it is.
       fps: frames to sample per second.
@@ -273,6 +274,8 @@ def open_video(
     request = _Request(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
+    if isinstance(video, list | tuple) and video and all(isinstance(file, str | Path) for file in video):
+        return _open_frames("the list of frames", [Path(file) for file in video], request)
     if isinstance(video, np.ndarray):
         return _open_array(video, _ARRAY, request)
     from PIL import Image
@@ -470,16 +473,21 @@ def _open_npy(path: Path, request: _Request) -> Source:
 def _open_folder(folder: Path, request: _Request) -> Source:
     from tempo_jax.video import images
 
-    files = images.listing(folder)
-    first, indices, times, warnings = _recorded(folder.name, len(files), request)
+    return _open_frames(folder.name, images.listing(folder), request)
+
+
+def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
+    from tempo_jax.video import images
+
+    first, indices, times, warnings = _recorded(name, len(files), request)
     height, width = images.common_size([files[first + i] for i in indices], request.exif)
-    check_size(height, width, f"The images in {folder}")
+    check_size(height, width, f"The images in {name}")
 
     def read(source: Source) -> Iterator[np.ndarray]:
         for index in indices:
             yield images.load(files[first + index], (height, width), request.exif)
 
-    source = _video(folder.name, indices, times, request, _Size(height, width), read, warnings)
+    source = _video(name, indices, times, request, _Size(height, width), read, warnings)
     return _placed(source, first, len(files))
 
 
