@@ -46,6 +46,7 @@ def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, over
 
     `target` appears when everything is in it. TempoError when it is there already, or nothing is usable.
     """
+    from tempo_jax.data.records import FRAME_COUNTS
     from tempo_jax.folders import replacing
 
     target = Path(target)
@@ -62,6 +63,7 @@ def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, over
         shutil.rmtree(work)
         lines = (json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n" for bad in built.skipped)
         (fresh / SKIPPED).write_text("".join(lines), encoding="utf-8")
+        (fresh / FRAME_COUNTS).write_text(json.dumps(built.frame_counts) + "\n", encoding="utf-8")
     return _report(built, target)
 
 
