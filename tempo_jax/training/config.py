@@ -61,6 +61,7 @@ def default() -> ConfigDict:
     config.batch.row_length = 768
     config.batch.conversations = 1
     config.batch.length = 4096
+    config.batch.buckets = ()  # of task xcomp: clips of a conversation at most, up to pool (data.buckets)
     config.batch.sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
 
     config.data = ConfigDict()

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
+from tempo_jax.data.buckets import buckets_of
 from tempo_jax.training.step import batch_specs
 from tempo_jax.training.tasks import TASKS
 
@@ -29,6 +30,8 @@ class Layout:
         self.specs = batch_specs(TASKS[config.task])
         pool = max(1, config.batch.pool)
         sizes = {pool, config.batch.conversations}
+        for bucket in buckets_of(config.batch):  # steps of other sizes
+            sizes |= {max(1, bucket.pool), bucket.conversations}
         needed: dict[int, set[int]] = {}
         self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
