@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from convert import hf_config, mapping
+from convert import hf_export, mapping
 from convert.safetensors_io import Writer
 from tempo_jax.models import config as cfg
 
@@ -41,7 +41,7 @@ def generate(folder: Path, config: cfg.DecoderConfig) -> None:
             size = math.prod(shape)
             start = int(rng.integers(len(pool)))
             writer.write(name, np.resize(np.roll(pool[: min(size, len(pool))], start), size).reshape(shape))
-    (folder / "config.json").write_text(json.dumps(hf_config.export("qwen3", config, {}, "bfloat16")))
+    (folder / "config.json").write_text(json.dumps(hf_export.export("qwen3", config, {}, "bfloat16")))
 
 
 def disk(folder: Path) -> int:

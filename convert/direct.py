@@ -4,13 +4,12 @@ Each process reads the byte ranges of its own devices' shards, transposed and st
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from convert import from_hf, mapping
+from convert import from_hf, hub, mapping
 from convert.source import Part, Source
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
@@ -32,7 +31,8 @@ def load_hf(
     from_hf.check_arguments(model, base, dtype)
     if model == "tempo-init":
         raise TempoError("tempo-init is not loaded directly: write it with python -m convert.from_hf first")
-    with Source(model, Path(source), Path(base) if base else None) as opened:
+    folder = hub.locate("the source", source).folder
+    with Source(model, folder, hub.locate("the base", base).folder if base else None) as opened:
         wanted = from_hf.DTYPES[dtype]
         arrays = {part.tensor.native: _place(part, wanted, mesh) for part in opened.parts}
         if opened.kind == "tempo":

@@ -4,25 +4,30 @@
 
 Models: tempo (needs --base, the original Qwen3-VL: architecture and Yes/No rows), tempo-init (--source
 a Qwen3 LLM and --base a Qwen3-VL, for training from stage 0), qwen3, qwen3-vl, xcomp (XComp-2B or
-VideoChat-Flash-2B, whose tensors are the same).
+VideoChat-Flash-2B, whose tensors are the same). Sources are folders, or ids of the Hugging Face Hub.
 """
 
+import collections
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from convert import hf_config, mapping
+from convert import hf_config, hf_export, hub, mapping
 from convert.source import Source
-from tempo_jax import cli_options
+from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
+TRIED_BYTES = 64 << 20  # read by --dry-run to see how fast that goes
 
 
 def convert(
@@ -31,34 +36,122 @@ def convert(
     target: str | os.PathLike,
     *,
     base: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
     dtype: str = "source",
     memory_tokens: int = 128,
     seed: int = 0,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
+    note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Writes a native checkpoint to `target`; raises TempoError naming everything that is wrong.
 
+    `source`, `base`, `adapter`: folders or Hub ids, org/name[@revision]. `adapter`: a LoRA of PEFT to merge.
     `dtype` "source" keeps every stack's own (mixed stacks become float32, without loss).
-    `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only.
+    `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only. `overwrite`: True
+    replaces what tempo_jax wrote, "force" any folder. `note` takes sentences about the reading.
     """
     from convert import native_io
-    from tempo_jax import progress
 
     check_arguments(model, base, dtype, memory_tokens)
-    with Source(model, Path(source), Path(base) if base else None, memory_tokens) as opened:
-        origin = _origin(opened, dtype)
-        args = (target, opened.kind, opened.config, source, origin)
-        with native_io.saving(*args, overwrite=overwrite) as put, progress.reporter() as report:
-            total = len(mapping.native_shapes(opened.kind, opened.config))
-            arrays = _arrays(opened, DTYPES[dtype], seed)
-            for done in range(1, total + 1):  # enumerate() would hold an array while the next is read
-                put(*next(arrays))
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, places):
+        for text in opened.notes:
+            note(text)
+        folders.check_space(target, _written_bytes(opened, dtype))
+        origin = _origin(opened, dtype) | places
+        read = [opened.folder, opened.base, *([adapter] if adapter and Path(adapter).exists() else [])]
+        args = (target, opened.kind, opened.config, opened.folder, origin)
+        with (
+            native_io.saving(*args, overwrite=overwrite, keep=read) as put,
+            progress.reporter(in_bytes=True) as report,
+        ):
+            total, done = sum(part.nbytes for part in opened.parts), 0
+
+            def seen(nbytes: int) -> None:
+                nonlocal done
+                done += nbytes
                 report("converting", done, total)
 
+            for name, array in _arrays(opened, DTYPES[dtype], seed, seen):
+                put(name, array)
+                del array  # not held while the next one is read
 
-def _arrays(opened: Source, dtype: np.dtype | None, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+
+def plan(
+    model: str,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    base: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
+    dtype: str = "source",
+    memory_tokens: int = 128,
+    overwrite: bool | str = False,
+    **_: Any,
+) -> list[str]:
+    """What `convert` would do, as sentences, with nothing written; raises TempoError as it would."""
+    check_arguments(model, base, dtype, memory_tokens)
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, _places):
+        place = folders.local("the target", target).resolve()
+        for read in (opened.folder, opened.base):
+            if read is not None:
+                folders.check_apart(place, read)
+        folders.check_replaceable(place, overwrite)
+        wanted = DTYPES[dtype]
+        sizes: collections.Counter = collections.Counter()
+        for part in opened.parts:
+            into = wanted or part.dtype
+            sizes[f"{'mixed' if len(set(part.dtypes)) > 1 else part.dtype.name} to {into.name}"] += (
+                part.nbytes
+            )
+        tensors = sum(len(part.tensor.hf) for part in opened.parts)
+        nbytes = _written_bytes(opened, dtype)
+        seconds = sum(part.nbytes for part in opened.parts) / _speed(opened)
+        kinds = ", ".join(f"{progress.size(n)} of {name}" for name, n in sizes.most_common())
+        free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+        return [
+            *opened.notes,
+            f"{opened.folder}: {opened.kind}, {tensors} tensors into {len(opened.parts)} arrays ({kinds})",
+            f"{target}: {progress.size(nbytes)} to write, {progress.size(free)} free there, about "
+            f"{progress.duration(seconds)}; nothing is written (--dry-run)",
+        ]
+
+
+def _speed(opened: Source) -> float:
+    """Bytes a second: of reading and turning around the first arrays, halved for writing them."""
+    began, nbytes = time.monotonic(), 0
     for part in opened.parts:
-        yield part.tensor.native, part.read(dtype or part.dtype)
+        if nbytes and nbytes + part.nbytes > TRIED_BYTES:
+            continue
+        part.read(part.dtype)
+        nbytes += part.nbytes
+    return nbytes / max(time.monotonic() - began, 1e-3) / 2
+
+
+@contextlib.contextmanager
+def _opened(
+    model: str, source: Any, base: Any, adapter: Any, memory_tokens: int
+) -> Iterator[tuple[Source, dict[str, Any]]]:
+    """The source, and what model.json says of where it is from."""
+    given = {"source": source, "base": base, "adapter": adapter}
+    places = {what: hub.locate(f"the {what}", path) for what, path in given.items() if path is not None}
+    origin = {what: f"{place.hub}@{place.commit}" for what, place in places.items() if place.hub}
+    at = {what: place.folder for what, place in places.items()}
+    if adapter is not None:
+        origin.setdefault("adapter", at["adapter"].name)
+    with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
+        yield opened, {"from": origin} if origin else {}
+
+
+def _written_bytes(opened: Source, dtype: str) -> int:
+    wanted = DTYPES[dtype]
+    return sum(part.nbytes // part.dtype.itemsize * (wanted or part.dtype).itemsize for part in opened.parts)
+
+
+def _arrays(
+    opened: Source, dtype: np.dtype | None, seed: int, seen: Callable[[int], None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for part in opened.parts:
+        yield part.tensor.native, part.read(dtype or part.dtype, seen)
     if opened.model == "tempo-init":
         from convert import initial
 
@@ -70,18 +163,16 @@ def _arrays(opened: Source, dtype: np.dtype | None, seed: int) -> Iterator[tuple
 def _origin(opened: Source, dtype: str) -> dict[str, Any]:
     """What `to_hf` needs to write back the very same files."""
     embedding = next(p for p in reversed(opened.parts) if p.tensor.native.endswith("embed/embedding"))
-    origin = {
-        "model": opened.model,
-        "config": hf_config.read_json(opened.folder),
-        "source_dtype": embedding.dtype.name,
-    }
+    values = hf_config.read_json(opened.folder)
+    values.pop("quantization_config", None)  # what is written is not quantized any more
+    origin = {"model": opened.model, "config": values, "source_dtype": embedding.dtype.name}
     if opened.model == "tempo-init":
-        fresh = hf_config.export("tempo", opened.config, {}, embedding.dtype.name)
+        fresh = hf_export.export("tempo", opened.config, {}, embedding.dtype.name)
         origin["config"] |= {k: v for k, v in fresh.items() if v is not None or k not in origin["config"]}
     if opened.heads:
         origin["tied_heads"] = opened.heads
-    if opened.model == "qwen3-vl" and opened.prefixes != mapping.QWEN3_VL_PREFIXES[0]:
-        origin["prefixes"] = list(opened.prefixes)
+    if opened.bare:
+        origin["bare"] = True
     mixed = {p.tensor.native: p.dtypes for p in opened.parts if len(set(p.dtypes)) > 1}
     if mixed and dtype == "source":
         origin["mixed_dtypes"] = mixed
@@ -102,20 +193,30 @@ def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli_options.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, choices=MODELS)
-    parser.add_argument("--source", required=True, metavar="DIR", help="Hugging Face checkpoint")
-    parser.add_argument("--base", metavar="DIR", help="Qwen3-VL base model (tempo, tempo-init)")
-    parser.add_argument("--target", required=True, metavar="DIR", help="native checkpoint to write")
-    parser.add_argument("--dtype", default="source", choices=tuple(DTYPES))
-    parser.add_argument("--memory-tokens", type=int, default=128, help="tempo-init: how many (128)")
-    parser.add_argument("--seed", type=int, default=0, help="tempo-init: of the initial values (0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
-    args = parser.parse_args(argv)
+    add = parser.add_argument
+    add("--model", required=True, choices=MODELS)
+    add(
+        "--source",
+        required=True,
+        metavar="DIR",
+        help="Hugging Face folder, or its id: org/name[@revision]",
+    )
+    add("--base", metavar="DIR", help="Qwen3-VL base model (tempo, tempo-init), or its id")
+    add("--adapter", metavar="DIR", help="LoRA adapter of PEFT to merge into the source, or its id")
+    add("--target", required=True, metavar="DIR", help="native checkpoint to write")
+    add("--dtype", default="source", choices=tuple(DTYPES))
+    add("--memory-tokens", type=int, default=128, metavar="N", help="tempo-init: how many (128)")
+    add("--seed", type=int, default=0, metavar="N", help="tempo-init: of the initial values (0)")
+    add("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    folders.add_overwrite(parser)
+    args = vars(parser.parse_args(argv))
 
     def command() -> int:
-        options = {k: v for k, v in vars(args).items() if k not in ("model", "source", "target")}
-        convert(args.model, args.source, args.target, **options)
-        print(f"wrote {args.target}")
+        if args.pop("dry_run"):
+            print("\n".join(plan(**args)))
+            return 0
+        convert(**args, note=lambda text: cli_options.say(f"{parser.prog}: note: {text}"))
+        print(f"wrote {args['target']}")
         return 0
 
     return cli_options.run_on_cpu(parser.prog, command)

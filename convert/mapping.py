@@ -6,6 +6,7 @@ Reading, writing, verification and the expected shapes all come from `tensors(ki
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Tensor:
     hf_shape: tuple[int, ...]
     transform: str
     stacked: bool
+    fields: tuple[str, ...] = ()  # of config.json, that the sizes come from
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -154,21 +156,40 @@ UMT = (
 UMT_PREFIX, UMT_PROJECTOR = "model.vision_tower.vision_tower.encoder.", "model.mm_projector.mlp"
 MEMORY = (Row("compression_tokens", "memory/embedding", ("1", "K", "D"), "first"),)
 
-# HF prefixes of the components, most usual first; a bare Qwen3VLModel is saved without "model.".
-QWEN3_VL_PREFIXES = (("model.language_model.", "model.visual."), ("language_model.", "visual."))
+MODEL = "model."  # before the names of everything but the head; a bare model is saved without
+FIELDS = {
+    "V": "vocab_size",
+    "D": "hidden_size",
+    "F": "intermediate_size",
+    "Q": "num_attention_heads x head_dim",
+    "K": "num_key_value_heads x head_dim",
+    "H": "head_dim",
+    "P": "num_position_embeddings",
+    "M": "hidden_size x spatial_merge_size^2",
+    "O": "out_hidden_size",
+    "c": "in_channels",
+    "t": "temporal_patch_size",
+    "p": "patch_size",
+}
 
 
-def _expand(rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int]):
+def _expand(
+    rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int], where: str = ""
+):
+    """where: the section of config.json that the sizes are in."""
     for row in rows:
         if row.when and not getattr(config, row.when):
             continue
         layers = range(counts[row.native.split("/")[0]]) if row.stacked else (0,)
+        if row.stacked and not layers:
+            continue
         names = tuple(hf + row.hf.replace("{layer}", str(i)) for i in layers)
         shape = tuple(dims[d] for d in row.dims)
-        yield Tensor(native + row.native, names, shape, row.transform, row.stacked)
+        fields = tuple(where + FIELDS.get(d, "") for d in row.dims)
+        yield Tensor(native + row.native, names, shape, row.transform, row.stacked, fields)
 
 
-def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str) -> list[Tensor]:
+def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, where: str = "") -> list[Tensor]:
     dims = {
         "V": config.vocab_size,
         "D": config.hidden_size,
@@ -178,13 +199,13 @@ def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str) -> list[Ten
         "H": config.head_dim,
     }
     counts = {"layers": config.num_layers}
-    out = list(_expand(DECODER, hf, native, config, dims, counts))
+    out = list(_expand(DECODER, hf, native, config, dims, counts, where))
     if not config.tie_embeddings:
-        out += _expand((HEAD_ROW,), "", native, config, dims, counts)
+        out += _expand((HEAD_ROW,), "", native, config, dims, counts, where)
     return out
 
 
-def vision_tensors(config: cfg.VisionConfig, hf: str, native: str) -> list[Tensor]:
+def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = "") -> list[Tensor]:
     dims = {
         "D": config.hidden_size,
         "F": config.intermediate_size,
@@ -197,7 +218,7 @@ def vision_tensors(config: cfg.VisionConfig, hf: str, native: str) -> list[Tenso
         "p": config.patch_size,
     }
     counts = {"blocks": config.depth, "deepstack": len(config.deepstack_layers)}
-    return list(_expand(VISION, hf, native, config, dims, counts))
+    return list(_expand(VISION, hf, native, config, dims, counts, where))
 
 
 def projector_tensors(config: cfg.TempoConfig) -> list[Tensor]:
@@ -240,25 +261,48 @@ def xcomp_tensors(config: cfg.XCompConfig) -> list[Tensor]:
     ]
 
 
-def tensors(kind: str, config: Any, prefixes: tuple[str, str] = QWEN3_VL_PREFIXES[0]) -> list[Tensor]:
+def tensors(kind: str, config: Any, *, bare: bool = False) -> list[Tensor]:
     """Every native array that HF files hold; Tempo's relevance direction is not among them.
 
-    `prefixes`: HF prefixes of text and vision, for kind "qwen3-vl" only.
+    `bare`: by the names of a model that was saved without its language head, which lack "model.".
     """
+    found = _tensors(kind, config)
+    if not bare:
+        return found
+    return [dataclasses.replace(t, hf=tuple(bare_name(name) for name in t.hf)) for t in found]
+
+
+def bare_name(name: str) -> str:
+    """The name that a tensor has in a model saved without its head."""
+    return name.removeprefix(MODEL)
+
+
+def is_bare(kind: str, names: Collection[str]) -> bool:
+    """Whether a checkpoint's tensors are named as those of a bare model."""
+    embed = f"{MODEL}{TEXT_PREFIX[kind]}embed_tokens.weight"
+    return embed not in names and bare_name(embed) in names
+
+
+TEXT_PREFIX = {"qwen3": "", "qwen3-vl": "language_model.", "tempo": "", "xcomp": ""}
+
+
+def _tensors(kind: str, config: Any) -> list[Tensor]:
     if kind == "qwen3":
-        return decoder_tensors(config, "model.", "")
+        return decoder_tensors(config, MODEL, "")
     if kind == "qwen3-vl":
-        text, vision = prefixes
-        return vision_tensors(config.vision, vision, "vision/") + decoder_tensors(config.text, text, "text/")
+        return [
+            *vision_tensors(config.vision, f"{MODEL}visual.", "vision/", "vision_config."),
+            *decoder_tensors(config.text, f"{MODEL}language_model.", "text/", "text_config."),
+        ]
     if kind == "tempo":
         svlm, model = config.compressor, f"{SVLM}vlm.model."
         dims = {"1": 1, "K": config.memory_tokens, "D": svlm.text.hidden_size}
         return [
-            *vision_tensors(svlm.vision, f"{model}visual.", "compressor/vision/"),
-            *decoder_tensors(svlm.text, f"{model}language_model.", "compressor/text/"),
+            *vision_tensors(svlm.vision, f"{model}visual.", "compressor/vision/", "vision_config."),
+            *decoder_tensors(svlm.text, f"{model}language_model.", "compressor/text/", "text_config."),
             *_expand(MEMORY, SVLM, "compressor/", config, dims, {}),
             *projector_tensors(config),
-            *decoder_tensors(config.llm, "model.", "llm/"),
+            *decoder_tensors(config.llm, MODEL, "llm/"),
         ]
     if kind == "xcomp":
         return xcomp_tensors(config)
@@ -282,5 +326,6 @@ def tied_heads(kind: str, config: Any, found: list[Tensor]) -> dict[str, str]:
         return {HEAD: embed["text/embed/embedding"]} if config.text.tie_embeddings else {}
     heads = {}
     if kind == "tempo":
-        heads[f"{SVLM}vlm.{HEAD}"] = embed["compressor/text/embed/embedding"]
+        svlm = embed["compressor/text/embed/embedding"]
+        heads[svlm.replace("model.language_model.embed_tokens.weight", HEAD)] = svlm
     return heads | ({HEAD: embed["llm/embed/embedding"]} if config.llm.tie_embeddings else {})

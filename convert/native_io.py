@@ -5,13 +5,12 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import checkpoint
+from tempo_jax import checkpoint, digests, signals
 from tempo_jax.folders import replacing
 from tempo_jax.trees import flatten, nest
 
@@ -26,20 +25,26 @@ def saving(
     tokenizer_dir: str | os.PathLike | None = None,
     origin: dict | None = None,
     *,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
+    keep: Sequence[str | os.PathLike | None] = (),
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Like `save`, one array at a time: yields `put(path, array)`, which keeps a few small ones at most.
 
-    For one process. When the block raises, nothing is left of the checkpoint.
+    For one process. When the block raises, nothing is left of the checkpoint. `overwrite`, `keep`: as for
+    `folders.replacing`. Arrays are stored as they are: compressing takes most of the time, for a fifth.
     """
-    with replacing(Path(directory), overwrite) as folder, checkpoint.saving_context():
+    context = checkpoint.saving_context(compress=False)
+    with replacing(directory, overwrite, keep=keep) as folder, context, checkpoint.quiet():
         waiting: dict[str, np.ndarray] = {}
+        written = digests.Writing()
 
         def flush() -> None:
             if waiting:
-                ocp.partial.save(folder / "params", nest(waiting))
+                with signals.held():  # Orbax's threads would go on writing
+                    ocp.partial.save(folder / "params", nest(waiting))
                 waiting.clear()
                 _return_memory()
+                written.take(folder)
 
         def put(path: str, array: np.ndarray) -> None:
             waiting[path] = array
@@ -48,8 +53,9 @@ def saving(
 
         yield put
         flush()
-        ocp.partial.finalize(folder / "params")
-        checkpoint.describe(folder, kind, config, tokenizer_dir, origin)
+        with signals.held():
+            ocp.partial.finalize(folder / "params")
+        checkpoint.describe(folder, kind, config, tokenizer_dir, origin, written)
 
 
 def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterator[np.ndarray]:
@@ -59,9 +65,8 @@ def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterato
     context.pytree.loading.partial_load = True
     for group in _groups([(path, shapes[path]) for path in paths]):
         with context, checkpoint.damage_is_a_sentence(directory):
-            found = flatten(
-                ocp.load(checkpoint.params_folder(directory), nest(dict.fromkeys(group, np.ndarray)))
-            )
+            abstract = nest(dict.fromkeys(group, np.ndarray))
+            found = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
         for path in group:
             yield found.pop(path)
 

@@ -9,18 +9,21 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from tempo_jax.errors import TempoError
+from tempo_jax.folders import WRITER
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# Names of the format -> numpy; others (F8…, packed) are left to the caller's sentence.
+# Names of the format -> numpy; others (packed ones) are left to the caller's sentence.
 DTYPES = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
@@ -33,6 +36,7 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+OTHERS = ("adapter_", "optimizer", "consolidated", "training_", "scheduler")  # no weights of a whole model
 MAX_HEADER = 100_000_000
 # A column slice whose runs are shorter than a disk page costs the same bytes read as whole rows.
 MIN_RUN_BYTES = 4096
@@ -60,16 +64,22 @@ class Info:
 class Reader:
     """The tensors of one file, or of a folder with one file or an index; nothing is read ahead."""
 
-    def __init__(self, source: str | os.PathLike):
+    def __init__(self, source: str | os.PathLike, weights: str | None = None):
+        """`weights`: the file, or index, that config.json names as `transformers_weights`."""
         self.infos: dict[str, Info] = {}
         self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}
-        for path, wanted in _files(Path(source)).items():
-            infos = _header(path)
-            absent = sorted(wanted - infos.keys()) if wanted is not None else []
-            if absent:
-                raise TempoError(f"{path} lacks {_some(absent)}, which {INDEX} places there: fetch it again")
-            self.infos |= infos if wanted is None else {name: infos[name] for name in wanted}
+        files = _files(Path(source), weights)
+        twice: dict[str, list[Info]] = {}
+        for path in files:
+            for name, info in _header(path).items():
+                if name in self.infos:
+                    twice.setdefault(name, [self.infos[name]]).append(info)
+                self.infos[name] = info
+        announced = {name for names in files.values() for name in names}
+        if absent := sorted(announced - self.infos.keys()):
+            raise TempoError(f"{source} lacks {some(absent)}, which {INDEX} announces: fetch it again")
+        self._check_copies(twice)
 
     def __enter__(self) -> "Reader":
         return self
@@ -78,6 +88,16 @@ class Reader:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+
+    def _check_copies(self, twice: dict[str, list[Info]]) -> None:
+        """A tensor in several files must be the same in all: which one counts depends on their order."""
+        for name, infos in twice.items():
+            known = [(info.dtype, info.shape) for info in infos]
+            with self:
+                copies = [self._range(info, 0, info.nbytes) for info in infos] if len(set(known)) == 1 else []
+            if not copies or any(x.tobytes() != copies[0].tobytes() for x in copies):
+                files = ", ".join(info.file.name for info in infos)
+                raise TempoError(f"{name} is in {files} with different values: fetch the model again")
 
     def read(self, name: str) -> np.ndarray:
         """The whole tensor."""
@@ -153,7 +173,7 @@ class Writer:
                 os.fsync(file.fileno())
             file.close()
         if kind is None and self._left:
-            raise RuntimeError(f"never written: {_some(sorted(self._left))}")
+            raise RuntimeError(f"never written: {some(sorted(self._left))}")
 
     def write(self, name: str, array: np.ndarray) -> None:
         info = self.infos[name]
@@ -166,7 +186,7 @@ class Writer:
         self._left.discard(name)
 
     def _create(self, path: Path, shard: list[tuple[str, str, tuple[int, ...]]]) -> int:
-        header: dict = {"__metadata__": {"format": "pt"}}
+        header: dict = {"__metadata__": {"format": "pt", **WRITER}}
         end = 0
         for name, dtype, shape in shard:
             start, end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
@@ -184,7 +204,7 @@ class Writer:
         return end
 
 
-def equal_bytes(reader: Reader, one: str, other: str) -> bool:
+def equal_bytes(reader: Any, one: str, other: str) -> bool:
     """Whether two tensors of a reader are the same bytes, compared a block of rows at a time."""
     a, b = reader.infos[one], reader.infos[other]
     if (a.dtype, a.shape) != (b.dtype, b.shape):
@@ -195,7 +215,7 @@ def equal_bytes(reader: Reader, one: str, other: str) -> bool:
     )
 
 
-def _blocks(reader: Reader, name: str) -> Iterable[np.ndarray]:
+def _blocks(reader: Any, name: str) -> Iterable[np.ndarray]:
     info = reader.infos[name]
     step = max(1, _READ_BYTES * info.shape[0] // max(1, info.nbytes))
     for i in range(0, info.shape[0], step):
@@ -215,35 +235,45 @@ def _plan(specs: list, max_bytes: int) -> list[list]:
     return shards
 
 
-def _files(source: Path) -> dict[Path, set[str] | None]:
-    """File -> the tensors to take from it (None: all)."""
+def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
+    """File -> tensors that an index announces, chosen as transformers chooses.
+
+    `model.safetensors` comes before an index, which comes before a single file of another name; adapters,
+    optimizer states and consolidated copies beside them are nobody's.
+    """
     if source.is_file():
-        return {source: None}
+        return {source: []}
     if not source.is_dir():
         raise TempoError(f"{source} does not exist: give the folder of a Hugging Face checkpoint")
-    index = source / INDEX
-    if index.is_file():
-        weight_map = _index(index)
-        out: dict[Path, set[str] | None] = {}
-        for name, file in weight_map.items():
-            if Path(file).name != file:
-                raise TempoError(f"{index} names the file {file!r}, which lies outside its folder")
-            out.setdefault(source / file, set()).add(name)
-        absent = sorted(path.name for path in out if not path.is_file())
-        if absent:
-            raise TempoError(f"{source} lacks {_some(absent)} named by {INDEX}: fetch the missing files")
-        return out
-    found = sorted(source.glob("*.safetensors"))
+    if weights is not None:
+        if Path(weights).name != weights or not (source / weights).is_file():
+            raise TempoError(
+                f"config.json names the weights {weights!r}, which are not in {source}: fetch them"
+            )
+        return _indexed(source / weights) if weights.endswith(".json") else {source / weights: []}
+    if (source / SINGLE).is_file():
+        return {source / SINGLE: []}
+    if (source / INDEX).is_file():
+        return _indexed(source / INDEX)
+    found = sorted(path for path in source.glob("*.safetensors") if not path.name.startswith(OTHERS))
     if len(found) == 1:
-        return {found[0]: None}
+        return {found[0]: []}
     if found:
         raise TempoError(f"{source} holds {len(found)} safetensors files but no {INDEX}: fetch that file too")
-    if any(source.glob("*.bin")) or any(source.glob("*.pt")) or any(source.glob("*.pth")):
-        raise TempoError(
-            f"{source} holds pickled weights only, which can run code: convert them to safetensors first "
-            "(save_pretrained writes safetensors)"
-        )
     raise TempoError(f"{source} holds no safetensors file: give the folder of a Hugging Face checkpoint")
+
+
+def _indexed(index: Path) -> dict[Path, list[str]]:
+    out: dict[Path, list[str]] = {}
+    for name, file in _index(index).items():
+        if Path(file).name != file:
+            raise TempoError(f"{index} names the file {file!r}, which lies outside its folder")
+        out.setdefault(index.parent / file, []).append(name)
+    if absent := sorted(path.name for path in out if not path.is_file()):
+        raise TempoError(
+            f"{index.parent} lacks {some(absent)} named by {index.name}: fetch the missing files"
+        )
+    return dict(sorted(out.items()))
 
 
 def _index(path: Path) -> dict[str, str]:
@@ -265,7 +295,7 @@ def _header(path: Path) -> dict[str, Info]:
             raise TempoError(f"{path} is cut short or no safetensors file ({size} bytes): fetch it again")
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_once)
         header.pop("__metadata__", None)
         entries = {
             n: (e["dtype"], tuple(map(int, e["shape"])), *e["data_offsets"]) for n, e in header.items()
@@ -274,6 +304,12 @@ def _header(path: Path) -> dict[str, Info]:
         raise TempoError(f"{path} has a damaged header: fetch it again") from error
     _check_offsets(path, list(entries.values()), size - 8 - length)
     return {n: Info(path, d, shape, 8 + length + start) for n, (d, shape, start, _) in entries.items()}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name twice")
+    return dict(pairs)
 
 
 def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
@@ -292,6 +328,7 @@ def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
         )
 
 
-def _some(names: list[str], limit: int = 5) -> str:
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -5,18 +5,22 @@ in one message. Arrays are read one stack at a time, or one device's slice of it
 """
 
 import dataclasses
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert import hf_config, mapping
-from convert.safetensors_io import DTYPES, Reader, equal_bytes
+from convert import hf_config, mapping, overlays, refusals
+from convert.safetensors_io import DTYPES, Reader, equal_bytes, some
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 EMBED = "embed_tokens.weight"
+AnyReader = Reader | overlays.Overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Part:
     """A native array and the file it comes from."""
 
     tensor: mapping.Tensor
-    reader: Reader
+    reader: AnyReader
 
     @property
     def dtypes(self) -> list[str]:
@@ -39,13 +43,22 @@ class Part:
             return DTYPES[found.pop()]
         return DTYPES["F64" if "F64" in found else "F32"]
 
-    def read(self, dtype: np.dtype) -> np.ndarray:
-        """The whole native array, read layer by layer."""
+    @property
+    def nbytes(self) -> int:
+        """Of the native array in its own dtype."""
+        return math.prod(self.tensor.shape) * self.dtype.itemsize
+
+    def read(self, dtype: np.dtype, seen: Callable[[int], None] = lambda nbytes: None) -> np.ndarray:
+        """The whole native array, read layer by layer; `seen` is told the bytes of each."""
         if not self.tensor.stacked:
-            return self._layer(self.tensor.hf[0], ()).astype(dtype, copy=False)
+            whole = self._layer(self.tensor.hf[0], ()).astype(dtype, copy=False)
+            whole = contiguous(whole)
+            seen(self.nbytes)
+            return whole
         out = np.empty(self.tensor.shape, dtype)
         for i, name in enumerate(self.tensor.hf):
             copy_into(out[i], self._layer(name, ()))
+            seen(self.nbytes // len(self.tensor.hf))
         return out
 
     def read_slice(self, dtype: np.dtype, index: tuple[slice, ...]) -> np.ndarray:
@@ -71,36 +84,55 @@ def copy_into(target: np.ndarray, source: np.ndarray) -> None:
     if target.dtype == source.dtype:
         bits = np.dtype(f"u{target.dtype.itemsize}")
         target, source = target.view(bits), source.view(bits)
-    if source.ndim < 2 or source.flags.c_contiguous:
-        target[...] = source
-        return
-    for i in range(0, source.shape[0], 64):  # blocks of a transposition that stay in the cache
-        target[i : i + 64] = source[i : i + 64]
+    target[...] = source if source.ndim < 2 or source.flags.c_contiguous else contiguous(source)
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """`array` in rows. XLA transposes ten times as fast as numpy, whose loop goes number by number."""
+    if array.ndim < 2 or array.flags.c_contiguous or array.dtype.itemsize > 4:
+        return np.ascontiguousarray(array)
+    import jax
+
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names another backend alone
+        return np.ascontiguousarray(array)
+    return np.asarray(jax.device_put(array, device))
 
 
 class Source:
-    """One HF checkpoint, checked: `kind`, `config`, `parts`. Close it, or use it as a context."""
+    """One HF checkpoint, checked: `kind`, `config`, `parts`. Close it, or use it as a context.
 
-    def __init__(self, model: str, folder: Path, base: Path | None = None, memory_tokens: int = 128):
-        self.model, self.folder, self.base = model, folder, base
+    `notes`: sentences about what was read otherwise than another transformers reads it.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        folder: Path,
+        base: Path | None = None,
+        memory_tokens: int = 128,
+        adapter: Path | None = None,
+    ):
+        self.model, self.folder, self.base = model, Path(folder), base
         self.kind = "tempo" if model == "tempo-init" else model
-        self.reader = Reader(folder)
-        self.base_reader = Reader(base) if base is not None else None
+        self.notes: list[str] = []
         self.heads: list[str] = []  # redundant copies of tied embeddings, to be written back
+        self.reader = _open("qwen3" if model == "tempo-init" else model, self.folder, adapter)
+        self.base_reader = _open("qwen3-vl", Path(base)) if base is not None else None
         if model == "tempo-init":
             self._open_init(memory_tokens)
-        else:
-            self.config = hf_config.parse(model, folder, self.reader.infos, base)
-            naming = prefixes(self.reader) if model == "qwen3-vl" else mapping.QWEN3_VL_PREFIXES[0]
-            tensors = mapping.tensors(model, self.config, naming)
-            self.prefixes = naming
-            self.parts = [Part(tensor, self.reader) for tensor in tensors]
-            tied = mapping.tied_heads(model, self.config, tensors)
-            problems = _problems(self.reader, tensors, set(tied))
-            problems += self._tied_problems(tied)
-            if self.kind == "tempo":
-                problems += self._base_problems()
-            _raise(folder, problems)
+            return
+        self.config = hf_config.parse(model, self.folder, self.reader.infos, base, self.notes)
+        self.bare = mapping.is_bare(model, self.reader.infos)
+        tensors = mapping.tensors(model, self.config, bare=self.bare)
+        self.parts = [Part(tensor, self.reader) for tensor in tensors]
+        tied = mapping.tied_heads(model, self.config, tensors)
+        problems = _problems(self.reader, tensors, set(tied))
+        problems += self._tied_problems(tied)
+        if self.kind == "tempo":
+            problems += self._base_problems()
+        _raise(folder, problems, self.reader)
 
     def __enter__(self) -> "Source":
         return self
@@ -115,7 +147,7 @@ class Source:
         name = self._base_head()
         shape = self.base_reader.infos[name].shape
         yes, no = (
-            self.base_reader.read_matrix(name, shape, (slice(i, i + 1),))[0]
+            self.base_reader.read_matrix(name, shape, (slice(i, i + 1), slice(None)))[0]
             for i in (cfg.QWEN_IDS.yes, cfg.QWEN_IDS.no)
         )
         return (yes - no).astype(np.float32)
@@ -126,28 +158,26 @@ class Source:
             raise TempoError(
                 "--model=tempo-init needs the compressor too: pass --base with a Qwen3-VL folder"
             )
-        llm = hf_config.parse("qwen3", self.folder, self.reader.infos)
-        svlm = hf_config.parse("qwen3-vl", self.base, self.base_reader.infos)
+        llm = hf_config.parse("qwen3", self.folder, self.reader.infos, notes=self.notes)
+        svlm = hf_config.parse("qwen3-vl", self.base, self.base_reader.infos, notes=self.notes)
         generation = hf_config.read_json(self.folder, "generation_config.json", required=False)
         values = hf_config.read_json(self.folder)
+        # The compressor's own language head goes; the relevance direction is taken from it first.
+        svlm = dataclasses.replace(svlm, text=dataclasses.replace(svlm.text, tie_embeddings=True))
         self.config = cfg.TempoConfig(
-            # The compressor's own language head goes; the relevance direction is taken from it first.
-            compressor=dataclasses.replace(svlm, text=dataclasses.replace(svlm.text, tie_embeddings=True)),
+            compressor=svlm,
             llm=llm,
             memory_tokens=memory_tokens,
             eos_ids=hf_config.eos_ids(values, generation),
         )
-        self.prefixes = text, vision = prefixes(self.base_reader)
-        theirs = [
-            *mapping.vision_tensors(self.config.compressor.vision, vision, "compressor/vision/"),
-            *mapping.decoder_tensors(self.config.compressor.text, text, "compressor/text/"),
-        ]
-        ours = mapping.decoder_tensors(llm, "model.", "llm/")
+        self.bare = False  # of the Tempo that is exported
+        theirs = _within("compressor/", "qwen3-vl", svlm, self.base_reader)
+        ours = _within("llm/", "qwen3", llm, self.reader)
         self.parts = [Part(t, self.base_reader) for t in theirs] + [Part(t, self.reader) for t in ours]
         head = {mapping.HEAD} if llm.tie_embeddings else set()
         problems = _problems(self.reader, ours, head) + _problems(self.base_reader, theirs, {mapping.HEAD})
         problems += self._tied_problems(dict.fromkeys(head, ours[0].hf[0])) + self._base_problems()
-        _raise(f"{self.folder} and {self.base}", problems)
+        _raise(f"{self.folder} and {self.base}", problems, self.reader, self.base_reader)
 
     def _tied_problems(self, tied: dict[str, str]) -> list[str]:
         """A stored head must equal the embedding it is tied to; remembers those that are stored."""
@@ -165,10 +195,10 @@ class Source:
     def _base_head(self) -> str:
         """The tensor whose rows are the base model's output words."""
         values = hf_config.read_json(self.base)
-        tied = values.get("tie_word_embeddings", values["text_config"].get("tie_word_embeddings"))
-        if mapping.HEAD in self.base_reader.infos and not tied:
+        if mapping.HEAD in self.base_reader.infos and not hf_config.tied_vl(values):
             return mapping.HEAD
-        return prefixes(self.base_reader)[0] + EMBED
+        bare = mapping.is_bare("qwen3-vl", self.base_reader.infos)
+        return f"{'' if bare else mapping.MODEL}language_model.{EMBED}"
 
     def _base_problems(self) -> list[str]:
         name, width = self._base_head(), self.config.compressor.text.hidden_size
@@ -181,33 +211,82 @@ class Source:
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
 
 
-def prefixes(reader: Reader) -> tuple[str, str]:
-    """The naming that a Qwen3-VL checkpoint uses; the published one when none fits."""
-    for naming in mapping.QWEN3_VL_PREFIXES:
-        if naming[0] + EMBED in reader.infos:
-            return naming
-    return mapping.QWEN3_VL_PREFIXES[0]
+def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapping.Tensor]:
+    """The tensors of a model that becomes a part of another."""
+    found = mapping.tensors(kind, config, bare=mapping.is_bare(kind, reader.infos))
+    return [dataclasses.replace(tensor, native=native + tensor.native) for tensor in found]
 
 
-def _problems(reader: Reader, tensors: list[mapping.Tensor], allowed: set[str]) -> list[str]:
+def _open(kind: str, folder: Path, adapter: Path | None = None) -> AnyReader:
+    refusals.check_folder(folder)
+    hf_config.check_model_type(kind, hf_config.read_json(folder), folder)
+    return open_folder(folder, adapter)
+
+
+def open_folder(folder: Path, adapter: Path | None = None) -> AnyReader:
+    """A reader of a folder's tensors, dequantized and with an adapter merged in."""
+    refusals.check_folder(folder)
+    values = hf_config.read_json(folder)
+    reader: AnyReader = Reader(folder, values.get("transformers_weights"))
+    block = overlays.fp8_block(values)
+    if block:
+        reader = overlays.Fp8(reader, block)
+    else:
+        refusals.check_quantization(values, reader.infos, folder)
+    return reader if adapter is None else overlays.Lora(reader, Path(adapter))
+
+
+def _problems(reader: AnyReader, tensors: list[mapping.Tensor], allowed: set[str]) -> list[str]:
     """Missing, unexpected, wrongly shaped and wrongly typed tensors, as phrases."""
-    expected = {name: tensor.hf_shape for tensor in tensors for name in tensor.hf}
+    expected = {name: tensor for tensor in tensors for name in tensor.hf}
     found = reader.infos
-    shapes = [(n, s) for n, s in expected.items() if n in found and found[n].shape != s]
-    out = []
+    out = _counts(found, tensors)
     if missing := [n for n in expected if n not in found]:
-        out.append(f"missing: {', '.join(missing)}")
+        out.append(f"missing: {some(missing)}")
     if unexpected := [n for n in found if n not in expected and n not in allowed]:
-        out.append(f"unexpected: {', '.join(unexpected)}")
-    if shapes:
-        text = (f"{n} is {list(found[n].shape)}, expected {list(s)}" for n, s in shapes)
-        out.append(f"wrong shape: {', '.join(text)}")
+        out.append(f"unexpected: {some(unexpected)}")
+    if shapes := [n for n in expected if n in found and found[n].shape != expected[n].hf_shape]:
+        out.append(f"wrong shape: {some([_shape(n, found[n].shape, expected[n]) for n in shapes])}")
     if types := [n for n in expected if n in found and found[n].dtype not in FLOATS]:
-        text = (f"{n} is {found[n].dtype}" for n in types)
-        out.append(f"wrong dtype (expected one of {', '.join(FLOATS)}): {', '.join(text)}")
+        text = [f"{n} is {found[n].dtype}" for n in types]
+        out.append(f"wrong dtype (expected one of {', '.join(FLOATS)}): {some(text)}")
     return out
 
 
-def _raise(where: Any, problems: list[str]) -> None:
-    if problems:
-        raise TempoError(f"{where} does not fit its config.json; " + "; ".join(problems))
+def _shape(name: str, found: tuple[int, ...], tensor: mapping.Tensor) -> str:
+    """What a tensor's shape is and should be, and the fields of config.json that say so."""
+    text = f"{name} is {list(found)}, expected {list(tensor.hf_shape)}"
+    pairs = zip(found, tensor.hf_shape, tensor.fields) if len(found) == len(tensor.hf_shape) else ()
+    fields = dict.fromkeys(field for have, want, field in pairs if have != want and not field.endswith("."))
+    return f"{text} ({', '.join(fields)})" if any(fields) else text
+
+
+COUNTED = (  # how layers are numbered -> the field that says how many there are
+    (r"(?:model\.)?layers\.(\d+)\.", "num_hidden_layers"),
+    (r".*language_model\.layers\.(\d+)\.", "text_config.num_hidden_layers"),
+    (r".*visual\.blocks\.(\d+)\.", "vision_config.depth"),
+    (r".*visual\.deepstack_merger_list\.(\d+)\.", "vision_config.deepstack_visual_indexes"),
+)
+
+
+def _counts(found: Any, tensors: list[mapping.Tensor]) -> list[str]:
+    """Where the files hold another number of layers than config.json says."""
+    out = []
+    names = [name for tensor in tensors for name in tensor.hf]
+    for pattern, field in COUNTED:
+        have, want = (
+            {int(match[1]) for match in (re.match(pattern, name) for name in some_names) if match}
+            for some_names in (found, names)
+        )
+        if len(have) != len(want) and have:
+            out.append(f"config.json's {field} makes {len(want)} layers where the files hold {len(have)}")
+    return out
+
+
+def _raise(where: Any, problems: list[str], *readers: AnyReader) -> None:
+    if not problems:
+        return
+    for reader in readers:
+        if known := refusals.foreign(reader.infos):
+            raise TempoError(f"{where} is {known[0]}: {known[1]}")
+    raise TempoError(f"{where} does not fit its config.json; " + "; ".join(problems))

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, mapping
+from convert import hf_export, mapping
 from convert.safetensors_io import DTYPES, NAMES, Writer
-from tempo_jax import cli_options
+from tempo_jax import cli_options, folders
 from tempo_jax.errors import TempoError
 
 SHARD_BYTES = 5_000_000_000
@@ -30,14 +30,14 @@ def convert(
     *,
     dtype: str = "source",
     max_shard_bytes: int = SHARD_BYTES,
-    overwrite: bool = False,
+    overwrite: bool | str = False,
 ) -> None:
     """Writes config.json, safetensors (with an index when sharded) and tokenizer files to `target`.
 
     `dtype` "source": each tensor in the dtype it is stored in, or came in. Raises TempoError.
     """
     from convert import native_io
-    from tempo_jax import checkpoint, folders, progress
+    from tempo_jax import checkpoint, progress
 
     model = checkpoint.read_model_json(source)
     stored = checkpoint.param_shapes(source)
@@ -48,10 +48,10 @@ def convert(
     by_name = {spec[0]: spec for spec in specs}
     specs += [(copy, *by_name[name][1:]) for name, copy in copies.items()]
     embedding = next(t for t in reversed(found) if t.native.endswith("embed/embedding"))
-    config = hf_config.export(
+    config = hf_export.export(
         model.kind, model.config, model.origin, DTYPES[dtypes[embedding.native][0]].name
     )
-    with folders.replacing(Path(target), overwrite) as folder, progress.reporter() as report:
+    with folders.replacing(target, overwrite, keep=[source]) as folder, progress.reporter() as report:
         with Writer(folder, sorted(specs, key=_natural), max_shard_bytes) as writer:
             arrays = native_io.stored_arrays(source, [tensor.native for tensor in found])
             for done, tensor in enumerate(found, 1):
@@ -63,9 +63,13 @@ def convert(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def is_bare(origin: dict) -> bool:
+    """Whether the files that a checkpoint came from were named without "model."; "prefixes" said so once."""
+    return bool(origin.get("bare", "prefixes" in origin))
+
+
 def plan(model: Any, stored: dict[str, Any]) -> list[mapping.Tensor]:
     """The tensors of a native checkpoint; a TempoError when its arrays are not those of its config."""
-    prefixes = tuple(model.origin.get("prefixes", mapping.QWEN3_VL_PREFIXES[0]))
     expected = mapping.native_shapes(model.kind, model.config)
     wrong = [
         f"{path} is {list(stored[path].shape) if path in stored else 'missing'}, expected "
@@ -75,7 +79,7 @@ def plan(model: Any, stored: dict[str, Any]) -> list[mapping.Tensor]:
     ]
     if wrong:
         raise TempoError(f"the parameters do not fit model.json: {'; '.join(wrong)}")
-    return mapping.tensors(model.kind, model.config, prefixes)
+    return mapping.tensors(model.kind, model.config, bare=is_bare(model.origin))
 
 
 def _dtypes(origin: dict, found: list[mapping.Tensor], stored: dict, dtype: str) -> dict[str, list[str]]:
@@ -120,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", required=True, metavar="DIR", help="native checkpoint")
     parser.add_argument("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
     parser.add_argument("--dtype", default="source", choices=tuple(CASTS))
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    folders.add_overwrite(parser)
     args = parser.parse_args(argv)
 
     def command() -> int:

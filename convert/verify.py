@@ -1,12 +1,15 @@
-"""Compares a native checkpoint with Hugging Face files, tensor by tensor.
+"""Compares a native checkpoint with Hugging Face files: bytes, configuration, tensors and logits.
 
-    python -m convert.verify --native=DIR --hf=DIR [--base=DIR]
+    python -m convert.verify --native=DIR --hf=DIR [--base=DIR] [--adapter=DIR] [--logits]
 
-Exit status 0 only when all tensors are equal: byte for byte, or after the cast that the conversion was
-asked for. The relevance direction is compared when the base model is given.
+The files against their digests; model.json against config.json as transformers itself parses it; every
+tensor, byte for byte or after the cast that the conversion was asked for; with --logits both models on the
+same random tokens, image and video. Exit status 1 where anything differs. The relevance direction is
+compared when the base model is given.
 """
 
 import dataclasses
+import math
 import os
 import sys
 from pathlib import Path
@@ -14,47 +17,55 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, mapping, source, to_hf
-from convert.safetensors_io import Reader
-from tempo_jax import checkpoint, cli_options
+from convert import hf_config, hf_export, hf_fields, hub, mapping, source, their_config, to_hf
+from convert.source import AnyReader
+from tempo_jax import checkpoint, cli_options, digests, progress
+from tempo_jax.errors import TempoError
 
 
 @dataclasses.dataclass
 class Report:
-    """`differing` holds one phrase per difference."""
+    """`differing` holds one phrase per difference, `notes` what else to know."""
 
     identical: int = 0
     cast: int = 0
     differing: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    digests: bool = False  # whether there were any to check the files by
 
     @property
     def equal(self) -> bool:
         return not self.differing
 
 
-def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.PathLike | None = None) -> Report:
+def verify(
+    native: str | os.PathLike,
+    hf: str | os.PathLike,
+    base: str | os.PathLike | None = None,
+    adapter: str | os.PathLike | None = None,
+) -> Report:
     """Compares; one stacked array and one HF tensor are in memory at a time. TempoError: unreadable."""
     from convert import native_io
-    from tempo_jax import progress
 
     model = checkpoint.read_model_json(native)
     found = to_hf.plan(model, checkpoint.param_shapes(native))
-    report = Report()
-    with Reader(hf) as reader, progress.reporter() as show:
-        if model.kind == "qwen3-vl":
-            found = mapping.tensors(model.kind, model.config, source.prefixes(reader))
+    report = Report(digests=digests.check(native, whole=True))
+    _compare_configs(report, model, hf, base)
+    reader = source.open_folder(Path(hf), None if adapter is None else Path(adapter))
+    with reader, progress.reporter(in_bytes=True) as show:
+        found = mapping.tensors(model.kind, model.config, bare=mapping.is_bare(model.kind, reader.infos))
         tied = mapping.tied_heads(model.kind, model.config, found)
         _compare_names(report, reader, found, tied)
         arrays = native_io.stored_arrays(native, [tensor.native for tensor in found])
-        for done, tensor in enumerate(found, 1):
+        total, done = sum(math.prod(tensor.shape) for tensor in found), 0
+        for tensor in found:
             _compare(report, reader, tensor, next(arrays))
-            show("comparing", done, len(found))
+            done += math.prod(tensor.shape)
+            show("comparing", done, total)
         for head, embedding in tied.items():
             if head in reader.infos and embedding in reader.infos:
                 same = source.equal_bytes(reader, head, embedding)
                 _count(report, head, f"not equal to {embedding}", identical=same, equal=same)
-    if not hf_config.describes(model.kind, model.config, hf_config.read_json(Path(hf))):
-        report.differing.append("config.json: another architecture than model.json's")
     if base is not None and model.kind == "tempo":
         with source.Source("tempo", Path(hf), Path(base)) as opened:
             theirs, (ours,) = opened.direction(), native_io.stored_arrays(native, [mapping.DIRECTION])
@@ -63,7 +74,22 @@ def verify(native: str | os.PathLike, hf: str | os.PathLike, base: str | os.Path
     return report
 
 
-def _compare_names(report: Report, reader: Reader, found: list[mapping.Tensor], tied: dict) -> None:
+def _compare_configs(report: Report, model: checkpoint.Model, hf: Any, base: Any) -> None:
+    """model.json and what transformers makes of config.json; notes where its generation is another."""
+    values = hf_config.read_json(Path(hf))
+    if not hf_export.describes(model.kind, model.config, values):
+        report.differing.append("config.json: another architecture than model.json's")
+    wrote = hf_fields.generation(values)
+    installed = min(5, int(their_config.version().split(".")[0]))
+    for text in their_config.differences(model.kind, model.config, hf, base):
+        known = wrote != installed and text.split(" ")[0].split(".")[-1] in GENERATIONS_DIFFER
+        (report.notes if known else report.differing).append(f"config.json: {text}")
+
+
+GENERATIONS_DIFFER = ("rope_type", "rope_theta", "tie_word_embeddings")  # read otherwise by 4.57 and 5
+
+
+def _compare_names(report: Report, reader: AnyReader, found: list[mapping.Tensor], tied: dict) -> None:
     expected = {name for tensor in found for name in tensor.hf}
     have = reader.infos.keys()
     report.differing += [f"{name}: missing in the Hugging Face files" for name in sorted(expected - have)]
@@ -71,7 +97,7 @@ def _compare_names(report: Report, reader: Reader, found: list[mapping.Tensor], 
     report.differing += [f"{name}: missing in the native checkpoint" for name in extra]
 
 
-def _compare(report: Report, reader: Reader, tensor: mapping.Tensor, array: np.ndarray) -> None:
+def _compare(report: Report, reader: AnyReader, tensor: mapping.Tensor, array: np.ndarray) -> None:
     for i, name in enumerate(tensor.hf):
         info = reader.infos.get(name)
         if info is None:
@@ -110,26 +136,58 @@ def _distance(ours: np.ndarray, theirs: Any) -> str:
     return f"largest difference {worst:.3g} ({np.count_nonzero(gap)} of {gap.size} values)"
 
 
+MOST_SHOWN = 20  # differences, of which a wrong model has one for each tensor
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli_options.Parser(prog="convert.verify", description=__doc__.splitlines()[0])
-    parser.add_argument("--native", required=True, metavar="DIR")
-    parser.add_argument("--hf", required=True, metavar="DIR")
-    parser.add_argument("--base", metavar="DIR", help="base model, to check the relevance direction too")
+    add = parser.add_argument
+    add("--native", required=True, metavar="DIR")
+    add("--hf", required=True, metavar="DIR", help="Hugging Face folder, or its id")
+    add("--base", metavar="DIR", help="base model, to check the relevance direction too")
+    add("--adapter", metavar="DIR", help="the adapter that was merged")
+    add("--logits", action="store_true", help="run both models too (needs PyTorch, the test extra)")
+    add("--seed", type=int, default=0, metavar="N", help="of the random inputs of --logits (0)")
     args = parser.parse_args(argv)
 
     def command() -> int:
-        report = verify(args.native, args.hf, args.base)
-        for line in report.differing:
+        hf, base, adapter = (
+            hub.locate(f"the {what}", path).folder if path else None
+            for what, path in (("hf", args.hf), ("base", args.base), ("adapter", args.adapter))
+        )
+        report = verify(args.native, hf, base, adapter)
+        for line in report.differing[:MOST_SHOWN]:
             print(f"differs: {line}")
+        if len(report.differing) > MOST_SHOWN:
+            print(f"differs: {len(report.differing) - MOST_SHOWN} more")
+        for line in report.notes:
+            print(f"note: {line}")
         print(
             f"{report.identical} tensors byte-identical, {report.cast} equal after the cast, "
-            f"{len(report.differing)} differences"
+            f"{len(report.differing)} differences; "
+            + ("the files are what was written" if report.digests else "no digests to check the files by")
         )
         if args.base is None and checkpoint.read_model_json(args.native).kind == "tempo":
             print("not compared: the relevance direction, which is the base model's; give --base to check it")
-        return 0 if report.equal else 1
+        return 0 if report.equal & _logits(args, hf, base) else 1
 
     return cli_options.run_on_cpu(parser.prog, command)
+
+
+def _logits(args: Any, hf: Path, base: Path | None) -> bool:
+    """Prints the comparison of logits where it is asked for; whether they are equal."""
+    if not args.logits:
+        return True
+    if args.adapter:
+        raise TempoError("--logits compares with a whole model: merge the adapter with PEFT first")
+    from convert import logits
+
+    found = logits.compare(args.native, hf, base, args.seed)
+    for comparison in found:
+        print("\n".join(comparison.lines()))
+    equal = all(comparison.equal for comparison in found)
+    print(f"logits {'agree' if equal else 'differ'} (the bound is {logits.TOLERANCE:g})")
+    return equal
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, installed or not
 
-from convert import hf_config, mapping
+from convert import hf_export, mapping
 from tempo_jax import demo_tokenizer
 from tempo_jax.models.config import TINY, TempoConfig
 
@@ -78,7 +78,7 @@ def write(
     svlm = config.compressor
     for folder, kind, part, prefix in ((tempo, "tempo", config, ""), (base, "qwen3-vl", svlm, "base.")):
         demo_tokenizer.write(folder, fill=fill)
-        values = hf_config.export(kind, part, {}, "float32")
+        values = hf_export.export(kind, part, {}, "float32")
         (folder / "config.json").write_text(json.dumps(values, indent=1))
         write_tensors(folder, shapes(kind, part), prefix, shards)
     return tempo, base

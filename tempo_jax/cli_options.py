@@ -22,6 +22,7 @@ READING_OPTIONS = ("sampling", "source_fps", "exif", "square_pixels")  # of vide
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames", *READING_OPTIONS)
 LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
 ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
+STOPPED = "stopped by {signal}; nothing is left of what was being written"
 MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
 
 
@@ -173,14 +174,19 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def run(prog: str, command: Callable[[], int]) -> int:
-    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours."""
+def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
+    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+
+    interrupted: said at Ctrl-C, where anything is.
+    """
     try:
         return command()
     except TempoError as error:
         say(f"{prog}: {error}")
         return 2
     except KeyboardInterrupt:
+        if interrupted:
+            say(f"{prog}: {interrupted.format(signal='Ctrl-C')}")
         return 130
     except Exception as error:
         if os.environ.get("TEMPO_JAX_TRACEBACK"):
@@ -190,19 +196,25 @@ def run(prog: str, command: Callable[[], int]) -> int:
 
 
 def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
-    """The same for converting and preparing: what the system refuses them is a user's mistake."""
+    """The same for converting and preparing: what the system refuses them is a user's mistake.
+
+    A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for a terminal that closes.
+    """
+    from tempo_jax import failures, signals
+
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
 
     def refusals() -> int:
-        try:
+        with failures.as_sentences():
             return command()
-        except OSError as error:  # no space left, no permission, …
-            if not error.strerror:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            raise TempoError(f"{error.strerror}{where}") from error
 
-    return run(prog, refusals)
+    try:
+        with signals.raising():
+            return run(prog, refusals, interrupted=STOPPED)
+    except signals.Stopped as stopped:
+        say(f"{prog}: {STOPPED.format(signal=stopped)}")
+        return stopped.status
 
 
 def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from tempo_jax.errors import TempoError
 
@@ -19,3 +20,9 @@ def check_local(what: str, path: str | os.PathLike) -> None:
     """TempoError for a URL; `what` the path is."""
     if found := url(path):
         raise TempoError(f"{what} {found} is a URL: {MOUNT}")
+
+
+def local(what: str, path: str | os.PathLike) -> Path:
+    """A local path, `~` for the home folder in front (the shell leaves it in --target=~/x)."""
+    check_local(what, path)
+    return Path(path).expanduser()

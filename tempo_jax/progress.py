@@ -24,12 +24,16 @@ class Reporter:
 
 
 class Lines(Reporter):
-    """A line every few seconds, so nothing at all for what is quickly done or quickly fails."""
+    """A line every few seconds, so nothing at all for what is quickly done or quickly fails.
 
-    def __init__(self) -> None:
+    in_bytes: what is counted are bytes; how long the rest will take is told too.
+    """
+
+    def __init__(self, in_bytes: bool = False) -> None:
         self._lock = threading.Lock()
-        self._last = time.monotonic()
+        self._last = self._began = time.monotonic()
         self._closed = False
+        self._in_bytes = in_bytes
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         with self._lock:
@@ -37,7 +41,12 @@ class Lines(Reporter):
             if self._closed or early or 0 < total <= done:  # what follows shows that a stage is over
                 return
             self._last = time.monotonic()
-            print(f"{stage} {done}/{total}" if total else f"{stage} {done}", file=sys.stderr, flush=True)
+            if self._in_bytes and total:
+                left = (self._last - self._began) * (total - done) / max(done, 1)
+                text = f"{stage} {size(done)} of {size(total)}, {duration(left)} left"
+            else:
+                text = f"{stage} {done}/{total}" if total else f"{stage} {done}"
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._closed = True
@@ -46,15 +55,17 @@ class Lines(Reporter):
 class Live(Reporter):
     """Bars in a terminal, gone without a trace when closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_bytes: bool = False) -> None:
+        from rich import progress as bars
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+        counted = [bars.MofNCompleteColumn(), bars.TimeElapsedColumn()]
+        if in_bytes:
+            counted = [bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()]
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            *counted,
             console=Console(stderr=True),
             transient=True,
         )
@@ -78,10 +89,27 @@ class Live(Reporter):
                 self._bars.stop()
 
 
+def size(nbytes: float) -> str:
+    """Bytes for people: "12.1 GB"."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "45 s", "3 min 20 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextlib.contextmanager
-def reporter() -> Iterator[Reporter]:
-    """A reporter that fits stderr, closed at the end."""
-    shown = Live() if sys.stderr.isatty() else Lines()
+def reporter(in_bytes: bool = False) -> Iterator[Reporter]:
+    """A reporter that fits stderr, closed at the end; `in_bytes`: bytes are counted."""
+    shown = Live(in_bytes) if sys.stderr.isatty() else Lines(in_bytes)
     try:
         yield shown
     finally:

@@ -215,11 +215,8 @@ def test_both_generations_of_config_json():
     new = json.loads(json.dumps(old))
     rope = new["text_config"].pop("rope_scaling")
     new["text_config"]["rope_parameters"] = rope | {"rope_theta": new["text_config"].pop("rope_theta")}
-    assert hf_config.qwen3_vl(old, ()) == hf_config.qwen3_vl(new, ()) == CONFIG.compressor
-    llm = tiny.hf_json("qwen3", CONFIG.llm)
-    assert hf_config.decoder(llm, tied=True) == CONFIG.llm
-    with pytest.raises(TempoError, match="rope_type='yarn'"):
-        hf_config.decoder(llm | {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, tied=True)
+    assert hf_config.qwen3_vl(old, []) == hf_config.qwen3_vl(new, []) == CONFIG.compressor
+    assert hf_config.qwen3(tiny.hf_json("qwen3", CONFIG.llm), []) == CONFIG.llm
     assert hf_config.eos_ids({"eos_token_id": [151643]}, {"eos_token_id": 7}) == (
         cfg.QWEN_IDS.im_end,
         151643,

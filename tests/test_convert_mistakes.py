@@ -73,7 +73,10 @@ def test_existing_target_is_kept(published, tmp_path):
     (tmp_path / "native" / "precious").touch()
     with pytest.raises(TempoError, match="exists already"):
         from_hf.convert("qwen3", published / "llm", tmp_path / "native")
+    with pytest.raises(TempoError, match=r"did not write \(precious\).* --overwrite=force"):
+        from_hf.convert("qwen3", published / "llm", tmp_path / "native", overwrite=True)
     assert (tmp_path / "native" / "precious").exists()
+    from_hf.convert("qwen3", published / "llm", tmp_path / "native", overwrite="force")
     from_hf.convert("qwen3", published / "llm", tmp_path / "native", overwrite=True)
     assert checkpoint.read_model_json(tmp_path / "native").kind == "qwen3"
 

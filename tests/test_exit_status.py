@@ -1,13 +1,20 @@
 """Exit statuses and the one line on stderr, the same for every command."""
 
 import errno
+import os
+import signal
 
 import pytest
 
+from tempo_jax import signals
 from tempo_jax.cli_options import run, run_on_cpu
 from tempo_jax.errors import TempoError
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "a.bin")
+TENSORSTORE = ValueError(  # as it says it, several calls below Orbax
+    'RESOURCE_EXHAUSTED: Error writing "embed/c/0/0" in OCDBT database at local file "/x/": Failed writing: '
+    "\"/x/d/e7\": Failed to write 16 bytes to file 18: Disk quota exceeded [os_error_code='122']"
+)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +27,10 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "a.bin")
         (run, ZeroDivisionError("x\ny"), 1, "prog: internal error: ZeroDivisionError: x (this is a bug"),
         (run, FULL, 1, "prog: internal error: OSError"),
         (run_on_cpu, TempoError("give a path"), 2, "prog: give a path\n"),
-        (run_on_cpu, FULL, 2, "prog: No space left on device (a.bin)\n"),
+        (run_on_cpu, FULL, 2, "prog: No space left on device (a.bin): free some space or choose another pl"),
+        (run_on_cpu, TENSORSTORE, 2, "prog: Disk quota exceeded (/x/d/e7): free some of the quota"),
+        (run_on_cpu, MemoryError("Unable to allocate 9 GiB"), 2, "prog: the machine has too little memory"),
+        (run_on_cpu, KeyboardInterrupt(), 130, "prog: stopped by Ctrl-C; nothing is left of what was being"),
         (run_on_cpu, OSError("odd"), 1, "prog: internal error: OSError: odd"),
     ],
 )
@@ -41,3 +51,35 @@ def test_a_bug_shows_where_it_is_when_asked(monkeypatch):
     monkeypatch.setenv("TEMPO_JAX_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         run("prog", lambda: 1 // 0)
+
+
+def test_a_signal_ends_a_command_in_one_line():
+    """Whichever it is; a command that ignores it (nohup) goes on."""
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        before = signal.getsignal(number)
+
+        def command(number=number):
+            os.kill(os.getpid(), number)
+            return 0
+
+        assert run_on_cpu("prog", command) == status
+        assert signal.getsignal(number) is before
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_on_cpu("prog", lambda: os.kill(os.getpid(), signal.SIGHUP) or 0) == 0
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+
+
+def test_a_held_signal_comes_at_the_end_and_a_second_one_at_once():
+    reached = []
+    with pytest.raises(KeyboardInterrupt):
+        with signals.held():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("after one")
+        reached.append("outside")
+    with pytest.raises(KeyboardInterrupt), signals.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after two")
+    assert reached == ["after one"]

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert import from_hf, hf_config, mapping, safetensors_io, to_hf, verify
+from convert import from_hf, hf_export, mapping, safetensors_io, to_hf, verify
 from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
@@ -90,7 +90,7 @@ def test_values_land_where_they_belong(published, tmp_path):
 
 def test_a_model_without_config_exports_one_that_converts(tmp_path):
     """As training does: no original config.json to bring up to date."""
-    values = hf_config.export("xcomp", SMALL, {}, "float32")
+    values = hf_export.export("xcomp", SMALL, {}, "float32")
     arrays = {name: tiny.tensor(name, shape) for name, shape in shapes().items()}
     tiny_checkpoints.write(tmp_path / "hf", arrays, values)
     from_hf.convert("xcomp", tmp_path / "hf", tmp_path / "native")

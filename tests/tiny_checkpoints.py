@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert import hf_config
+from convert import hf_export
 from examples.tiny_reference import shapes, tensor
 from tempo_jax.models import config as cfg
 
@@ -66,7 +66,7 @@ def write(
 
 
 def hf_json(kind: str, config: Any) -> dict:
-    return hf_config.export(kind, config, {}, "float32")
+    return hf_export.export(kind, config, {}, "float32")
 
 
 def write_tempo(

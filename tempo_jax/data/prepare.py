@@ -19,32 +19,41 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempo_jax import cli_options as options
+from tempo_jax import folders
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
+from tempo_jax.paths import local
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:
     from tempo_jax.data.builders import Preparing
     from tempo_jax.data.preparation import Limit, Settings
 
-SKIPPED = "skipped.jsonl"
+SKIPPED = folders.SKIPPED
 MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, models.TempoConfig))
 
 
-def prepare(builder: Callable[..., "Preparing"], target: str | os.PathLike, overwrite: bool = False) -> str:
+def prepare(
+    builder: Callable[..., "Preparing"],
+    target: str | os.PathLike,
+    overwrite: bool | str = False,
+    keep: Sequence[str | os.PathLike] = (),
+) -> str:
     """Runs a builder (Llava or Minireel, waiting for its data_dir) and returns a report, one paragraph.
 
-    `target` appears when everything is in it. TempoError when it is there already, or nothing is usable.
+    `target` appears when everything is in it. `overwrite`: as for `folders.replacing`; `keep`: what is read
+    from, which the target may lie in but not contain. TempoError for a target that is there already, or
+    where nothing is usable.
     """
-    from tempo_jax.folders import replacing
-
-    target = Path(target)
-    with replacing(target, overwrite) as fresh:
+    target = local("the target", target)
+    for source in keep:
+        folders.check_apart(target, source, inside=True)
+    with folders.replacing(target, overwrite) as fresh:
         work = fresh / "work"
         built = builder(data_dir=work)
         # TFDS would speak of downloads.
@@ -109,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--media", type=Path, metavar="DIR", help="folder of images and videos (default: SOURCE's)")
     add("--target", type=Path, required=True, metavar="DIR", help="data set to write")
-    add("--overwrite", action="store_true", help="replace an existing target")
+    folders.add_overwrite(parser)
     add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
     reels = parser.add_argument_group("minireel")
     reels.add_argument("--count", type=whole, default=100, metavar="N", help="reels (100)")
@@ -210,7 +219,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         with progress.reporter() as report:
-            text = prepare(_builder(args, report), args.target, args.overwrite)
+            read = [path for path in (args.source, args.media, args.checkpoint) if path is not None]
+            text = prepare(_builder(args, report), args.target, args.overwrite, read)
         print(text)
         return 0
 

@@ -59,11 +59,12 @@ class VisionConfig:
     num_heads: int
     out_hidden_size: int
     num_position_embeddings: int  # a square grid, resampled to each frame's own
-    deepstack_layers: tuple[int, ...]
+    deepstack_layers: tuple[int, ...]  # blocks whose outputs are merged too, in the mergers' order
     patch_size: int = 16
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
     in_channels: int = 3
+    rope_theta: float = 10_000.0
 
     @property
     def patch_dim(self) -> int:

@@ -157,13 +157,14 @@ class Decoder(nnx.Module):
         document_BL: int, for rows that hold several texts, which do not see each other.
         """
         angles = self.angles(positions)
+        features = 0 if deepstack_FBLD is None else deepstack_FBLD.shape[0]
 
         def attend(q, k, v, scale):
             return attention(q, k, v, scale=scale, causal=True, document_BT=document_BL)
 
         def body(x, block, index):
             x = block(x, angles, attend)
-            return x if deepstack_FBLD is None else _add_deepstack(x, deepstack_FBLD, index)
+            return _add_deepstack(x, deepstack_FBLD, index) if features else x
 
         count = layer_count(self.layers)
         return self.norm(scan_layers(body, x_BLD, self.layers, 0, count, remat=remat))

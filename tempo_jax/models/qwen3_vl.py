@@ -65,7 +65,7 @@ class Qwen3VL(nnx.Module):
         width = tokens.shape[-1]
         return Visual(
             tokens.reshape(segments, -1, width),
-            deepstack.reshape(deepstack.shape[0], segments, -1, width),
+            deepstack.reshape(deepstack.shape[0], segments, slices * tokens.shape[1], width),
         )
 
     def embed(self, visual: Visual, rows: Rows):

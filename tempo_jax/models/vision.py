@@ -23,8 +23,6 @@ from tempo_jax.models.layers import (
 )
 from tempo_jax.models.resize import normalise
 
-ROPE_THETA = 10_000.0
-
 
 class VisionAttention(nnx.Module):
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
@@ -97,12 +95,13 @@ class VisionTower(nnx.Module):
             lambda rngs: VisionBlock(config, rngs=rngs), config.depth, stacked=stacked, rngs=rngs
         )
         self.merger = PatchMerger(config, norm_after_merge=False, rngs=rngs)
-        self.deepstack = make_layers(
-            lambda rngs: PatchMerger(config, norm_after_merge=True, rngs=rngs),
-            len(config.deepstack_layers),
-            stacked=stacked,
-            rngs=rngs,
-        )
+        if config.deepstack_layers:
+            self.deepstack = make_layers(
+                lambda rngs: PatchMerger(config, norm_after_merge=True, rngs=rngs),
+                len(config.deepstack_layers),
+                stacked=stacked,
+                rngs=rngs,
+            )
 
     def embed(self, frames_BTHWC) -> jax.Array:
         """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
@@ -124,12 +123,14 @@ class VisionTower(nnx.Module):
             return block(x, angles)
 
         features, start = [], 0
-        for index, tap in enumerate(self.config.deepstack_layers):
+        taps = self.config.deepstack_layers  # the mergers' order; features come in that of the blocks
+        for tap in sorted(taps):
             x = scan_layers(body, x, self.blocks, start, tap + 1, remat=remat)
-            features.append(layer(self.deepstack, index)(x))
+            features.append(layer(self.deepstack, taps.index(tap))(x))
             start = tap + 1
         x = scan_layers(body, x, self.blocks, start, self.config.depth, remat=remat)
-        return self.merger(x), jnp.stack(features)
+        tokens = self.merger(x)
+        return tokens, jnp.stack(features) if features else jnp.zeros((0, *tokens.shape), tokens.dtype)
 
     def _positions(self, grid):
         """The learned square grid, bilinearly resampled (corners aligned) to `grid`; [N, D] float32."""
@@ -140,7 +141,7 @@ class VisionTower(nnx.Module):
     def _angles(self, grid):
         """Row angles then column angles for half of the head each; float32 [1, N, head_dim/2]."""
         half = self.config.hidden_size // self.config.num_heads // 2
-        frequencies = rope.inverse_frequencies(half, ROPE_THETA)
+        frequencies = rope.inverse_frequencies(half, self.config.rope_theta)
         rows, columns = _merge_order(grid, self.config.spatial_merge_size)
         angles = [c.astype(np.float32)[:, None] * frequencies for c in (rows, columns)]
         return jnp.asarray(np.concatenate(angles, axis=-1))[None]

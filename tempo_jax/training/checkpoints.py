@@ -10,7 +10,6 @@ disk full leaves the earlier ones as they were. Every process calls everything.
 
 import base64
 import contextlib
-import errno
 import json
 import subprocess
 from collections.abc import Awaitable, Iterable, Iterator
@@ -22,13 +21,10 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 import tempo_jax
-from tempo_jax import checkpoint
+from tempo_jax import checkpoint, failures
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import replacing
+from tempo_jax.folders import FORCE, replacing
 from tempo_jax.trees import flatten, nest
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large")
 
 
 class Checkpoints:
@@ -103,47 +99,26 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failure_is_a_sentence(self, step: int | None) -> Iterator[None]:
-        """A full disk; other errors pass."""
+        """What the system refuses, a full disk say; other errors pass."""
         try:
             yield
         except Exception as error:
-            if not is_full(error):
+            refused = failures.refusal(error)
+            if refused is None:
                 raise
+            full = refused.code in failures.FULL
             raise TempoError(
-                f"the checkpoint of step {step} could not be written because the disk is full; "
-                f"{self._whole}: free some space and run the same command again"
+                f"the checkpoint of step {step} could not be written because "
+                f"{'the disk is full' if full else refused}; {self._whole}: "
+                f"{'free some space' if full else 'mend that'} and run the same command again"
             ) from error
-
-
-@contextlib.contextmanager
-def full_disk_is_a_sentence(workdir: Path) -> Iterator[None]:
-    """For all else that is written: logs, frozen parts, the exported model."""
-    try:
-        yield
-    except TempoError:
-        raise
-    except Exception as error:
-        if not is_full(error):
-            raise
-        raise TempoError(
-            f"the disk of {workdir} is full: free some space and run the same command again"
-        ) from error
-
-
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one it comes from, is a disk (or quota) without space."""
-    while error is not None:
-        if getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
     """Writes workdir/frozen: all that the checkpoints of the steps leave out."""
-    with replacing(workdir / "frozen", overwrite=True) as folder:
+    with replacing(workdir / "frozen", FORCE) as folder:
         if frozen:
-            with checkpoint.saving_context():
+            with checkpoint.saving_context(), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
             checkpoint.describe(folder, kind, config, tokenizer, origin)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax import checkpoint, sharding
+from tempo_jax import checkpoint, failures, folders, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
@@ -28,6 +28,8 @@ from tempo_jax.training.feed import Layout
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import nest
+
+WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
 
 
 @dataclasses.dataclass
@@ -65,7 +67,7 @@ class Run:
         params = groups.join(self.state.learning, self.frozen)
         where, model = self.workdir / "model", self.model
         checkpoint.save(
-            where, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=True
+            where, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=folders.FORCE
         )
         say(f"the model is in {where}")
 
@@ -81,7 +83,7 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     workdir = Path(workdir).resolve()
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
-    with placed, checkpoints.full_disk_is_a_sentence(workdir), full_memory_is_a_sentence():
+    with placed, failures.as_sentences(), full_memory_is_a_sentence():
         workdir.mkdir(parents=True, exist_ok=True)
         with checkpoints.Checkpoints(workdir, config.keep) as saved:
             make = begin if saved.latest is None else resume
@@ -138,6 +140,10 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 
 def begin(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoints) -> Run:
     """A run before its first step."""
+    for source in config.init.values():
+        if source and Path(source).exists():
+            for name in WRITTEN:
+                folders.check_apart(workdir / name, source)
     model = start.architecture(config)
     folder = start.tokenizer_folder(config, workdir)
     params = start.parameters(config, model.config, Tokenizer(folder), mesh)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tempo_jax import checkpoint, demo_tokenizer
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import replacing
+from tempo_jax.folders import FORCE, replacing
 from tempo_jax.models import build
 from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
 from tempo_jax.prompts import Tokenizer
@@ -84,7 +84,7 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """The folder of tokenizer files; one of our own is written into the working directory first."""
     given = config.init.tokenizer
     if given in OWN_TOKENIZERS:
-        with replacing(workdir / "tokenizer", overwrite=True) as folder:
+        with replacing(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
                 OWN_TOKENIZERS[given](folder)
         return workdir / "tokenizer"
