@@ -175,7 +175,7 @@ def count(number: int, noun: str) -> str:
 
 
 def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
-    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+    """Exit status: what `command` returns; 2 a mistake, 75 try again, 130 interrupted, 1 a bug of ours.
 
     interrupted: said at Ctrl-C, where anything is.
     """
@@ -183,7 +183,7 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
         return command()
     except TempoError as error:
         say(f"{prog}: {error}")
-        return 2
+        return error.status
     except KeyboardInterrupt:
         if interrupted:
             say(f"{prog}: {interrupted.format(signal='Ctrl-C')}")

@@ -174,6 +174,12 @@ def slow(batches: Batches, number: int) -> None:
     time.sleep(0.5)
 
 
+def held(batches: Batches, number: int) -> None:
+    """After the checkpoint of step 3 the run waits for workdir/go."""
+    while number >= 4 and not (batches.workdir / "go").exists():
+        time.sleep(0.02)
+
+
 def full_disk(batches: Batches, number: int) -> None:
     """No file may grow beyond 32 KiB once the checkpoint of step 3 is whole."""
     if number >= 4:
@@ -181,7 +187,7 @@ def full_disk(batches: Batches, number: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-HOOKS = {hook.__name__: hook for hook in (kill_in_step, kill_in_save, terminate, slow, full_disk)}
+HOOKS = {hook.__name__: hook for hook in (kill_in_step, kill_in_save, terminate, slow, held, full_disk)}
 
 
 def train(model: Path, workdir: Path, hook: str = "", **changes) -> str:

@@ -20,8 +20,8 @@ from tempo_jax.xcomp.schedule import VARIANTS
 DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
 FREE = (
-    "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "keep",
-    "max_not_finite", "profile_step", "init",
+    "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
+    "keep", "fallback", "max_not_finite", "profile_step", "init",
 )  # fmt: skip
 
 
@@ -77,7 +77,10 @@ def default() -> ConfigDict:
 
     config.log_every = 10  # steps, as the next ones
     config.checkpoint_every = 500
-    config.keep = 2  # checkpoints
+    # Which checkpoints stay: the `latest`, those whose step is a multiple of `every`, the `best` by
+    # validation loss (of steps that are both saved and validated); 0 for none.
+    config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
+    config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
     config.max_not_finite = 10  # in a row before training stops
     config.profile_step = -1  # traced into workdir/profile
     return config
@@ -134,7 +137,7 @@ _POSITIVE = (
     "steps",
     "log_every",
     "checkpoint_every",
-    "keep",
+    "checkpoints.latest",
     "max_not_finite",
     "data.window",
     "data.threads",
@@ -150,7 +153,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("optimiser.weight_decay", *_at_least(0)),
     ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
-    ("data.workers", *_at_least(0)),
+    *((f"checkpoints.{name}", *_at_least(0)) for name in ("every", "best")),
+    ("data.workers", lambda value: value in (0, 1), "0 or 1, a process that reads ahead for each shard"),
     ("batch.pool", *_at_least(0)),
 )
 

@@ -17,7 +17,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import step
 from tempo_jax.training.feed import Fed, Feed
 from tempo_jax.training.metrics import Log, Meter, say
-from tempo_jax.training.run import Run, opened
+from tempo_jax.training.run import Run, opened, read_only
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -39,10 +39,8 @@ def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | 
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/model from the last checkpoint, whatever its step."""
-    if not any(Path(workdir, "checkpoints").glob("[0-9]*")):
-        raise TempoError(f"{workdir} holds no checkpoint: train first")
-    with opened(config, workdir) as run:
+    """Writes workdir/model from the last whole checkpoint, whatever its step; the run may be under way."""
+    with read_only(config, workdir) as run:
         run.export()
 
 
@@ -54,7 +52,8 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
     if run.data is not None:
         batches.set_state(run.data)
     with Log(run.workdir, done) as log, Feed(batches, run.layout) as feed, stop_requested() as stopped:
-        watch = Watch(run, log, feed)
+        watch, saved = Watch(run, log, feed), run.restored
+        due = False
         while done < config.steps:
             fed, waited = watch.next()
             done += 1
@@ -62,26 +61,44 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
                 run.state, metrics = run.run_step(run.state, run.frozen, fed.device)
             watch.stepped(done, fed, metrics, waited)
             stop = stopped(done)
-            if stop or done % config.checkpoint_every == 0 or done == config.steps:
+            due |= stop or done % config.checkpoint_every == 0 or done == config.steps
+            if due:
                 watch.finish()  # a loss that stops the run must not reach a checkpoint first
-                run.save(done, fed.states)
+            if due and not watch.not_finite:  # inside a streak of them the save waits for its end
+                run.save(done, fed.states, watch.not_finite)
+                saved, due = done, False
             run.checkpoints.check()
             if stop:
                 run.checkpoints.wait()
-                say(f"stopped after step {done}, which is saved: the same command goes on")
+                say(f"stopped after step {done}, {_kept(done, saved)}: the same command goes on")
                 return PREEMPTED
         watch.finish()
+        if watch.not_finite:
+            say(
+                f"the last {watch.not_finite} steps were not finite and are not saved: the model has the "
+                "weights from before them"
+            )
     return FINISHED
 
 
+def _kept(done: int, saved: int | None) -> str:
+    if saved == done:
+        return "which is saved"
+    last = "there is no checkpoint" if saved is None else f"the last checkpoint is that of step {saved}"
+    return f"which was not finite and is not saved; {last}"
+
+
 class Watch:
-    """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs."""
+    """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs.
+
+    not_finite: steps in a row that were not, up to the last one that is known.
+    """
 
     def __init__(self, run: Run, log: Log, feed: Feed):
         self._run, self._log, self._feed = run, log, feed
         self._meter = Meter(run.config, run.model.config, run.mesh)
         self._pending: tuple[int, Fed, step.Metrics, float] | None = None
-        self._skipped, self._in_a_row = int(run.state.skipped), 0
+        self._skipped, self.not_finite = int(run.state.skipped), run.not_finite
         self._first = True
         self._told: set[str] = set()  # reasons to skip samples
 
@@ -107,7 +124,7 @@ class Watch:
         (number, fed, metrics, waited), self._pending = self._pending, None
         loss, _, norm, finite = (x.item() for x in jax.device_get(metrics))
         config = self._run.config
-        self._in_a_row = 0 if finite else self._in_a_row + 1
+        self.not_finite = 0 if finite else self.not_finite + 1
         self._skipped += not finite
         if self._first:
             self._meter.restart()  # the first step compiles
@@ -119,9 +136,9 @@ class Watch:
         if number % config.log_every == 0 or number == config.steps or not finite:
             row = self._meter.row(number, loss, norm, self._skipped, stats)
             self._log.write(row, config.steps)
-        if self._in_a_row >= config.max_not_finite:
+        if self.not_finite >= config.max_not_finite:
             raise TempoError(
-                f"loss or gradients of {self._in_a_row} steps in a row, up to step {number}, were not "
+                f"loss or gradients of {self.not_finite} steps in a row, up to step {number}, were not "
                 "finite and left the weights as they were: lower config.rates or look at the data"
             )
 
