@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
@@ -62,6 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="folder of a converted model (python -m convert.from_hf writes one)",
     )
     add("--dtype", choices=DTYPES, help=DTYPE_HELP)
+    add_no_cache(group)
     add(
         "--budget",
         type=number(int, 1),
@@ -98,6 +100,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")
     group.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+
+
+def add_no_cache(group: argparse._ActionsContainer) -> None:
+    """The option of every command that computes."""
+    group.add_argument(
+        "--no-cache", action=compilation_cache.NoCache, help="compile anew, and keep nothing of it"
     )
 
 
@@ -150,6 +159,7 @@ def load(checkpoint: Path, dtype: str | None = None) -> Any:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import tempo_jax
 
+    compilation_cache.turn_on(say)
     return tempo_jax.load(str(checkpoint), dtype=dtype)
 
 

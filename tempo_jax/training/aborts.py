@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 _FATAL = re.compile(rb"^F\d{4} .*client\.h|^F\d{4} .*[Cc]oordination")
 _NOISE = re.compile(rb"^\[Gloo\] |^[IWE]\d{4} .*([Cc]oordination|preemption)")
+_HEADER = re.compile(rb"^[IWEF]\d{4} ")
 _UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*\n((?:[^\n]*\d[^\n]*\n)+?)The task")
 _lock = threading.Lock()
 
@@ -36,11 +37,14 @@ class _Errors:
         self._thread.start()
 
     def _pump(self, reading: int) -> None:
+        quiet_until = 0.0
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
                 if self.fatal or _FATAL.search(line):
                     self.fatal.append(line)
-                elif not _NOISE.search(line):
+                elif _NOISE.search(line):
+                    quiet_until = time.monotonic() + 0.2  # the rest of its page comes at once
+                elif _HEADER.search(line) or time.monotonic() > quiet_until:
                     os.write(self._real, line)
 
     def give_back(self) -> None:

@@ -225,6 +225,15 @@ def code_version() -> str:
     return f"{tempo_jax.__version__}{f' ({described})' if described else ''}"
 
 
+def code_digest() -> str:
+    """Of the package's own source files: processes that train together have the same."""
+    root = Path(tempo_jax.__file__).parent
+    crc = 0
+    for path in sorted(root.rglob("*.py")):
+        crc = zlib.crc32(path.relative_to(root).as_posix().encode() + path.read_bytes(), crc)
+    return f"{code_version()}, {crc:08x}"
+
+
 def _context() -> ocp.Context:
     context = checkpoint.saving_context()
     context.memory.deepcopy_host_arrays = True  # training goes on while they are written

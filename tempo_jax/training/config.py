@@ -21,7 +21,7 @@ DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
 FREE = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
-    "keep", "fallback", "max_not_finite", "profile_step", "init",
+    "keep", "fallback", "watchdog", "max_not_finite", "profile_step", "init",
 )  # fmt: skip
 
 
@@ -81,6 +81,8 @@ def default() -> ConfigDict:
     # validation loss (of steps that are both saved and validated); 0 for none.
     config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
     config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
+    # When nothing has moved for that many seconds: `say` who keeps the others waiting, `stop` with status 75.
+    config.watchdog = ConfigDict({"say": 120.0, "stop": 1800.0})
     config.max_not_finite = 10  # in a row before training stops
     config.profile_step = -1  # traced into workdir/profile
     return config
@@ -154,6 +156,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
     *((f"checkpoints.{name}", *_at_least(0)) for name in ("every", "best")),
+    ("watchdog.say", lambda value: value > 0, "above 0"),
+    ("watchdog.stop", *_at_least(0)),
     ("data.workers", lambda value: value in (0, 1), "0 or 1, a process that reads ahead for each shard"),
     ("batch.pool", *_at_least(0)),
 )
@@ -182,8 +186,8 @@ def _plain(value: Any) -> Any:
 
 def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
-    old, new = _leaves(saved), _leaves(to_json(config))
-    usual = _leaves(to_json(default()))  # what a field had that is newer than the run
+    old, new = leaves(saved), leaves(to_json(config))
+    usual = leaves(to_json(default()))  # what a field had that is newer than the run
     old |= {name: usual[name] for name in new.keys() & usual.keys() - old.keys()}
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
@@ -203,7 +207,7 @@ def _free(name: str) -> bool:
     return moved or any(f"{name}.".startswith(f"{free}.") for free in FREE)
 
 
-def _leaves(values: Any, name: str = "") -> dict[str, Any]:
+def leaves(values: Any, name: str = "") -> dict[str, Any]:
     """{"a": {"b": [{"c": 1}]}} -> {"a.b.0.c": 1}; lists of plain values are leaves."""
     if isinstance(values, list) and values and isinstance(values[0], dict):
         values = dict(enumerate(values))
@@ -211,5 +215,5 @@ def _leaves(values: Any, name: str = "") -> dict[str, Any]:
         return {name: values}
     flat = {}
     for key, value in values.items():
-        flat |= _leaves(value, f"{name}.{key}" if name else f"{key}")
+        flat |= leaves(value, f"{name}.{key}" if name else f"{key}")
     return flat

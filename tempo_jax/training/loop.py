@@ -12,12 +12,14 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import step
+from tempo_jax.training import peers, step, watchdog
 from tempo_jax.training.feed import Fed, Feed
 from tempo_jax.training.metrics import Log, Meter, say
 from tempo_jax.training.run import Run, opened, read_only
+from tempo_jax.training.watchdog import Watchdog
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -51,20 +53,28 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
     batches = make_batches(config, tokenizer, run.model.config, run.layout.shards)
     if run.data is not None:
         batches.set_state(run.data)
-    with Log(run.workdir, done) as log, Feed(batches, run.layout) as feed, stop_requested() as stopped:
+    with contextlib.ExitStack() as exits:
+        log = exits.enter_context(Log(run.workdir, done))
+        feed = exits.enter_context(Feed(batches, run.layout))
+        stopped = exits.enter_context(stop_requested())
+        dog = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
         watch, saved = Watch(run, log, feed), run.restored
-        due = False
+        due, working = False, watchdog.COMPILES
         while done < config.steps:
+            dog(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
             fed, waited = watch.next()
             done += 1
+            dog(done, working)
             with profiled(run, done):
                 run.state, metrics = run.run_step(run.state, run.frozen, fed.device)
+            working = watchdog.COMPUTES
             watch.stepped(done, fed, metrics, waited)
             stop = stopped(done)
             due |= stop or done % config.checkpoint_every == 0 or done == config.steps
             if due:
                 watch.finish()  # a loss that stops the run must not reach a checkpoint first
             if due and not watch.not_finite:  # inside a streak of them the save waits for its end
+                dog(done, watchdog.SAVES)
                 run.save(done, fed.states, watch.not_finite)
                 saved, due = done, False
             run.checkpoints.check()
@@ -128,19 +138,29 @@ class Watch:
         self._skipped += not finite
         if self._first:
             self._meter.restart()  # the first step compiles
+            if line := compilation_cache.counts.line():
+                say(line)
         else:
             self._meter.count(fed.host, waited)
         self._first = False
         stats = self._feed.stats
         self._tell(stats["skipped"])
         if number % config.log_every == 0 or number == config.steps or not finite:
-            row = self._meter.row(number, loss, norm, self._skipped, stats)
+            row = self._meter.row(number, loss, norm, self._skipped, stats) | self._of_hosts()
             self._log.write(row, config.steps)
         if self.not_finite >= config.max_not_finite:
             raise TempoError(
                 f"loss or gradients of {self.not_finite} steps in a row, up to step {number}, were not "
                 "finite and left the weights as they were: lower config.rates or look at the data"
             )
+
+    def _of_hosts(self) -> dict:
+        """What each process last told of its own speed, where there are several."""
+        peers.publish("speed", self._meter.last)
+        found = peers.published("speed")
+        names = self._meter.last if found else ()
+        processes = range(jax.process_count())
+        return {f"hosts_{name}": [found.get(p, {}).get(name) for p in processes] for name in names}
 
     def _tell(self, reasons: Iterable[str]) -> None:
         """Says why samples are skipped, each reason once; log lines have their number only."""

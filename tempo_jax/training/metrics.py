@@ -71,6 +71,7 @@ class Meter:
         self._schedule = schedule(optimiser_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
         self._peak = flops.peak(mesh.devices.flat[0])
+        self.last: dict[str, float | None] = {}  # of the last line, what processes may differ in
         self.restart()
 
     def restart(self) -> None:
@@ -121,7 +122,9 @@ class Meter:
             "data_wait": min(self._waited / seconds, 1.0),
             "eta_seconds": steps_left * seconds / max(self._steps, 1),
         }
-        return speed if self._steps else dict.fromkeys(speed)
+        speed = speed if self._steps else dict.fromkeys(speed)
+        self.last = {name: speed[name] for name in ("step_seconds", "data_wait")}
+        return speed
 
 
 def _not_finite(value: Any) -> bool:

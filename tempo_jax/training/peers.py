@@ -35,6 +35,7 @@ _FAILED, _HEARD = "tempo/failed", "tempo/heard"
 
 _count = itertools.count()
 _ending = threading.Lock()
+_decided: list[int] = []  # the status with which this process is about to end
 _endings: list[Callable[[], None]] = []  # of a process that a thread ends
 
 
@@ -47,13 +48,14 @@ def joined(
     address, processes, process: of jax.distributed; found out where they are None. wait_seconds: for the
     others to come, TryAgain's status 75 after that.
     """
+    waited = max(wait_seconds - 5, 1)  # jax.distributed takes five more
     with aborts.as_sentences(prog, _ended_itself), _waiting(prog, wait_seconds):
         try:
             jax.distributed.initialize(
                 address,
                 processes,
                 process,
-                initialization_timeout=wait_seconds,
+                initialization_timeout=waited,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
         except ValueError as error:
@@ -81,8 +83,7 @@ def _waiting(prog: str, seconds: int) -> Iterator[None]:
 
     def tell() -> None:
         began = time.monotonic()
-        while not came.wait(15):
-            waited = time.monotonic() - began
+        while not came.wait(10) and (waited := time.monotonic() - began) < seconds:
             cli_options.say(f"{prog}: waiting for the other processes ({waited:.0f} s of {seconds} s)")
 
     threading.Thread(target=tell, daemon=True).start()
@@ -179,8 +180,9 @@ def _fail(prog: str, error: BaseException) -> None:
         error = TryAgain(f"the connection to another process broke ({_line(error)}): run the command again")
     status, text = _told(prog, error)
     with _ending:
+        _decided.append(status)
         if not alone:
-            mine = {"process": jax.process_index(), "status": status, "text": text}
+            mine = {"process": distributed.global_state.process_id, "status": status, "text": text}
             with contextlib.suppress(Exception):  # somebody else was first
                 distributed.global_state.client.key_value_set(_FAILED, json.dumps(mine))
             _hear()
@@ -225,32 +227,40 @@ def _listen(prog: str, done: threading.Event) -> None:
         with _ending:
             if done.is_set():
                 return
+            _decided.append(failed["status"])
             _hear()
-            if jax.process_index() == 0 and failed["text"]:
+            if distributed.global_state.process_id == 0 and failed["text"]:
                 cli_options.say(f"{prog}: process {failed['process']}: {failed['text']}")
-            if jax.process_index() == 0:
-                _wait_for_the_others()
+            _wait_for_the_others()
             _end(failed["status"])
 
 
 def _hear() -> None:
     with contextlib.suppress(Exception):
-        distributed.global_state.client.key_value_set(f"{_HEARD}/{jax.process_index()}", "yes")
+        state = distributed.global_state
+        state.client.key_value_set(f"{_HEARD}/{state.process_id}", "yes")
 
 
 def _wait_for_the_others() -> None:
+    """Process 0 has the store and ends last; for the others it is enough that it has heard."""
     client, until = distributed.global_state.client, time.monotonic() + GRACE_SECONDS
+    needed = (
+        range(distributed.global_state.num_processes) if distributed.global_state.process_id == 0 else (0,)
+    )
     while time.monotonic() < until:
         try:
-            if len(client.key_value_dir_get(f"{_HEARD}/")) == jax.process_count():
-                return
+            heard = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get(f"{_HEARD}/")}
         except Exception:
+            return
+        if heard.issuperset(needed):
             return
         time.sleep(0.1)
 
 
 def _ended_itself(prog: str, sentence: str) -> None:
     """jax.distributed wanted to abort this process, for what the sentence says."""
+    if _decided:  # it was about to end, for what has been said
+        _end(_decided[0])
     cli_options.say(f"{prog}: {sentence}")
     _end(TryAgain.status)
 

@@ -115,6 +115,10 @@ def read_only(config: ConfigDict, workdir: Path) -> Iterator[Run]:
 def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
     configs.check(config)
     check_local("the working directory", workdir)
+    peers.check_alike(
+        {f"config.{name}": value for name, value in configs.leaves(configs.to_json(config)).items()}
+        | {"--workdir": str(workdir), "the code": checkpoints.code_digest(), "jax": jax.__version__}
+    )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
     with placed, failures.as_sentences(), full_memory_is_a_sentence():
@@ -125,7 +129,7 @@ def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shard
 def _owned(workdir: Path) -> Iterator[Owner | None]:
     """Process 0 owns the folder; the others make sure that they see the same one."""
     if jax.process_index() == 0:
-        with Owner(workdir) as owner:
+        with Owner(workdir) as owner, peers.at_end(lambda: owner.__exit__(None)):
             peers.exchange(owner.token)
             yield owner
         return
