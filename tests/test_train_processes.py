@@ -75,10 +75,9 @@ AGAIN = "run the same command again on every host, which goes on after the last 
 ERRORS = {
     "mistake_on_1": (2, "train: process 1: the data set is missing: copy it to every host"),
     "full_disk_on_1": (2, "could not be written because the disk is full"),
-    "worker_on_1": (75, "a process that reads data ended with exit code -9"),
     "kill_1": (75, f"process 1 ended without a word (killed, or its host is gone): {AGAIN}"),
     "kill_0": (75, f"process 0 ended without a word (killed, or its host is gone): {AGAIN}"),
-    "hang_on_1": (75, "process 1 (waits for its data) has not finished step 3 for 2 s"),
+    "hang_on_1": (75, "process 1 (waits for its data) has not finished step 3 for 8 s: run the same"),
 }
 
 

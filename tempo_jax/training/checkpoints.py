@@ -28,6 +28,7 @@ import tempo_jax
 from tempo_jax import checkpoint, digests, failures
 from tempo_jax.errors import TempoError
 from tempo_jax.folders import FORCE, replacing
+from tempo_jax.training import peers
 from tempo_jax.trees import flatten, nest
 
 FOLDER, DIGESTS = "checkpoints", "digests"
@@ -50,6 +51,22 @@ class Checkpoints:
             preservation_policy=_preserved(keep),
             cleanup_tmp_directories=True,
         )
+        if jax.process_count() > 1:
+            self._tell_at_once()
+
+    def _tell_at_once(self) -> None:
+        """Where this process cannot write its part, Orbax waits for the others before it raises: in vain."""
+        manager = self._steps._manager
+        wait = manager._wait_for_checkpointers
+
+        def watched() -> None:
+            try:
+                with self._failure_is_a_sentence(self._saving):
+                    wait()
+            except Exception as error:
+                peers.give_up("train", error)
+
+        manager._wait_for_checkpointers = watched
 
     @property
     def latest(self) -> int | None:
@@ -65,6 +82,7 @@ class Checkpoints:
         by which the best are kept. TempoError when this or the save before could not be written.
         """
         self.wait()
+        self._saving = step
         with self._failure_is_a_sentence(step):
             self._steps.save_checkpointables_async(
                 step,
@@ -73,7 +91,6 @@ class Checkpoints:
                 custom_metadata=info,
                 metrics=None if loss is None else {"validation_loss": loss},
             )
-        self._saving = step
 
     def check(self) -> None:
         """Raises TempoError when the save under way is known to have failed; does not wait."""
@@ -124,8 +141,8 @@ class Checkpoints:
 
     @property
     def _whole(self) -> str:
-        self._steps.reload()
-        return "there is no earlier one" if self.latest is None else f"that of step {self.latest} is whole"
+        whole = steps(self.workdir)
+        return f"that of step {whole[0]} is whole" if whole else "there is no earlier one"
 
     @contextlib.contextmanager
     def _failure_is_a_sentence(self, step: int | None) -> Iterator[None]:
@@ -142,6 +159,13 @@ class Checkpoints:
                 f"{'the disk is full' if full else refused}; {self._whole}: "
                 f"{'free some space' if full else 'mend that'} and run the same command again"
             ) from error
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps that are written, the last one first; a save under way or cut off is none of them."""
+    folder = workdir / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _preserved(keep: Any) -> Any:

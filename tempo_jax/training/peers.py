@@ -167,7 +167,7 @@ def at_end(callback: Callable[[], None]) -> Iterator[None]:
         _endings.remove(callback)
 
 
-def give_up(prog: str, error: TempoError) -> None:
+def give_up(prog: str, error: Exception) -> None:
     """Ends this process, and those that train with it, from whatever thread; does not return."""
     _fail(prog, error)
 

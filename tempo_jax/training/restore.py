@@ -20,7 +20,7 @@ from tempo_jax import checkpoint, digests, failures
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers
-from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths
+from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths, steps
 from tempo_jax.training.metrics import say
 from tempo_jax.trees import flatten
 
@@ -38,13 +38,6 @@ class Restored(NamedTuple):
 
 class Damaged(Exception):
     """A checkpoint that is not what was written; the text says how that shows."""
-
-
-def steps(workdir: Path) -> list[int]:
-    """The steps that are written, the last one first; a save under way or cut off is none of them."""
-    folder = workdir / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def agreed_steps(workdir: Path) -> list[int]:

@@ -26,6 +26,7 @@ from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, s
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints
 from tempo_jax.training.feed import Layout
+from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.owner import Owner
 from tempo_jax.training.tasks import TASKS
@@ -51,6 +52,7 @@ class Run:
     not_finite: int = 0  # steps in a row up to there
     checkpoints: Checkpoints | None = None  # where the run is owned
     owner: Owner | None = None  # on process 0
+    goodput: Goodput = dataclasses.field(default_factory=Goodput)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -95,7 +97,10 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
     with _placed(config, workdir) as (workdir, mesh):
         workdir.mkdir(parents=True, exist_ok=True)
         with _owned(workdir) as owner:
-            run = (resume if restore.agreed_steps(workdir) else begin)(config, workdir, mesh)
+            goodput = Goodput()
+            with goodput.spending("restore"):
+                run = (resume if restore.agreed_steps(workdir) else begin)(config, workdir, mesh)
+            run.goodput = goodput
             with Checkpoints(workdir, config.checkpoints) as saved:
                 run.checkpoints, run.owner = saved, owner
                 _introduce(run)
