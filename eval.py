@@ -29,11 +29,12 @@ _WORKDIR, _COORDINATOR = (
         ("coordinator", "host:port of process 0, with --distributed; found out on Cloud TPU."),
     )
 )
-_REPORT, _DISTRIBUTED = (
+_REPORT, _DISTRIBUTED, _NO_CACHE = (
     flags.DEFINE_bool(name, False, text, flag_values=FLAGS)
     for name, text in (
         ("report", "Only write the report of what has been answered so far."),
         ("distributed", "One of several processes that know each other."),
+        ("no-cache", "Compile anew, and keep nothing of it."),
     )
 )
 _PROCESSES, _PROCESS = (
@@ -62,10 +63,14 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
-    from tempo_jax import cli_config, cli_options
+    from tempo_jax import cli_config, cli_options, compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
+        if _NO_CACHE.value:
+            compilation_cache.turn_off()
+        if not _REPORT.value:
+            compilation_cache.turn_on(cli_options.say)
         from tempo_jax.evaluation.runner import Run
 
         run = Run(_CONFIG.value, _WORKDIR.value, *_who())
