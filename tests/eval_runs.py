@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -92,12 +93,12 @@ def evaluate(config: ConfigDict, workdir: Path, process: int = 0, processes: int
     return run.finish(wait=False)
 
 
-def checkpoint(folder: Path, tokenizer: Path) -> Path:
+def checkpoint(folder: Path, tokenizer: Path, kind: str = "tempo", config: Any = TINY) -> Path:
     """What of a checkpoint a stand-in model needs."""
     from tempo_jax.checkpoint import describe
 
     (folder / "params").mkdir(parents=True)
-    describe(folder, "tempo", TINY, tokenizer, {"from": "tests"})
+    describe(folder, kind, config, tokenizer, {"from": "tests"})
     return folder
 
 

@@ -106,6 +106,7 @@ def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model
         sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={tmp_path}",
         f"--config.checkpoint={tiny_model}", f"--config.data.path={copy}", "--config.budget=6",
         "--config.strategy=head,prune-topk,none", "--config.dtype=float32", "--config.workers=1",
+        "--config.allow_missing=True",
         "--distributed", f"--coordinator={address}", "--processes=2",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -122,7 +123,7 @@ def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model
         for child in children:
             child.kill()
     for child, (_, err) in zip(children, told, strict=True):
-        assert child.returncode == 0, err[-3000:]
+        assert child.returncode == 3, err[-3000:]  # three of its videos are not there or broken
     assert len(list((tmp_path / "rows").iterdir())) == 2
     assert reported(tmp_path) == reported(whole)
     assert "The report: " in told[0][0]

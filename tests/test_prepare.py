@@ -366,6 +366,10 @@ MISTAKES = {
     "--source={empty}": "holds no records",
     "--source={allbad}": "2 samples skipped: broken line 1, missing media 1 (first, line 1:",
     "--source={good} --media={media}/none": "no media folder",
+    "--source=gs://bucket/data.jsonl": "--source gs://bucket/data.jsonl is a URL: mount the storage",
+    "--source={good} --media=gs://bucket": "--media gs://bucket is a URL",
+    "--source={good} --format=song": "invalid choice: 'song'",
+    "--source={good} --format=webdataset": "is no whole, unpacked tar",
     "--source={good} --sizes=64": "HEIGHTxWIDTH",
     "--source={good} --sizes=64x60": "multiples of 32",
     "--source={good} --quality=101": "must be 1 to 100",
@@ -407,3 +411,20 @@ def test_a_full_disk_is_a_sentence(media, tmp_path, monkeypatch):
     monkeypatch.setattr(Llava, "download_and_prepare", fail)
     with pytest.raises(TempoError, match="out cannot be written: No space left on device; choose"):
         prepare(lambda **where: Llava(source=source, settings=SMALL, **where), tmp_path / "out")
+
+
+def test_command_prepares_for_an_xcomp(media, demo_tokenizer_dir, tmp_path, capsys):
+    """Its checkpoint says at which size it sees frames, and how many tokens they take."""
+    from tests.xcomp_systems import MICRO
+
+    (tmp_path / "x").mkdir()
+    checkpoint.describe(tmp_path / "x", "xcomp", MICRO, demo_tokenizer_dir, None)
+    source = write_lines(
+        tmp_path / "data.jsonl", [record("a", video="clip.mp4"), record("b", image="cat.png")]
+    )
+    options = [f"--source={source}", f"--media={media}", f"--checkpoint={tmp_path / 'x'}", "--fps=8"]
+    assert main([*options, f"--target={tmp_path / 'out'}", "--min-frames=16"]) == 0
+    data = open_prepared(tmp_path / "out")
+    assert data[0].frames.shape == (24, 64, 64, 3) and data[1].frames.shape == (1, 64, 64, 3)
+    assert main([*options, f"--target={tmp_path / 'few'}", "--max-tokens=300"]) == 0
+    assert list(skipped(tmp_path / "few")) == ["a"]  # 24 frames of 16 tokens

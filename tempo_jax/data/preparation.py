@@ -12,7 +12,7 @@ import numpy as np
 from tempo_jax.data import resize
 from tempo_jax.data.records import Encoding, to_sample
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TempoConfig, VideoConfig
+from tempo_jax.models.config import TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.video import image_size, model_size, segment_count
 from tempo_jax.video.sampling import check_limits
 from tempo_jax.video.sources import SAMPLINGS
@@ -95,7 +95,9 @@ class Limit:
     Without a tokenizer only the memory tokens are counted.
     """
 
-    def __init__(self, config: TempoConfig, most: int, tokenizer_folder: str | os.PathLike | None = None):
+    def __init__(
+        self, config: TempoConfig | XCompConfig, most: int, tokenizer_folder: str | os.PathLike | None = None
+    ):
         self.config, self.most, self.tokenizer = config, most, None
         if tokenizer_folder is not None:
             from tempo_jax.prompts import Tokenizer
@@ -109,13 +111,22 @@ class Limit:
             raise BadSample("too long", f"it takes {tokens} tokens of at most {self.most}")
 
     def _tokens(self, example: dict[str, Any]) -> int:
+        visual = self._visual_tokens(example)
         if self.tokenizer is None:
-            segments = segment_count(len(example["frames"]), self.config.video.segment_frames)
-            return 0 if example["kind"] == "text" else segments * self.config.memory_tokens
+            return visual
         from tempo_jax.data.needs import tempo_need
 
         stored = example | {name: example[name].encode() for name in ("conversations", "fps", "times")}
         sample = to_sample(stored)
-        if example["kind"] == "text":
-            return len(self.tokenizer.training_prompt(sample.conversation)[0])
+        if example["kind"] == "text" or isinstance(self.config, XCompConfig):
+            return visual + len(self.tokenizer.training_prompt(sample.conversation)[0])
         return tempo_need(sample, self.tokenizer, self.config).tokens
+
+    def _visual_tokens(self, example: dict[str, Any]) -> int:
+        """Memory tokens in the LLM, of segments or clips."""
+        frames = len(example["frames"])
+        if example["kind"] == "text":
+            return 0
+        if isinstance(self.config, XCompConfig):
+            return frames * self.config.frame_tokens
+        return segment_count(frames, self.config.video.segment_frames) * self.config.memory_tokens

@@ -40,7 +40,8 @@ SKIPPED = folders.SKIPPED
 FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
-MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, models.TempoConfig))
+WHOLE = (models.TempoConfig, models.XCompConfig)
+MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, WHOLE))
 
 
 def prepare(
@@ -182,7 +183,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(match[1]), int(match[2])) for match in found)
 
 
-def _model(args: argparse.Namespace) -> tuple[models.TempoConfig, Path | None]:
+def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompConfig, Path | None]:
     """The model's architecture and, of a checkpoint, the folder of its tokenizer."""
     if args.checkpoint is None:
         return models.PRESETS[args.model or "tempo-6b"], None
@@ -190,8 +191,10 @@ def _model(args: argparse.Namespace) -> tuple[models.TempoConfig, Path | None]:
         raise TempoError("--model and --checkpoint exclude each other: leave one out.")
     from tempo_jax import checkpoint
 
-    config = checkpoint.read_model_json(args.checkpoint, kind="tempo").config
-    return config, checkpoint.tokenizer_path(args.checkpoint)
+    model = checkpoint.read_model_json(args.checkpoint)
+    if not isinstance(model.config, WHOLE):
+        raise TempoError(f"{args.checkpoint} is a model of kind {model.kind}: give a Tempo or an XComp.")
+    return model.config, checkpoint.tokenizer_path(args.checkpoint)
 
 
 def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "Preparing"]:
@@ -215,15 +218,16 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
     from tempo_jax.data.records import Encoding
 
     config, tokenizer = _model(args)
+    xcomp = isinstance(config, models.XCompConfig)  # it sees every frame at one size
     settings = Settings(
-        video=config.video,
+        video=models.VideoConfig() if xcomp else config.video,
         fps=args.fps,
         min_frames=args.min_frames,
         max_frames=args.max_frames,
         sampling=args.sampling,
         source_fps=args.source_fps,
         encoding=Encoding(args.encoding, args.quality),
-        sizes=args.sizes,
+        sizes=args.sizes or (((config.vision.image_size,) * 2,) if xcomp else ()),
     )
     return settings, Limit(config, args.max_tokens or config.context_length, tokenizer)
 

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tempo_jax.errors import TempoError
+from tempo_jax.paths import check_local
 
 if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
     from tempo_jax.data.collate import Sample
@@ -234,6 +235,7 @@ def open_prepared(folder: str | os.PathLike) -> Prepared:
 
     Raises TempoError, one sentence, where it is missing, empty, damaged or of another kind.
     """
+    check_local("The prepared data set", folder)
     path = Path(folder)
     if not path.is_dir():
         raise TempoError(f"There is no prepared data set {path}: make one with {PREPARE}.")

@@ -26,6 +26,7 @@ from tempo_jax.data.readers import (
 )
 from tempo_jax.data.readers.record import Entry, Source
 from tempo_jax.errors import TempoError
+from tempo_jax.paths import check_local
 
 AUTO = "auto"
 
@@ -93,6 +94,8 @@ def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form
     Raises:
       TempoError: nothing can be read, or it holds no records.
     """
+    for what, path in (("--source", source), ("--media", media or "")):
+        check_local(what, path)
     source = Path(source)
     if form not in FORMATS:
         raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
