@@ -41,9 +41,7 @@ class Validation:
                     f"config.validation.questions asks about {question.video}, which is not there"
                 )
         if settings.questions and jax.process_count() > 1:
-            say(
-                "note: config.validation.questions are asked in runs of one process only; the loss counts"
-            )
+            say("note: config.validation.questions are asked in runs of one process only; the loss counts")
         task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
         self._loss = jax.jit(
             step.make_loss(run.model.config, task=task, dtype=dtype, shards=config.batch.shards)
