@@ -93,6 +93,7 @@ def errors(folder: Path) -> list[dict]:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        environment[tiny_training.UNOPTIMISED] = "1"  # of compiling nothing is measured
         children = [
             subprocess.Popen(
                 tiny_training.command(folder / "model", workdir, hook, changes, address, rank),
@@ -100,7 +101,7 @@ def errors(folder: Path) -> list[dict]:
             )
             for rank in range(2)
         ]  # fmt: skip
-        while lines(workdir) < 1:
+        while lines(workdir) < 1 and all(child.poll() is None for child in children):
             time.sleep(0.01)
         began = time.perf_counter()
         told = [child.communicate(timeout=300)[1] for child in children]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 
 import jax
@@ -219,3 +220,36 @@ def test_what_is_described_is_what_frames_show():
         assert len(said) == 8
         fewer += sum(part not in whole.split("<") for part in said)
     assert 0 < fewer < 40 * 8 / 2
+
+
+def test_a_run_validates_and_answers_as_its_model_does(tokenizer, tmp_path):
+    """XComp's own batches and questions, through the loop."""
+    from ml_collections import ConfigDict
+
+    import tempo_jax
+    from tempo_jax import checkpoint
+    from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
+    from tempo_jax.training import config as configs
+    from tempo_jax.training import loop
+
+    minireel_tokenizer.write(tmp_path / "tokenizer")
+    params = build.parameters(build.init(MICRO, 2))
+    checkpoint.save(tmp_path / "start", "xcomp", MICRO, params, tmp_path / "tokenizer")
+    np.save(tmp_path / "video.npy", tiny.moving(16))
+    reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "look_fps": 1.0, "turns": 1}
+    config = configs.default()
+    config.task, config.init.checkpoint, config.steps = "xcomp", str(tmp_path / "start"), 2
+    config.rates.llm, config.dtype, config.remat, config.log_every = 1e-3, "float32", "none", 1
+    config.batch.update({"pool": 4, "row_length": 400, "conversations": 1, "length": 400})
+    config.data.update({"sources": (ConfigDict(reel),), "window": 4, "threads": 1})
+    asked = ConfigDict({"video": str(tmp_path / "video.npy"), "question": "What?", "max_frames": 16})
+    validation = {"every": 2, "sources": (ConfigDict(reel | {"split": "validation"}),), "batches": 1}
+    config.validation.update(validation | {"questions": (asked,), "max_new_tokens": 3})
+    config.mesh.fsdp = 1
+    assert loop.train(config, tmp_path / "run") == loop.FINISHED
+    (row,) = map(json.loads, (tmp_path / "run" / "validation.jsonl").read_text().splitlines())
+    assert row["step"] == 2 and row["validation_loss"] > 0 and row["validation_tokens"] > 0
+    answer = tempo_jax.load(tmp_path / "run" / "model").ask(
+        asked.video, "What?", max_frames=16, max_new_tokens=3
+    )
+    assert [found["text"] for found in row["answers"]] == [answer.text]

@@ -7,6 +7,7 @@ Process 0 alone opens them. What is not TensorBoard's is used where it is instal
 import importlib.util
 import io
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -82,7 +83,7 @@ class WandB:
         import wandb
 
         self._wandb = wandb
-        identity = _identity(workdir, "wandb", wandb.util.generate_id)
+        identity = _identity(workdir, "wandb", lambda: secrets.token_hex(4))
         self._run = wandb.init(
             project="tempo_jax",
             name=workdir.name,

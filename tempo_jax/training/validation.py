@@ -34,6 +34,7 @@ class Validation:
         config.data.workers = 0
         self._config = config
         self._tokenizer = Tokenizer(run.tokenizer_folder)
+        self._batches().close()  # a source that is not there shows before the first step
         for question in settings.questions:
             if not Path(question.video).exists():
                 raise TempoError(
@@ -49,7 +50,7 @@ class Validation:
     def loss(self) -> dict[str, float]:
         """ "validation_loss", nats per label over all batches and hosts, and how many labels that were."""
         total, tokens = 0.0, 0.0
-        batches = self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
+        batches = self._batches()
         try:
             for _ in range(self._settings.batches):
                 placed = self._run.layout.place(next(batches))
@@ -58,6 +59,9 @@ class Validation:
         finally:
             batches.close()
         return {"validation_loss": total / max(tokens, 1.0), "validation_tokens": tokens}
+
+    def _batches(self) -> Any:
+        return self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
 
     def answers(self) -> list[dict]:
         """{"video", "question", "text"} of each question, by the weights as they are."""
