@@ -500,6 +500,27 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         page.get_by_text("There is nothing here yet").wait_for()
 
 
+def test_a_file_may_be_dropped_anywhere(browser, shared):
+    """While another video is open too. What is no video is told as that where it would be shown."""
+    with Visitor(browser, shared, expected=[400]) as visitor:
+        page = visitor.page
+        visitor.visit()
+        visitor.pick("v1.mp4")
+        given = page.evaluate_handle(
+            """() => {
+              const given = new DataTransfer();
+              given.items.add(new File(["no video"], "dropped.mp4"));
+              return given;
+            }"""
+        )
+        page.dispatch_event("#log", "dragover", {"dataTransfer": given})
+        assert page.locator("#drop-veil").is_visible()
+        page.dispatch_event("#log", "drop", {"dataTransfer": given})
+        assert page.locator("#drop-veil").is_hidden()
+        page.locator("#subject").get_by_text("dropped.mp4").wait_for()
+        page.locator(".stage-note").wait_for()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_signing_in_and_out(browser, folder, size):
     with (
