@@ -151,7 +151,8 @@ class Lora(Overlay):
                 found.setdefault((matrix["module"], matrix["kind"]), {})[matrix["side"]] = name
             else:
                 module = f"{whole['module']}." if whole["module"] else ""
-                self.replaced[module + whole["name"]] = name
+                # PEFT saves the embedding that its matrices are added to with them, as base_layer.
+                self.replaced[module + whole["name"].replace(".base_layer.", ".")] = name
         for (module, kind), sides in found.items():
             target = f"{module}.weight"
             if sides.keys() != {"A", "B"} or not self._fits(target, kind, sides):
@@ -171,9 +172,10 @@ class Lora(Overlay):
 
     def read_matrix(self, name: str, shape: tuple[int, ...], index: Index) -> np.ndarray:
         if name in self.replaced:
-            read = self.adapter.read_matrix(self.replaced[name], shape, index)
-            return read.astype(DTYPES[self.infos[name].dtype])
-        weight = self.reader.read_matrix(name, shape, index)
+            weight = self.adapter.read_matrix(self.replaced[name], shape, index)
+            weight = weight.astype(DTYPES[self.infos[name].dtype])
+        else:
+            weight = self.reader.read_matrix(name, shape, index)
         delta = self.deltas.get(name)
         if delta is None:
             return weight

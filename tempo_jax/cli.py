@@ -82,9 +82,9 @@ def _check_plot(plot: str | None, video: str) -> None:
     if plot is None:
         return
     from tempo_jax.plot import check_path  # matplotlib is slow to import, and so is Pillow
-    from tempo_jax.video.images import SUFFIXES
+    from tempo_jax.video.images import SUFFIXES, is_still
 
-    if (suffix := Path(video).suffix.lower()) in SUFFIXES and suffix != ".gif":
+    if Path(video).suffix.lower() in SUFFIXES and is_still(Path(video)):
         raise TempoError(f"{video} is one image, which has no time axis to plot; leave out --plot.")
     check_path(plot)
 

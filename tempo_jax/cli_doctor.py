@@ -13,20 +13,9 @@ from tempo_jax.errors import TempoError
 
 # Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
 CORE = (
-    *("absl-py", "av", "flax", "grain", "importlib_resources", "jax", "matplotlib", "ml-collections"),
-    *(
-        "numpy",
-        "optax",
-        "orbax-checkpoint",
-        "packaging",
-        "pillow",
-        "pillow-heif",
-        "pyarrow",
-        "qwix",
-        "rich",
-        "safetensors",
-    ),
-    *("tensorboardX", "tensorflow-datasets", "transformers"),
+    *("absl-py", "av", "flax", "grain", "huggingface_hub", "importlib_resources", "jax", "matplotlib"),
+    *("ml-collections", "numpy", "optax", "orbax-checkpoint", "packaging", "pillow", "pillow-heif"),
+    *("pyarrow", "qwix", "rich", "safetensors", "tensorboardX", "tensorflow-datasets", "transformers"),
 )
 EXTRAS = {
     "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),

@@ -17,6 +17,11 @@ from tempo_jax.errors import TempoError
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 DTYPES = ("bfloat16", "float32", "int8", "fp8")
+SAMPLINGS = ("time", "index")
+SAMPLING_HELP = (
+    "of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
+    "or by frame number at the average rate, as released (index)"
+)
 DTYPE_HELP = "compute in this type (default: as stored); int8, fp8: bfloat16 with weights in 8 bits"
 READING_OPTIONS = ("sampling", "source_fps", "exif", "square_pixels")  # of video.Reading
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames", *READING_OPTIONS)
@@ -104,12 +109,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_reading_options(group: argparse._ArgumentGroup) -> None:
     """How files are read: the fields of `video.Reading`."""
     add = group.add_argument
-    add(
-        "--sampling",
-        choices=("time", "index"),
-        help="of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
-        "or by frame number at the average rate, as released (index)",
-    )
+    add("--sampling", choices=SAMPLINGS, help=SAMPLING_HELP)
     add(
         "--source-fps",
         type=number(float, 0, True),

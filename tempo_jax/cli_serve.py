@@ -54,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
     add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
     add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
+    add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     add("--port", type=_port, default=8000, help="(8000; 0 takes a free one)")
@@ -123,7 +124,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     limits = Limits(**bounds)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     options.say("loading the model …")
-    loaded = model.load(checkpoint, args.name, args.dtype)
+    loaded = model.load(checkpoint, args.name, args.dtype, args.sampling)
     uploads = Uploads(limits)
     uploads.keep_temporary_files()
     try:

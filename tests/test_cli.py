@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tempo_jax
 from tempo_jax import cli, cli_options, progress
@@ -89,7 +90,8 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.delenv("TEMPO_CHECKPOINT", raising=False)
     monkeypatch.delenv("TEMPO_JAX_TRACEBACK", raising=False)
     (tmp_path / "checkpoints" / "demo").mkdir(parents=True)
-    for name in ("v.mp4", "w.mp4", "photo.PNG"):
+    Image.new("RGB", (8, 8)).save("photo.PNG")
+    for name in ("v.mp4", "w.mp4"):
         (tmp_path / name).touch()
     return tempo
 

@@ -1,4 +1,4 @@
-"""Converted logits are transformers' own, whatever wrote the files and however they lie, or a sentence says why."""
+"""Converted logits are transformers' own, however the files lie, or one line says why."""
 
 import itertools
 

@@ -139,6 +139,7 @@ def test_embeddings_and_whole_modules_of_an_adapter(tmp_path):
     down, up = torch.randn(4, 320) * 0.1, torch.randn(64, 4) * 0.1
     whole = state[head] + 1
     extra = {
+        f"{PREFIX}{embed}.base_layer.weight": state[f"{embed}.weight"] + 1,  # as PEFT saves it beside
         f"{PREFIX}{embed}.lora_embedding_A": down,
         f"{PREFIX}{embed}.lora_embedding_B": up,
         PREFIX + head: whole,
@@ -147,7 +148,7 @@ def test_embeddings_and_whole_modules_of_an_adapter(tmp_path):
     from_hf.convert("qwen3", hf, tmp_path / "native", adapter=tmp_path / "lora")
     found = native_io.stored_arrays(tmp_path / "native", ["embed/embedding", "head/kernel"])
     embedding, kernel = found
-    expected = state[f"{embed}.weight"] + (up @ down).T * 4
+    expected = state[f"{embed}.weight"] + 1 + (up @ down).T * 4
     np.testing.assert_allclose(embedding, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(kernel.T, whole)
 

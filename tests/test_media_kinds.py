@@ -266,3 +266,27 @@ def test_an_image_in_a_video_name_and_back(tmp_path):
     write_video(tmp_path / "a.mp4", CLIP)
     (tmp_path / "a.mp4").rename(tmp_path / "film.jpg")
     assert open_video(tmp_path / "film.jpg").kind == "video"
+
+
+def test_a_server_samples_as_it_was_told(tmp_path):
+    """The decoding process hands on the frames' own times."""
+    from tempo_jax.models.config import VideoConfig
+    from tempo_jax.serve.decoder import decoding
+    from tempo_jax.serve.decoder_child import Request
+    from tempo_jax.serve.limits import Limits
+    from tempo_jax.serve.opening import spans
+
+    pictures = [Image.fromarray(np.full((48, 64, 3), 20 * k, np.uint8)) for k in range(10)]
+    path, lengths = tmp_path / "a.webp", [100] * 5 + [1000] * 5
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=lengths, lossless=True)
+    for sampling, end in (("time", 5.0), ("index", 5.5)):
+        frames = {"fps": 2.0, "min_frames": 4, "max_frames": 64, "sampling": sampling}
+        request = Request(str(path), "a.webp", frames, VideoConfig(), Limits())
+        here = open_video(path, **frames)
+        with decoding(request, lambda: False) as source:
+            pixels = read(source)
+            np.testing.assert_array_equal(pixels, read(here))
+            np.testing.assert_array_equal(source.seconds, here.seconds)
+            assert spans(source, 8) == [(s.start_seconds, s.end_seconds) for s in here.segments(8)]
+            assert (source.own_times, source.warnings) == (sampling == "time", here.warnings)
+        assert abs(here.segments(8)[-1].end_seconds - end) < 0.6

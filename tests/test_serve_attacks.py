@@ -476,7 +476,7 @@ class Stuck(serving.FakeClip):
         turn.piece("at last")
         time.sleep(300)
 serving.FakeClip = Stuck
-model.load = lambda checkpoint, name, dtype: serving.FakeModel()
+model.load = lambda checkpoint, name, dtype, sampling: serving.FakeModel()
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -20,7 +20,7 @@ import sys
 from tempo_jax import cli
 from tempo_jax.serve import model
 from tests.serving import FakeModel
-model.load = lambda checkpoint, name, dtype: FakeModel()
+model.load = lambda checkpoint, name, dtype, sampling: FakeModel()
 sys.exit(cli.main(sys.argv[1:]))
 """
 

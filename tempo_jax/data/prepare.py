@@ -133,12 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=above_0, default=2.0, metavar="F", help="frames to take per second of video (2)")
     add("--min-frames", type=whole, default=4, metavar="N", help="take no fewer of a video (4)")
     add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
-    add(
-        "--sampling",
-        choices=("time", "index"),
-        default="time",
-        help="of videos whose frame rate varies: evenly in time (time) or, as released, by number (index)",
-    )
+    add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
     add(
         "--sizes",
         type=_sizes,

@@ -4,7 +4,6 @@ import contextlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax import sharding
@@ -37,6 +36,6 @@ class Placement:
     def put(self, x: Any, axes: Any = None) -> Any:
         """A host array (or pytree of them) on the devices, axis 0 over mesh `axes`."""
         if self.mesh is None:
-            return jax.tree.map(jnp.asarray, x)
+            return jax.tree.map(jax.device_put, x)  # jnp.asarray compiles a program for every shape
         sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)

@@ -4,6 +4,9 @@ Videos and images come in any size, and each compiles programs of its own; those
 keeps must not grow with all it has ever seen.
 """
 
+import contextlib
+import ctypes
+import gc
 import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -31,5 +34,13 @@ class ProgramCache:
                 for program in self._programs:
                     program.clear_cache()
                 self._seen.clear()
+                _give_back()
             self._seen.add(size)
             return True
+
+
+def _give_back() -> None:
+    """What the programs took goes back to the system, where the C library would keep it (glibc)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

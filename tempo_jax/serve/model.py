@@ -1,5 +1,6 @@
 """What the service needs of a model; Tempo and XComp as one."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,10 +106,17 @@ class XCompModel:
         return clip.frames.pool(0).nbytes * clip.frames.per_clip
 
 
-def load(checkpoint: Path, name: str | None = None, dtype: str | None = None) -> Model:
-    """The model of a native checkpoint, called by its folder's name; TempoError as `tempo_jax.load`."""
+def load(
+    checkpoint: Path, name: str | None = None, dtype: str | None = None, sampling: str = "time"
+) -> Model:
+    """The model of a native checkpoint, called by its folder's name; TempoError as `tempo_jax.load`.
+
+    sampling: of videos whose frame rate varies, see `video.Reading`.
+    """
     import tempo_jax
 
     system, folder = tempo_jax.load(checkpoint, dtype=dtype), checkpoint.resolve().name
     kind, model = ("xcomp", XCompModel) if isinstance(system.config, XCompConfig) else ("tempo", TempoModel)
-    return model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))
+    loaded = model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))
+    loaded.frames = dataclasses.replace(loaded.frames, sampling=sampling)
+    return loaded

@@ -110,7 +110,7 @@ class Opening:
 
 
 def spans(source: Source, segment_frames: int) -> list[tuple[float, float]]:
-    """Start and end of each segment in seconds, as an answer has them; of an image, none."""
+    """Start and end of each segment in seconds; of an image, none."""
     return [(float(s.start_seconds), float(s.end_seconds)) for s in source.segments(segment_frames)]
 
 

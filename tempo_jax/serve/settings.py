@@ -76,7 +76,7 @@ SETTINGS = {
     ),
     "seed": Setting(int, "Seed", "The same seed draws the same answer.", *(0, 2**63 - 1)),
 }  # fmt: skip
-SAMPLING = tuple(field.name for field in dataclasses.fields(Frames))
+SAMPLING = tuple(field.name for field in dataclasses.fields(Frames) if field.name in SETTINGS)
 JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 

@@ -11,11 +11,12 @@ from tempo_jax.serve.limits import Limits
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """How a video is sampled (as in `Tempo.ask`)."""
+    """How a video is sampled (as in `Tempo.ask`); `sampling` is the server's, not a question's."""
 
     fps: float = 2.0
     min_frames: int = 4
     max_frames: int = 1024
+    sampling: str = "time"
 
 
 @dataclasses.dataclass(frozen=True)

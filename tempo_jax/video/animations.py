@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tempo_jax.errors import TempoError
 from tempo_jax.video import clock, declared, images
@@ -51,11 +50,3 @@ class Animation:
                     picture.seek(int(index))
                     number, pixels = index, images.to_rgb(picture, self.path, exif=False)
                 yield pixels
-
-
-def is_animated(picture: Image.Image) -> bool:
-    """Whether an opened image has several pictures that follow each other in time."""
-    try:
-        return picture.format == "WEBP" and getattr(picture, "n_frames", 1) > 1
-    except images.DAMAGE:
-        return False

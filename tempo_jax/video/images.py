@@ -23,7 +23,6 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif", ".jp2", ".heic", ".heif", ".hif"),
 )
-MOVING_SUFFIXES = (".gif", ".png", ".webp", ".avif", ".heic", ".heif")  # of images that may be films
 DAMAGE = (
     *(
         OSError,
@@ -126,6 +125,24 @@ def _motion_jpeg(path: Path) -> bool:
         while joints < least and (place := data.find(b"\xff\xd9\xff\xd8\xff", place + 1)) >= 0:
             joints += 1
     return joints >= least
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is one image; also of a damaged or empty one, which its reader tells."""
+    try:
+        with contextlib.ExitStack() as stack:
+            picture = identify(path)
+            return picture is not None and not is_animated(stack.enter_context(picture))
+    except (TempoError, OSError):
+        return False
+
+
+def is_animated(picture: Image.Image) -> bool:
+    """Whether an opened image has several pictures in time that FFmpeg cannot decode (WebP)."""
+    try:
+        return picture.format == "WEBP" and getattr(picture, "n_frames", 1) > 1
+    except DAMAGE:
+        return False
 
 
 def misnamed(path: Path) -> bool:

@@ -260,12 +260,12 @@ def _open_path(video: str | Path, request: _Request) -> Source:
         raise TempoError(f"{str(video)!r} cannot be opened ({error}): check the path.") from error
     if path.suffix.lower() == ".npy":
         return _open_npy(path, request)
-    from tempo_jax.video import animations, images
+    from tempo_jax.video import images
 
     picture = images.identify(path)
     if picture is not None:
         with picture:
-            if animations.is_animated(picture):
+            if images.is_animated(picture):
                 return _open_animation(path, request)
             return _open_image(picture, path.name, request, path)
     try:
