@@ -6,8 +6,9 @@
 The same command continues a run that was interrupted. Several processes share the videos: start the
 command in each with --processes and --process, all with the same workdir, together or one after the other;
 on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md.
-Exit status: 0 finished, 2 a mistake (one sentence on stderr), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows
-where).
+Exit status: 0 finished, 3 finished, but questions are unanswered (videos missing or not decodable: the report
+lists them, and those that come later are asked about by the same command), 2 a mistake (one sentence on
+stderr), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import os
@@ -16,6 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+UNANSWERED = 3  # exit status
 FLAGS = flags.FlagValues()  # its own: train.py has flags of the same names
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to evaluate: one of configs/eval_*.py.", flag_values=FLAGS, lock_config=True
@@ -27,11 +29,12 @@ _WORKDIR, _COORDINATOR = (
         ("coordinator", "host:port of process 0, with --distributed; found out on Cloud TPU."),
     )
 )
-_REPORT, _DISTRIBUTED = (
+_REPORT, _DISTRIBUTED, _NO_CACHE = (
     flags.DEFINE_bool(name, False, text, flag_values=FLAGS)
     for name, text in (
         ("report", "Only write the report of what has been answered so far."),
         ("distributed", "One of several processes that know each other."),
+        ("no-cache", "Compile anew, and keep nothing of it."),
     )
 )
 _PROCESSES, _PROCESS = (
@@ -60,10 +63,14 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
-    from tempo_jax import cli_config, cli_options
+    from tempo_jax import cli_config, cli_options, compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
+        if _NO_CACHE.value:
+            compilation_cache.turn_off()
+        if not _REPORT.value:
+            compilation_cache.turn_on(cli_options.say)
         from tempo_jax.evaluation.runner import Run
 
         run = Run(_CONFIG.value, _WORKDIR.value, *_who())
@@ -74,7 +81,9 @@ def main(argv: list[str]) -> int:
             lines = run.finish(wait=_DISTRIBUTED.value)
         for line in lines:
             print(line)
-        return 0
+        if lost := run.lost():
+            cli_options.say(f"eval: not answered: {lost}; {run.workdir / 'report.md'} lists them.")
+        return UNANSWERED if lost else 0
 
     return cli_options.run("eval", command)
 

@@ -15,10 +15,11 @@ What learns, and its peak learning rate:
 
 As published a sample has one video or one image (16 of the 84 sets have images). Ours: the projector also
 learns from videos of 512 frames and more, which the published run encodes without gradients; at most 1,024
-text tokens a sample; 8 shards of 4 micro-batches, 32 samples a step. What the mixture is made of: facts §4.
+text tokens a sample; 8 shards of 4 micro-batches, which are 32 long videos a step or, as a pool of 128 clips is
+shared, more of shorter ones (length buckets: data/buckets.py). What the mixture is made of: facts §4.
 
     python -m convert.from_hf --model=xcomp --source=VideoChat-Flash-2B --target=build/xcomp_2b/base
-    python -m tempo_jax.data.prepare --source=mixture/videos.jsonl --sizes=448x448 --fps=8 \\
+    python -m tempo_jax.data.prepare --source=mixture.yaml --sizes=448x448 --fps=8 --min-frames=128 \\
         --max-frames=1024 --target=data/xcomp_videos
     python train.py --config=configs/xcomp_2b_sct.py --workdir=build/xcomp_2b/sct --distributed
 
@@ -43,6 +44,7 @@ def get_config() -> ConfigDict:
     config.batch.update(
         {"shards": 8, "micro_batches": 4, "pool": 128, "row_length": 1024, "conversations": 1}
     )
+    config.batch.buckets = (16, 32, 64, 96, 128)  # clips: short videos share a pool
     config.batch.sizes = ((448, 448),)
     config.data.sources = (
         ConfigDict({"kind": "prepared_part", "path": "data/xcomp_videos", "percent": 10.0, "stop": 0.25}),

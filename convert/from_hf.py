@@ -20,7 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from convert import hf_config, hf_export, hub, mapping, their_config
+from convert import hf_config, hf_export, hub, mapping, memory, their_config
 from convert.safetensors_io import some
 from convert.source import Source
 from tempo_jax import cli_options, folders, progress
@@ -243,4 +243,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules.setdefault("torch", None)  # transformers would import it, for a second, to parse a config
+    memory.reuse()
     sys.exit(main())

@@ -15,7 +15,6 @@ from convert.hf_fields import (
     FIXED_VISION,
     NOT_OF_QWEN2,
     THETA,
-    VL_THETA,
     Fields,
     check_layers,
     rope,
@@ -139,7 +138,7 @@ def _decoder(fields: Fields, *, tied: bool, vl: bool = False) -> cfg.DecoderConf
     layers = fields.whole("num_hidden_layers")
     if not vl:
         check_layers(fields, layers)
-    turned = rope(fields, VL_THETA if vl else THETA)
+    turned = rope(fields, vl)
     return cfg.DecoderConfig(
         vocab_size=fields.whole("vocab_size"),
         hidden_size=hidden,

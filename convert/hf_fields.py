@@ -28,12 +28,15 @@ class Fields:
     values: dict
     section: str = ""
     generation: int = 5  # of transformers, as whose the file is read
+    written: str = ""  # by which transformers, where the file says so
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_file(cls, values: dict) -> "Fields":
-        return cls(values, generation=generation(values))
+        return cls(
+            values, generation=generation(values), written=str(values.get("transformers_version") or "")
+        )
 
     def part(self, name: str) -> "Fields":
         """A section inside of this one."""
@@ -92,11 +95,10 @@ class Fields:
     def differ(self, name: str, ours: Any, theirs: Any) -> Any:
         """`ours`; noted where the other generation of transformers reads it as `theirs`."""
         if ours != theirs:
-            wrote = self.generation
-            other = 9 - wrote
+            by = f"was written by {self.written}" if self.written else "does not say which wrote it"
             self.notes.append(
-                f"{self.section}{name} is {ours} as transformers {wrote}, which wrote the file, reads it "
-                f"(transformers {other}: {theirs})"
+                f"{self.section}{name} is {ours}, as transformers {self.generation} reads it "
+                f"(transformers {9 - self.generation}: {theirs}); the file {by}"
             )
         return ours
 
@@ -128,24 +130,25 @@ class Rope:
     sections: tuple[int, ...] | None  # as written
 
 
-def rope(fields: Fields, default: dict[int, float] | float = THETA) -> Rope:
-    """Rotary settings of a text section; a problem for all but plain ones."""
+def rope(fields: Fields, vl: bool = False) -> Rope:
+    """Rotary settings of a text section (`vl`: of a Qwen3-VL); a problem for all but plain ones."""
     read = {4: _rope_4(fields.values), 5: _rope_5(fields.values)}
-    defaults = default if isinstance(default, dict) else {4: default, 5: default}
+    defaults = VL_THETA if vl else {4: THETA, 5: THETA}
     thetas = {g: defaults[g] if theta is REQUIRED else theta for g, (_, theta, _) in read.items()}
     name, _, params = read[fields.generation]
     mine = thetas[fields.generation]
     if isinstance(mine, bool) or not isinstance(mine, int | float) or not 0 < mine < math.inf:
         fields.refuse(f"rope_theta={mine!r}")
         mine = THETA
-    kinds = {g: _kind(g, params, bool(default is not THETA)) for g, (_, _, params) in read.items()}
+    kinds = {g: _kind(g, params, vl) for g, (_, _, params) in read.items()}
     kind = kinds[fields.generation]
     nested = [key for key, value in params.items() if isinstance(value, dict)]
     if nested or kind != "default":
         fields.refuse(f"{name}.{nested[0] + '=' if nested else f'rope_type={kind!r}'}")
     else:
         fields.differ("rope_type", kind, kinds[9 - fields.generation])
-    fields.differ("rope_theta", float(mine), thetas[9 - fields.generation])
+    if fields.generation == 4 or {"rope_theta", "rope_scaling"} & fields.values.keys():
+        fields.differ("rope_theta", float(mine), thetas[9 - fields.generation])
     sections = params.get("mrope_section")
     if sections is not None and (
         not isinstance(sections, list)

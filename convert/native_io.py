@@ -1,7 +1,6 @@
 """Native checkpoints written and read one array at a time, so that no model has to fit into memory."""
 
 import contextlib
-import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from convert import memory
 from tempo_jax import checkpoint, digests, signals
 from tempo_jax.folders import replacing
 from tempo_jax.trees import flatten, nest
@@ -46,7 +46,7 @@ def saving(
                 large = sum(x.nbytes for x in waiting.values()) > LARGE_BYTES
                 waiting.clear()
                 if large:  # it takes as long as the writing itself
-                    _return_memory()
+                    memory.give_back()
                 written.take(folder)
 
         def put(path: str, array: np.ndarray) -> None:
@@ -86,9 +86,3 @@ def _groups(leaves: list[tuple[str, Any]]) -> Iterator[list[str]]:
         size += nbytes
     if group:
         yield group
-
-
-def _return_memory() -> None:
-    """Gives freed write buffers back to the system: glibc keeps up to a whole array of them otherwise."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

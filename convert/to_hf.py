@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import hf_config, hf_export, mapping
+from convert import hf_config, hf_export, mapping, memory
 from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
 from tempo_jax import cli_options, folders, progress
@@ -248,4 +248,5 @@ def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
 
 
 if __name__ == "__main__":
+    memory.reuse()
     sys.exit(main())

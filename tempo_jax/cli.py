@@ -36,7 +36,9 @@ VIDEO_HELP = "a video file, .gif, .npy array [T,H,W,3] of uint8, folder of image
 BATCH_HELP = """\
 CASES.json is a list of objects with "video_path" and "query"; relative paths start at its folder.
 One JSON line is written per case as soon as it is answered: the case's own fields, its index, and
-the answer's fields or "error". A failed case does not stop the others; the exit status tells."""
+the answer's fields or "error". A failed case does not stop the others; the exit status tells.
+The same command goes on with an OUT.jsonl that is there: what it answers (by the same model and
+options) is kept, what failed is asked again, and nothing else in it is lost (OUT.jsonl.before)."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
@@ -67,6 +68,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="folder of a converted model (python -m convert.from_hf writes one)",
     )
     add("--dtype", choices=DTYPES, help=DTYPE_HELP)
+    add_no_cache(group)
     add(
         "--budget",
         type=number(int, 1),
@@ -103,6 +105,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=number(int, 1), default=1024, metavar="N", help="(1024)")
     group.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
+    )
+
+
+def add_no_cache(group: argparse._ActionsContainer) -> None:
+    """The option of every command that computes."""
+    group.add_argument(
+        "--no-cache", action=compilation_cache.NoCache, help="compile anew, and keep nothing of it"
     )
 
 
@@ -150,6 +159,7 @@ def load(checkpoint: Path, dtype: str | None = None) -> Any:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import tempo_jax
 
+    compilation_cache.turn_on(say)
     return tempo_jax.load(str(checkpoint), dtype=dtype)
 
 
@@ -175,7 +185,7 @@ def count(number: int, noun: str) -> str:
 
 
 def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
-    """Exit status: what `command` returns; 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+    """Exit status: what `command` returns; 2 a mistake, 75 try again, 130 interrupted, 1 a bug of ours.
 
     interrupted: said at Ctrl-C, where anything is.
     """
@@ -183,7 +193,7 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
         return command()
     except TempoError as error:
         say(f"{prog}: {error}")
-        return 2
+        return error.status
     except KeyboardInterrupt:
         if interrupted:
             say(f"{prog}: {interrupted.format(signal='Ctrl-C')}")

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from tempo_jax import cli_doctor
+from tempo_jax import cli_doctor, compilation_cache
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.limits import MIB, Limits
@@ -55,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
     add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
     add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
+    options.add_no_cache(serve)
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     add("--port", type=_port, default=8000, help="(8000; 0 takes a free one)")
@@ -124,6 +125,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     limits = Limits(**bounds)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     options.say("loading the model …")
+    compilation_cache.turn_on(options.say)
     loaded = model.load(checkpoint, args.name, args.dtype, args.sampling)
     uploads = Uploads(limits)
     uploads.keep_temporary_files()

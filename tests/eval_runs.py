@@ -74,9 +74,11 @@ class FakeTempo:
 
 
 def config_of(benchmark: str, folder: Path, checkpoint: Path, **changes) -> ConfigDict:
-    """Of a small copy; decoded without worker processes unless told so."""
+    """Of a small copy, one of whose videos is missing; decoded without worker processes unless told so."""
     config = configs.default()
-    config.update({"benchmark": benchmark, "checkpoint": str(checkpoint), "workers": 0})
+    config.update(
+        {"benchmark": benchmark, "checkpoint": str(checkpoint), "workers": 0, "allow_missing": True}
+    )
     config.data.path = str(folder)
     config.mesh.fsdp = 1
     config.update_from_flattened_dict(changes)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tempo_jax
-from tempo_jax import cli, cli_options, progress
+from tempo_jax import cli, cli_batch, cli_options, progress
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.inference.results import Answer, Segment
@@ -314,6 +314,72 @@ def test_batch_forgets_a_video_that_failed(fake, capsys):
     cases = [case("../v.mp4", q) for q in ("a", "bad", "c")]
     assert cli.main(["batch", write_cases(cases)]) == 2
     assert [name for name, *_ in fake.calls] == ["load", "open", "clip.ask", "clip.ask", "ask"]
+
+
+def batch_lines(path="out.jsonl"):
+    return [json.loads(line) for line in Path(path).read_text().split("\n")[:-1]]
+
+
+def test_batch_goes_on_where_it_was_interrupted(fake, capsys):
+    cases = [case("../v.mp4", q, text=f"my {q}") for q in ("a", "b", "c")]
+    command = ["batch", write_cases(cases), "--out", "out.jsonl", "--budget", "5"]
+    assert cli.main(command) == 0
+    whole = Path("out.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    fake.calls.clear()
+    assert cli.main(command) == 0 and not fake.calls  # no model is loaded
+    assert "all 3 cases are answered in out.jsonl already" in capsys.readouterr().err
+    Path("out.jsonl").write_bytes(lines[0] + lines[2] + lines[1][:20])  # killed, and not in order
+    assert cli.main(command) == 0
+    assert [name for name, *_ in fake.calls] == ["load", "ask"] and fake.calls[1][2] == "b"
+    assert Path("out.jsonl").read_bytes() == whole and not Path("out.jsonl.before").exists()
+    assert set(batch_lines()[0]) - {"video_path", "query", "answered_by"} >= cli_batch.RESULT
+
+
+def test_batch_asks_again_what_failed(fake, capsys):
+    command = ["batch", write_cases([case("../late.mp4", "a"), case("../v.mp4", "b")]), "--out", "out.jsonl"]
+    assert cli.main(command) == 2
+    assert "the same command asks them again" in capsys.readouterr().err
+    Path("late.mp4").write_bytes(b"x")
+    fake.calls.clear()
+    assert cli.main(command) == 0
+    assert [call[2] for call in fake.calls if call[0] == "ask"] == ["a"]
+    assert ["error" in line for line in batch_lines()] == [False, False]
+    assert not Path("out.jsonl.before").exists()
+
+
+@pytest.mark.parametrize("old", ["my notes\n", "my notes", '{"index": 0, "query": "x"}\n', "[1]\n"])
+def test_batch_loses_nothing_that_its_output_held(old, fake, monkeypatch, capsys):
+    Path("out.jsonl").write_text(old)
+    command = ["batch", write_cases([case("../v.mp4", "a")]), "--out", "out.jsonl"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tempo_jax, "load", lambda *_, **__: (_ for _ in ()).throw(TempoError("No model.")))
+        assert cli.main(command) == 2
+    assert Path("out.jsonl").read_text() == old  # nothing was answered yet
+    assert cli.main(command) == 0
+    assert "out.jsonl held other lines; they are in out.jsonl.before now" in capsys.readouterr().err
+    assert Path("out.jsonl.before").read_text() == old and len(batch_lines()) == 1
+
+
+def test_batch_takes_no_answers_of_other_options_models_or_cases(fake, tmp_path):
+    cases = [case("../v.mp4", "a\u2028b"), case("../v.mp4", "c")]
+    command = ["batch", write_cases(cases), "--out", "out.jsonl"]
+    assert cli.main([*command, "--budget", "5"]) == 0
+    first = Path("out.jsonl").read_bytes()
+    fake.calls.clear()
+    assert cli.main([*command, "--budget", "6"]) == 0 and len(fake.calls) > 1
+    assert Path("out.jsonl.before").read_bytes() == first
+    assert len({line["answered_by"] for line in batch_lines()}) == 1
+    write_cases([cases[0], case("../v.mp4", "other"), case("../w.mp4", "more")])
+    fake.calls.clear()
+    assert cli.main([*command, "--budget", "6"]) == 0
+    assert [call[2] for call in fake.calls if call[2]] == ["other", "more"]
+
+
+def test_a_new_output_is_not_there_before_an_answer(fake, monkeypatch):
+    monkeypatch.setattr(tempo_jax, "load", lambda *_, **__: (_ for _ in ()).throw(TempoError("No model.")))
+    assert cli.main(["batch", write_cases([case("../v.mp4", "a")]), "--out", "out.jsonl"]) == 2
+    assert not Path("out.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,18 @@ def test_a_file_is_read_as_the_generation_that_wrote_it(kind, rope, four, five, 
         assert json.loads((tmp_path / f"back {version}" / "config.json").read_text()) == values
 
 
+def test_a_usual_file_has_no_notes(whole, tmp_path, capsys):
+    for version in ("5", "4.57"):
+        for kind in ("qwen3", "qwen3-vl", "qwen2"):
+            notes = []
+            parse = hf_config.qwen3_vl if kind == "qwen3-vl" else hf_config.qwen3
+            ids = {"image_pad": 12, "video_pad": 13, "vision_start": 9, "vision_end": 10}
+            parse(
+                models.config_json(kind, True, version), notes, **({"ids": ids} if kind == "qwen3-vl" else {})
+            )
+            assert notes == []
+
+
 def test_heads_are_tied_where_the_generation_looks(whole, tmp_path):
     """transformers 5 at the top, 4.57 in text_config."""
     values = models.config_json("qwen3-vl", False, "4.57")
@@ -280,3 +292,12 @@ def test_verify_prints_logits_per_position_and_ends_with_1(whole, tmp_path, caps
     assert verify.main([f"--native={tmp_path / 'changed'}", f"--hf={hf}", "--logits"]) == 1
     out = capsys.readouterr().out
     assert "logits differ" in out and "mlp.up_proj.weight: largest difference 0.01" in out
+
+
+def test_logits_of_a_checkpoint_that_was_cast(whole, tmp_path, capsys):
+    """Against PyTorch's model rounded in the same way; the tensors are equal after the cast."""
+    hf = whole["qwen3"]
+    from_hf.convert("qwen3", hf, tmp_path / "native", dtype="bfloat16")
+    capsys.readouterr()
+    assert verify.main([f"--native={tmp_path / 'native'}", f"--hf={hf}", "--logits"]) == 0
+    assert "equal after the cast" in capsys.readouterr().out

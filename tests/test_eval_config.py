@@ -127,15 +127,24 @@ def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, run)
 
 
 def test_the_command_prints_the_result_and_reports_halves(run, root):
-    status, out, err = run("--process=1", "--processes=2")
-    assert (status, err) == (0, "") and "This part is done; the others of 2 go on" in out
+    status, out, err = run()
+    assert (status, out) == (2, "") and "1 of 5 videos are missing in " in err
+    assert "--config.allow_missing=True" in err and not (root / "work" / "rows").exists()
+    allowed = "--config.allow_missing=True"
+    status, out, err = run("--process=1", "--processes=2", allowed)
+    assert "This part is done; the others of 2 go on" in out
+    assert status == (3 if "not answered" in err else 0)
     status, out, _ = run("--report=True")
-    assert status == 0 and "without a letter" in out
+    assert "without a letter" in out
     assert "**Incomplete" in (root / "work" / "report.md").read_text()
-    status, out, _ = run()
-    assert status == 0 and out.endswith(f"The report: {root / 'work' / 'report.md'}\n")
+    status, out, err = run(allowed)
+    assert err.startswith("eval: not answered: 1 answer (videos missing), 2 answers (videos not decodable);")
+    assert status == 3 and out.endswith(f"The report: {root / 'work' / 'report.md'}\n")
     assert "**Incomplete" not in (root / "work" / "report.md").read_text()
-    assert run("--config.budget=64,128", f"--workdir={root / 'grid'}")[1].count(" tokens per frame") == 2
+    assert (
+        run("--config.budget=64,128", allowed, f"--workdir={root / 'grid'}")[1].count(" tokens per frame")
+        == 2
+    )
 
 
 def test_help_tells_the_flags(run):

@@ -62,10 +62,13 @@ def by_question(workdir):
 
 
 @pytest.mark.parametrize("name", copies.WRITERS)
-def test_each_benchmark_runs_and_broken_videos_are_wrong_and_listed(name, root, tmp_path, fake):
+def test_each_benchmark_runs_and_broken_videos_are_no_answers_and_listed(name, root, tmp_path, fake):
     results, text = run(root, tmp_path, name)
     (setting,) = results["settings"]
-    assert results["complete"] and setting["all"]["questions"] == 7 and setting["failed"] == 3
+    assert results["complete"] and setting["all"]["questions"] == 4 and setting["failed"] == 3
+    assert results["unanswered"] == {"missing": 1, "undecodable": 2, "refused": 0}
+    assert setting["if_wrong"] | {"right": 0, "questions": 7} == setting["if_wrong"] | {"right": 0}
+    assert "Not answered: 1 answer (videos missing), 2 answers (videos not decodable)" in text
     assert len(results["failures"]) == 3
     for bad in results["failures"]:
         stem = bad["video"].split(".")[0]
@@ -73,6 +76,8 @@ def test_each_benchmark_runs_and_broken_videos_are_wrong_and_listed(name, root, 
         assert bad["reason"] in text and bad["answers"] == 1
     failed = [row for row in by_question(tmp_path).values() if row["failure"]]
     assert len(failed) == 3 and not any(row["right"] or row["prediction"] for row in failed)
+    whys = {row["video"].split(".")[0]: row["unanswered"] for row in failed}
+    assert whys == {"missing": "missing", "cut": "undecodable", "empty": "undecodable"}
     answered = [row for row in by_question(tmp_path).values() if not row["failure"]]
     assert setting["all"]["right"] == sum(row["right"] for row in answered)
     assert all(row["frames"] == 8 and row["seconds"]["compress"] == 0.5 for row in answered)

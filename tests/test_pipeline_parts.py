@@ -89,8 +89,16 @@ def test_need_is_what_collate_takes(given, tokenizer):
             collate([given], tokenizer, TINY, Shape(**(fits | {name: fits[name] - 1})))
 
 
+def unmarked(given):
+    talk = [turn | {"value": turn["value"].replace("<image>", "")} for turn in given.conversation]
+    return dataclasses.replace(given, conversation=talk)
+
+
 def test_need_of_a_segment_conversation(tokenizer):
     given, vlm = sample(1), TINY.compressor
+    with pytest.raises(ValueError, match="an <image> mark: the task svlm takes"):
+        svlm_need(given, tokenizer, vlm)
+    given = unmarked(given)
     need = svlm_need(given, tokenizer, vlm)
     fits = Shape(pool=1, row_length=need.longest_row, conversations=1, length=1)
     collate_svlm.collate([given], tokenizer, vlm, fits)
@@ -99,7 +107,7 @@ def test_need_of_a_segment_conversation(tokenizer):
             [given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1)
         )
     with pytest.raises(ValueError, match="16 frames"):
-        svlm_need(sample(1, segments=2), tokenizer, vlm)
+        svlm_need(unmarked(sample(1, segments=2)), tokenizer, vlm)
 
 
 # Sources

@@ -16,9 +16,9 @@ from tempo_jax import checkpoint
 from tempo_jax.data import minireel, records
 from tempo_jax.data.builders import Llava, Minireel, base
 from tempo_jax.data.collate import Shape, TooLong, collate
-from tempo_jax.data.llava import conversation
 from tempo_jax.data.preparation import BadSample, Limit, Settings
 from tempo_jax.data.prepare import main, prepare
+from tempo_jax.data.readers.turns import conversation
 from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TINY, VideoConfig
@@ -162,7 +162,7 @@ def bad_records(media) -> list:
         ("malformed record", "list", "[1]"),
         ("malformed record", "both", shown | {"video": "clip.mp4"}),
         ("malformed record", "dict", shown | {"image": {"name": "cat.png"}}),
-        ("several media", "2", shown | {"image": ["cat.png", "cat.png"]}),
+        ("several media", "2 videos", record("", video=["clip.mp4", "front.mp4"])),
         ("missing media", "dog.png", shown | {"image": "dog.png"}),
         ("missing media", "name", shown | {"image": "a\0b"}),
         ("media outside its folder", "../outside.png", shown | {"image": "../outside.png"}),
@@ -175,15 +175,19 @@ def bad_records(media) -> list:
         ("unreadable video", "incomplete", record("", video="headless.mp4")),
         ("damaged video", "cut short", record("", video="cut.mp4")),
         ("empty conversation", "empty", shown | {"conversations": []}),
-        ("empty conversation", "missing", {"image": "cat.png"}),
-        ("malformed conversation", "value", shown | {"conversations": ["hello"]}),
+        ("no conversation", "it has 'image'", {"image": "cat.png"}),
+        ("malformed conversation", "neither speaker nor words", shown | {"conversations": ["hello"]}),
+        ("malformed conversation", '"value": text', {"conversations": [{"from": "human"}]}),
+        ("malformed conversation", "'tool'", {"conversations": [{"from": "tool", "value": "x"}]}),
         ("malformed conversation", "'gpt' is due", shown | {"conversations": turns("<image>")[:1] * 2}),
         ("malformed conversation", "human's", record("", answer="<image>", image="cat.png")),
         ("no answer", "nothing", shown | {"conversations": turns("<image>")[:1]}),
         ("no answer", "nothing", record("", answer=" \n", image="cat.png")),
-        ("marks do not match media", "0", record("", image="cat.png") | {"conversations": turns("Hi")}),
-        ("marks do not match media", "2", record("", "<image>", image="cat.png")),
-        ("marks do not match media", "neither", record("", "<image> What?")),
+        ("marks do not match media", "no 'image' or 'video'; it has", record("", "<image> What?")),
+        ("impossible clip times", "from 5 to 5", record("", video="clip.mp4", start=5, end=5)),
+        ("clip times not understood", "'soon'", record("", video="clip.mp4", start="soon")),
+        ("clip times not understood", "counts frames", record("", video="clip.mp4", start_frame=3)),
+        ("unreadable video", "outside clip.mp4", record("", video="clip.mp4", start=50, end=60)),
         ("malformed text", "character", record("", "\ud800")),
     ]
 
@@ -210,8 +214,14 @@ def test_conversations_with_system_and_several_turns():
     ours = conversation(given, shows=True)
     assert [turn["value"] for turn in ours] == ["Be brief.", "<image>\nA  B", "Yes.", "C", "D"]
     assert conversation(turns("<video> a <video>"), shows=True)[0]["value"] == "<image>\na"
-    with pytest.raises(BadSample, match="2 <image>"):
-        conversation([*turns("<image>"), *turns("<image>")], shows=True)
+    twice = conversation([*turns("<image>\nA"), *turns("<image>\nB")], shows=True)
+    assert [turn["value"] for turn in twice] == ["<image>\nA", "Yes.", "B", "Yes."]
+    unmarked = conversation([*turns("A"), *turns("B")], shows=True)
+    assert [turn["value"] for turn in unmarked] == ["<image>\nA", "Yes.", "B", "Yes."]
+    late = conversation([*turns("A"), *turns("B <ImageHere>")], shows=True)
+    assert [turn["value"] for turn in late] == ["A", "Yes.", "<image>\nB", "Yes."]
+    with pytest.raises(BadSample, match="no 'image' or 'video'"):
+        conversation(turns("<image>"), shows=False)
 
 
 def test_limit_counts_what_a_batch_counts(prepared, demo_tokenizer_dir):
@@ -234,7 +244,7 @@ def test_command_prepares_for_a_checkpoint(media, model, tmp_path, capsys):
     source = write_lines(tmp_path / "data.jsonl", [record("a", video="clip.mp4"), long, record("b")])
     target = tmp_path / "out"
     options = [f"--source={source}", f"--media={media}", f"--target={target}", f"--checkpoint={model}"]
-    assert main([*options, "--max-frames=5", "--format=webp", "--quality=80", "--sizes=32x128,64x32"]) == 0
+    assert main([*options, "--max-frames=5", "--encoding=webp", "--quality=80", "--sizes=32x128,64x32"]) == 0
     assert "2 samples prepared (1 text, 1 video), 6 frames" in capsys.readouterr().out
     data = open_prepared(target)
     assert data[0].frames.shape == (5, 64, 32, 3)  # of the two, equally far from square, the larger share

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import tempo_jax
 from tempo_jax import checkpoint, sharding
 from tempo_jax.data.pipeline import Batches
-from tempo_jax.errors import TempoError
+from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.models import attention, build
 from tempo_jax.models.config import TINY
 from tempo_jax.models.layers import REMAT
@@ -250,6 +250,25 @@ def test_the_feed_runs_ahead_but_states_belong_to_their_batch(tiny_model):
         np.testing.assert_array_equal(placed, theirs)
         axis = 2 if theirs.ndim == 4 and theirs.shape[1] == 3 else 1
         assert placed.sharding.shard_shape(placed.shape)[axis] == theirs.shape[axis] // 2
+
+
+def test_a_killed_reader_is_a_sentence(tiny_model):
+    """By grain's own words for it; benchmarks/training_faults.py has the two processes."""
+
+    class Killed:
+        def __next__(self):
+            raise RuntimeError(
+                "Worker process was terminated unexpectedly with exit code -9. Search the logs."
+            )
+
+        def close(self):
+            pass
+
+    config = tiny_training.config(tiny_model)
+    with feed.Feed(Killed(), feed.Layout(config, sharding.make_mesh())) as fed:
+        with pytest.raises(TryAgain, match=r"ended with exit code -9 .*config\.data\.workers=0") as caught:
+            next(fed)
+    assert caught.value.status == 75
 
 
 def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):

@@ -18,17 +18,22 @@ REPO = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def start(tiny_model, workdir, hook="", **changes):
-    """Two processes of two devices each."""
+def start(tiny_model, workdir, hook="", *, ranks=(0, 1), folders=(None, None), of_1=None, **changes):
+    """Two processes of two devices each; in `folders`, process 1 with further changes `of_1`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    commands = [tiny_training.command(tiny_model, workdir, hook, changes, address, rank) for rank in range(2)]
-    return [
-        subprocess.Popen(command, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
+    environment["PYTHONPATH"] = str(REPO)
+    children = []
+    for rank in ranks:
+        values = changes | (of_1 or {} if rank == 1 else {})
+        command = tiny_training.command(tiny_model, workdir, hook, values, address, rank)
+        where = folders[rank] or REPO
+        children.append(
+            subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    return children
 
 
 def finish(children):
@@ -63,3 +68,47 @@ def test_two_processes_are_one_and_stop_together(tiny_model, tmp_path):
     assert tiny_training.train(tiny_model, workdir) == loop.FINISHED
     tiny_training.train(tiny_model, whole)
     assert relative(curve(workdir), curve(whole)) < 1e-5
+
+
+AGAIN = "run the same command again on every host, which goes on after the last checkpoint"
+# Of one process: (hook, status of both, what process 0 or, where it is gone, process 1 says).
+ERRORS = {
+    "mistake_on_1": (2, "train: process 1: the data set is missing: copy it to every host"),
+    "full_disk_on_1": (2, "could not be written because the disk is full"),
+    "kill_1": (75, f"process 1 ended without a word (killed, or its host is gone): {AGAIN}"),
+    "kill_0": (75, f"process 0 ended without a word (killed, or its host is gone): {AGAIN}"),
+    "hang_on_1": (75, "process 1 (waits for its data) has not finished step 3 for 8 s: run the same"),
+}
+
+
+@pytest.mark.parametrize("hook", ERRORS)
+def test_an_error_of_one_ends_both_with_its_sentence(hook, tiny_model, tmp_path):
+    status, sentence = ERRORS[hook]
+    limits = {"watchdog.say": 2.0, "watchdog.stop": 8.0} if hook == "hang_on_1" else {}
+    results = finish(start(tiny_model, tmp_path, hook, **{"mesh.fsdp": 4}, **limits))
+    killed = -signal.SIGKILL
+    expected = {"kill_1": [75, killed], "kill_0": [killed, 75]}.get(hook, [status, status])
+    assert [found for found, _ in results] == expected, results[0][1][-3000:] + results[1][1][-3000:]
+    told = results[1 if hook == "kill_0" else 0][1]
+    assert sentence in told
+    for _, text in results:
+        for page in ("Traceback", "bug", "Check failure", "absl::", "grpc"):
+            assert page not in text, text[-3000:]
+
+
+@pytest.mark.parametrize(
+    "difference, sentence",
+    [
+        ({"of_1": {"rates.llm": 2e-3}}, "process 1 was started otherwise (config.rates.llm is 0.002 "),
+        ({"folders": ("a", "b")}, "process 1 does not see what process 0 writes to "),
+        ({"ranks": (0,)}, "the other processes did not all come: start the command on every host"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_said_before_the_first_step(difference, sentence, tiny_model, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    if "folders" in difference:  # the same path, on two disks
+        difference = {"folders": (tmp_path / "a", tmp_path / "b")}
+    results = finish(start(tiny_model, "run" if "folders" in difference else tmp_path / "run", **difference))
+    assert {status for status, _ in results} == {75 if "ranks" in difference else 2}, results
+    assert sentence in results[0][1] and "step 1/" not in results[0][1]

@@ -174,6 +174,12 @@ def slow(batches: Batches, number: int) -> None:
     time.sleep(0.5)
 
 
+def held(batches: Batches, number: int) -> None:
+    """After the checkpoint of step 3 the run waits for workdir/go."""
+    while number >= 4 and not (batches.workdir / "go").exists():
+        time.sleep(0.02)
+
+
 def full_disk(batches: Batches, number: int) -> None:
     """No file may grow beyond 32 KiB once the checkpoint of step 3 is whole."""
     if number >= 4:
@@ -181,7 +187,64 @@ def full_disk(batches: Batches, number: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-HOOKS = {hook.__name__: hook for hook in (kill_in_step, kill_in_save, terminate, slow, full_disk)}
+def _on_process_1(number: int) -> bool:
+    import jax
+
+    return number == 2 and jax.process_index() == 1
+
+
+def mistake_on_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        from tempo_jax.errors import TempoError
+
+        raise TempoError("the data set is missing: copy it to every host")
+
+
+def bug_on_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        raise ZeroDivisionError("division by zero")
+
+
+def memory_on_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        raise MemoryError("9 GB")
+
+
+def worker_on_1(batches: Batches, number: int) -> None:
+    """What grain raises when a process that reads was killed."""
+    if _on_process_1(number):
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. Search the logs.")
+
+
+def kill_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_0(batches: Batches, number: int) -> None:
+    import jax
+
+    if number == 2 and jax.process_index() == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_on_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        time.sleep(600)
+
+
+def full_disk_on_1(batches: Batches, number: int) -> None:
+    if _on_process_1(number):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+_HOOKS_OF_TWO = (
+    mistake_on_1, bug_on_1, memory_on_1, worker_on_1, kill_1, kill_0, hang_on_1, full_disk_on_1,
+)  # fmt: skip
+HOOKS = {
+    hook.__name__: hook
+    for hook in (kill_in_step, kill_in_save, terminate, slow, held, full_disk, *_HOOKS_OF_TWO)
+}
 
 
 def train(model: Path, workdir: Path, hook: str = "", **changes) -> str:
@@ -210,10 +273,15 @@ def curve(workdir: Path) -> list[tuple[float, float]]:
 
 if __name__ == "__main__":
     model, workdir, hook, changes, *process = sys.argv[1:]
-    if process:
-        import jax
-
-        jax.distributed.initialize(process[0], num_processes=2, process_id=int(process[1]))
+    from tempo_jax import cli_options
+    from tempo_jax.training import peers
     from train import STATUS
 
-    sys.exit(STATUS[train(Path(model), Path(workdir), hook, **json.loads(changes))])
+    def main() -> int:
+        joined = (
+            peers.joined("train", process[0], 2, int(process[1]), 20) if process else contextlib.nullcontext()
+        )
+        with joined:
+            return STATUS[train(Path(model), Path(workdir), hook, **json.loads(changes))]
+
+    sys.exit(cli_options.run("train", main))

@@ -18,6 +18,7 @@ from tempo_jax.video import Segment, segments
 class Sample:
     """A conversation about frames already at the model's size.
 
+    pictures: whether the frames are several pictures, which stand in for a video.
     as_asked: the compressor gets the prompt it gets in inference (system prompt that asks for Yes or No,
     the bare question) and not the one of training (facts §1.8). A small model trained from nothing knows no
     prompt that it was not trained on; the published ones are trained without.
@@ -29,6 +30,7 @@ class Sample:
     conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
     start_seconds: float = 0.0  # of the first frame
     seconds: np.ndarray | None = None  # float64 [T], the frames' own times where they are not evenly spaced
+    pictures: bool = False
     as_asked: bool = False
     asked: str = ""
 

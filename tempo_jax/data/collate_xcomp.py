@@ -12,6 +12,8 @@ from tempo_jax.training.loss_xcomp import Batch
 from tempo_jax.xcomp.prompts import time_message
 from tempo_jax.xcomp.sampling import GRAIN, sample_indices
 
+MARKS = ("<image>", "<video>")
+
 
 def is_image(sample: Sample) -> bool:
     return sample.real_fps is None
@@ -20,26 +22,47 @@ def is_image(sample: Sample) -> bool:
 def frame_numbers(sample: Sample) -> np.ndarray:
     """The frames of a sample that are looked at: an image's own, or a multiple of 8.
 
-    ValueError where there are none.
+    ValueError for what XComp is not tuned on, as published (xcomp §4): words alone and several pictures.
     """
     if not len(sample.frames):
         raise ValueError("no frames: XComp is tuned on samples with one video or image each")
+    if sample.pictures:
+        raise ValueError("several pictures: XComp is tuned on samples with one video or image each")
     if is_image(sample):
+        if not any(marked(turn) for turn in sample.conversation):
+            raise ValueError("words alone: XComp is tuned on samples with one video or image each")
         return np.arange(1)
     most = max(GRAIN, len(sample.frames))
     return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, GRAIN, most)
 
 
+def clip_count(frames: int, config: XCompConfig) -> int:
+    """The clips that a video of so many prepared frames takes of a pool; 0 for an image's one frame."""
+    if frames == 1:
+        return 0
+    return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
+
+
+def marked(turn: dict) -> bool:
+    """Whether something is shown in a turn."""
+    return turn["from"] == "human" and any(mark in turn["value"] for mark in MARKS)
+
+
 def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Ids and labels of a sample's text, and how much of it stands before the video.
 
-    A video's time message comes before the first turn's words, which start on a line of their own; asking
-    has no such line break (xcomp §1.8). Raises ValueError unless the conversation has one mark.
+    A video's time message comes before the words of the turn that shows it, or else of the first human one;
+    they start on a line of their own, which asking does not have (xcomp §1.8). ValueError where nobody asks.
     """
     message = "" if is_image(sample) else time_message(len(sample.frames) / sample.real_fps, frames) + " \n"
-    first, *rest = sample.conversation
-    words = first["value"].replace("<image>", "").replace("<video>", "").strip()
-    turns = [{**first, "value": f"<image>\n{message}{words}"}, *rest]
+    human = [number for number, turn in enumerate(sample.conversation) if turn["from"] == "human"]
+    if not human:
+        raise ValueError("no human turn in a conversation")
+    shown = next((number for number in human if marked(sample.conversation[number])), human[0])
+    turns = [
+        _without_marks(turn) if number in human else turn for number, turn in enumerate(sample.conversation)
+    ]
+    turns[shown]["value"] = f"<image>\n{message}{turns[shown]['value'].strip()}"
     ids, labels = tokenizer.training_prompt(turns)
     marks = np.flatnonzero(ids == IMAGE_PLACEHOLDER)
     if len(marks) != 1:
@@ -47,8 +70,15 @@ def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray,
     return np.delete(ids, marks), np.delete(labels, marks), int(marks[0])
 
 
+def _without_marks(turn: dict) -> dict:
+    value = turn["value"]
+    for mark in MARKS:
+        value = value.replace(mark, "")
+    return {**turn, "value": value.strip() if value != turn["value"] else value}
+
+
 def visual_room(pool: int, config: XCompConfig) -> int:
-    """Visual tokens that a row may have: a video's whole pool, an image's in any case."""
+    """Visual tokens that a row of `pool` clips may have; those of an image in any case."""
     return max(pool * config.memory_tokens, config.frame_tokens)
 
 
@@ -62,7 +92,11 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
     per_clip, tokens = config.clip_frames, config.memory_tokens
     texts = np.full((shape.conversations, shape.row_length), PADDING_ID, np.int32)
     labels = np.full_like(texts, IGNORE)
-    index = np.full((shape.conversations, visual_room(shape.pool, config)), -1, np.int32)
+    index = np.full(
+        (shape.conversations, visual_room(shape.pool if shape.room is None else shape.room, config)),
+        -1,
+        np.int32,
+    )
     lengths = np.zeros((3, shape.conversations), np.int32)  # before the video, frames, after it
     clips: list[np.ndarray] = []
     images = np.zeros((shape.conversations, *(shape.size or samples[0].frames.shape[1:3]), 3), np.uint8)

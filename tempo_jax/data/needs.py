@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tempo_jax.data import collate_xcomp
+from tempo_jax.data import collate_align, collate_xcomp
 from tempo_jax.data.collate import Sample, is_text_only
 from tempo_jax.data.collate_svlm import conversation_row
 from tempo_jax.data.packing import Need
@@ -34,7 +34,9 @@ def tempo_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Nee
 
 
 def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Need:
-    """Of a conversation about one segment, as collate_svlm.collate lays it out."""
+    """Of a conversation about one segment, as collate_svlm.collate lays it out; it marks nothing as shown."""
+    if any(mark in turn["value"] for turn in sample.conversation for mark in collate_xcomp.MARKS):
+        raise ValueError("an <image> mark: the task svlm takes a segment's own questions, as minireel's")
     frames = VideoConfig().segment_frames
     if not 0 < len(sample.frames) <= frames:
         raise ValueError(f"a segment of {len(sample.frames)} frames, not 1 to {frames}")
@@ -45,7 +47,19 @@ def svlm_need(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Ne
 
 def llm_need(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> Need:
     """Of a conversation in words, as collate_llm.collate lays it out."""
-    return Need(0, 0, 0, len(tokenizer.training_prompt(sample.conversation)[0]))
+    ids, _ = tokenizer.training_prompt(sample.conversation)
+    if not is_text_only(ids):
+        raise ValueError("an <image> mark: the task llm takes conversations in words")
+    return Need(0, 0, 0, len(ids))
+
+
+def align_need(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Need:
+    """Of a video whose last turn has a note for each segment, as collate_align.collate lays it out."""
+    need = tempo_need(sample, tokenizer, config)
+    notes = len(collate_align.TAG.split(sample.conversation[-1]["value"])) - 1
+    if notes != need.segments:
+        raise ValueError(f"{notes} notes for {need.segments} segments: the task align takes minireel's notes")
+    return need
 
 
 def xcomp_need(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Need:
@@ -58,6 +72,6 @@ def xcomp_need(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Nee
 
 # Task -> the need of one of its samples.
 NEEDS: dict[str, Callable[..., Need]] = {
-    "tempo": tempo_need, "align": tempo_need, "svlm": svlm_need, "llm": llm_need,
+    "tempo": tempo_need, "align": align_need, "svlm": svlm_need, "llm": llm_need,
     "xcomp": xcomp_need,
 }  # fmt: skip

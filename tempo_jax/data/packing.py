@@ -27,7 +27,7 @@ class Need:
 def too_long(need: Need, shape: Shape) -> str | None:
     """Why a batch of `shape` can never hold the sample, or None."""
     for what, needed, room in (
-        ("segments", need.segments, shape.pool),
+        ("segments", need.segments, shape.pool if shape.room is None else shape.room),
         ("compressor tokens in a segment", need.longest_row, shape.row_length),
         ("LLM tokens", need.tokens, shape.length),
     ):

@@ -26,8 +26,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from tempo_jax.data import packing
+from tempo_jax.data import buckets, collate_xcomp, packing, shards
 from tempo_jax.data.collate import Shape
+from tempo_jax.data.needs import NEEDS
 from tempo_jax.data.shards import SKIPPED, Recipe, Shard
 from tempo_jax.data.sources import RandomAccess, open_source
 from tempo_jax.errors import TempoError
@@ -36,6 +37,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.training.tasks import TASKS
 
 NO_SIZE = (1, 1)  # where there is no frame
+_LOOKED_AT = 256  # samples of a source that does not say how long they are
 _REASONS = 32  # kinds of skipped samples that are told apart
 _SHARD_AHEAD, _STEPS_AHEAD = 1, 1  # batches and global batches that wait, complete, to be asked for
 
@@ -85,7 +87,8 @@ def _globally(batch: Any, shard: int, recipe: Recipe) -> Any:
     if "memory_index_BL" not in batch._fields:
         return batch
     index_BL = batch.memory_index_BL
-    offset = np.int32(shard * recipe.shape.pool * recipe.model.memory_tokens)
+    pool = max(1, batch.frames_PFHWC.shape[0])
+    offset = np.int32(shard * pool * recipe.model.memory_tokens)
     return batch._replace(memory_index_BL=np.where(index_BL >= 0, index_BL + offset, index_BL))
 
 
@@ -148,6 +151,9 @@ class Batches:
         given = {int(shard): state for shard, state in states.items()}
         if missing := [shard for shard in self._states if shard not in given]:
             raise TempoError(f"The saved data state has no shard {missing[0]}: keep batch.shards as it was.")
+        for shard in self._states:
+            if given[shard] is not None:
+                shards.check_same(given[shard], self._recipe)
         self.close()
         self._states = {shard: given[shard] for shard in self._states}
 
@@ -183,6 +189,8 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
     if not data.sources:
         raise TempoError("The config names no data: set data.sources.")
     sources = tuple(open_source(source) for source in data.sources)
+    for source in sources:
+        _check_kinds(config.task, source)
     weights = tuple(float(source.get("weight", 1.0)) for source in data.sources)
     if min(weights) <= 0:
         raise TempoError(f"A data source has weight {min(weights):g}: leave it out or give it one above 0.")
@@ -190,12 +198,17 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
         raise TempoError(
             f"data.workers is {data.workers}, but a shard has 1 worker process or, with 0, none."
         )
+    task = config.task
+    if len(rooms := buckets.buckets_of(batch)) > 1 and task != "xcomp":
+        raise TempoError(f"config.batch.buckets are for config.task=xcomp, not {task}: leave them empty.")
     return Recipe(
-        task=config.task,
+        task=task,
         tokenizer=tokenizer,
         model=model_config,
         shape=Shape(batch.pool, batch.row_length, batch.conversations, batch.length),
-        sizes=_sizes(batch.get("sizes", ()), sources),
+        sizes=_sizes(_listed(batch.get("sizes", ())), sources),
+        buckets=rooms,
+        cycle=_cycle(rooms, sources, weights, tokenizer, model_config) if len(rooms) > 1 else (0,),
         micro_batches=batch.micro_batches,
         window=data.window,
         threads=data.threads,
@@ -204,6 +217,51 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
         seed=config.seed,
         shards=batch.shards,
     )
+
+
+def _check_kinds(task: str, source: RandomAccess) -> None:
+    """TempoError for a prepared set in which the task finds nothing to train on."""
+    counts = getattr(source, "metadata", getattr(getattr(source, "source", None), "metadata", {})).get(
+        "counts", {}
+    )
+    kinds = {name.removeprefix("kind "): n for name, n in counts.items() if name.startswith("kind ")}
+    if kinds and not set(kinds) & set(TASKS[task].kinds):
+        has = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        fitting = [name for name, row in TASKS.items() if set(kinds) & set(row.kinds)]
+        takes = f"samples of {' or '.join(TASKS[task].kinds)}" if TASKS[task].kinds else "no prepared sets"
+        raise TempoError(
+            f"{source.name} has samples of {has}, but config.task={task} takes {takes}: use a config with "
+            f"the task {' or '.join(fitting)}, or other data."
+        )
+
+
+def _cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any) -> tuple[int, ...]:
+    """Of buckets, by what the sources hold: all of it where they say so, else some samples, evenly spread."""
+    clips = []
+    for source, weight in zip(sources, weights, strict=True):
+        counts = getattr(source, "frame_counts", None)
+        if counts is not None:
+            found = [collate_xcomp.clip_count(count, model) for count in counts]
+        else:
+            found = []
+            for index in np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int):
+                with contextlib.suppress(Exception):  # counted where it is skipped
+                    found.append(NEEDS["xcomp"](source[int(index)], tokenizer, model).segments)
+        clips += [(count, weight / len(found)) for count in found]
+    return buckets.cycle(rooms, clips)
+
+
+def _listed(sizes: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+    """Sizes as pairs, or as --config.batch.sizes=64x64 gives them. TempoError for what is none."""
+    found = []
+    for size in sizes if not isinstance(sizes, str) else sizes.split(","):
+        parts = size.split("x") if isinstance(size, str) else size
+        try:
+            height, width = (int(part) for part in parts)
+        except (TypeError, ValueError) as error:
+            raise TempoError(f"config.batch.sizes has {size!r}: give height and width, as 64x64.") from error
+        found.append((height, width))
+    return tuple(found)
 
 
 def _sizes(listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]) -> tuple[tuple[int, int], ...]:

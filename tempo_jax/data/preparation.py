@@ -24,7 +24,7 @@ DUMMY_SIDE = 336  # of the white picture that keeps the compressor in a text-onl
 class Settings:
     """What a model sees of a sample, and how it is stored.
 
-    video: the model's frame limits. fps, min_frames, max_frames, sampling: as of video.open_video.
+    video: the model's frame limits. fps, min_frames, max_frames, sampling, source_fps: as of open_video.
     encoding: of the stored frames. sizes: the only (height, width) frames may have, each sample taking
     the one whose shape is nearest; empty: every sample keeps the size at which the model would see it.
     """
@@ -34,6 +34,7 @@ class Settings:
     min_frames: int = 4
     max_frames: int = 384
     sampling: str = "time"
+    source_fps: float | None = None
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     sizes: tuple[tuple[int, int], ...] = ()
 

@@ -3,7 +3,8 @@
     python -m tempo_jax.data.prepare --source=data.jsonl --media=media --target=prepared --max-frames=64
     python -m tempo_jax.data.prepare --minireel=train --count=1000 --seconds=64 --model=demo --target=reels
 
-SOURCE: LLaVA-style records, a JSON list or one a line. TARGET: a TFDS folder (array_record) that configs
+SOURCE: records in any format of docs/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON, parquet,
+webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that configs
 name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when all
 is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
 interrupted, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from tempo_jax.data.preparation import Limit, Settings
 
 SKIPPED = folders.SKIPPED
+# readers.FORMATS, which a test holds this to: they need not be loaded to say --help.
+FORMATS = (
+    "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
+)  # fmt: skip
 MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, models.TempoConfig))
 
 
@@ -50,6 +55,8 @@ def prepare(
     from, which the target may lie in but not contain. TempoError for a target that is there already, or
     where nothing is usable.
     """
+    from tempo_jax.data.records import FRAME_COUNTS
+
     target = local("the target", target)
     for source in keep:
         folders.check_apart(target, source, inside=True)
@@ -66,6 +73,7 @@ def prepare(
         shutil.rmtree(work)
         lines = (json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n" for bad in built.skipped)
         (fresh / SKIPPED).write_text("".join(lines), encoding="utf-8")
+        (fresh / FRAME_COUNTS).write_text(json.dumps(built.frame_counts) + "\n", encoding="utf-8")
     return _report(built, target)
 
 
@@ -113,10 +121,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = options.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
     whole, above_0 = options.number(int, 1), options.number(float, 0, open_end=True)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--source", type=Path, metavar="FILE", help="LLaVA-style records, .json or .jsonl")
+    what.add_argument(
+        "--source", type=Path, metavar="FILE", help="records: a file, a folder of them, or a .yaml mixture"
+    )
     what.add_argument("--minireel", metavar="SPLIT", help="reels of train, validation or test instead")
     add = parser.add_argument
     add("--media", type=Path, metavar="DIR", help="folder of images and videos (default: SOURCE's)")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="of SOURCE (auto: by its name and each record's keys)",
+    )
     add("--target", type=Path, required=True, metavar="DIR", help="data set to write")
     folders.add_overwrite(parser)
     add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
@@ -135,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
     add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
     add(
+        "--source-fps",
+        type=above_0,
+        metavar="F",
+        help="frames per second at which folders and lists of frames were recorded (default: that of --fps)",
+    )
+    add(
         "--sizes",
         type=_sizes,
         default=(),
@@ -148,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out what is longer in the LLM (default: the model's context; without --checkpoint "
         "there is no tokenizer, and memory tokens alone are counted)",
     )
-    add("--format", choices=("jpeg", "webp"), default="jpeg", help="of stored frames (jpeg)")
+    add("--encoding", choices=("jpeg", "webp"), default="jpeg", help="of stored frames (jpeg)")
     add("--quality", type=whole, default=90, metavar="Q", help="of stored frames, 1 to 100 (90)")
     return parser
 
@@ -179,7 +201,9 @@ def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "Preparing"
     settings, limit = _settings(args)
     common = {"settings": settings, "limit": limit, "workers": args.workers, "report": report}
     if args.source is not None:
-        return lambda **where: builders.Llava(source=args.source, media=args.media, **common, **where)
+        return lambda **where: builders.Llava(
+            source=args.source, media=args.media, form=args.format, **common, **where
+        )
     chosen = {name: getattr(args, name) for name in ("count", "start", "seconds", "size")}
     chosen |= {"split": args.minireel, "forms": tuple(args.forms.split(","))}
     return lambda **where: builders.Minireel(**chosen, **common, **where)
@@ -197,7 +221,8 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
         min_frames=args.min_frames,
         max_frames=args.max_frames,
         sampling=args.sampling,
-        encoding=Encoding(args.format, args.quality),
+        source_fps=args.source_fps,
+        encoding=Encoding(args.encoding, args.quality),
         sizes=args.sizes,
     )
     return settings, Limit(config, args.max_tokens or config.context_length, tokenizer)

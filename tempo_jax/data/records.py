@@ -7,6 +7,7 @@ features.json, metadata.json (how it was prepared) and the records. TensorFlow i
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # with it comes jax, which the processes that only write exam
 KINDS = ("image", "video", "text")
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
 SPLIT = "train"
+FRAME_COUNTS = "frame_counts.json"  # of every sample, so that none must be read for it
 FORMAT = 1  # of the records; goes up when older readers would misunderstand them
 PREPARE = "python -m tempo_jax.data.prepare"
 
@@ -101,7 +103,7 @@ def features() -> Any:
             # Text, as records hold floats in 32 bits only and the time tags hang on the last of 64.
             "fps": tfds.features.Text(doc="of the stored frames; empty for image and text"),
             "times": tfds.features.Text(
-                doc="JSON: start_seconds, or seconds of every frame; empty: from 0 on"
+                doc="JSON: start_seconds, seconds of every frame, or pictures; empty: from 0 on"
             ),
         }
     )
@@ -149,6 +151,7 @@ def to_sample(example: dict[str, Any]) -> "Sample":
         conversation=json.loads(example["conversations"].decode()),
         start_seconds=times.get("start_seconds", 0.0),
         seconds=np.asarray(times["seconds"]) if "seconds" in times else None,
+        pictures=times.get("pictures", False),
     )
 
 
@@ -168,6 +171,9 @@ class Prepared:
         self.files: list[str] = [str(path) for path in builder.info.splits[SPLIT].filepaths]
         self._known = {*(builder.info.features or ()), "times"} == set(features())
         self._source = builder.as_data_source(split=SPLIT)
+        self.name = folder
+        self.fingerprint = self.metadata.get("fingerprint") or _fingerprint(self.metadata, self.lengths)
+        self.frame_counts = _frame_counts(Path(folder), len(self))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -205,6 +211,22 @@ class Prepared:
             if (found := reader.num_records()) != length:
                 raise ValueError(f"{Path(file).name} holds {found} of {length} records")
             reader.close()
+
+
+def _fingerprint(metadata: dict, lengths: Sequence[int]) -> str:
+    """Of sets that were prepared before they had one: of how many samples, frames and bytes they have."""
+    told = json.dumps([metadata.get("counts"), metadata.get("settings"), list(lengths)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _frame_counts(folder: Path, length: int) -> list[int] | None:
+    """How many frames each sample has; None where the set does not say."""
+    try:
+        counts = json.loads((folder / FRAME_COUNTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    fits = isinstance(counts, list) and len(counts) == length
+    return counts if fits and all(isinstance(count, int) for count in counts) else None
 
 
 def open_prepared(folder: str | os.PathLike) -> Prepared:

@@ -13,6 +13,7 @@ class Shape:
     conversations: int  # LLM rows; each takes conversations, one after the other, while they fit
     length: int  # of an LLM row: prompts and answers, memory tokens included
     size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
+    room: int | None = None  # segments of one conversation; None: as many as the pool has
 
 
 def rows_of(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:

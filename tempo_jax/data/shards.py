@@ -11,13 +11,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
-from tempo_jax.data import packing
+from tempo_jax.data import buckets, packing
 from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.collate_xcomp import clip_count
 from tempo_jax.data.needs import NEEDS
 from tempo_jax.data.sources import RandomAccess
 from tempo_jax.errors import TempoError
@@ -28,7 +29,7 @@ SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
 _LEAST_PATIENCE = 500  # samples
 _MOST_PATIENCE = 2000  # unusable ones in a row: made-up data has no end, and nobody should wait for it
 _CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
-_ELSEWHERE = "frames of another size of batch.sizes"  # not lost: the stream of that size has it
+_ELSEWHERE = "of another size or length bucket"  # not lost: the stream of that one has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +53,60 @@ class _Reader:
 
     source: RandomAccess
     number: int
-    size: tuple[int, int]
+    slot: "Slot"
     recipe: "Recipe"
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> _Item | _Skipped:
+        recipe = self.recipe
         try:
+            if recipe.elsewhere(self.source, index, self.slot.bucket):
+                return _Skipped(_ELSEWHERE)  # without reading it
             sample = self.source[index]
             if sample is None:
                 return _Skipped("the source has none there")
-            need = self.recipe.need(sample)
-            # Without segments any size would do: the first one's stream has it.
-            size = tuple(sample.frames.shape[1:3]) if need.segments else self.recipe.sizes[0]
-            if size != self.size:
-                listed = size in self.recipe.sizes
-                return _Skipped(_ELSEWHERE if listed else f"frames of {size[0]}x{size[1]}")
+            need = recipe.need(sample)
+            # Without segments and images any size would do: the first one's stream has it.
+            any_size = not need.segments and not need.alone
+            size = recipe.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
+            if size != self.slot.size:
+                return _Skipped(_ELSEWHERE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
         except Exception as error:  # whatever a damaged record makes of itself: never fatal
             return _Skipped(_reason(error))
-        reason = packing.too_long(need, self.recipe.shape)
-        return _Skipped(reason) if reason else _Item(sample, need, self.number, -1)
+        if reason := packing.too_long(need, recipe.buckets[-1].shape(recipe.shape)):
+            return _Skipped(reason)
+        if buckets.bucket_of(need.segments, recipe.buckets) != self.slot.bucket:
+            return _Skipped(_ELSEWHERE)
+        return _Item(sample, need, self.number, -1)
+
+
+def identity(source: RandomAccess) -> dict[str, Any]:
+    """{"length", "name", "fingerprint"}; the fingerprint is empty where only the config says what it is."""
+    names = {name: str(getattr(source, name, "")) for name in ("name", "fingerprint")}
+    return {"length": len(source)} | names
+
+
+def check_same(state: Mapping, recipe: "Recipe") -> None:
+    """TempoError, by name, where the sources are not those of a saved state."""
+    saved = state.get("sources") or [{"length": length} for length in state["lengths"]]
+    now = recipe.identity()
+    for number, (old, new) in enumerate(zip(saved, now), start=1):
+        both = old.get("fingerprint") and new["fingerprint"]
+        if old["length"] != new["length"] or (both and old["fingerprint"] != new["fingerprint"]):
+            raise TempoError(
+                f"The data are not those of the saved state: source {number}, "
+                f"{new['name'] or 'made on the fly'}, had {_told(old)} and has {_told(new)}. Put the old one "
+                "back, or start a new run from the checkpoint's weights."
+            )
+    if len(saved) != len(now) or len(state["streams"]) != len(recipe.slots()):
+        raise TempoError(_CHANGED)
+
+
+def _told(known: Mapping) -> str:
+    mark = f", fingerprint {known['fingerprint']}" if known.get("fingerprint") else ""
+    return f"{known['length']} samples{mark}"
 
 
 def _reason(error: Exception) -> str:
@@ -81,6 +115,13 @@ def _reason(error: Exception) -> str:
 
 def _with_index(index: int, item: _Item | _Skipped) -> _Item | _Skipped:
     return dataclasses.replace(item, index=int(index)) if isinstance(item, _Item) else item
+
+
+class Slot(NamedTuple):
+    """What the batches of one stream have in common."""
+
+    size: tuple[int, int]  # (height, width) of frames
+    bucket: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +133,8 @@ class Recipe:
     model: Any
     shape: Shape
     sizes: tuple[tuple[int, int], ...]  # of step t: sizes[t % len(sizes)]
+    buckets: tuple[buckets.Bucket, ...]
+    cycle: tuple[int, ...]  # of buckets, the next one when every size has had its turn
     micro_batches: int
     window: int
     threads: int
@@ -103,16 +146,42 @@ class Recipe:
     def need(self, sample: Sample) -> packing.Need:
         return NEEDS[self.task](sample, self.tokenizer, self.model)
 
-    def collate(self, samples: Sequence[Sample], size: tuple[int, int]) -> Any:
-        shape = dataclasses.replace(self.shape, size=size)
-        return TASKS[self.task].collate(samples, self.tokenizer, self.model, shape)
+    def shape_of(self, slot: Slot) -> Shape:
+        """Of its batches."""
+        return dataclasses.replace(self.buckets[slot.bucket].shape(self.shape), size=slot.size)
 
-    def streams(self, shard: int, size: tuple[int, int]) -> list[grain.MapDataset]:
+    def collate(self, samples: Sequence[Sample], slot: Slot) -> Any:
+        return TASKS[self.task].collate(samples, self.tokenizer, self.model, self.shape_of(slot))
+
+    def slot(self, step: int) -> Slot:
+        """That of a step; the same on every shard."""
+        round_, turn = divmod(step, len(self.sizes))
+        return Slot(self.sizes[turn], self.cycle[round_ % len(self.cycle)])
+
+    def slots(self) -> list[Slot]:
+        """All that there are."""
+        return [
+            Slot(size, number) for size in dict.fromkeys(self.sizes) for number in dict.fromkeys(self.cycle)
+        ]
+
+    def elsewhere(self, source: RandomAccess, index: int, bucket: int) -> bool:
+        """Whether a sample is known to be of another bucket before it is read."""
+        counts = getattr(source, "frame_counts", None) if len(self.buckets) > 1 else None
+        if counts is None:
+            return False
+        found = buckets.bucket_of(clip_count(counts[index], self.model), self.buckets)
+        return found is not None and found != bucket
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What the sources are, to be compared when a run continues."""
+        return [identity(source) for source in self.sources]
+
+    def streams(self, shard: int, slot: Slot) -> list[grain.MapDataset]:
         """For each source, the shard's endless part of it."""
         result = []
         for number, source in enumerate(self.sources):
             seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-            data = grain.MapDataset.source(_Reader(source, number, size, self))
+            data = grain.MapDataset.source(_Reader(source, number, slot, self))
             data = data.shuffle(seed=seed).repeat()[shard :: self.shards]
             result.append(data.map_with_index(_with_index))
         return result
@@ -152,9 +221,13 @@ class _Patience:
 class _Stream:
     """One shard's samples of one size, in batches."""
 
-    def __init__(self, recipe: Recipe, shard: int, size: tuple[int, int], map_in_threads: Callable):
-        self._recipe, self._size, self._map = recipe, size, map_in_threads
-        self._maps = recipe.streams(shard, size)
+    def __init__(self, recipe: Recipe, shard: int, slot: Slot, map_in_threads: Callable):
+        self._recipe, self._slot, self._map = recipe, slot, map_in_threads
+        self._shape = recipe.shape_of(slot)
+        self._maps = recipe.streams(shard, slot)
+        # More than a few batches' samples would wait for nothing, and long ones are large.
+        most = recipe.window if len(recipe.buckets) == 1 else 4 * self._shape.conversations
+        self._most = min(recipe.window, most)
         # One thread is the caller's own: nothing is handed over. More pay where files are read and images
         # decoded; Python code, as minireel's, runs in one at a time anyway.
         threads = recipe.threads if recipe.threads > 1 else 0
@@ -167,24 +240,24 @@ class _Stream:
         pairs = zip(recipe.sources, recipe.weights, strict=True)
         whole = max(math.ceil(len(source) * sum(recipe.weights) / weight) for source, weight in pairs)
         limit = max(2 * whole, _LEAST_PATIENCE)
-        self._unread, self._unmade = _Patience(limit, size), _Patience(limit, size)
+        self._unread, self._unmade = _Patience(limit, slot.size), _Patience(limit, slot.size)
 
     def next(self, counts: Counter) -> Any:
         """The next batch; what was read, used and skipped on the way is added to `counts`."""
         while True:
             self._fill(counts)
-            chosen = packing.choose([item.need for item in self._window], self._recipe.shape)
+            chosen = packing.choose([item.need for item in self._window], self._shape)
             items = [self._window[position] for position in chosen]
             self._window = [item for n, item in enumerate(self._window) if n not in set(chosen)]
             made = [(item, sample) for item in items if (sample := self._develop(item.sample, counts))]
             if made:
                 self._unmade.reset()
-                counts.update(packing.usage([item.need for item, _ in made], self._recipe.shape))
+                counts.update(packing.usage([item.need for item, _ in made], self._shape))
                 counts["samples"] += len(made)
-                return self._recipe.collate([sample for _, sample in made], self._size)
+                return self._recipe.collate([sample for _, sample in made], self._slot)
 
     def _fill(self, counts: Counter) -> None:
-        while len(self._window) < self._recipe.window:
+        while len(self._window) < self._most:
             item = next(self.iterator)
             if isinstance(item, _Item):
                 self._unread.reset()
@@ -225,31 +298,36 @@ class _ShardIterator(grain.DatasetIterator):
     def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
         self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads) if recipe.threads > 1 else None
         mapped = self._pool.map if self._pool else map
-        self._streams = {size: _Stream(recipe, shard, size, mapped) for size in dict.fromkeys(recipe.sizes)}
+        self._streams = {slot: _Stream(recipe, shard, slot, mapped) for slot in recipe.slots()}
         super().__init__([stream.iterator for stream in self._streams.values()])
         self._recipe, self._batches = recipe, 0
-        self._lengths = [len(source) for source in recipe.sources]
+        self._identity = recipe.identity()
         if state is not None:
             self.set_state(state)
 
     def __next__(self) -> tuple[Any, Counter, str]:
         step = self._batches // self._recipe.micro_batches
-        stream = self._streams[self._recipe.sizes[step % len(self._recipe.sizes)]]
+        stream = self._streams[self._recipe.slot(step)]
         counts = Counter()
         batch = stream.next(counts)
         self._batches += 1
         return batch, counts, json.dumps(self.get_state())
 
     def get_state(self) -> dict:
-        streams = {f"{h}x{w}": stream.get_state() for (h, w), stream in self._streams.items()}
-        return {"batches": self._batches, "lengths": self._lengths, "streams": streams}
+        streams = {self._name(slot): stream.get_state() for slot, stream in self._streams.items()}
+        lengths = [known["length"] for known in self._identity]
+        return {"batches": self._batches, "lengths": lengths, "sources": self._identity, "streams": streams}
 
     def set_state(self, state: Mapping) -> None:
-        if state["lengths"] != self._lengths or len(state["streams"]) != len(self._streams):
-            raise TempoError(_CHANGED)
+        check_same(state, self._recipe)
         self._batches = state["batches"]
-        for (height, width), stream in self._streams.items():
-            stream.set_state(state["streams"][f"{height}x{width}"])
+        for slot, stream in self._streams.items():
+            stream.set_state(state["streams"][self._name(slot)])
+
+    def _name(self, slot: Slot) -> str:
+        height, width = slot.size
+        room = f"/{self._recipe.buckets[slot.bucket].room}" if len(self._recipe.buckets) > 1 else ""
+        return f"{height}x{width}{room}"
 
     def close(self) -> None:
         super().close()

@@ -18,6 +18,12 @@ class Subset:
     def __init__(self, source: Any, percent: float, start: float = 0.0, stop: float = 1.0):
         self.source = source
         self.indices = _cut(len(source), percent, start, stop)
+        part = f"{percent:g} % from {start:g} to {stop:g} of it"
+        self.name = f"{getattr(source, 'name', '')} ({part})"
+        whole = getattr(source, "fingerprint", "")
+        self.fingerprint = f"{whole}/{percent:g}/{start:g}/{stop:g}" if whole else ""
+        counts = getattr(source, "frame_counts", None)
+        self.frame_counts = None if counts is None else [counts[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -28,7 +28,8 @@ NOT_OFFERED = "N/A"  # stands in LongVideoBench's option columns where there are
 class Question:
     """One question of a benchmark.
 
-    video: its name as annotated, always below the folder of videos. letters: of the options offered.
+    video: its name as annotated, always below the folder of videos. also: what else it may be called.
+    letters: of the options offered.
     options: their texts; empty where the prompt has them already. groups: heading -> groups it is in.
     spans: (start, end) in seconds of what the answer rests on, where a benchmark says so.
     """
@@ -41,6 +42,7 @@ class Question:
     answer: str
     groups: Mapping[str, tuple[str, ...]]
     spans: tuple[tuple[float, float], ...] = ()
+    also: tuple[str, ...] = ()
 
 
 def read(
@@ -61,16 +63,19 @@ def read(
         if not rows:
             raise TempoError(f"{file} holds no questions: download it again.")
         columns = _columns(benchmark, rows[0], file)
+        stem = file.stem if file.suffix == ".json" else ""
         for number, row in enumerate(rows, start=1):
             said = folder / "subtitles" if subtitles else None
-            question = _Row(benchmark, columns, row, f"{file}, question {number}", said).question(questions)
+            here = _Row(benchmark, columns, row, f"{file}, question {number}", said, stem)
+            question = here.question(questions)
             questions[question.id] = question
     return list(questions.values())
 
 
 def fingerprint(questions: list[Question]) -> str:
-    """The same for the same questions, in whatever order."""
-    lines = sorted(json.dumps(dataclasses.asdict(q), sort_keys=True) for q in questions)
+    """The same for the same questions, in whatever order and whatever else their videos may be called."""
+    plain = [dataclasses.asdict(question) for question in questions]
+    lines = sorted(json.dumps({k: v for k, v in q.items() if k != "also"}, sort_keys=True) for q in plain)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -79,9 +84,10 @@ def _files(benchmark: Benchmark, folder: Path, pattern: str) -> list[Path]:
     for wanted in patterns:
         if found := sorted(path for path in folder.glob(wanted) if path.is_file()):
             return found
+    copy = f" ({benchmark.copy} on Hugging Face)" if benchmark.copy else ""
     raise TempoError(
         f"{folder} has no annotation file of {benchmark.title} (looked for {', '.join(patterns)}): give the "
-        "folder it was downloaded to, or the file's name as config.data.annotations."
+        f"folder it was downloaded to{copy}, or the file's name as config.data.annotations."
     )
 
 
@@ -113,7 +119,7 @@ def _columns(benchmark: Benchmark, row: dict[str, Any], file: Path) -> dict[str,
     """What a question needs -> the column it is in."""
     needed = dict(benchmark.columns)
     if benchmark.mean_of:
-        needed[benchmark.mean_of] = (benchmark.groups[benchmark.mean_of],)
+        needed[benchmark.mean_of] = benchmark.groups[benchmark.mean_of]
     for names in needed.values():
         if not any(name in row for name in names):
             raise TempoError(
@@ -134,6 +140,7 @@ class _Row:
     row: Mapping[str, Any]
     where: str
     subtitles: Path | None = None  # the folder of those that prompts begin with
+    file: str = ""  # the file's name: MLVU's authors have a folder of videos for each of theirs
 
     def question(self, others: Mapping[str, Question]) -> Question:
         video, text, options = self._video(), self._text("question"), self._options()
@@ -146,13 +153,14 @@ class _Row:
             prompt="\n".join([*self._said(), self.benchmark.prompt(text, options)]),
             letters=letters,
             options=options,
-            answer=self._answer(letters),
+            answer=self._answer(letters, options),
             groups={
-                heading: _names(self.row[column])
-                for heading, column in self.benchmark.groups.items()
-                if self.row.get(column) is not None
+                heading: _names(self.row[columns[0]])
+                for heading, names in self.benchmark.groups.items()
+                if (columns := [name for name in names if self.row.get(name) is not None])
             },
             spans=tuple((float(start), float(end)) for start, end in self._get("spans") or ()),
+            also=tuple(dict.fromkeys(self._also(video))),
         )
 
     def _get(self, what: str) -> Any:
@@ -166,11 +174,18 @@ class _Row:
 
     def _video(self) -> str:
         name = self._text("video")
-        path = PurePosixPath(name.replace("\\", "/"))
-        # By its name only: in a folder of the Hugging Face cache every file is a link that leads out.
-        if path.is_absolute() or ".." in path.parts or "\0" in name:
+        if not _inside(name):
             raise TempoError(f"{self.where}: the video {name!r} is outside the folder of videos: repair it.")
         return name
+
+    def _also(self, video: str) -> Iterator[str]:
+        """What else the video may be called: by its other columns, and in a folder that the file names."""
+        if self.file:
+            yield f"{self.file}/{video}"
+        for column in self.benchmark.columns["video"]:
+            name = self.row.get(column)
+            if isinstance(name, str) and name.strip() and name != video and _inside(name):
+                yield name
 
     def _said(self) -> list[str]:
         """The subtitles' lines, if wanted."""
@@ -200,12 +215,14 @@ class _Row:
             raise TempoError(f"{self.where} has {len(options)} options, but it must have 1 to {most}.")
         return options
 
-    def _answer(self, letters: str) -> str:
+    def _answer(self, letters: str, options: tuple[str, ...]) -> str:
         answer = self._get("answer")
         if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(letters):
             return letters[answer]
         if isinstance(answer, str) and len(answer.strip()) == 1 and answer.strip() in letters:
             return answer.strip()
+        if isinstance(answer, str) and options.count(clean_text(answer)) == 1:  # MLVU's authors: its words
+            return letters[options.index(clean_text(answer))]
         raise TempoError(f"{self.where}: the answer {answer!r} is none of {', '.join(letters)}: repair it.")
 
     def _id(self, others: Mapping[str, Question], video: str, text: str, options: tuple[str, ...]) -> str:
@@ -219,6 +236,12 @@ class _Row:
         name = f"{video}/{hashlib.sha256(content).hexdigest()[:10]}"
         count = next(n for n in range(1, len(others) + 2) if _numbered(name, n) not in others)
         return _numbered(name, count)
+
+
+def _inside(name: str) -> bool:
+    """By its name only: in a folder of the Hugging Face cache every file is a link that leads out."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not (path.is_absolute() or ".." in path.parts or "\0" in name)
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:

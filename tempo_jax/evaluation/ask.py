@@ -1,5 +1,6 @@
 """From questions about videos to rows: the part of a run that needs the model."""
 
+import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -49,19 +50,22 @@ class Asker:
             batches = [batch for batch in _batches(list(some), self.config.batch) if missing(batch, done)]
             if not batches:
                 continue
+            question = batches[0][0][0]
             try:
-                readings.append((self.videos.find(video), batches))
+                readings.append((self.videos.find(video, *question.also), batches))
             except TempoError as error:
-                yield from self._failures(batches, done, str(error))
+                yield from self._failures(batches, done, str(error), rows.MISSING)
         if not readings:
             return
         self.system = SYSTEMS[self.config.system](self.config)
         jobs = [(path, self.system.sampling(batches[0][0][1].max_frames)) for path, batches in readings]
         videos = ahead.opened(jobs, self.config.workers, self.config.ahead_mib << 20)
-        for (_, batches), found in zip(readings, videos, strict=True):
-            yield from self._video(found, batches, done)
+        for (path, batches), found in zip(readings, videos, strict=True):
+            yield from self._video(path, found, batches, done)
 
-    def _video(self, found: ahead.Opened, batches: Sequence[Batch], done: Container[Key]) -> Iterator[Row]:
+    def _video(
+        self, path: Path, found: ahead.Opened, batches: Sequence[Batch], done: Container[Key]
+    ) -> Iterator[Row]:
         """The rows of one reading of a video."""
         error = found.error or next((w for w in getattr(found.source, "warnings", ()) if CUT in w), "")
         clip, started = None, time.perf_counter()
@@ -71,7 +75,9 @@ class Asker:
         except TempoError as broken:
             error = str(broken)
         if clip is None:
-            yield from self._failures(batches, done, error)
+            state = file_state(path)
+            why = rows.UNDECODABLE if state else rows.MISSING  # moved away since it was looked for
+            yield from self._failures(batches, done, error, why, state)
             return
         wait = clip.waited_seconds
         spent = {
@@ -101,7 +107,7 @@ class Asker:
 
     def _answered(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
         if isinstance(turn.error, TempoError):
-            return self._failed(question, setting, str(turn.error))
+            return self._failed(question, setting, str(turn.error), rows.REFUSED)
         if turn.error:
             raise turn.error
         answer = turn.answer
@@ -136,16 +142,30 @@ class Asker:
             "auc": None,
             "warnings": [],
             "failure": "",
+            "unanswered": "",
             "damage": "",
             "seconds": {},
         }
 
-    def _failures(self, batches: Iterable[Batch], done: Container[Key], sentence: str) -> Iterator[Row]:
+    def _failures(
+        self, batches: Iterable[Batch], done: Container[Key], sentence: str, why: str, file: Any = None
+    ) -> Iterator[Row]:
         pairs = (pair for batch in batches for pair in missing(batch, done))
-        return (self._failed(*pair, sentence) for pair in pairs)
+        return (self._failed(*pair, sentence, why, file) for pair in pairs)
 
-    def _failed(self, question: Question, setting: Setting, sentence: str) -> Row:
-        return self._row(question, setting) | {"failure": sentence}
+    def _failed(self, question: Question, setting: Setting, sentence: str, why: str, file: Any = None) -> Row:
+        """`file`: the state of the video that could not be decoded: another one is asked about again."""
+        kept = {"file": file} if file else {}
+        return self._row(question, setting) | {"failure": sentence, "unanswered": why} | kept
+
+
+def file_state(path: Path) -> list[int] | None:
+    """Size and time of a file, by which another one of its name is known; None where there is none."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _reading(pair: Pair) -> tuple[str, int]:

@@ -9,14 +9,24 @@ from tempo_jax import checkpoint
 ENDS = 1 << 20  # bytes at either end of a file that are looked at: a 6B's arrays are never read whole
 
 
-def identify(folder: str | Path) -> dict[str, Any]:
+def identify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     """{"fingerprint": 16 hex digits, "origin": what model.json says}; of model.json, arrays, tokenizer.
 
     Two checkpoints of other weights differ: every array file's name and size and its first and last MiB
-    count. TempoError for a folder that is no native checkpoint.
+    count.
+
+    Args:
+      folder: the checkpoint.
+      kind: of model that it must be, a name in models.config.KINDS; None: any.
+
+    Returns:
+      The fingerprint and the origin.
+
+    Raises:
+      TempoError: for a folder that is no native checkpoint, or one of another kind.
     """
     folder = Path(folder)
-    origin = checkpoint.read_model_json(folder, kind="tempo").origin
+    origin = checkpoint.read_model_json(folder, kind=kind).origin
     files = [folder / "model.json", *(folder / "params").rglob("*"), *(folder / "tokenizer").rglob("*")]
     digest = hashlib.sha256()
     for file in sorted(path for path in files if path.is_file()):

@@ -21,8 +21,8 @@ DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
 # What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
 # axes may come and go; those that were asked are not asked again.
 FREE = (
-    "checkpoint", "data", "limit", "reuse", "workers", "ahead_mib", "chunk_segments", "mesh", "published",
-    *settings.AXES,
+    "checkpoint", "data", "limit", "allow_missing", "reuse", "workers", "ahead_mib", "chunk_segments", "mesh",
+    "published", *settings.AXES,
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def default() -> ConfigDict:
     config.data.videos = ""  # folder of its videos, in data.path or anywhere; empty: the usual ones
     config.subtitles = False  # in the prompt, where a benchmark has them: longvideobench
     config.limit = 0  # questions, the first ones; 0: all
+    config.allow_missing = False  # True: goes on where more than 1 % of the videos are not there
 
     # Of sampling, as published (facts/tempo.md §5.1)
     config.fps = 2.0

@@ -19,7 +19,7 @@ from tempo_jax.evaluation.benchmarks import BENCHMARKS
 
 SPLIT = "test"
 _TEXTS = ("id", "video", "prompt", "letters", "answer")
-_JSON = ("options", "groups", "spans")
+_JSON = ("options", "groups", "spans", "also")
 
 
 class Questions(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -87,12 +87,13 @@ def questions(builder: Questions) -> list[Question]:
 
 def _question(example: dict[str, Any]) -> Question:
     text = {name: _text(example[name]) for name in _TEXTS}
-    options, groups, spans = (json.loads(_text(example[name])) for name in _JSON)
+    options, groups, spans, also = (json.loads(_text(example[name])) for name in _JSON)
     return Question(
         **text,
         options=tuple(options),
         groups={heading: tuple(names) for heading, names in groups.items()},
         spans=tuple((start, end) for start, end in spans),
+        also=tuple(also),
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from tempo_jax.cli_options import count
 from tempo_jax.evaluation import figure, published
 from tempo_jax.evaluation.results import STAGES
+from tempo_jax.evaluation.rows import MISSING, REFUSED, UNDECODABLE
 
+LOST = {MISSING: "videos missing", UNDECODABLE: "videos not decodable", REFUSED: "questions refused"}
 SECONDS = "## Seconds per answer"  # nothing above this line depends on the machine's speed
 
 
@@ -20,6 +22,11 @@ def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_
     replace(workdir / "report.md", markdown(results, seconds, with_published))
     if figure.worth_drawing(results):
         figure.draw(results, workdir / "accuracy.png")
+
+
+def lost(unanswered: Mapping[str, int]) -> str:
+    """What of a run has no answer and why: "2 answers (videos missing), …"; "" where all is answered."""
+    return ", ".join(f"{count(n, 'answer')} ({LOST[kind]})" for kind, n in unanswered.items() if n)
 
 
 def replace(path: Path, text: str) -> None:
@@ -50,6 +57,9 @@ def _head(results: Mapping[str, Any]) -> Iterator[str]:
     if not results["complete"]:
         yield f"**Incomplete: {results['answers']} of {total} answers.** The same command goes on."
         yield ""
+    if said := lost(results["unanswered"]):
+        yield f"**Not answered: {said}.** They are in no accuracy on this page but in *if wrong*."
+        yield ""
     yield (
         f"{count(results['questions'], 'question')} about {count(results['videos'], 'video')}; model "
         f"{results['model']['fingerprint']}; chance {percent(results['chance'])} %."
@@ -71,33 +81,39 @@ def _main_table(results: Mapping[str, Any], with_published: bool) -> Iterator[st
         tokens = None if row.tokens_per_frame is None else f"{row.tokens_per_frame:g}"
         yield _line(name, row.max_frames or None, row.budget, f"{row.accuracy:.1f}", None, tokens, None)
     yield ""
-    yield f"Accuracy: {results['settings'][0]['score']['of']}."
+    yield f"Accuracy: {results['settings'][0]['score']['of']} that were answered."
     yield ""
 
 
 def _notes(results: Mapping[str, Any]) -> Iterator[str]:
-    yield "| setting | right | replies without a letter | failed | relevance AUC |"
-    yield "|---|---|---|---|---|"
+    yield "| setting | right | replies without a letter | not answered | if wrong, % | relevance AUC |"
+    yield "|---|---|---|---|---|---|"
     for row in results["settings"]:
         right = f"{row['all']['right']}/{row['all']['questions']}"
-        lost = str(row["unparsable"])
+        unread = str(row["unparsable"])
         if row["random_options_right"] is not None:
-            lost += (
+            unread += (
                 f", {row['random_options_right']} right by a random option; counted as wrong: "
                 f"{percent(row['without_random_options']['accuracy'])} %"
             )
-        yield _line(row["setting"], right, lost, row["failed"], _number(row["relevance_auc"], 3))
+        if_wrong = percent(row["if_wrong"]["accuracy"]) if row["failed"] else None
+        yield _line(
+            row["setting"], right, unread, row["failed"], if_wrong, _number(row["relevance_auc"], 3)
+        )  # fmt: skip
     yield ""
     examples = [text for row in results["settings"] for text in row["unparsable_examples"]]
     if examples:
         shown = ", ".join(_quoted(text) for text in dict.fromkeys(examples))
         yield f"Replies without a letter, for example: {shown}."
         yield ""
-    for heading, name in (("Failed, scored as wrong", "failures"), ("Damaged, but answered", "damaged")):
-        if results[name]:
-            yield f"{heading}:"
+    lists = [
+        (title, [bad for bad in results["failures"] if bad["why"] == why]) for why, title in LOST.items()
+    ]
+    for heading, listed in (*lists, ("answered, but damaged", results["damaged"])):
+        if listed:
+            yield f"{heading.capitalize()}:"
             yield ""
-            yield from (f"* {bad['video']} ({bad['answers']}): {bad['reason']}" for bad in results[name])
+            yield from (f"* {bad['video']} ({bad['answers']}): {bad['reason']}" for bad in listed)
             yield ""
     if results["warnings"]:
         yield "Said of answers:"
@@ -177,6 +193,6 @@ def table(results: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{row['setting']}: {percent(score['accuracy'])} % ({_interval(score)}), "
             f"{'-' if tokens is None else format(tokens, '.2f')} tokens per frame, "
-            f"{row['unparsable']} without a letter, {row['failed']} failed"
+            f"{row['unparsable']} without a letter, {row['failed']} not answered"
         )
     return lines

@@ -12,7 +12,7 @@ from typing import Any
 from tempo_jax.evaluation import scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
-from tempo_jax.evaluation.rows import Row
+from tempo_jax.evaluation.rows import UNANSWERED, Row, unanswered
 from tempo_jax.evaluation.settings import Setting
 
 STAGES = ("decode", "wait", "vision", "compress", "answer")  # of Row["seconds"]
@@ -32,7 +32,7 @@ def results(
 ) -> dict[str, Any]:
     """Everything a report says but seconds. `about`: the model and the settings that are the same for all.
 
-    accuracies are shares from 0 to 1.
+    accuracies are shares from 0 to 1 of the questions that were answered.
     """
     questions = sorted(questions, key=lambda question: question.id)
     chance = math.fsum(1 / len(q.letters) for q in questions) / len(questions)
@@ -43,19 +43,21 @@ def results(
         "questions": len(questions),
         "videos": len({q.video for q in questions}),
         "chance": chance,
-        "answers": len(found),
+        "answers": sum(not unanswered(row) for row in found),
+        "unanswered": {kind: sum(unanswered(row) == kind for row in found) for kind in UNANSWERED},
         "complete": len(found) == len(questions) * len(grid),
         **about,
         "settings": [_setting(benchmark, questions, setting, rows) for setting in grid],
-        "failures": _by_video(found, "failure"),
+        "failures": _by_video(found, "failure"),  # with why: missing, undecodable or refused
         "damaged": _by_video(found, "damage"),
         "warnings": _warnings(found),
     }
 
 
 def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: Rows) -> dict[str, Any]:
-    asked = [(q, rows[q.id, setting.name]) for q in questions if (q.id, setting.name) in rows]
-    answered = [row for _, row in asked if not row["failure"]]
+    found = [(q, rows[q.id, setting.name]) for q in questions if (q.id, setting.name) in rows]
+    asked = [(q, row) for q, row in found if not unanswered(row)]
+    answered = [row for _, row in asked]
     unparsable = [row for row in answered if not row["prediction"]]
     guessed = sum(row["right"] for row in unparsable)
     groups = {heading: _groups(asked, heading) for heading in benchmark.groups}
@@ -69,7 +71,9 @@ def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: R
         "score": _score(benchmark, asked, groups),
         "all": _share(row["right"] for _, row in asked),
         "groups": groups,
-        "failed": len(asked) - len(answered),
+        "failed": len(found) - len(asked),
+        **{kind: sum(unanswered(row) == kind for _, row in found) for kind in UNANSWERED},
+        "if_wrong": _share(row["right"] for _, row in found),  # all that were not answered
         "unparsable": len(unparsable),
         "unparsable_examples": [row["text"] for row in unparsable[:EXAMPLES]],
         "random_options_right": guessed if benchmark.random_fallback else None,
@@ -121,11 +125,14 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
     """Sentences about videos, each once, with how many answers it is about."""
-    counts: dict[tuple[str, str], int] = defaultdict(int)
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
     for row in found:
         if row[what]:
-            counts[row["video"], row[what]] += 1
-    return [{"video": v, "reason": reason, "answers": n} for (v, reason), n in sorted(counts.items())]
+            counts[row["video"], row[what], unanswered(row)] += 1
+    return [
+        {"video": video, "reason": reason, "why": why, "answers": count}
+        for (video, reason, why), count in sorted(counts.items())
+    ]
 
 
 def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:

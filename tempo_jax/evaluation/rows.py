@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+# Why a question has no answer: its video is not there, its video cannot be decoded, or it cannot be asked so.
+MISSING, UNDECODABLE, REFUSED = "missing", "undecodable", "refused"
+UNANSWERED = (MISSING, UNDECODABLE, REFUSED)
+NO_VIDEO = "There is no video"  # what the failures of missing ones begin with
 
 
 def key(row: Row) -> tuple[str, str]:
@@ -13,9 +17,22 @@ def key(row: Row) -> tuple[str, str]:
     return row["question"], row["setting"]
 
 
+def unanswered(row: Row) -> str:
+    """One of UNANSWERED; "" for a row that is an answer."""
+    failure = row.get("failure", "")
+    if not failure:
+        return ""
+    return row.get("unanswered") or (MISSING if failure.startswith(NO_VIDEO) else UNDECODABLE)
+
+
 def read(workdir: Path) -> dict[tuple[str, str], Row]:
-    """Every whole row that any process has written, by its key."""
-    return {key(row): row for file in sorted(_folder(workdir).glob("*.jsonl")) for row in _whole(file)}
+    """The whole rows that any process has written, by their keys; of one asked again, the answer."""
+    found: dict[tuple[str, str], Row] = {}
+    for file in sorted(_folder(workdir).glob("*.jsonl")):
+        for row in _whole(file):
+            if not unanswered(row) or unanswered(found.get(key(row), row)):
+                found[key(row)] = row
+    return found
 
 
 class Writer:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
-from tempo_jax.evaluation.ask import Asker, Pair, missing
+from tempo_jax.evaluation.ask import Asker, Key, Pair, file_state, missing
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import Watch
@@ -23,6 +24,7 @@ from tempo_jax.paths import check_local
 from tempo_jax.training.checkpoints import code_version
 
 POLL_SECONDS = 0.5
+MOST_MISSING = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder
 
 
 class Run:
@@ -42,7 +44,7 @@ class Run:
         self.questions = everything[: config.limit or None]
         self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
         self.about = {
-            "model": checkpoint_id.identify(config.checkpoint),
+            "model": checkpoint_id.identify(config.checkpoint, config.system),
             "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
             "config": configs.identity(config),
             "code": code_version(),
@@ -73,11 +75,20 @@ class Run:
         """Every question under every setting."""
         return list(itertools.product(self.questions, self.grid))
 
-    def ask(self) -> None:
-        """Asks this process's part of what is missing."""
-        done = rows.read(self.workdir)
+    @property
+    def mine(self) -> list[Pair]:
+        """Those of this process's videos."""
         names = set(sorted({question.video for question in self.questions})[self.process :: self.processes])
-        mine = [(question, setting) for question, setting in self.pairs if question.video in names]
+        return [(question, setting) for question, setting in self.pairs if question.video in names]
+
+    def ask(self) -> None:
+        """Asks this process's part of what is missing.
+
+        TempoError, before anything is asked, where too many videos are not there.
+        """
+        done = self._settled(rows.read(self.workdir))
+        self._check_videos()
+        mine = self.mine
         todo = len(missing(mine, done))
         if not todo:
             return
@@ -90,6 +101,58 @@ class Run:
         finally:
             watch.close()
             writer.close()
+
+    def _settled(self, found: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
+        """Without what is to be asked again: of videos that have come since, or are other files now."""
+        of = {question.id: question for question in self.questions}
+        paths: dict[str, Path | None] = {}
+
+        def again(row: rows.Row) -> bool:
+            why = rows.unanswered(row)
+            if why not in (rows.MISSING, rows.UNDECODABLE) or row["question"] not in of:
+                return False
+            if row["video"] not in paths:
+                paths[row["video"]] = self._path(of[row["question"]])
+            path = paths[row["video"]]
+            if path is None:
+                return False
+            return why == rows.MISSING or ("file" in row and row["file"] != file_state(path))
+
+        return {key: row for key, row in found.items() if not again(row)}
+
+    def _path(self, question: annotations.Question) -> Path | None:
+        try:
+            return self.videos.find(question.video, *question.also)
+        except TempoError as error:
+            if str(error).startswith(rows.NO_VIDEO):
+                return None
+            raise
+
+    def _check_videos(self) -> None:
+        """TempoError where more than MOST_MISSING of the videos are needed and not there, unless allowed."""
+        answered = rows.read(self.workdir)
+        answered = {key for key, row in answered.items() if not rows.unanswered(row)}
+        needed = {question.video: question for question, _ in missing(self.pairs, answered)}
+        lost = [name for name, question in needed.items() if self._path(question) is None]
+        total = len({question.video for question in self.questions})
+        if len(lost) > MOST_MISSING * total and not self.config.allow_missing:
+            named = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
+            raise TempoError(
+                f"{len(lost)} of {total} videos are missing in {self.videos.root} and the folders below it "
+                f"({named}): download or unpack them, check config.data.path and config.data.videos, or "
+                "go on without them with --config.allow_missing=True."
+            )
+
+    def lost(self) -> str:
+        """What has no answer and why: of the run or, while others go on, of this process's part."""
+        found = rows.read(self.workdir)
+        whole = not missing(self.pairs, found)
+        kinds = Counter(
+            rows.unanswered(found[question.id, setting.name])
+            for question, setting in (self.pairs if whole else self.mine)
+            if (question.id, setting.name) in found
+        )
+        return report.lost({kind: kinds[kind] for kind in rows.UNANSWERED})
 
     def report(self) -> list[str]:
         """Writes the report of all rows that are there; the lines to print."""

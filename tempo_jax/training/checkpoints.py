@@ -1,18 +1,22 @@
 """What a run needs to go on: `workdir/frozen` once, `workdir/checkpoints/<step>` again and again.
 
     frozen/             model.json, tokenizer/ and the parameters that never change
-    checkpoints/<step>  state (learning parameters, optimiser, step, skipped), data/shard_<i>.json, and as
-                        metadata the config and the code version
+    checkpoints/<step>  state (learning parameters, optimiser, step, skipped), data/shard_<i>.json, as
+                        metadata the config, the code version and the streak of steps that were not finite,
+                        and, as soon as they are taken, digests/<process>.json of all its files
 
 Orbax writes a step beside its place and renames it when it is whole: a save that is killed or finds the
-disk full leaves the earlier ones as they were. Every process calls everything.
+disk full leaves the earlier ones as they were. Every process calls everything. `restore` reads.
 """
 
 import base64
 import contextlib
+import functools
 import json
 import subprocess
-from collections.abc import Awaitable, Iterable, Iterator
+import threading
+import zlib
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,66 +25,107 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 import tempo_jax
-from tempo_jax import checkpoint, failures
+from tempo_jax import checkpoint, digests, failures
 from tempo_jax.errors import TempoError
 from tempo_jax.folders import FORCE, replacing
+from tempo_jax.training import peers
 from tempo_jax.trees import flatten, nest
+
+FOLDER, DIGESTS = "checkpoints", "digests"
 
 
 class Checkpoints:
-    """The checkpoints of a working directory."""
+    """Writes the checkpoints of a working directory, which the caller owns (`owner`).
 
-    def __init__(self, workdir: Path, keep: int):
-        self.workdir, self._saving = workdir, None
+    keep: config.checkpoints. What an interrupted save left is taken away.
+    """
+
+    def __init__(self, workdir: Path, keep: Any):
+        self.workdir, self._saving, self._digesting = workdir, None, None
+        self._trouble: list[Exception] = []
         # Orbax tells of every step it takes, and of a failure in its own words before it raises.
         logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
-            (workdir / "checkpoints").resolve(),
+            (workdir / FOLDER).resolve(),
             context=_context(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=_preserved(keep),
             cleanup_tmp_directories=True,
         )
+        if jax.process_count() > 1:
+            self._tell_at_once()
+
+    def _tell_at_once(self) -> None:
+        """Where this process cannot write its part, Orbax waits for the others before it raises: in vain."""
+        manager = self._steps._manager
+        wait = manager._wait_for_checkpointers
+
+        def watched() -> None:
+            try:
+                with self._failure_is_a_sentence(self._saving):
+                    wait()
+            except Exception as error:
+                peers.give_up("train", error)
+
+        manager._wait_for_checkpointers = watched
 
     @property
     def latest(self) -> int | None:
-        """The last step that is whole."""
+        """The last step that is written."""
         return self._steps.latest.step if self._steps.latest else None
 
-    def info(self) -> dict:
-        """What was noted with the latest step: "config", "code"."""
-        return self._steps.metadata(self.latest).custom_metadata
-
-    def save(self, step: int, state: Any, data: dict[int, Any], info: dict) -> None:
+    def save(
+        self, step: int, state: Any, data: dict[int, Any], info: dict, loss: float | None = None
+    ) -> None:
         """Begins to write step `step`; returns when the device's memory may be reused.
 
-        data: states of the data shards that this process answers for. TempoError when this or the save
-        before could not be written.
+        data: states of the data shards that this process answers for. loss: of validation after this step,
+        by which the best are kept. TempoError when this or the save before could not be written.
         """
+        self.wait()
+        self._saving = step
         with self._failure_is_a_sentence(step):
             self._steps.save_checkpointables_async(
-                step, {"state": _named(state), "data": _Shards(data)}, force=True, custom_metadata=info
+                step,
+                {"state": named(state), "data": Shards(data)},
+                force=True,
+                custom_metadata=info,
+                metrics=None if loss is None else {"validation_loss": loss},
             )
-        self._saving = step
 
     def check(self) -> None:
         """Raises TempoError when the save under way is known to have failed; does not wait."""
         if self._saving is not None and not self._steps.is_saving_in_progress():
-            self.wait()
+            self._written()
+        self._say_trouble()
 
     def wait(self) -> None:
         """Until everything is written; TempoError when it could not be."""
-        with self._failure_is_a_sentence(self._saving):
+        if self._saving is not None:
+            self._written()
+        if self._digesting is not None:
+            self._digesting[1].join()
+        self._say_trouble()
+
+    def _written(self) -> None:
+        """The save under way has ended, or is waited for: a thread reads it back for its digests."""
+        step = self._saving
+        with self._failure_is_a_sentence(step):
             self._steps.wait()
         self._saving = None
+        thread = threading.Thread(target=self._digest, args=(step,), name="digests", daemon=True)
+        self._digesting = step, thread
+        thread.start()
 
-    def load(self, abstract: Any, shards: Iterable[int]) -> tuple[Any, dict[int, Any]]:
-        """The latest state in the places of `abstract` (arrays' shapes with shardings), and data states."""
-        data = _Shards(dict.fromkeys(shards))
-        with checkpoint.damage_is_a_sentence(self._steps.latest.path):
-            found = self._steps.load_checkpointables(self.latest, {"state": _named(abstract), "data": data})
-        leaves = flatten(found["state"])
-        paths, structure = _paths(abstract)
-        return jax.tree.unflatten(structure, [leaves[path] for path in paths]), data.states
+    def _digest(self, step: int) -> None:
+        try:
+            write_digests(self.workdir / FOLDER / f"{step}")
+        except Exception as error:
+            self._trouble.append(error)
+
+    def _say_trouble(self) -> None:
+        if self._trouble:
+            with self._failure_is_a_sentence(self._digesting[0]):
+                raise self._trouble.pop()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -88,14 +133,16 @@ class Checkpoints:
     def __exit__(self, kind, error, trace) -> None:
         try:
             self._steps.close()
+            if error is None:
+                self.wait()
         except Exception:  # what went wrong first is what counts
             if error is None:
                 raise
 
     @property
     def _whole(self) -> str:
-        self._steps.reload()
-        return "there is no earlier one" if self.latest is None else f"that of step {self.latest} is whole"
+        whole = steps(self.workdir)
+        return f"that of step {whole[0]} is whole" if whole else "there is no earlier one"
 
     @contextlib.contextmanager
     def _failure_is_a_sentence(self, step: int | None) -> Iterator[None]:
@@ -114,6 +161,53 @@ class Checkpoints:
             ) from error
 
 
+def steps(workdir: Path) -> list[int]:
+    """The steps that are written, the last one first; a save under way or cut off is none of them."""
+    folder = workdir / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _preserved(keep: Any) -> Any:
+    """The last ones, those whose step is a multiple, those of the least validation loss."""
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(keep.latest)]
+    if keep.every:
+        kept.append(policies.EveryNSteps(keep.every))
+    if keep.best:
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["validation_loss"],
+                n=keep.best,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return policies.AnyPreservationPolicy(kept)
+
+
+def write_digests(step: Path) -> None:
+    """This process's share of a checkpoint's digests: step/digests/<process>.json, read by `restore`."""
+    parts, mine = jax.process_count(), jax.process_index()
+    files = {
+        name: digests.of_file(path)
+        for name, path in _files(step)
+        if zlib.crc32(name.encode()) % parts == mine
+    }
+    folder = step / DIGESTS
+    folder.mkdir(exist_ok=True)
+    text = json.dumps({"parts": parts, "files": files}, separators=(",", ":"))
+    fresh = folder / f".{mine}.incomplete"
+    fresh.write_text(text + "\n", encoding="utf-8")
+    fresh.replace(folder / f"{mine}.json")
+
+
+def _files(step: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(step.rglob("*")):
+        name = path.relative_to(step)
+        if path.is_file() and name.parts[0] != DIGESTS:
+            yield name.as_posix(), path
+
+
 def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
     """Writes workdir/frozen: all that the checkpoints of the steps leave out."""
     with replacing(workdir / "frozen", FORCE) as folder:
@@ -124,12 +218,24 @@ def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: 
             checkpoint.describe(folder, kind, config, tokenizer, origin)
 
 
-def load_frozen(workdir: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+def check_frozen(folder: Path) -> None:
+    """TempoError where workdir/frozen is not there."""
+    if not (folder / "model.json").exists():
+        raise TempoError(f"{folder} is missing, which every checkpoint of the run needs: {_PUT_BACK}")
+
+
+def load_frozen(folder: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """The parameters that never change, {path: array}."""
-    folder = workdir / "frozen"
-    return flatten(checkpoint.load_params(folder, shardings=mesh)) if (folder / "params").exists() else {}
+    try:
+        return flatten(checkpoint.load_params(folder, shardings=mesh)) if (folder / "params").exists() else {}
+    except TempoError as error:
+        raise TempoError(f"{str(error).rsplit(': ', 1)[0]}: {_PUT_BACK}") from error
 
 
+_PUT_BACK = "put a copy of that folder back (a new run with the same config begins with the same)"
+
+
+@functools.cache
 def code_version() -> str:
     """The package's version, and the commit where the code is a git checkout."""
     here = Path(__file__).resolve().parent
@@ -143,23 +249,32 @@ def code_version() -> str:
     return f"{tempo_jax.__version__}{f' ({described})' if described else ''}"
 
 
+def code_digest() -> str:
+    """Of the package's own source files: processes that train together have the same."""
+    root = Path(tempo_jax.__file__).parent
+    crc = 0
+    for path in sorted(root.rglob("*.py")):
+        crc = zlib.crc32(path.relative_to(root).as_posix().encode() + path.read_bytes(), crc)
+    return f"{code_version()}, {crc:08x}"
+
+
 def _context() -> ocp.Context:
     context = checkpoint.saving_context()
     context.memory.deepcopy_host_arrays = True  # training goes on while they are written
     return context
 
 
-def _paths(tree: Any) -> tuple[list[str], Any]:
+def paths(tree: Any) -> tuple[list[str], Any]:
     """A name for every leaf that does not depend on optax's classes, and the tree's structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves], structure
 
 
-def _named(tree: Any) -> dict:
-    return nest(dict(zip(_paths(tree)[0], jax.tree.leaves(tree), strict=True)))
+def named(tree: Any) -> dict:
+    return nest(dict(zip(paths(tree)[0], jax.tree.leaves(tree), strict=True)))
 
 
-class _Shards:
+class Shards:
     """States of data shards as an Orbax "checkpointable": one small JSON file each.
 
     save: writes `states`; load: replaces the values of `states` by what the files hold.

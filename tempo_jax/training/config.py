@@ -13,15 +13,17 @@ from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.paths import MOUNT, url
 from tempo_jax.training.groups import LEARNABLE
+from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimiser import KINDS
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.xcomp.schedule import VARIANTS
 
+ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
 FREE = (
-    "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "keep",
-    "max_not_finite", "profile_step", "init",
+    "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
+    "keep", "fallback", "watchdog", "validation", "loggers", "max_not_finite", "profile_step", "init",
 )  # fmt: skip
 
 
@@ -61,6 +63,7 @@ def default() -> ConfigDict:
     config.batch.row_length = 768
     config.batch.conversations = 1
     config.batch.length = 4096
+    config.batch.buckets = ()  # of task xcomp: clips of a conversation at most, up to pool (data.buckets)
     config.batch.sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
 
     config.data = ConfigDict()
@@ -68,6 +71,16 @@ def default() -> ConfigDict:
     config.data.window = 64  # samples looked at together for packing
     config.data.workers = 0  # processes that read ahead, per shard
     config.data.threads = 4  # that read, per shard
+
+    config.validation = ConfigDict()
+    config.validation.every = 0  # steps; 0 for never
+    config.validation.sources = ()  # as data.sources, of data that are not trained on
+    config.validation.batches = 8  # of the size of a step's
+    # ConfigDicts {video, question, max_frames (may be left out)}, of tasks tempo and xcomp: answered by the
+    # weights as they are.
+    config.validation.questions = ()
+    config.validation.max_new_tokens = 32
+    config.loggers = ("tensorboard",)  # names in training.loggers.LOGGERS
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.dtype = "bfloat16"  # of the computation; master weights are float32
@@ -77,7 +90,12 @@ def default() -> ConfigDict:
 
     config.log_every = 10  # steps, as the next ones
     config.checkpoint_every = 500
-    config.keep = 2  # checkpoints
+    # Which checkpoints stay: the `latest`, those whose step is a multiple of `every`, the `best` by
+    # validation loss (of steps that are both saved and validated); 0 for none.
+    config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
+    config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
+    # When nothing has moved for that many seconds: `say` who keeps the others waiting, `stop` with status 75.
+    config.watchdog = ConfigDict({"say": 120.0, "stop": 1800.0})
     config.max_not_finite = 10  # in a row before training stops
     config.profile_step = -1  # traced into workdir/profile
     return config
@@ -122,8 +140,30 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         value = _field(config, name)
         if not fine(value):
             yield f"config.{name} is {value}: it must be {wanted}"
+    yield from _problems_of_validation(config)
     if list(config.mesh.values()).count(-1) > 1:
         yield "config.mesh has more than one -1: only one axis can take whatever is left"
+
+
+def _problems_of_validation(config: ConfigDict) -> Iterator[str]:
+    validation = config.validation
+    for name in config.loggers:
+        if name not in LOGGERS:
+            yield f"config.loggers has {name!r}: use any of {', '.join(LOGGERS)}"
+    if validation.every and not validation.sources:
+        yield "config.validation.every is set without config.validation.sources: name data to validate on"
+    if validation.questions and not validation.every:
+        yield "config.validation.questions are asked every config.validation.every steps: set that"
+    if validation.questions and config.task not in ANSWERING:
+        yield f"config.validation.questions are for config.task={' or '.join(ANSWERING)}, not {config.task}"
+    for question in validation.questions:
+        if not {"video", "question"} <= set(question):
+            yield "config.validation.questions need a video and a question each"
+    if config.checkpoints.best and (not validation.every or config.checkpoint_every % validation.every):
+        yield (
+            "config.checkpoints.best needs a validation at each checkpoint: make config.checkpoint_every a "
+            "multiple of config.validation.every"
+        )
 
 
 def _at_least(low: float) -> tuple[Callable[[float], bool], str]:
@@ -134,7 +174,9 @@ _POSITIVE = (
     "steps",
     "log_every",
     "checkpoint_every",
-    "keep",
+    "checkpoints.latest",
+    "validation.batches",
+    "validation.max_new_tokens",
     "max_not_finite",
     "data.window",
     "data.threads",
@@ -150,7 +192,11 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("optimiser.weight_decay", *_at_least(0)),
     ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
-    ("data.workers", *_at_least(0)),
+    *((f"checkpoints.{name}", *_at_least(0)) for name in ("every", "best")),
+    ("validation.every", *_at_least(0)),
+    ("watchdog.say", lambda value: value > 0, "above 0"),
+    ("watchdog.stop", *_at_least(0)),
+    ("data.workers", lambda value: value in (0, 1), "0 or 1, a process that reads ahead for each shard"),
     ("batch.pool", *_at_least(0)),
 )
 
@@ -178,8 +224,8 @@ def _plain(value: Any) -> Any:
 
 def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
-    old, new = _leaves(saved), _leaves(to_json(config))
-    usual = _leaves(to_json(default()))  # what a field had that is newer than the run
+    old, new = leaves(saved), leaves(to_json(config))
+    usual = leaves(to_json(default()))  # what a field had that is newer than the run
     old |= {name: usual[name] for name in new.keys() & usual.keys() - old.keys()}
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
@@ -199,7 +245,7 @@ def _free(name: str) -> bool:
     return moved or any(f"{name}.".startswith(f"{free}.") for free in FREE)
 
 
-def _leaves(values: Any, name: str = "") -> dict[str, Any]:
+def leaves(values: Any, name: str = "") -> dict[str, Any]:
     """{"a": {"b": [{"c": 1}]}} -> {"a.b.0.c": 1}; lists of plain values are leaves."""
     if isinstance(values, list) and values and isinstance(values[0], dict):
         values = dict(enumerate(values))
@@ -207,5 +253,5 @@ def _leaves(values: Any, name: str = "") -> dict[str, Any]:
         return {name: values}
     flat = {}
     for key, value in values.items():
-        flat |= _leaves(value, f"{name}.{key}" if name else f"{key}")
+        flat |= leaves(value, f"{name}.{key}" if name else f"{key}")
     return flat

@@ -10,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
+from tempo_jax.data.buckets import buckets_of
+from tempo_jax.errors import TryAgain
 from tempo_jax.training.step import batch_specs
 from tempo_jax.training.tasks import TASKS
 
@@ -29,6 +31,8 @@ class Layout:
         self.specs = batch_specs(TASKS[config.task])
         pool = max(1, config.batch.pool)
         sizes = {pool, config.batch.conversations}
+        for bucket in buckets_of(config.batch):  # steps of other sizes
+            sizes |= {max(1, bucket.pool), bucket.conversations}
         needed: dict[int, set[int]] = {}
         self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
@@ -68,6 +72,17 @@ class Layout:
         return jax.make_array_from_callback(tuple(shape), where, rows)
 
 
+def _of_worker(error: BaseException) -> TryAgain | None:
+    """Where a process that reads data is gone; grain says so in words only."""
+    if not isinstance(error, RuntimeError) or "Worker process was terminated" not in str(error):
+        return None
+    code = str(error).partition("exit code ")[2].split(".")[0]
+    return TryAgain(
+        f"a process that reads data ended with exit code {code} (-9: killed, as for want of memory): run the "
+        "same command again, or with config.data.workers=0 or fewer config.data.threads"
+    )
+
+
 class Fed(NamedTuple):
     """One batch: on the host, on the device, and what continues after it."""
 
@@ -96,7 +111,7 @@ class Feed:
                 states = dict(self._batches.get_state())
                 self._put(Fed(host, self._layout.place(host), states))
         except BaseException as error:  # whatever it is, the step has to hear of it
-            self._put(error)
+            self._put(_of_worker(error) or error)
 
     def _put(self, item: Any) -> None:
         while not self._closed.is_set():

@@ -12,12 +12,16 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import step
+from tempo_jax.training import config as configs
+from tempo_jax.training import peers, step, watchdog
 from tempo_jax.training.feed import Fed, Feed
 from tempo_jax.training.metrics import Log, Meter, say
-from tempo_jax.training.run import Run, opened
+from tempo_jax.training.run import Run, opened, read_only
+from tempo_jax.training.validation import Validation
+from tempo_jax.training.watchdog import Watchdog
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -32,17 +36,17 @@ def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | 
         from tempo_jax.data.pipeline import Batches as make_batches
     with opened(config, workdir) as run:
         outcome = _loop(run, make_batches) if run.state.step < config.steps else FINISHED
-        run.checkpoints.wait()
-        if outcome == FINISHED:
-            run.export()
+        with run.goodput.spending("save"):
+            run.checkpoints.wait()
+            if outcome == FINISHED:
+                run.export()
+        say(run.goodput.line())
     return outcome
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/model from the last checkpoint, whatever its step."""
-    if not any(Path(workdir, "checkpoints").glob("[0-9]*")):
-        raise TempoError(f"{workdir} holds no checkpoint: train first")
-    with opened(config, workdir) as run:
+    """Writes workdir/model from the last whole checkpoint, whatever its step; the run may be under way."""
+    with read_only(config, workdir) as run:
         run.export()
 
 
@@ -53,35 +57,78 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
     batches = make_batches(config, tokenizer, run.model.config, run.layout.shards)
     if run.data is not None:
         batches.set_state(run.data)
-    with Log(run.workdir, done) as log, Feed(batches, run.layout) as feed, stop_requested() as stopped:
-        watch = Watch(run, log, feed)
+    with contextlib.ExitStack() as exits:
+        log = exits.enter_context(Log(run.workdir, done, config.loggers, configs.to_json(config)))
+        validation = Validation(run, make_batches) if config.validation.every else None
+        feed = exits.enter_context(Feed(batches, run.layout))
+        stopped = exits.enter_context(stop_requested())
+        dog = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
+        watch, saved = Watch(run, log, feed), run.restored
+        due, working = False, watchdog.COMPILES
+        run.goodput.loop()
         while done < config.steps:
+            dog(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
             fed, waited = watch.next()
             done += 1
-            with profiled(run, done):
+            dog(done, working)
+            with profiled(run, done), watch.first_compiles():
                 run.state, metrics = run.run_step(run.state, run.frozen, fed.device)
-            watch.stepped(done, fed, metrics, waited)
-            stop = stopped(done)
-            if stop or done % config.checkpoint_every == 0 or done == config.steps:
+                watch.stepped(done, fed, metrics, waited)
+            working = watchdog.COMPUTES
+            stop, loss = stopped(done), None
+            due |= stop or done % config.checkpoint_every == 0 or done == config.steps
+            if validation is not None and done % config.validation.every == 0:
+                watch.finish()
+                dog(done, watchdog.VALIDATES)
+                with run.goodput.spending("validation"):
+                    loss = _validate(validation, log, done)
+                watch.restart()
+            if due:
                 watch.finish()  # a loss that stops the run must not reach a checkpoint first
-                run.save(done, fed.states)
+            if due and not watch.not_finite:  # inside a streak of them the save waits for its end
+                dog(done, watchdog.SAVES)
+                with run.goodput.spending("save"):
+                    run.save(done, fed.states, watch.not_finite, loss)
+                saved, due = done, False
             run.checkpoints.check()
             if stop:
                 run.checkpoints.wait()
-                say(f"stopped after step {done}, which is saved: the same command goes on")
+                say(f"stopped after step {done}, {_kept(done, saved)}: the same command goes on")
                 return PREEMPTED
         watch.finish()
+        if watch.not_finite:
+            say(
+                f"the last {watch.not_finite} steps were not finite and are not saved: the model has the "
+                "weights from before them"
+            )
     return FINISHED
 
 
+def _validate(validation: Validation, log: Log, done: int) -> float:
+    """The loss, after everything has been told."""
+    numbers, answers = validation()
+    log.validated({"step": done} | numbers, answers, validation.pictures())
+    return numbers["validation_loss"]
+
+
+def _kept(done: int, saved: int | None) -> str:
+    if saved == done:
+        return "which is saved"
+    last = "there is no checkpoint" if saved is None else f"the last checkpoint is that of step {saved}"
+    return f"which was not finite and is not saved; {last}"
+
+
 class Watch:
-    """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs."""
+    """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs.
+
+    not_finite: steps in a row that were not, up to the last one that is known.
+    """
 
     def __init__(self, run: Run, log: Log, feed: Feed):
         self._run, self._log, self._feed = run, log, feed
         self._meter = Meter(run.config, run.model.config, run.mesh)
         self._pending: tuple[int, Fed, step.Metrics, float] | None = None
-        self._skipped, self._in_a_row = int(run.state.skipped), 0
+        self._skipped, self.not_finite = int(run.state.skipped), run.not_finite
         self._first = True
         self._told: set[str] = set()  # reasons to skip samples
 
@@ -91,13 +138,32 @@ class Watch:
             return next(self._feed), 0.0
         self.finish()
         began = time.perf_counter()
-        return next(self._feed), time.perf_counter() - began
+        fed = next(self._feed)
+        waited = time.perf_counter() - began
+        self._run.goodput.add("input", waited)
+        return fed, waited
+
+    @contextlib.contextmanager
+    def first_compiles(self) -> Iterator[None]:
+        """Around every step: the first one, which compiles, is waited for."""
+        if not self._first:
+            yield
+            return
+        with self._run.goodput.spending("compile"):
+            yield
+            self.finish()
+
+    def restart(self) -> None:
+        """What has happened since the last step is none of the next one's time."""
+        self._meter.skip()
 
     def stepped(self, number: int, fed: Fed, metrics: step.Metrics, waited: float) -> None:
         """A step has been handed to the device: now there is time for the one before."""
         self.finish()
         self._pending = number, fed, metrics, waited
-        if all(x.is_ready() for x in metrics):  # where steps are done when they are handed over
+        if all(
+            x.is_ready() for x in jax.tree.leaves(metrics)
+        ):  # where steps are done when they are handed over
             self.finish()
 
     def finish(self) -> None:
@@ -105,25 +171,38 @@ class Watch:
         if self._pending is None:
             return
         (number, fed, metrics, waited), self._pending = self._pending, None
-        loss, _, norm, finite = (x.item() for x in jax.device_get(metrics))
+        found = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))
+        loss, norm, finite = found.loss, found.gradient_norm, found.finite
         config = self._run.config
-        self._in_a_row = 0 if finite else self._in_a_row + 1
+        self.not_finite = 0 if finite else self.not_finite + 1
         self._skipped += not finite
         if self._first:
             self._meter.restart()  # the first step compiles
+            if line := compilation_cache.counts.line():
+                say(line)
         else:
             self._meter.count(fed.host, waited)
         self._first = False
         stats = self._feed.stats
         self._tell(stats["skipped"])
         if number % config.log_every == 0 or number == config.steps or not finite:
-            row = self._meter.row(number, loss, norm, self._skipped, stats)
+            row = self._meter.row(number, loss, norm, found.group_norms, self._skipped, stats)
+            shares = self._run.goodput.shares()
+            row |= {f"goodput_{kind}": share for kind, share in shares.items()} | self._of_hosts()
             self._log.write(row, config.steps)
-        if self._in_a_row >= config.max_not_finite:
+        if self.not_finite >= config.max_not_finite:
             raise TempoError(
-                f"loss or gradients of {self._in_a_row} steps in a row, up to step {number}, were not "
+                f"loss or gradients of {self.not_finite} steps in a row, up to step {number}, were not "
                 "finite and left the weights as they were: lower config.rates or look at the data"
             )
+
+    def _of_hosts(self) -> dict:
+        """What each process last told of its own speed, where there are several."""
+        peers.publish("speed", self._meter.last)
+        found = peers.published("speed")
+        names = self._meter.last if found else ()
+        processes = range(jax.process_count())
+        return {f"hosts_{name}": [found.get(p, {}).get(name) for p in processes] for name in names}
 
     def _tell(self, reasons: Iterable[str]) -> None:
         """Says why samples are skipped, each reason once; log lines have their number only."""

@@ -1,19 +1,19 @@
-"""What a run tells: a line every few steps, the same as JSON lines, TensorBoard scalars."""
+"""What a run tells: a line every few steps, the same as JSON lines and to its loggers."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training import flops, loss, loss_align, loss_llm, loss_svlm, loss_xcomp
+from tempo_jax.training import flops, loggers, loss, loss_align, loss_llm, loss_svlm, loss_xcomp
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
 
 
@@ -71,12 +71,18 @@ class Meter:
         self._schedule = schedule(optimiser_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
         self._peak = flops.peak(mesh.devices.flat[0])
+        self.last: dict[str, float | None] = {}  # of the last line, what processes may differ in
         self.restart()
 
     def restart(self) -> None:
         """Forgets what was counted; the clock starts now, at the end of a step."""
         self._began, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
         self._work = Work(0, 0)
+        self._skipped, self._last_step = 0.0, self._began
+
+    def skip(self) -> None:
+        """The time since the last step counts for none."""
+        self._skipped += time.perf_counter() - self._last_step
 
     def count(self, host: Any, waited: float) -> None:
         """One more step on this host batch; waited: seconds the device had nothing to do for it."""
@@ -86,8 +92,17 @@ class Meter:
         self._flops += flops.of_step(self._model, host, self._rates) * jax.process_count()
         self._steps += 1
         self._waited += waited
+        self._last_step = time.perf_counter()
 
-    def row(self, step: int, loss: float, norm: float, skipped: int, stats: Mapping[str, Any]) -> dict:
+    def row(
+        self,
+        step: int,
+        loss: float,
+        norm: float,
+        group_norms: Mapping[str, float],
+        skipped: int,
+        stats: Mapping[str, Any],
+    ) -> dict:
         """All values of one line, and a new start. stats: of data.pipeline.Batches.
 
         Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
@@ -99,6 +114,7 @@ class Meter:
             "step": step,
             "loss": loss,
             "gradient_norm": norm,
+            **{f"gradient_norm_{group}": value for group, value in group_norms.items()},
             "lr": factor * max(self._rates.values()),
             "skipped": skipped,
             **self._speed(self._steps_to_do - step),
@@ -110,7 +126,7 @@ class Meter:
         return {name: None if _not_finite(value) else value for name, value in row.items()}
 
     def _speed(self, steps_left: int) -> dict[str, float | None]:
-        seconds = max(time.perf_counter() - self._began, 1e-9)
+        seconds = max(time.perf_counter() - self._began - self._skipped, 1e-9)
         per_chip = self._flops / seconds / self._chips
         speed = {
             "step_seconds": seconds / max(self._steps, 1),
@@ -121,7 +137,9 @@ class Meter:
             "data_wait": min(self._waited / seconds, 1.0),
             "eta_seconds": steps_left * seconds / max(self._steps, 1),
         }
-        return speed if self._steps else dict.fromkeys(speed)
+        speed = speed if self._steps else dict.fromkeys(speed)
+        self.last = {name: speed[name] for name in ("step_seconds", "data_wait")}
+        return speed
 
 
 def _not_finite(value: Any) -> bool:
@@ -136,62 +154,59 @@ def optimiser_config(config: ConfigDict) -> OptimiserConfig:
 class Log:
     """The files of process 0, and its lines on stderr; other processes write nothing."""
 
-    def __init__(self, workdir: Path, step: int):
-        """Continues after `step`: what an interrupted run wrote beyond it is taken back."""
-        self._file = self._board = None
+    def __init__(
+        self, workdir: Path, step: int, names: Iterable[str] = ("tensorboard",), config: dict | None = None
+    ):
+        """Continues after `step`: what an interrupted run wrote beyond it is taken back.
+
+        names: of loggers.LOGGERS. config: what they show the run by.
+        """
+        self._files: dict[str, TextIO] = {}
+        self._loggers: list[loggers.Logger] = []
         if jax.process_index() != 0:
             return
-        path = workdir / "log.jsonl"
-        _truncate(path, step)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = Board(workdir / "tensorboard", step)
+        for name in ("log.jsonl", "validation.jsonl"):
+            _truncate(workdir / name, step)
+        self._workdir = workdir
+        self._loggers = loggers.opened(names, workdir, step, config or {})
 
     def write(self, row: dict, steps: int) -> None:
         """One line everywhere."""
-        if self._file is None:
+        if jax.process_index() == 0:
+            self._line("log.jsonl", row)
+            say(line(row, steps))
+
+    def validated(self, row: dict, answers: list[dict], pictures: Sequence[np.ndarray] = ()) -> None:
+        """A validation: its numbers, the answers as text, once the videos as pictures."""
+        if jax.process_index() != 0:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        self._board.write(row)
-        say(line(row, steps))
+        self._line("validation.jsonl", row | ({"answers": answers} if answers else {}))
+        say(
+            f"validation after step {row['step']}: loss {row['validation_loss']:.4f} a label over "
+            f"{row['validation_tokens']:,.0f} labels, {row['validation_seconds']:.3g} s"
+        )
+        for logger in self._loggers:
+            for number, picture in enumerate(pictures):
+                logger.picture(row["step"], f"answers/{number}/video", picture)
+            for number, answer in enumerate(answers):
+                text = f"**{answer['question']}** ({answer['video']})\n\n{answer['text']}"
+                logger.text(row["step"], f"answers/{number}", text)
+
+    def _line(self, name: str, row: dict) -> None:
+        if name not in self._files:
+            self._files[name] = (self._workdir / name).open("a", encoding="utf-8")
+        self._files[name].write(json.dumps(row) + "\n")
+        self._files[name].flush()
+        numbers = {name: x for name, x in row.items() if isinstance(x, int | float) and name != "step"}
+        for logger in self._loggers:
+            logger.numbers(row["step"], numbers)
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
-
-
-class Board:
-    """TensorBoard scalars, written at once: tensorboardX's own queue would wait for ever on a full disk."""
-
-    def __init__(self, folder: Path, step: int):
-        """Hides what an interrupted run wrote after `step`."""
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
-
-        folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
-        self._event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, row: dict) -> None:
-        """One point of every number in the row."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        numbers = {name: x for name, x in row.items() if isinstance(x, int | float) and name != "step"}
-        values = [Summary.Value(tag=name, simple_value=x) for name, x in numbers.items()]
-        self._event(step=row["step"], summary=Summary(value=values))
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _event(self, **fields: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        self._writer.write_event(Event(wall_time=time.time(), **fields))
-        self._writer.flush()
+        for opened in (*self._files.values(), *self._loggers):
+            opened.close()
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -1,6 +1,6 @@
 """A run in its working directory: begun from a config, or taken up where its last checkpoint left it.
 
-workdir/config.json  log.jsonl  tensorboard/  frozen/  checkpoints/<step>/  model/ (at the end)
+workdir/owner.json  config.json  log.jsonl  tensorboard/  frozen/  checkpoints/<step>/  model/ (at the end)
 """
 
 import contextlib
@@ -22,10 +22,13 @@ from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
 from tempo_jax.paths import check_local
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import checkpoints, groups, optimiser, start, step
+from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
+from tempo_jax.training.checkpoints import Checkpoints
 from tempo_jax.training.feed import Layout
+from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
+from tempo_jax.training.owner import Owner
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.trees import nest
 
@@ -40,22 +43,35 @@ class Run:
     workdir: Path
     mesh: jax.sharding.Mesh
     model: start.Architecture
-    checkpoints: checkpoints.Checkpoints
     layout: Layout
     state: step.State
     frozen: start.Flat
     data: dict[int, Any] | None  # states of the data shards, where the run goes on
     run_step: Callable[..., tuple[step.State, step.Metrics]]
+    restored: int | None = None  # the step that the run goes on after
+    not_finite: int = 0  # steps in a row up to there
+    checkpoints: Checkpoints | None = None  # where the run is owned
+    owner: Owner | None = None  # on process 0
+    goodput: Goodput = dataclasses.field(default_factory=Goodput)
 
     @property
     def tokenizer_folder(self) -> Path:
         return checkpoint.tokenizer_path(self.workdir / "frozen")
 
-    def save(self, done: int, data: dict[int, Any]) -> None:
-        """Begins a checkpoint of the state after step `done`; data: the shards' states after it."""
+    def save(self, done: int, data: dict[int, Any], not_finite: int, loss: float | None = None) -> None:
+        """Begins a checkpoint of the state after step `done`; data: the shards' states after it.
+
+        not_finite: steps in a row. loss: of the validation after this step.
+        """
+        if self.owner is not None:
+            self.owner.check()
         states = {shard: data[shard] for shard in self.layout.owned}
-        info = {"config": configs.to_json(self.config), "code": checkpoints.code_version()}
-        self.checkpoints.save(done, self.state, states, info)
+        info = {
+            "config": configs.to_json(self.config),
+            "code": checkpoints.code_version(),
+            "not_finite": not_finite,
+        }
+        self.checkpoints.save(done, self.state, states, info, loss)
 
     def export(self) -> None:
         """Writes workdir/model, a native checkpoint for tempo_jax.load, convert.to_hf and the next stage."""
@@ -74,29 +90,63 @@ class Run:
 
 @contextlib.contextmanager
 def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
-    """The run of a working directory, inside its mesh. TempoError for what a user can mend.
+    """The run of a working directory, owned and inside its mesh. TempoError for what a user can mend.
 
-    Every process enters. At the end checkpoints are written out; a full disk is told in one sentence.
+    Every process enters. At the end checkpoints are written out.
     """
+    with _placed(config, workdir) as (workdir, mesh):
+        workdir.mkdir(parents=True, exist_ok=True)
+        with _owned(workdir) as owner:
+            goodput = Goodput()
+            with goodput.spending("restore"):
+                run = (resume if restore.agreed_steps(workdir) else begin)(config, workdir, mesh)
+            run.goodput = goodput
+            with Checkpoints(workdir, config.checkpoints) as saved:
+                run.checkpoints, run.owner = saved, owner
+                _introduce(run)
+                yield run
+
+
+@contextlib.contextmanager
+def read_only(config: ConfigDict, workdir: Path) -> Iterator[Run]:
+    """The same for who only reads the last whole checkpoint, of a run that may be under way."""
+    with _placed(config, workdir) as (workdir, mesh):
+        if not restore.agreed_steps(workdir):
+            raise TempoError(f"{workdir} holds no checkpoint: train first")
+        yield resume(config, workdir, mesh, owned=False)
+
+
+@contextlib.contextmanager
+def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
     configs.check(config)
     check_local("the working directory", workdir)
-    workdir = Path(workdir).resolve()
+    peers.check_alike(
+        {f"config.{name}": value for name, value in configs.leaves(configs.to_json(config)).items()}
+        | {"--workdir": str(workdir), "the code": checkpoints.code_digest(), "jax": jax.__version__}
+    )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
     with placed, failures.as_sentences(), full_memory_is_a_sentence():
-        workdir.mkdir(parents=True, exist_ok=True)
-        with checkpoints.Checkpoints(workdir, config.keep) as saved:
-            make = begin if saved.latest is None else resume
-            run = make(config, workdir, mesh, saved)
-            _introduce(run)
-            yield run
+        yield Path(workdir).resolve(), mesh
+
+
+@contextlib.contextmanager
+def _owned(workdir: Path) -> Iterator[Owner | None]:
+    """Process 0 owns the folder; the others make sure that they see the same one."""
+    if jax.process_index() == 0:
+        with Owner(workdir) as owner, peers.at_end(lambda: owner.__exit__(None)):
+            peers.exchange(owner.token)
+            yield owner
+        return
+    peers.check_shared(workdir, peers.exchange()[0])
+    yield None
 
 
 def _introduce(run: Run) -> None:
     """What is about to happen, for people."""
     counts = [sum(x.size for x in flat.values()) for flat in (run.state.learning, run.frozen)]
     shape = " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
-    begun = f"going on after step {run.checkpoints.latest}" if run.data is not None else "beginning"
+    begun = f"going on after step {run.restored}" if run.restored is not None else "beginning"
     say(
         f"{run.workdir}: {begun}, {sum(counts):,} parameters of which {counts[0]:,} learn, on {shape} "
         f"({run.mesh.devices.flat[0].device_kind}); the first step takes long, since it is compiled"
@@ -138,7 +188,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     return mesh
 
 
-def begin(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoints) -> Run:
+def begin(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
     """A run before its first step."""
     for source in config.init.values():
         if source and Path(source).exists():
@@ -160,18 +210,20 @@ def begin(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoint
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
         (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
-    return _run(config, workdir, mesh, model, saved, state, frozen, None, tx)
+    return _run(config, workdir, mesh, model, state, frozen, None, tx)
 
 
-def resume(config: ConfigDict, workdir: Path, mesh, saved: checkpoints.Checkpoints) -> Run:
+def resume(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owned: bool = True) -> Run:
     """A run after its last whole checkpoint, on any mesh and number of processes."""
-    configs.check_same_run(saved.info()["config"], config, workdir)
-    found = checkpoint.read_model_json(workdir / "frozen")
+    folder = workdir / "frozen"
+    checkpoints.check_frozen(folder)
+    found = checkpoint.read_model_json(folder)
     model = start.Architecture(found.kind, found.config, found.origin)
-    frozen = checkpoints.load_frozen(workdir, mesh)
     abstract, tx = abstract_state(config, found.config, mesh)
-    state, data = saved.load(abstract, Layout(config, mesh).shards)
-    return _run(config, workdir, mesh, model, saved, state, frozen, data, tx)
+    last = restore.restore(config, workdir, abstract, Layout(config, mesh).shards, owned=owned)
+    frozen = checkpoints.load_frozen(folder, mesh)
+    run = _run(config, workdir, mesh, model, last.state, frozen, last.data, tx)
+    return dataclasses.replace(run, restored=last.step, not_finite=int(last.info.get("not_finite", 0)))
 
 
 def abstract_state(config: ConfigDict, model: Any, mesh) -> tuple[step.State, Any]:
@@ -228,7 +280,7 @@ def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh
     )
 
 
-def _run(config, workdir, mesh, model, saved, state, frozen, data, tx) -> Run:
+def _run(config, workdir, mesh, model, state, frozen, data, tx) -> Run:
     run_step = jitted_step(config, model.config, tx, state, mesh)
     layout = Layout(config, mesh)
-    return Run(config, workdir, mesh, model, saved, layout, state, frozen, data, run_step)
+    return Run(config, workdir, mesh, model, layout, state, frozen, data, run_step)

@@ -12,7 +12,7 @@ from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.sharding import RULES
-from tempo_jax.training.groups import join
+from tempo_jax.training.groups import group_of, join
 from tempo_jax.training.loss import Loss
 from tempo_jax.training.tasks import TASKS, Task
 
@@ -33,6 +33,7 @@ class Metrics(NamedTuple):
     tokens: jax.Array  # labels that counted
     gradient_norm: jax.Array  # before clipping
     finite: jax.Array  # bool
+    group_norms: Flat  # the same of each learning group of parameters
 
 
 def batch_specs(task: Task = TASKS["tempo"]) -> Any:
@@ -63,12 +64,7 @@ def make_step(
     models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
     (pool.take).
     """
-    options = {"remat": remat} | ({"shards": shards} if task.pooled else {})
-
-    def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
-        params = join(_cast(learning, dtype), _cast(frozen, dtype))
-        result: Loss = task.loss(build.build(config, params), batch, **options)
-        return result.total, result.tokens
+    summed = _summed(config, task, dtype, remat, shards)
 
     def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:
         def micro(carry, part):
@@ -88,10 +84,49 @@ def make_step(
             lambda new, old: jnp.where(finite, new, old), new, (state.learning, state.optimiser)
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
-        return State(learning, kept, state.step + 1, skipped), Metrics(total / count, tokens, norm, finite)
+        metrics = Metrics(total / count, tokens, norm, finite, group_norms(grads))
+        return State(learning, kept, state.step + 1, skipped), metrics
 
     return step
 
 
-def _cast(flat: Flat, dtype) -> Flat:
+def make_loss(
+    config: Any, *, task: Task = TASKS["tempo"], dtype=jnp.bfloat16, shards: int = 1
+) -> Callable[[Flat, Flat, Any], Loss]:
+    """The pure function (learning, frozen, batch) -> summed loss and labels of a batch, without gradients."""
+    summed = _summed(config, task, dtype, "none", shards)
+
+    def measure(learning: Flat, frozen: Flat, batch: Any) -> Loss:
+        def micro(carry, part):
+            return jax.tree.map(jnp.add, carry, summed(learning, frozen, part)), None
+
+        (total, tokens), _ = jax.lax.scan(micro, (jnp.float32(0), jnp.float32(0)), batch)
+        return Loss(total, tokens)
+
+    return measure
+
+
+def _summed(config: Any, task: Task, dtype, remat: str, shards: int) -> Callable:
+    """The loss of one micro-batch as (total, labels)."""
+    options = {"remat": remat} | ({"shards": shards} if task.pooled else {})
+
+    def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
+        params = join(cast(learning, dtype), cast(frozen, dtype))
+        result: Loss = task.loss(build.build(config, params), batch, **options)
+        return result.total, result.tokens
+
+    return summed
+
+
+def group_norms(grads: Flat) -> Flat:
+    """{group: norm} of flat gradients."""
+    names = sorted({group_of(path) for path in grads})
+    return {
+        name: optax.tree.norm([g for path, g in sorted(grads.items()) if group_of(path) == name])
+        for name in names
+    }
+
+
+def cast(flat: Flat, dtype) -> Flat:
+    """The weights that are computed with."""
     return {path: x if path.endswith(FLOAT32_ALWAYS) else x.astype(dtype) for path, x in flat.items()}

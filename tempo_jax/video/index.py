@@ -7,6 +7,7 @@ the order of pictures, the file is decoded once instead.
 
 import contextlib
 import dataclasses
+import itertools
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ MISSING_SECONDS = 0.5  # less than this is rounding in the container's duration
 JOINT_PACKETS = 4  # around a jump, which may look broken as the packets before are not theirs
 REORDER_SLACK = 3.0  # frames by which times that are decoding times may be off at the start
 # Formats that store presentation times. Others store decoding times only, and FFmpeg passes them on.
+SHARED_DURATIONS = {"asf"}  # formats whose streams are all said to last as long as the longest
+PROBED_FRAMES = 16  # decoded where packets claim an order that nothing shows
 PRESENTATION_TIMES = {"mov", "mp4", "matroska", "webm", "mpegts", "mpeg", "flv", "gif", "nut"}
 
 Progress = Callable[[str, int, int], None]
@@ -91,6 +94,7 @@ class _Scan:
     keys: array = dataclasses.field(default_factory=lambda: array("b"))
     every_key: bool = True
     doubtful: bool = False
+    unproved: bool = False  # the decoder is said to reorder, and no time steps back
     corrupt: list[int] = dataclasses.field(default_factory=list)  # which of them are broken or follow a gap
     begin: float = np.inf  # seconds, over all streams that were read
     end: float = -np.inf
@@ -119,7 +123,10 @@ def read_index(path: Path, progress: Progress | None = None) -> VideoIndex:
                 declared.refusal(path)
                 or f"{path} holds no video frames: it is cut off or empty; get a complete copy."
             )
-        index = _from_packets(container, stream, scan, check) or _from_decoding(path, stream, scan, progress)
+        index = _from_packets(container, stream, scan, check)
+        if index is not None and scan.unproved:
+            index = index if _shown_in_order(dataclasses.replace(index, path=path)) else None
+        index = index or _from_decoding(path, stream, scan, progress)
         index.path, index.warnings = path, warnings
         index.pixel_aspect = float(stream.sample_aspect_ratio or 1)
         index.cut_into = bool(stream.codec_context.codec.properties & REORDER)
@@ -145,7 +152,8 @@ def _scan(
     number = stream.index
     # Without a duration of its own, the stream is judged by the container's, which is that of the
     # longest stream; so all of them must be looked at.
-    alone = stream.duration is not None
+    formats, jumps = set(container.format.name.split(",")), container.format.flags & TS_DISCONT
+    alone = bool(jumps) or (stream.duration is not None and not formats & SHARED_DURATIONS)
     ends: dict[int, list] = {}  # of other streams: first time, end, seconds of a unit
     add_pts, add_dts, add_key = scan.pts.append, scan.dts.append, scan.keys.append
     last = None
@@ -222,6 +230,7 @@ def _from_packets(
     steps_back = bool((np.diff(raw) < 0).any()) and not jumps
     if reorders and not steps_back and not formats & PRESENTATION_TIMES:
         return None
+    scan.unproved = reorders and not steps_back
     closed = raw + offsets
     order = np.argsort(closed, kind="stable")
     pts, closed = raw[order], closed[order]
@@ -240,6 +249,16 @@ def _from_packets(
     first = pts[0] if formats & PRESENTATION_TIMES else min(pts[0], dts[known].min(initial=pts[0]))
     start = _start_seconds(container, first * base)
     return VideoIndex(Path(), stream.index, pts, keyframes, times, start)
+
+
+def _shown_in_order(index: VideoIndex) -> bool:
+    """Whether the first pictures come out of the decoder in the order of their times."""
+    from tempo_jax.video import decode
+
+    with contextlib.closing(decode.FrameReader(index, *np.zeros((2, 0), np.int64))) as reader:
+        frames = itertools.islice(reader.every_frame(), PROBED_FRAMES)
+        stamps = [frame.pts for frame in frames]
+    return stamps == index.pts[: len(stamps)].tolist()
 
 
 def _start_seconds(container: av.container.InputContainer, first: float) -> float:

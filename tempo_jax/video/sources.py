@@ -69,6 +69,7 @@ class Source:
       start_seconds: when it shows the video's first frame; above 0 where the sound starts earlier.
       own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
       shift_seconds: what segments add to their times: start_seconds, or 0 as in the released code.
+      Of a clip, `duration_seconds`, `seconds` and the times of segments are its own, from 0 on.
       shown, whole: of a part (`only`), its segments and the video that it is a part of.
     """
 
@@ -161,6 +162,7 @@ class _Request:
     source_fps: float | None = None
     exif: bool = True
     square_pixels: bool = True
+    clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_limits(self.fps, self.min_frames, self.max_frames)
@@ -170,6 +172,43 @@ class _Request:
             raise TempoError(
                 f"source_fps is {self.source_fps}, but it must be above 0: frames per second as recorded."
             )
+
+        if self.clip is not None and not (
+            len(self.clip) == 2 and all(map(math.isfinite, self.clip)) and 0 <= self.clip[0] < self.clip[1]
+        ):
+            raise TempoError(
+                f"The clip is {self.clip}, but it must be (start, end) in seconds, the start from 0 on and "
+                "before the end."
+            )
+
+    def cut(self, times: Timeline, name: str, start_seconds: float = 0.0) -> tuple[int, Timeline]:
+        """The number of the clip's first frame, and its timeline from there on; (0, times) without a clip.
+
+        As released, frame int(start x fps) is the first of int(seconds x fps) at a constant rate.
+        """
+        if self.clip is None:
+            return 0, times
+        if not times.fps:
+            raise TempoError(f"The frames of {name} have no times of which a clip could be taken.")
+        offset = start_seconds if self.sampling == "time" and start_seconds > LATE_SECONDS else 0.0
+        start, end = (max(0.0, second - offset) for second in self.clip)
+        if not start < times.duration or not end:
+            raise TempoError(
+                f"The clip from {self.clip[0]:g} to {self.clip[1]:g} s lies outside {name}, which lasts "
+                f"{times.duration + offset:.2f} s: correct its times."
+            )
+        total, end = len(times.seconds), min(end, times.duration)
+        if not self.by_time(times):
+            # A frame's share of rounding is not to cost a frame: 0.3 s at 10 per second are 3.
+            first = min(int(start * times.fps + 1e-6), total - 1)
+            count = min(max(1, int((end - start) * times.fps + 1e-6)), total - first)
+            return first, constant_rate(count, times.fps)
+        first = max(0, int(np.searchsorted(times.seconds, start, side="right")) - 1)
+        last = max(first + 1, int(np.searchsorted(times.seconds, end, side="left")))
+        seconds = times.seconds[first:last] - times.seconds[first]
+        duration = float((times.seconds[last] if last < total else times.duration) - times.seconds[first])
+        fps = len(seconds) / duration
+        return first, dataclasses.replace(times, seconds=seconds, fps=fps, duration=duration)
 
     def by_time(self, times: Timeline) -> bool:
         """Whether frames are sampled by their times."""
@@ -202,12 +241,14 @@ def open_video(
     config: VideoConfig | None = None,
     sampler: Callable[..., np.ndarray] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    clip: tuple[float, float] | None = None,
     **reading: Unpack[Reading],
 ) -> Source:
     """Opens anything the contract calls a video.
 
     Args:
-      video: path of a video file, .gif, .npy, image or folder of images; or an array uint8 [T, H, W, 3] (a
+      video: path of a video file, .gif, .npy, image or folder of images; or a list of paths of images, the
+        frames of a video in order; or an array uint8 [T, H, W, 3] (a
         video) or [H, W, 3] (an image); or a PIL image. A Source, opened and sampled already (in another
         process, say), is returned as it is.
       fps: frames to sample per second.
@@ -217,6 +258,8 @@ def open_video(
       sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as
         recorded.
       progress: called as progress(stage, done, total) where a file has to be decoded to find its frames.
+      clip: (start, end) in seconds of the video: only what lies between is looked at, and times count from
+        there on, as in the released training. An end beyond the video's is the video's.
       **reading: see `Reading`.
 
     Returns:
@@ -227,9 +270,12 @@ def open_video(
     """
     if isinstance(video, Source):
         return video
-    request = _Request(fps, min_frames, max_frames, config or VideoConfig(), sampler, progress, **reading)
+    limits = config or VideoConfig()
+    request = _Request(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
+    if isinstance(video, list | tuple) and video and all(isinstance(file, str | Path) for file in video):
+        return _open_frames("the list of frames", [Path(file) for file in video], request)
     if isinstance(video, np.ndarray):
         return _open_array(video, _ARRAY, request)
     from PIL import Image
@@ -286,17 +332,25 @@ def _open_file(path: Path, request: _Request) -> Source:
     first = decode.first_frame(index)
     convert = decode.FrameConverter(first, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
     check_size(convert.height, convert.width, f"The frames of {path.name}")
-    indices = request.sample(index.timeline)
+    first, times = request.cut(index.timeline, path.name, index.start_seconds)
+    indices = request.sample(times)
 
     def read(source: Source) -> Iterator[np.ndarray]:
-        reader = decode.FrameReader(index, *np.unique(indices, return_counts=True))
+        reader = decode.FrameReader(index, *np.unique(first + indices, return_counts=True))
         yield from reader.pixels(convert)
         for sentence in reader.warnings():
             if sentence not in source.warnings:
                 source.warnings.append(sentence)
 
     warnings = index.warnings + uneven_warning(path.name, index.timeline, request.by_time(index.timeline))
-    return _video(path.name, indices, index.timeline, request, convert, read, warnings, index.start_seconds)
+    starts = index.start_seconds if request.clip is None else 0.0
+    source = _video(path.name, indices, times, request, convert, read, warnings, starts)
+    return _placed(source, first, len(index.timeline.seconds))
+
+
+def _placed(source: Source, first: int, total: int) -> Source:
+    """A clip's source, its frames numbered as in the whole video of `total` frames."""
+    return dataclasses.replace(source, indices=source.indices + first, total_frames=total)
 
 
 def _stretch(pixel_aspect: float) -> float:
@@ -308,13 +362,17 @@ def _open_animation(path: Path, request: _Request) -> Source:
     from tempo_jax.video.index import uneven_warning
 
     animation = animations.Animation(path)
-    times = animation.timeline
     check_size(animation.height, animation.width, f"The frames of {path.name}")
+    first, times = request.cut(animation.timeline, path.name)
     indices = request.sample(times)
-    warnings = animation.warnings + uneven_warning(path.name, times, request.by_time(times))
-    return _video(
-        path.name, indices, times, request, animation, lambda source: animation.frames(indices), warnings
-    )
+    by_time = request.by_time(animation.timeline)
+    warnings = animation.warnings + uneven_warning(path.name, animation.timeline, by_time)
+
+    def read(source: Source) -> Iterator[np.ndarray]:
+        return animation.frames(first + indices)
+
+    source = _video(path.name, indices, times, request, animation, read, warnings)
+    return _placed(source, first, len(animation.timeline.seconds))
 
 
 def _video(name, indices, times, request, size, read, warnings=(), start_seconds=0.0) -> Source:
@@ -346,21 +404,27 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
     )
 
 
-def _recorded(name: str, count: int, request: _Request) -> tuple[np.ndarray, Timeline, list[str]]:
-    """Which of `count` frames without times of their own are sampled, when they are shown, and a warning.
+def _recorded(name: str, count: int, request: _Request) -> tuple[int, np.ndarray, Timeline, list[str]]:
+    """Of `count` frames without times of their own: the clip's first, those sampled, its times, a warning.
 
     `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
     """
     if request.source_fps is not None:
-        times = constant_rate(count, request.source_fps)
-        return request.sample(times), times, []
+        whole = constant_rate(count, request.source_fps)
+        first, times = request.cut(whole, name or _ARRAY)
+        return first, request.sample(times), times, []
+    if request.clip is not None:
+        raise TempoError(
+            f"A clip of {name or _ARRAY} is asked for, whose frames have no times: give source_fps, the rate "
+            "at which they were recorded."
+        )
     indices = request.recorded(count)
     used = "every one is used" if len(indices) == count else f"{len(indices)} of {count} are used"
     assumed = (
         f"The frames of {name} are taken as recorded at {request.fps:g} per second, and {used}: "
         "give source_fps (--source-fps) if they were recorded at another rate."
     )
-    return indices, constant_rate(count, request.fps), [assumed] if name else []
+    return 0, indices, constant_rate(count, request.fps), [assumed] if name else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,9 +447,13 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     check_size(height, width, f"The frames of {name}")
     if array.ndim == 3:
         return _image(name, height, width, request, array)
-    indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
-    size = _Size(height, width)
-    return _video(name, indices, times, request, size, lambda source: (array[i] for i in indices), warnings)
+    first, indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
+
+    def read(source: Source) -> Iterator[np.ndarray]:
+        return (array[first + i] for i in indices)
+
+    source = _video(name, indices, times, request, _Size(height, width), read, warnings)
+    return _placed(source, first, len(array))
 
 
 def _open_npy(path: Path, request: _Request) -> Source:
@@ -405,16 +473,22 @@ def _open_npy(path: Path, request: _Request) -> Source:
 def _open_folder(folder: Path, request: _Request) -> Source:
     from tempo_jax.video import images
 
-    files = images.listing(folder)
-    indices, times, warnings = _recorded(folder.name, len(files), request)
-    height, width = images.common_size([files[i] for i in indices], request.exif)
-    check_size(height, width, f"The images in {folder}")
+    return _open_frames(folder.name, images.listing(folder), request)
+
+
+def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
+    from tempo_jax.video import images
+
+    first, indices, times, warnings = _recorded(name, len(files), request)
+    height, width = images.common_size([files[first + i] for i in indices], request.exif)
+    check_size(height, width, f"The images in {name}")
 
     def read(source: Source) -> Iterator[np.ndarray]:
         for index in indices:
-            yield images.load(files[index], (height, width), request.exif)
+            yield images.load(files[first + index], (height, width), request.exif)
 
-    return _video(folder.name, indices, times, request, _Size(height, width), read, warnings)
+    source = _video(name, indices, times, request, _Size(height, width), read, warnings)
+    return _placed(source, first, len(files))
 
 
 def _open_image(picture: Any, name: str, request: _Request, path: Path | None = None) -> Source:
@@ -433,6 +507,8 @@ def _open_image(picture: Any, name: str, request: _Request, path: Path | None = 
 
 
 def _image(name, height, width, request, pixels) -> Source:
+    if request.clip is not None:
+        raise TempoError(f"{name} is an image, of which no clip can be taken: leave out its times.")
     image_size(height, width, request.config)
     return Source(
         kind="image",

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,8 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._metadata = {"format": FORMAT, "origin": origin, "settings": dataclasses.asdict(settings)}
         self.skipped: list[Skipped] = []
         self.counts: collections.Counter[str] = collections.Counter()
+        self.frame_counts: list[int] = []
+        self._digest = hashlib.sha256()  # of the samples, not of files, in which they may be packed otherwise
         super().__init__(file_format=file_format, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -69,6 +72,7 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
         super()._download_and_prepare(dl_manager, download_config)
         self.info.metadata["counts"] = dict(self.counts)
+        self.info.metadata["fingerprint"] = self._digest.hexdigest()[:16]
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         count = len(self._jobs)
@@ -104,6 +108,11 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _count(self, example: dict[str, Any]) -> None:
         frames, height, width, _ = EncodedFrames(example["frames"]).shape
         size = sum(map(len, example["frames"]))
+        self.frame_counts.append(frames)
+        for name in ("id", "kind", "conversations", "fps", "times"):
+            self._digest.update(f"{example[name]}\0".encode())
+        for frame in example["frames"]:
+            self._digest.update(frame)
         self.counts.update(samples=1, frames=frames, bytes=size)
         self.counts[f"kind {example['kind']}"] += 1
         if example["kind"] != "text":  # whose stand-in for a picture nobody looks at

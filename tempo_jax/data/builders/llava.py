@@ -1,17 +1,16 @@
-"""TFDS builder of LLaVA-style data."""
+"""TFDS builder of data sets as they lie on disk."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from tempo_jax.data import llava
+from tempo_jax.data import examples, readers
 from tempo_jax.data.builders.base import Preparing
 from tempo_jax.data.preparation import Settings
-from tempo_jax.errors import TempoError
 
 
 class Llava(Preparing):
-    """LLaVA-style records (tempo_jax.data.llava) with their pictures and videos."""
+    """Records of any format (tempo_jax.data.readers) with their pictures and videos."""
 
     def __init__(
         self,
@@ -19,16 +18,16 @@ class Llava(Preparing):
         source: str | os.PathLike,
         media: str | os.PathLike | None = None,
         settings: Settings | None = None,
+        form: str = readers.AUTO,
         **kwargs: Any,
     ):
-        """`source`: a .json or .jsonl file. `media`: the folder its names are relative to (default: its own).
+        """`source`: a file or folder of readers.read, in the format `form`.
 
+        `media`: the folder its names are relative to (default: its own).
         `kwargs`: those of Preparing and of tfds builders. TempoError where a file or folder is missing.
         """
         source, settings = Path(source), settings or Settings()
-        jobs = llava.read(source)
-        root = Path(media) if media is not None else source.parent
-        if not root.is_dir():
-            raise TempoError(f"There is no media folder {root}: give the one that holds images and videos.")
-        task = llava.Preparer(root, settings)
-        super().__init__(jobs=jobs, task=task, origin={"llava": source.name}, settings=settings, **kwargs)
+        data = readers.read(source, media, form)
+        task = examples.Preparer(data.sources, settings)
+        origin = {"source": source.name, "format": form}
+        super().__init__(jobs=data.entries, task=task, origin=origin, settings=settings, **kwargs)

@@ -1,0 +1,73 @@
+"""Time from the command to the first step, with compiled programs kept and without; one run.
+
+    python benchmarks/first_step.py --out=build/first_step.json
+
+The tiny stage 1 (or --config) is started in turn with an empty cache folder, with what that start left there,
+and with --no-cache, --repeats times; seconds until its first row is in the log.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def first_row(config: str, cache: Path, folder: Path, *more: str) -> float:
+    """Seconds until a run has logged its first step."""
+    workdir = folder / "run"
+    shutil.rmtree(workdir, ignore_errors=True)
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
+    command = [
+        sys.executable,
+        "train.py",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        "--config.log_every=1",
+    ]
+    began = time.perf_counter()
+    with subprocess.Popen([*command, *more], cwd=REPO, env=environment, stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None and not (workdir / "log.jsonl").exists():
+            time.sleep(0.01)
+        seconds = time.perf_counter() - began
+        assert run.poll() is None, "the run ended before its first step"
+        run.kill()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/tiny_stage1.py")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("more", nargs="*", help="further arguments of train.py, after --")
+    args = parser.parse_args()
+    found: dict[str, list[float]] = {"empty": [], "warm": [], "no cache": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(args.repeats):
+            cache = folder / f"cache{number}"
+            found["empty"].append(first_row(args.config, cache, folder, *args.more))
+            found["warm"].append(first_row(args.config, cache, folder, *args.more))
+            found["no cache"].append(first_row(args.config, cache, folder, "--no-cache", *args.more))
+            print({name: round(seconds[-1], 1) for name, seconds in found.items()}, flush=True)
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    ratio = medians["warm"] / medians["no cache"]
+    args.out.write_text(
+        json.dumps({"seconds": found, "medians": medians, "warm / no cache": ratio}, indent=1) + "\n"
+    )
+    print(f"warm {medians['warm']:.1f} s, without {medians['no cache']:.1f} s: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Training under what befalls it: kills at any moment, and errors of one of two processes; one run.
+
+    python benchmarks/training_faults.py --kills=20 --out=build/faults.json
+
+Kills: the tiny stage 0 is killed by SIGKILL so many times, while it starts, steps or saves, and started again
+by the same command; its rows are compared with those of a run that nobody disturbed. Errors: two processes on
+loopback train the tests' tiny model until one of them meets what tests/tiny_training.py does to it; how long
+both took to end from there, their status, and what process 0 (or the one that is left) said.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests import tiny_training
+
+REPO = Path(__file__).resolve().parent.parent
+ERRORS = (
+    "mistake_on_1", "bug_on_1", "memory_on_1", "worker_on_1", "full_disk_on_1", "kill_1", "kill_0",
+    "hang_on_1",
+)  # fmt: skip
+
+
+def train(workdir: Path, steps: int) -> subprocess.Popen:
+    """The tiny stage 0, as a user starts it."""
+    command = [sys.executable, "train.py", "--config=configs/tiny_stage0.py", f"--workdir={workdir}"]
+    options = [f"--config.steps={steps}", "--config.log_every=1", "--config.checkpoint_every=5"]
+    return subprocess.Popen([*command, *options], cwd=REPO, stderr=subprocess.PIPE, text=True)
+
+
+def rows(workdir: Path) -> list[tuple]:
+    """What of each logged step has to be repeated bit for bit."""
+    path = workdir / "log.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(row["step"], row["loss"], row["gradient_norm"], row["skipped"]) for row in found]
+
+
+def lines(workdir: Path) -> int:
+    path = workdir / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kills(folder: Path, count: int, seed: int) -> dict:
+    """So many kills; then the run ends by itself."""
+    steps, rng, moments = 5 * count // 2 + 20, random.Random(seed), []
+    assert train(folder / "whole", steps).wait() == 0
+    workdir = folder / "killed"
+    for number in range(count):
+        run, began = train(workdir, steps), lines(workdir)
+        if number % 4 == 3:  # while it starts
+            time.sleep(rng.uniform(1, 12))
+        else:
+            wanted = rng.randint(1, 9)  # rows, of which a save begins at every fifth
+            while (
+                run.poll() is None and not 0 < lines(workdir) - began >= wanted and lines(workdir) < steps - 2
+            ):
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.3))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        moments.append(lines(workdir))
+        print(f"kill {number + 1}: {moments[-1]} rows", flush=True)
+    last = train(workdir, steps)
+    told = last.communicate()[1]
+    assert last.returncode == 0, told
+    return {
+        "kills": count,
+        "rows_at_kills": moments,
+        "rows": steps,
+        "identical": rows(workdir) == rows(folder / "whole"),
+    }
+
+
+def errors(folder: Path) -> list[dict]:
+    """Each error of one of two processes."""
+    tiny_training.write_model(folder)
+    found = []
+    for hook in ERRORS:
+        workdir = folder / hook
+        changes = {"mesh.fsdp": 4} | (
+            {"watchdog.say": 5.0, "watchdog.stop": 20.0} if hook == "hang_on_1" else {}
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        children = [
+            subprocess.Popen(
+                tiny_training.command(folder / "model", workdir, hook, changes, address, rank),
+                cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        while lines(workdir) < 1:
+            time.sleep(0.01)
+        began = time.perf_counter()
+        told = [child.communicate(timeout=300)[1] for child in children]
+        sentences = re.findall(r"^train: (.*)", told[1 if hook == "kill_0" else 0], re.MULTILINE)
+        found.append(
+            {
+                "error": hook,
+                "seconds": round(time.perf_counter() - began, 1),
+                "status": [child.returncode for child in children],
+                "said": sentences[-1] if sentences else "",
+            }
+        )
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"errors": errors(Path(folder)), **kills(Path(folder), args.kills, args.seed)}
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in found.items() if name != "errors"}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Readers of data sets as they lie on disk: a table, one small file each.
+
+    data = readers.read("mixture.yaml", media=None)
+    data.entries[0]; data.sources[0].media
+
+How a file is laid out (JSON, parquet, tar, a mixture of others) and what a record looks like are two
+things: a reader of records takes those of every file. `auto` goes by a file's name and a record's keys.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tempo_jax.data.readers import (
+    json_files,
+    llava,
+    messages,
+    mixture,
+    pairs,
+    parquet,
+    sharegpt,
+    videochat2,
+    webdataset,
+)
+from tempo_jax.data.readers.record import Entry, Source
+from tempo_jax.errors import TempoError
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Of files: which names it has, and what reads one's entries."""
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], list[Entry]]
+    what: str  # for --help and docs
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Of records: the keys it is known by, and what makes turns {"from", "value"} of one."""
+
+    keys: tuple[str, ...]
+    takes: Callable[[dict], bool]
+    turns: Callable[[dict], list[dict[str, Any]]]
+    what: str
+
+
+# In the order in which they are tried.
+SHAPES: dict[str, Shape] = {
+    "videochat2": Shape(("QA",), videochat2.takes, videochat2.turns, "VideoChat2-IT: lists of `QA`"),
+    "messages": Shape(
+        ("messages",), messages.takes, messages.turns, "`messages` with `role` and `content`, text or parts"
+    ),
+    "llava": Shape(("conversations",), llava.takes, llava.turns, "LLaVA: `conversations`, human and gpt"),
+    "sharegpt": Shape(
+        ("conversations", "conversation"), sharegpt.takes, sharegpt.turns,
+        "ShareGPT and its variants: other names of speakers and of keys",
+    ),
+    "pairs": Shape(pairs.KEYS, pairs.takes, pairs.turns, "one question and answer, or a caption"),
+}  # fmt: skip
+LAYOUTS: dict[str, Layout] = {
+    "json": Layout((".json", ".jsonl", ".ndjson"), json_files.read, "a list, or a record a line; also .gz"),
+    "parquet": Layout((".parquet",), parquet.read, "LLaVA-OneVision: image bytes in the rows"),
+    "webdataset": Layout((".tar",), webdataset.read, "tar: files of one key are a sample"),
+}
+MIXTURE = "mixture"
+FORMATS = (AUTO, *SHAPES, *(name for name in LAYOUTS if name != "json"), MIXTURE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What one command prepares: entries, each of one of the sources."""
+
+    entries: list[Entry]
+    sources: tuple[Source, ...]
+
+
+def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form: str = AUTO) -> Data:
+    """A file's entries, unchecked.
+
+    Args:
+      source: a file, or a folder of parquet, tar or JSON files.
+      media: the folder that names of media are relative to; None: the source's own.
+      form: a name in FORMATS: what `source` must be; AUTO: what it looks like.
+
+    Returns:
+      Entries and what makes records of them.
+
+    Raises:
+      TempoError: nothing can be read, or it holds no records.
+    """
+    source = Path(source)
+    if form not in FORMATS:
+        raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
+    if form == MIXTURE or (form == AUTO and source.suffix.lower() in mixture.SUFFIXES):
+        return _mixture(source, media)
+    root = Path(media) if media is not None else source if source.is_dir() else source.parent
+    if not root.is_dir():
+        raise TempoError(f"There is no media folder {root}: give the one that holds images and videos.")
+    entries = _entries(source, form)
+    return Data(entries, (Source(root, form if form in SHAPES else AUTO),))
+
+
+def _entries(source: Path, form: str) -> list[Entry]:
+    files = _files(source, form)
+    entries = []
+    for file in files:
+        for entry in _layout(file, form).read(file):
+            where = f"{file.name}, {entry.where}" if len(files) > 1 else entry.where
+            entries.append(dataclasses.replace(entry, where=where))
+    if not entries:
+        raise TempoError(
+            f"{source} holds no records: give records in one of the formats {', '.join(SHAPES)}."
+        )
+    return entries
+
+
+def _layout(file: Path, form: str) -> Layout:
+    if form in LAYOUTS:
+        return LAYOUTS[form]
+    name = file.name.lower().removesuffix(".gz")
+    return next((row for row in LAYOUTS.values() if name.endswith(row.suffixes)), LAYOUTS["json"])
+
+
+def _files(source: Path, form: str) -> list[Path]:
+    if not source.is_dir():
+        return [source]
+    suffixes = (
+        LAYOUTS[form].suffixes if form in LAYOUTS else tuple(s for x in LAYOUTS.values() for s in x.suffixes)
+    )
+    files = sorted(
+        path for path in source.rglob("*") if path.name.lower().removesuffix(".gz").endswith(suffixes)
+    )
+    packed = [path for path in files if path.suffix.lower() in (*parquet.SUFFIXES, ".tar")]
+    if not files:
+        raise TempoError(f"{source} is a folder without {', '.join(suffixes)} files: give a file of records.")
+    return packed or files
+
+
+def _mixture(source: Path, media: str | os.PathLike | None) -> Data:
+    entries, sources = [], []
+    for part in mixture.read(source, None if media is None else Path(media)):
+        if part.form == MIXTURE or Path(part.file).suffix.lower() in mixture.SUFFIXES:
+            raise TempoError(f"{source} names the mixture {part.file}: name its sources instead.")
+        data = read(part.file, part.media, part.form)
+        number = len(sources)
+        sources.append(dataclasses.replace(data.sources[0], fps=part.fps))
+        for entry in part.choose(data.entries):
+            entries.append(dataclasses.replace(entry, where=f"{part.name}, {entry.where}", source=number))
+    if not entries:
+        raise TempoError(f"{source} chooses no records: check its sampling_strategy and weights.")
+    return Data(entries, tuple(sources))
+
+
+def turns_of(record: dict, form: str = AUTO) -> list[dict[str, Any]]:
+    """A record's turns as {"from": "human", "gpt" or "system", "value": text or parts}.
+
+    Raises BadSample, naming the keys that it lacks and those that it has, where no reader takes it.
+    """
+    from tempo_jax.data.preparation import BadSample
+
+    shapes = [SHAPES[form]] if form in SHAPES else list(SHAPES.values())
+    for shape in shapes:
+        if shape.takes(record):
+            return shape.turns(record)
+    lacking = dict.fromkeys(key for shape in shapes for key in shape.keys)
+    has = ", ".join(map(repr, record)) or "no keys"
+    raise BadSample(
+        "no conversation", f"it has none of the keys {', '.join(map(repr, lacking))}; it has {has}"
+    )

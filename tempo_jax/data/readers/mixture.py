@@ -1,0 +1,115 @@
+"""Mixtures: a YAML file that names many sources, how many of each, and where their media are.
+
+    datasets:
+      - json_path: annotations/a.json       # or path, annotation, data_path, source
+        data_root: media/a                  # or media, root, image_folder, video_folder
+        sampling_strategy: first:10%        # all, first:N, end:N, random:N; N a number or a share
+        weight: 2.0                         # or repeat_time: how often each is taken
+
+As LLaVA and VideoChat-Flash write them; also a mapping of names to such rows, as InternVL does.
+"""
+
+import dataclasses
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tempo_jax.data.readers.record import Entry
+from tempo_jax.data.subset import SLICE_SEED
+from tempo_jax.errors import TempoError
+
+SUFFIXES = (".yaml", ".yml")
+FILE = ("json_path", "path", "annotation", "data_path", "source", "json", "file")
+ROOT = ("data_root", "media", "root", "image_folder", "video_folder", "media_dir", "media_root")
+WEIGHT = ("weight", "repeat_time", "ratio", "num_repeats")
+STRATEGY = re.compile(r"(all|first|end|random|first2)(?::(\d+(?:\.\d+)?)(%?))?")
+SEED = 42
+SHUFFLED = {"random": SEED, "first2": SLICE_SEED}  # first2: the second slice (facts/xcomp.md §4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source. strategy: which of its records, as STRATEGY; weight: how often each."""
+
+    name: str
+    file: Path
+    media: Path | None
+    form: str
+    fps: float | None
+    strategy: str
+    weight: float
+
+    def choose(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The same ones every time."""
+        kind, number, percent = STRATEGY.fullmatch(self.strategy).groups()
+        entries = list(entries)
+        if kind != "all":
+            count = math.ceil(len(entries) * float(number) / 100) if percent else int(float(number))
+            if kind in SHUFFLED:
+                random.Random(SHUFFLED[kind]).shuffle(entries)
+            start = {"end": max(0, len(entries) - count), "first2": count}.get(kind, 0)
+            entries = entries[start : start + count]
+        whole, rest = divmod(self.weight, 1)
+        more = random.Random(SEED).sample(entries, round(rest * len(entries)))
+        return entries * int(whole) + more
+
+
+def read(path: Path, media: Path | None) -> Iterator[Part]:
+    """The sources, paths relative to the file or `media`. TempoError for what cannot be understood."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise TempoError(f"{path} cannot be read ({error.strerror}): give a .yaml file.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TempoError(f"{path} is no valid YAML ({reason}): repair it.") from error
+    if isinstance(found, Mapping) and "datasets" in found:
+        found = found["datasets"]
+    if isinstance(found, Mapping):
+        found = [{"name": name, **row} if isinstance(row, Mapping) else row for name, row in found.items()]
+    if not isinstance(found, list) or not found:
+        raise TempoError(f"{path} names no sources: give a list of them under datasets.")
+    for number, row in enumerate(found, start=1):
+        yield _part(path, number, row, media)
+
+
+def _part(path: Path, number: int, row: Any, media: Path | None) -> Part:
+    where = f"{path}, source {number}"
+    if not isinstance(row, Mapping):
+        raise TempoError(f"{where} is {row!r}: give its json_path, data_root and the like.")
+    file = next((row[key] for key in FILE if isinstance(row.get(key), str)), None)
+    if file is None:
+        raise TempoError(
+            f"{where} has none of the keys {', '.join(FILE)}; it has {', '.join(map(str, row))}."
+        )
+    strategy, weight, fps = str(row.get("sampling_strategy", "all")), 1.0, row.get("fps")
+    match = STRATEGY.fullmatch(strategy)
+    if match is None or (match[1] != "all") != (match[2] is not None):
+        raise TempoError(
+            f"{where}: its sampling_strategy is {strategy!r}: use all, first:N, end:N or random:N, N%."
+        )
+    try:
+        weight = float(next((row[key] for key in WEIGHT if row.get(key) is not None), 1.0))
+        fps = None if fps is None else float(fps)
+    except (TypeError, ValueError) as error:
+        raise TempoError(f"{where}: its weight or fps is no number ({error}).") from error
+    if not 0 < weight < math.inf or not (fps is None or 0 < fps < math.inf):
+        raise TempoError(f"{where}: its weight or fps is not above 0: leave the source out.")
+    root = next((row[key] for key in ROOT if isinstance(row.get(key), str)), None)
+    folder = path.parent if media is None else media
+    source = _below(path.parent, file)
+    own = folder / root if root is not None else media
+    return Part(
+        str(row.get("name", file)), source, own, str(row.get("format", "auto")), fps, strategy, weight
+    )
+
+
+def _below(folder: Path, name: str) -> Path:
+    """As written in the file: beside it, or from where the command runs."""
+    beside = folder / name
+    return beside if beside.exists() else Path(name) if Path(name).exists() else beside

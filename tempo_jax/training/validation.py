@@ -1,0 +1,109 @@
+"""What a run knows of data that it does not learn from: loss per token, and answers to a few questions."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from tempo_jax.errors import TempoError
+from tempo_jax.prompts import Tokenizer
+from tempo_jax.training import groups, step
+from tempo_jax.training.metrics import say
+from tempo_jax.training.run import Run
+from tempo_jax.training.tasks import TASKS
+from tempo_jax.video import open_video
+
+SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of a question's video
+
+
+class Validation:
+    """Of one run; every process calls it. The batches are the same each time."""
+
+    def __init__(self, run: Run, make_batches: Callable[..., Any]):
+        """TempoError for sources and videos that are not there."""
+        self._run, self._make, self._shown = run, make_batches, False
+        self._settings = settings = run.config.validation
+        config = ConfigDict(run.config.to_dict())
+        config.data.sources = tuple(ConfigDict(dict(source)) for source in settings.sources)
+        config.data.workers = 0
+        self._config = config
+        self._tokenizer = Tokenizer(run.tokenizer_folder)
+        for question in settings.questions:
+            if not Path(question.video).exists():
+                raise TempoError(
+                    f"config.validation.questions asks about {question.video}, which is not there"
+                )
+        if settings.questions and jax.process_count() > 1:
+            say("note: config.validation.questions are asked in runs of one process only; the loss counts")
+        task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
+        self._loss = jax.jit(
+            step.make_loss(run.model.config, task=task, dtype=dtype, shards=config.batch.shards)
+        )
+
+    def loss(self) -> dict[str, float]:
+        """ "validation_loss", nats per label over all batches and hosts, and how many labels that were."""
+        total, tokens = 0.0, 0.0
+        batches = self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
+        try:
+            for _ in range(self._settings.batches):
+                placed = self._run.layout.place(next(batches))
+                more = jax.device_get(self._loss(self._run.state.learning, self._run.frozen, placed))
+                total, tokens = total + float(more.total), tokens + float(more.tokens)
+        finally:
+            batches.close()
+        return {"validation_loss": total / max(tokens, 1.0), "validation_tokens": tokens}
+
+    def answers(self) -> list[dict]:
+        """{"video", "question", "text"} of each question, by the weights as they are."""
+        if not self._settings.questions or jax.process_count() > 1:
+            return []
+        system = self._system()
+        told = []
+        for question in self._settings.questions:
+            limits = {"max_frames": question.max_frames} if "max_frames" in question else {}
+            answer = system.ask(
+                question.video, question.question, max_new_tokens=self._settings.max_new_tokens, **limits
+            )
+            told.append({"video": question.video, "question": question.question, "text": answer.text})
+        return told
+
+    def pictures(self) -> list[np.ndarray]:
+        """A strip of frames of each question's video, the first time; then none."""
+        shown, self._shown = self._shown, True
+        if shown or jax.process_count() > 1:
+            return []
+        return [_strip(question.video) for question in self._settings.questions]
+
+    def __call__(self) -> tuple[dict[str, float], list[dict]]:
+        """Loss and answers, and how long they took."""
+        began = time.perf_counter()
+        found, answers = self.loss(), self.answers()
+        return found | {"validation_seconds": time.perf_counter() - began}, answers
+
+    def _system(self) -> Any:
+        """What `tempo_jax.load` makes of a checkpoint, of the weights in training."""
+        from tempo_jax.inference.engine import Tempo
+        from tempo_jax.xcomp.engine import XComp
+
+        run, dtype = self._run, jnp.dtype(self._run.config.dtype)
+        # Copies, since the engine takes apart what it is given.
+        params = groups.join(step.cast(run.state.learning, dtype), step.cast(run.frozen, dtype))
+        make = {"tempo": Tempo, "xcomp": XComp}[run.model.kind]
+        return make(run.model.config, params, self._tokenizer, mesh=run.mesh if run.mesh.size > 1 else None)
+
+
+def _strip(video: str) -> np.ndarray:
+    """A few frames side by side, [H, W, 3]."""
+    source = open_video(video, max_frames=SHOWN_FRAMES, min_frames=1)
+    frames = np.concatenate(list(source.chunks(SHOWN_FRAMES)))[:SHOWN_FRAMES]
+    shown = []
+    for frame in frames:
+        width = max(1, round(frame.shape[1] * SHOWN_HEIGHT / frame.shape[0]))
+        shown.append(np.asarray(Image.fromarray(frame).resize((width, SHOWN_HEIGHT))))
+    return np.concatenate(shown, axis=1)
