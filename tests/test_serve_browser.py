@@ -568,6 +568,7 @@ def test_the_demo_model_answers_questions_about_its_hour(browser, size, scheme):
         visitor.check()
         turn.locator(".thumb").last.click()
         visitor.wait_for("document.querySelector('video').currentTime > 60")
+        visitor.wait_for("!document.querySelector('video').seeking")
         visitor.picture("demo")
         compare(visitor, "256")
         visitor.ask("How often is a cyan cross shown?")
