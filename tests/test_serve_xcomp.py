@@ -12,7 +12,7 @@ from tempo_jax.serve.service import Progress
 from tempo_jax.serve.store import Frames
 from tempo_jax.video.synthetic import Clip, write_video
 from tests import xcomp_systems as tiny
-from tests.serving import Heard, service_of, wait_until
+from tests.serving import Heard, service_of, serving_process, wait_until
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -82,3 +82,28 @@ def test_a_checkpoint_is_served_by_what_it_holds(tmp_path):
     checkpoint.save(tmp_path / "small", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
     served = models.load(tmp_path / "small")
     assert isinstance(served, XCompModel) and served.name == "xcomp-small"
+
+
+def test_the_command_serves_it(tmp_path, video):
+    """As a user does: the checkpoint's folder, a question about a video by OpenAI's API and by ours."""
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    minireel_tokenizer.write(tmp_path / "tokenizer")
+    checkpoint.save(tmp_path / "small", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
+    arguments = ["--checkpoint", str(tmp_path / "small"), "--folder", str(video.parent), "--port", "0"]
+    settings_given = {"max_new_tokens": 3, "min_frames": 8, "max_frames": 8}
+    with (
+        serving_process("-m", "tempo_jax.cli", "serve", *arguments) as (_, address, _),
+        httpx.Client(base_url=address, timeout=300) as client,
+    ):
+        assert client.get("/api/info").json()["model"]["system"] == "xcomp"
+        part = {"type": "video_url", "video_url": {"url": "v.mp4"}}
+        messages = [{"role": "user", "content": [part, {"type": "text", "text": "what is red?"}]}]
+        body = {"model": "xcomp-small", "messages": messages, "tempo": settings_given}
+        values = client.post("/v1/chat/completions", json=body).json()
+        kept = [segment["tokens"] for segment in values["tempo"]["segments"]]
+        assert kept == [16] * 8
+        listed = client.get("/api/videos").json()["videos"][0]["id"]
+        asked = {"video": listed, "question": "what is red?", "settings": settings_given}
+        text = client.post("/api/questions", json=asked).text
+    assert "event: done" in text and '"video_reused": true' in text

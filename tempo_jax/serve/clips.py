@@ -1,6 +1,7 @@
 """Clips: what a session has opened, and how far that has come. They outlive the memory on the device."""
 
 import asyncio
+import contextlib
 import dataclasses
 import secrets
 import threading
@@ -132,7 +133,8 @@ class Clips:
         loop = asyncio.get_running_loop()
 
         def listener(event: events.Event) -> None:
-            loop.call_soon_threadsafe(self.hear, clip, event)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
+                loop.call_soon_threadsafe(self.hear, clip, event)
 
         clip.job = Job(clip.file, None, clip.frames, self._service.model.options(), listener, who.client)
         self._service.submit(clip.job)

@@ -23,7 +23,7 @@ from tempo_jax.serve.store import VideoFile
 from tempo_jax.serve.uploads import IDENTITY, Upload, Uploads
 
 MOST_THUMBNAILS = 512
-THUMBNAIL_DECODE_SECONDS = 20.0
+THUMBNAIL_DECODE_SECONDS = 8.0
 ONE_FRAME = {"fps": 1.0, "min_frames": 1, "max_frames": 1}
 
 
@@ -86,7 +86,7 @@ class Thumbnails:
     def __init__(self, service: Service):
         self._service = service
         self._made: OrderedDict[VideoFile, bytes | ApiError] = OrderedDict()
-        self._decoding = asyncio.Semaphore(1)
+        self._decoding = asyncio.Semaphore(2)
 
     async def of(self, video: VideoFile) -> bytes:
         """ApiError 400 for what cannot be decoded."""
