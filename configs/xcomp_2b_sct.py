@@ -15,7 +15,7 @@ What learns, and its peak learning rate:
 
 As published a sample has one video or one image (16 of the 84 sets have images). Ours: the projector also
 learns from videos of 512 frames and more, which the published run encodes without gradients; at most 1,024
-text tokens a sample; 8 shards of 4 micro-batches, which are 32 long videos a step or, as a pool of 128 clips is
+text tokens a sample; 8 shards of 4 micro-batches: 32 long videos a step or, as a pool of 128 clips is
 shared, more of shorter ones (length buckets: data/buckets.py). What the mixture is made of: facts §4.
 
     python -m convert.from_hf --model=xcomp --source=VideoChat-Flash-2B --target=build/xcomp_2b/base

@@ -171,7 +171,7 @@ def test_another_set_of_the_same_length_is_refused_by_name(sets, tmp_path):
     whole = tiny.curve(work)
     shutil.rmtree(work / "checkpoints" / "4")  # as if it had been killed before it was whole
     shutil.rmtree(work / "model", ignore_errors=True)
-    with pytest.raises(TempoError, match="not those of the saved state: source 1, .*/other, had 4 samples"):
+    with pytest.raises(TempoError, match=r"not those of the saved state: source 1, .*/other, had 4 samples"):
         loop.train(values("other"), work, Batches)
     # Prepared again from the same files, elsewhere, it is the same set.
     assert open_prepared(sets / "again").fingerprint == open_prepared(sets / "shown").fingerprint

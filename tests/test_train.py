@@ -265,9 +265,9 @@ def test_a_killed_reader_is_a_sentence(tiny_model):
             pass
 
     config = tiny_training.config(tiny_model)
-    with feed.Feed(Killed(), feed.Layout(config, sharding.make_mesh())) as fed:
-        with pytest.raises(TryAgain, match=r"ended with exit code -9 .*config\.data\.workers=0") as caught:
-            next(fed)
+    told = pytest.raises(TryAgain, match=r"ended with exit code -9 .*config\.data\.workers=0")
+    with feed.Feed(Killed(), feed.Layout(config, sharding.make_mesh())) as fed, told as caught:
+        next(fed)
     assert caught.value.status == 75
 
 
