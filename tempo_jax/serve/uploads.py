@@ -17,7 +17,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import IO
 
+from tempo_jax.errors import TempoError
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.limits import MIB, Limits
 from tempo_jax.serve.sessions import Identity, Owner
@@ -25,8 +27,9 @@ from tempo_jax.serve.store import VideoFile, video_file
 
 IDENTITY = re.compile(r"file-[0-9a-f]{24}")
 LOCK = "lock"
+TRIES = 20
 MOST_SOCKET_PATH = 74  # the system allows 107 characters, and 33 follow
-YOUNG_SECONDS = 60.0  # a folder without a lock may be one that is just being made
+YOUNG, YOUNG_SECONDS = "new-", 60.0  # a folder that is just being made
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # First bytes of pictures -> suffix, for frames of a list, which are told apart by it.
 PICTURES = {
@@ -59,10 +62,8 @@ class Uploads:
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self._home = private_folder()
-        clean(self._home)
-        self.folder = Path(tempfile.mkdtemp(dir=self._home))
-        self._lock_file = _locked(self.folder / LOCK)
+        self.folder, self._lock_file = own_folder()
+        self._home = self.folder.parent
         self._items: OrderedDict[str, Upload] = OrderedDict()
         self._last: Finalize | None = None  # what the process does at its end
         self._writing = 0  # bytes of files that are not complete, or there for one request only
@@ -267,17 +268,30 @@ def private_folder() -> Path:
     return home if mine else Path(tempfile.mkdtemp(prefix=f"{home.name}-"))
 
 
+def own_folder() -> tuple[Path, IO]:
+    """A new folder for one server, and its lock, which is held before others see the folder."""
+    for _ in range(TRIES):
+        # Another server that ends may take an empty home away.
+        with contextlib.suppress(FileNotFoundError):
+            home = private_folder()
+            clean(home)
+            made = Path(tempfile.mkdtemp(prefix=YOUNG, dir=home))
+            lock = _locked(made / LOCK)
+            return made.rename(home / made.name.removeprefix(YOUNG)), lock
+    raise TempoError(f"No folder for uploads can be made in {tempfile.gettempdir()}: set TMPDIR.")
+
+
 def clean(home: Path) -> None:
     """Removes the folders of servers that have ended without doing so; those that run hold their lock."""
     for folder in home.iterdir():
         with contextlib.suppress(OSError):
-            if not (folder / LOCK).exists() and time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
+            if folder.name.startswith(YOUNG) and time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
                 continue
             with _locked(folder / LOCK):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _locked(path: Path):
+def _locked(path: Path) -> IO:
     """The open file, locked; OSError where another process holds it."""
     file = path.open("a")
     try:
