@@ -12,7 +12,10 @@ import pytest
 
 from tempo_jax.data.minireel import option_of
 from tempo_jax.serve.app import Access
+from tempo_jax.serve.model import XCompModel
 from tempo_jax.serve.static import UI
+from tempo_jax.video.synthetic import Clip, write_video
+from tests import xcomp_systems
 from tests.browsing import SIZES, Visitor, chromium
 from tests.serving import REPO, FakeModel, make_videos, serving_process
 from tests.serving_http import server as api_server
@@ -500,6 +503,27 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         page.get_by_text("There is nothing here yet").wait_for()
 
 
+def test_a_file_may_be_dropped_anywhere(browser, shared):
+    """While another video is open too. What is no video is told as that where it would be shown."""
+    with Visitor(browser, shared, expected=[400]) as visitor:
+        page = visitor.page
+        visitor.visit()
+        visitor.pick("v1.mp4")
+        given = page.evaluate_handle(
+            """() => {
+              const given = new DataTransfer();
+              given.items.add(new File(["no video"], "dropped.mp4"));
+              return given;
+            }"""
+        )
+        page.dispatch_event("#log", "dragover", {"dataTransfer": given})
+        assert page.locator("#drop-veil").is_visible()
+        page.dispatch_event("#log", "drop", {"dataTransfer": given})
+        assert page.locator("#drop-veil").is_hidden()
+        page.locator("#subject").get_by_text("dropped.mp4").wait_for()
+        page.locator(".stage-note").wait_for()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_signing_in_and_out(browser, folder, size):
     with (
@@ -525,6 +549,31 @@ def test_signing_in_and_out(browser, folder, size):
         assert "right" not in page.url
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_xcomp_shows_which_frames_it_kept(browser, tokenizer, tmp_path):
+    """A real, tiny one, whose answer is noise."""
+    write_video(tmp_path / "v.mp4", Clip(seconds=8, fps=8, height=40, width=48))
+    model = XCompModel(xcomp_systems.micro(tokenizer), "micro")
+    with server([tmp_path], model) as (address, _), Visitor(browser, address) as visitor:
+        page = visitor.page
+        visitor.visit()
+        visitor.pick("v.mp4")
+        page.locator("#open-settings").click()
+        for name, value in (("max_new_tokens", "4"), ("budget", "160")):
+            field = page.locator(f"[type=number][data-setting={name}]")
+            assert field.get_attribute("placeholder") == ("automatic" if name == "budget" else "")
+            field.fill(value)
+            field.press("Tab")
+        page.keyboard.press("Escape")
+        visitor.ask("what is red?")
+        said = visitor.answered(1).inner_text()
+        assert "The answer was cut at 4 tokens" in said
+        assert re.search(r"The \d+ (most relevant of \d+ )?frames? that were kept", said), said
+        assert "tokens kept per frame (full height: 16)" in page.locator(".legend").inner_text()
+        visitor.check()
+        visitor.picture("xcomp")
+
+
 @pytest.mark.parametrize("size,scheme", [("wide", "light"), ("phone", "dark")])
 def test_the_demo_model_answers_questions_about_its_hour(browser, size, scheme):
     """`tempo serve` as it starts by itself; the second answer needs neither decoding nor the vision tower."""
@@ -547,6 +596,7 @@ def test_the_demo_model_answers_questions_about_its_hour(browser, size, scheme):
         visitor.check()
         turn.locator(".thumb").last.click()
         visitor.wait_for("document.querySelector('video').currentTime > 60")
+        visitor.wait_for("!document.querySelector('video').seeking")
         visitor.picture("demo")
         compare(visitor, "256")
         visitor.ask("How often is a cyan cross shown?")

@@ -103,7 +103,6 @@ export class Conversation {
     else announce(turn.variants.map(({ label, text, state }) => `${label} ${state === "stopped" ? "Stopped." : "Answer:"} ${text}`).join(" "));
     if (charted(turn)) this.#select(turn);
     byId("clear").hidden = false;
-    this.#scroll();
   }
 
   #changed(turn, variant) {
@@ -127,7 +126,6 @@ export class Conversation {
 
   // The newest turn with segments, or the one that was chosen, is what the timeline draws.
   #select(turn) {
-    this.selected = turn;
     for (const [each, view] of this.views) view.setSelected(each === turn);
     const variants = turn?.variants.filter(({ lane }) => lane?.segments.length) ?? [];
     const spanning = variants.find(({ span }) => span);

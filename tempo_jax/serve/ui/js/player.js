@@ -23,6 +23,7 @@ export class Player {
     this.playable = Boolean(video.media_url);
     this.known = false; // whether the video's length is
     this.pending = undefined; // second to go to once there is something to show
+    this.shown = false; // whether there has been (readyState falls again while it seeks)
     this.zero = 0; // on the browser's clock, where the file begins
     this.moved = false; // whether it has been sent anywhere
     this.timeline.setLanes([]);
@@ -126,6 +127,7 @@ export class Player {
   // says its first picture's time is: then that is where they stand before anybody has moved them.
   #calibrate() {
     const { currentTime, duration, paused } = this.media;
+    this.shown = true;
     if (paused && !this.moved && currentTime < duration) this.zero = currentTime;
     this.#measure();
     if (this.pending !== undefined) this.#move(this.pending);
@@ -163,7 +165,7 @@ export class Player {
 
   #sought(seconds) {
     this.pending = seconds;
-    if (this.media?.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) this.#move(seconds);
+    if (this.media && this.shown) this.#move(seconds);
     else if (!this.playable) this.#picture(seconds);
     this.#tell(seconds);
   }
