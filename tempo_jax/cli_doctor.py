@@ -15,7 +15,8 @@ from tempo_jax.errors import TempoError
 CORE = (
     *("absl-py", "av", "flax", "grain", "huggingface_hub", "importlib_resources", "jax", "matplotlib"),
     *("ml-collections", "numpy", "optax", "orbax-checkpoint", "packaging", "pillow", "pillow-heif"),
-    *("pyarrow", "qwix", "rich", "safetensors", "tensorboardX", "tensorflow-datasets", "transformers"),
+    *("pyarrow", "PyYAML", "qwix", "rich", "safetensors", "tensorboardX", "tensorflow-datasets"),
+    "transformers",
 )
 EXTRAS = {
     "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),
