@@ -154,7 +154,7 @@ def test_a_run_never_takes_the_model_it_starts_from(tmp_path):
     config.init.checkpoint = str(tmp_path / "model")
     (tmp_path / "model").mkdir()
     with pytest.raises(TempoError, match="what is read"):
-        run.begin(config, tmp_path, None, None)
+        run.begin(config, tmp_path, None)
 
 
 @pytest.fixture

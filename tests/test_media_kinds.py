@@ -174,15 +174,15 @@ def test_source_fps_is_apart_from_fps(tmp_path):
 def test_byte_order_marks(tmp_path):
     """In every JSON that users give: records, cases, annotations, subtitles."""
     from tempo_jax.cli_batch import _read_cases
-    from tempo_jax.data import llava
+    from tempo_jax.data.readers import json_files
 
     def write(name: str, value) -> str:
         (tmp_path / name).write_text(json.dumps(value), encoding="utf-8-sig")
         return tmp_path / name
 
     record = {"id": "a", "conversations": []}
-    assert [entry.content for entry in llava.read(write("a.json", [record]))] == [record]
-    (line,) = llava.read(write("a.jsonl", record))
+    assert [entry.content for entry in json_files.read(write("a.json", [record]))] == [record]
+    (line,) = json_files.read(write("a.jsonl", record))
     assert json.loads(line.content) == record
     case = {"video_path": "a.mp4", "query": "What?"}
     assert _read_cases(write("cases.json", [case])) == [case]

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,9 +31,16 @@ GRADIO = (
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """The served folder, a secret beside it, and where the server may leave things."""
-    home = tmp_path_factory.mktemp("attacked")
+def places():
+    """The served folder, a secret beside it, and where the server may leave things.
+
+    In a folder of a short name: sockets of the server's processes are in it, and their names have a limit.
+    """
+    with tempfile.TemporaryDirectory(prefix="ta") as folder:
+        yield _places(Path(folder))
+
+
+def _places(home: Path) -> Path:
     for name in ("videos", "more", "tmp"):
         (home / name).mkdir()
     make_videos(home / "videos", 2)

@@ -145,7 +145,7 @@ def verify(step: Path) -> bool:
     mine = sorted(said)[jax.process_index() :: jax.process_count()]
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for name, found in zip(mine, pool.map(lambda name: digests.of_file(step / name), mine), strict=True):
-            for key, what in (("bytes", "size"), ("sha256", "bytes")):
+            for key, what in (("bytes", "size"), ("crc32", "bytes")):
                 if found[key] != said[name].get(key):
                     raise Damaged(f"{name} has not the {what} that its digest is of")
     return len(parts) == wanted and bool(parts)
