@@ -108,7 +108,7 @@ def test_what_does_not_fit_together_is_said_before_the_first_step(difference, se
     for name in "ab":
         (tmp_path / name).mkdir()
     if "folders" in difference:  # the same path, on two disks
-        difference = {"folders": (tmp_path / "a", tmp_path / "b")}
+        difference = {"folders": (tmp_path / "a", tmp_path / "b"), "mesh.fsdp": 4}
     results = finish(start(tiny_model, "run" if "folders" in difference else tmp_path / "run", **difference))
     assert {status for status, _ in results} == {75 if "ranks" in difference else 2}, results
     assert sentence in results[0][1] and "step 1/" not in results[0][1]
