@@ -63,7 +63,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
-    from tempo_jax import cli_config, cli_options, compilation_cache
+    from tempo_jax import cli_config, cli_options
+    from tempo_jax.utils import compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
-    from tempo_jax import cli_config, cli_options, compilation_cache
+    from tempo_jax import cli_config, cli_options
+    from tempo_jax.utils import compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")

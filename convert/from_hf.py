@@ -23,8 +23,9 @@ import numpy as np
 from convert import hf_config, hf_export, hub, mapping, memory, their_config
 from convert.safetensors_io import some
 from convert.source import Source
-from tempo_jax import cli_options, folders, progress
+from tempo_jax import cli_options
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import folders, progress
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}

@@ -21,8 +21,9 @@ import numpy as np
 from convert import hf_config, hf_export, mapping, memory
 from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
-from tempo_jax import cli_options, folders, progress
+from tempo_jax import cli_options
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import folders, progress
 
 SHARD_BYTES = 5_000_000_000
 CASTS = {"bfloat16": "BF16", "float32": "F32", "source": None}

@@ -19,8 +19,9 @@ import numpy as np
 
 from convert import hf_config, hf_export, hub, mapping, source, their_config, to_hf
 from convert.source import AnyReader
-from tempo_jax import checkpoint, cli_options, digests, progress
+from tempo_jax import checkpoint, cli_options
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import digests, progress
 
 
 @dataclasses.dataclass

@@ -22,11 +22,12 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import digests, failures, sharding, signals
+from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import replacing
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests, failures, signals
+from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
 TOKENIZER_FILES = (

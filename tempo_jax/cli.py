@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from tempo_jax import cli_batch, cli_completion, cli_doctor, cli_plan, cli_serve, cli_warmup
 from tempo_jax import cli_options as options
-from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import progress as progress_lines
 
 DESCRIPTION = "Ask questions about videos, from seconds to hours long."
 EXAMPLES = """\

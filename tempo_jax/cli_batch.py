@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tempo_jax import cli_options as options
-from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import progress as progress_lines
 
 ANSWERED_BY = "answered_by"  # the model and options of a line, so that only their own are gone on with
 # What a line has of ours, whatever a case calls so.

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import compilation_cache
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
@@ -211,7 +211,7 @@ def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
     A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
     SIGTERM, 129 for a terminal that closes.
     """
-    from tempo_jax import failures, signals
+    from tempo_jax.utils import failures, signals
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
 

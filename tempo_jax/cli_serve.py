@@ -7,10 +7,11 @@ import re
 import sys
 from pathlib import Path
 
-from tempo_jax import cli_doctor, compilation_cache
+from tempo_jax import cli_doctor
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.limits import MIB, Limits
+from tempo_jax.utils import compilation_cache
 
 HELP = """\
 Serve one model: a web page, and an HTTP API that OpenAI's clients understand.

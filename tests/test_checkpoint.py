@@ -15,11 +15,12 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from convert import mapping, native_io
-from tempo_jax import checkpoint, digests, sharding
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.training import checkpoints
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests
+from tempo_jax.utils.tree import flatten, nest
 from tests import tiny_checkpoints as tiny
 
 CONFIG = tiny.tiny_config(16, 64)
@@ -200,7 +201,7 @@ WORKER = """if True:
     jax.distributed.initialize(f"localhost:{port}", 2, rank)
     from convert import direct, safetensors_io
     from tempo_jax import checkpoint, sharding
-    from tempo_jax.trees import flatten
+    from tempo_jax.utils.tree import flatten
     mesh = sharding.make_mesh(1, 4, 1)
     safetensors_io.MIN_RUN_BYTES = 1
     counts, real = [], safetensors_io.Reader._range

@@ -14,7 +14,7 @@ from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_checkpoints as tiny
 
 BF16 = ml_dtypes.bfloat16

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from convert import direct, from_hf, logits, native_io, safetensors_io, to_hf, verify  # noqa: E402
 from tempo_jax import sharding  # noqa: E402
 from tempo_jax.errors import TempoError  # noqa: E402
-from tempo_jax.trees import flatten  # noqa: E402
+from tempo_jax.utils.tree import flatten  # noqa: E402
 from tests import convert_models as models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import folders
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import folders
 
 
 def native(folder: Path, note: str = "old") -> Path:

@@ -11,7 +11,7 @@ from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build, quantised
 from tempo_jax.plan import shapes
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests.small_demo import DEMO
 from tests.systems import recorded_frames, relative
 

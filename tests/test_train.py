@@ -27,7 +27,7 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.training import config as configs
 from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 from tests.systems import relative
 from tests.tiny_training import STEPS, curve, rows

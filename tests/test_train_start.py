@@ -15,7 +15,7 @@ from tempo_jax.models import config as models
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import start
 from tempo_jax.training.config import default
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 
 

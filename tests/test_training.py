@@ -15,7 +15,7 @@ from tempo_jax.models.config import TINY
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.resize import resize_video
 from tempo_jax.training.loss import cross_entropy, loss
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.video import resize_steps
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative, weights
 

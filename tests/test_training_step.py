@@ -11,7 +11,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import groups, optimiser, step
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils.tree import flatten, nest
 from tests.systems import recorded_frames, relative, weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

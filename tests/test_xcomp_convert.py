@@ -13,7 +13,7 @@ from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.config import XCOMP_TINY
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_checkpoints
 from tests import xcomp_systems as tiny
 

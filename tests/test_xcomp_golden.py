@@ -9,7 +9,7 @@ from convert import mapping
 from tempo_jax.models import build
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.training import loss_xcomp
-from tempo_jax.trees import nest
+from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import lp_comp, prompts, umt
 from tempo_jax.xcomp.chunks import LOCAL
 from tempo_jax.xcomp.engine import XComp

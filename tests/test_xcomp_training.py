@@ -25,7 +25,7 @@ from tempo_jax.training import flops, metrics, optimiser, start, step
 from tempo_jax.training.groups import LEARNABLE, split
 from tempo_jax.training.loss import cross_entropy
 from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.schedule import VARIANTS, plan
 from tests import xcomp_systems as tiny

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempo_jax import cli_options as options
-from tempo_jax import folders
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
-from tempo_jax.paths import local
+from tempo_jax.utils import folders
+from tempo_jax.utils.paths import local
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    from tempo_jax import progress
+    from tempo_jax.utils import progress
 
     try:
         args = _parser().parse_args(argv)

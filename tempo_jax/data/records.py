@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils.paths import check_local
 
 if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
     from tempo_jax.data.collate import Sample

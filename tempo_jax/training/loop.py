@@ -12,7 +12,6 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import config as configs
@@ -22,6 +21,7 @@ from tempo_jax.training.metrics import Log, Meter, say
 from tempo_jax.training.run import Run, opened, read_only
 from tempo_jax.training.validation import Validation
 from tempo_jax.training.watchdog import Watchdog
+from tempo_jax.utils import compilation_cache
 
 FINISHED, PREEMPTED = "finished", "preempted"
 

@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tempo_jax import failures, signals
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import local
+from tempo_jax.utils import failures, signals
+from tempo_jax.utils.paths import local
 
 FORCE = "force"
 SKIPPED = "skipped.jsonl"  # of prepared data sets
