@@ -16,9 +16,9 @@ from tempo_jax.inference.answering import Turn
 from tempo_jax.inference.engine import Tempo
 from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.models import build
-from tempo_jax.models.attention import attention
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.models.decoder import Decoder
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.packing import pack
 from tempo_jax.video import open_video, segments
 from tempo_jax.xcomp import before_tempo, in_tempo, lp_comp, schedule

@@ -11,8 +11,9 @@ from flax import nnx
 
 from tempo_jax import cli_plan, sharding
 from tempo_jax.inference import generate
-from tempo_jax.models import decode_attention, head_layout, layers, vision_attention
+from tempo_jax.models import layers
 from tempo_jax.models.config import TEMPO_6B
+from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
 from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
 from tempo_jax.training import run
 
@@ -72,8 +73,8 @@ def test_the_kernels_that_turn_heads_compile(where):
     norm.scale = nnx.Param(jnp.ones(128, jnp.bfloat16))
 
     def run(x, angles):
-        y = head_layout.apart(x, norm=norm, angles_BLR=angles, times=0.5)
-        return jnp.sum(head_layout.together(jnp.sin(y)).astype(jnp.float32) ** 2)
+        y = qk_norm_rope.apart(x, norm=norm, angles_BLR=angles, times=0.5)
+        return jnp.sum(qk_norm_rope.together(jnp.sin(y)).astype(jnp.float32) ** 2)
 
     place = jax.NamedSharding(mesh, jax.P())
     args = (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.models.attention import attention
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from tempo_jax.models import patches, rope
-from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import VisionConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     LayerNorm,
@@ -32,7 +32,7 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x_BND, angles_1NR):
         if platform() == "tpu":
-            from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
+            from tempo_jax.models.kernels import vision_attention  # Pallas: nobody else need import it
 
             if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
                 qkv, bias = self.qkv.split(x_BND, 3), self.qkv.bias[...].reshape(3, -1)

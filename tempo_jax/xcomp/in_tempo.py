@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.inference import buckets
-from tempo_jax.models.attention import attention
 from tempo_jax.models.decoder import KV, Decoder
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.packing import Packed
 from tempo_jax.xcomp import schedule

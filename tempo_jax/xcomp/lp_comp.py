@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tempo_jax.models.attention import attention
 from tempo_jax.models.decoder import KV, Decoder
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer, scan_layers
 from tempo_jax.xcomp.schedule import Plan
 

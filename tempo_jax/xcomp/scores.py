@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.models import rope
-from tempo_jax.models.attention import attention
 from tempo_jax.models.decoder import Decoder, DecoderLayer
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.xcomp.chunks import Windows
 from tempo_jax.xcomp.lp_comp import Room, Rows, walk

@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 
 from tempo_jax.models import patches
-from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import UMTConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import LayerNorm, Linear, exact_gelu, make_layers, scan_layers
 
 MEAN = (0.485, 0.456, 0.406)  # of the pixels in 0..1, red, green, blue
@@ -31,7 +31,7 @@ class UMTAttention(nnx.Module):
     def __call__(self, x_BND):
         q_bias, v_bias = self.q_bias[...], self.v_bias[...]
         if platform() == "tpu":
-            from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
+            from tempo_jax.models.kernels import vision_attention  # Pallas: nobody else need import it
 
             if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
                 qkv, bias = self.qkv.split(x_BND, 3), jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])

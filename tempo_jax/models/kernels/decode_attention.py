@@ -15,9 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
-from tempo_jax.models.head_layout import over_rms, tile, turns
+from tempo_jax.models.kernels.qk_norm_rope import over_rms, tile, turns
+from tempo_jax.models.kernels.splash import LANES
 from tempo_jax.models.layers import RMSNorm
-from tempo_jax.models.splash import LANES
 
 KEYS = 2048  # cache slots of a step, at most
 ROWS = 16  # that half precision stores together: a group's queries are padded to them

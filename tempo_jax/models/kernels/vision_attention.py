@@ -16,8 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
-from tempo_jax.models import splash
-from tempo_jax.models.splash import LANES, SAVED
+from tempo_jax.models.kernels import splash
+from tempo_jax.models.kernels.splash import LANES, SAVED
 
 KEYS = 7168  # of a row, at most
 LEARNED = 2048  # of a row, at most, whose gradient is the kernel's

@@ -16,8 +16,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
+from tempo_jax.models.kernels.splash import LANES
 from tempo_jax.models.layers import RMSNorm
-from tempo_jax.models.splash import LANES
 
 ROWS = 512  # tokens of a step, at most
 TILES = 8  # heads of a step, at most

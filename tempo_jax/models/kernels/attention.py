@@ -24,7 +24,7 @@ def attention(
     backend = platform()
     cpu = backend == "cpu"
     if backend == "tpu":
-        from tempo_jax.models import splash  # Pallas: nobody else need import it
+        from tempo_jax.models.kernels import splash  # Pallas: nobody else need import it
 
         if splash.fits(q_BTNH, k_BSKH):
             masked = {"causal": causal, "kv_valid_BS": kv_valid_BS, "document_BT": document_BT}
