@@ -59,7 +59,7 @@ def ours(args) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from tempo_jax.inference.placement import Placement
+    from tempo_jax.runtime.placement import Placement
 
     mesh, found = programs(args)
     key, weights, seconds, flops = jax.random.key(0), {}, {}, {}

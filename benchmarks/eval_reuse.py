@@ -22,10 +22,10 @@ import tempo_jax
 from tempo_jax import checkpoint
 from tempo_jax.data.minireel import tokenizer
 from tempo_jax.inference import programs
-from tempo_jax.inference.answering import Turn
 from tempo_jax.inference.options import Options
 from tempo_jax.models import build
 from tempo_jax.models.config import DEMO
+from tempo_jax.runtime.session import Turn
 from tempo_jax.video import Source
 from tempo_jax.video.synthetic import Clip, write_video
 

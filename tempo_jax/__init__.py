@@ -16,9 +16,9 @@ _WHERE = {
     "load": "tempo_jax.inference.engine",
     "Tempo": "tempo_jax.inference.engine",
     "Clip": "tempo_jax.inference.clip",
-    "Answer": "tempo_jax.inference.results",
-    "Inspection": "tempo_jax.inference.results",
-    "Segment": "tempo_jax.inference.results",
+    "Answer": "tempo_jax.runtime.results",
+    "Inspection": "tempo_jax.runtime.results",
+    "Segment": "tempo_jax.runtime.results",
     "TempoError": "tempo_jax.errors",
 }
 _MODULES = ("ata", "video", "prompts", "sharding", "checkpoint")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tempo_jax.errors import TempoError
     from tempo_jax.inference.clip import Clip
     from tempo_jax.inference.engine import Tempo, load
-    from tempo_jax.inference.results import Answer, Inspection, Segment
+    from tempo_jax.runtime.results import Answer, Inspection, Segment
 
 
 def __getattr__(name: str):

@@ -83,7 +83,7 @@ def _version() -> str:
 def _check_plot(plot: str | None, video: str) -> None:
     if plot is None:
         return
-    from tempo_jax.plot import check_path  # matplotlib is slow to import, and so is Pillow
+    from tempo_jax.runtime.plot import check_path  # matplotlib is slow to import, and so is Pillow
     from tempo_jax.video.images import SUFFIXES, is_still
 
     if Path(video).suffix.lower() in SUFFIXES and is_still(Path(video)):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tempo_jax.errors import TempoError
 from tempo_jax.inference.options import Options
-from tempo_jax.inference.results import Answer, Segment
 from tempo_jax.models.config import DEMO
+from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.serve.events import Done, Failed
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Job, Service

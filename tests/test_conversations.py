@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import tempo_jax
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.text import TextStream
 from tempo_jax.prompts import LLM_SYSTEM, Message
+from tempo_jax.runtime.detokenize import TextStream
+from tempo_jax.runtime.session import Turn
 from tempo_jax.xcomp import prompts as xcomp_prompts
 from tests.serving import REPO
 

@@ -10,10 +10,11 @@ import pytest
 
 from tempo_jax import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate, prefetch, programs
-from tempo_jax.inference.text import TextStream
+from tempo_jax.inference import programs
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
+from tempo_jax.runtime import buckets, generate, prefetch
+from tempo_jax.runtime.detokenize import TextStream
 from tests import systems
 from tests.systems import recorded_frames, relative
 

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from tempo_jax import cli_plan, sharding
-from tempo_jax.inference import generate
 from tempo_jax.models import layers
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
 from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
+from tempo_jax.runtime import generate
 from tempo_jax.training import run
 
 pytestmark = pytest.mark.skipif(

@@ -11,8 +11,8 @@ import pytest
 import tempo_jax
 from tempo_jax import checkpoint, cli
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import generate
 from tempo_jax.models.decoder import Decoder
+from tempo_jax.runtime import generate
 from tempo_jax.xcomp import frames as frames_module
 from tempo_jax.xcomp import programs
 from tempo_jax.xcomp.engine import XComp

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo_jax.inference import generate
 from tempo_jax.models import build
 from tempo_jax.models.config import XCOMP_TINY, LPCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
+from tempo_jax.runtime import generate
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.schedule import VARIANTS, plan
 from tests import xcomp_systems as tiny

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets, generate, layout, programs, together
-from tempo_jax.inference.answering import OpenVideo, Progress, Turn, checked, timings
+from tempo_jax.inference import layout, programs
 from tempo_jax.inference.options import Options
-from tempo_jax.inference.placement import SEGMENTS
-from tempo_jax.inference.prefetch import prefetch
-from tempo_jax.inference.program_cache import ProgramCache
-from tempo_jax.inference.results import Answer, Inspection, Segment
-from tempo_jax.inference.text import finished_text
 from tempo_jax.prompts import Message
+from tempo_jax.runtime import batching, buckets, generate
+from tempo_jax.runtime.detokenize import finished_text
+from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.runtime.prefetch import prefetch
+from tempo_jax.runtime.program_cache import ProgramCache
+from tempo_jax.runtime.results import Answer, Inspection, Segment
+from tempo_jax.runtime.session import OpenVideo, Progress, Turn, checked, timings
 from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Clip(OpenVideo):
 
     def answer(self, turns: Sequence[Turn]) -> None:
         """As OpenVideo.answer; greedy answers are written together."""
-        together.answer_together(self, turns)
+        batching.answer_together(self, turns)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """The numbers between video and answer."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from tempo_jax.inference.placement import Placement
 from tempo_jax.plan import cost, hlo, memory, programs, topology
 from tempo_jax.plan.chips import Chip
 from tempo_jax.plan.topology import Topology
+from tempo_jax.runtime.placement import Placement
 
 
 class Finding(NamedTuple):

@@ -2,11 +2,11 @@
 
 import jax
 
-from tempo_jax.inference import generate
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.plan import shapes
 from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.plan.programs import Program
+from tempo_jax.runtime import generate
 
 
 def step(mesh, llm: Decoder, state: generate.Generation, seen: int, runs: int, **options) -> Program:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tempo_jax.inference import buckets
-from tempo_jax.inference.placement import SEGMENTS
 from tempo_jax.models.config import PRESETS, XCompConfig
 from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
+from tempo_jax.runtime import buckets
+from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.xcomp import chunks, cost, lp_comp, schedule
 from tempo_jax.xcomp import programs as engine
 from tempo_jax.xcomp.frames import FRAMES

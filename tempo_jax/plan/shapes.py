@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
-from tempo_jax.inference import generate
 from tempo_jax.models import build, quantised
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.plan.memory import shard_bytes
+from tempo_jax.runtime import generate
 from tempo_jax.sharding import param_sharding
 from tempo_jax.training import flops
 

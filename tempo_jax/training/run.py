@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
 from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.buckets import multiple
+from tempo_jax.runtime.buckets import multiple
 from tempo_jax.video import Source
 from tempo_jax.xcomp import select
 from tempo_jax.xcomp.clip import Clip

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate
-from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
-from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.inference.text import finished_text
 from tempo_jax.prompts import Message
+from tempo_jax.runtime import buckets, generate
+from tempo_jax.runtime.detokenize import finished_text
+from tempo_jax.runtime.results import Answer, Inspection
+from tempo_jax.runtime.session import OpenVideo, Progress, checked, timings
 from tempo_jax.xcomp import programs, prompts, select
 from tempo_jax.xcomp.frames import Frames
 from tempo_jax.xcomp.lp_comp import Room

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
-from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.video import Reading, open_video
 from tempo_jax.xcomp import sampling, schedule
 from tempo_jax.xcomp.clip import Clip

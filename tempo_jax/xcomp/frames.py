@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets
-from tempo_jax.inference.placement import SEGMENTS
-from tempo_jax.inference.prefetch import prefetch
-from tempo_jax.inference.program_cache import ProgramCache
+from tempo_jax.runtime import buckets
+from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.runtime.prefetch import prefetch
+from tempo_jax.runtime.program_cache import ProgramCache
 from tempo_jax.xcomp import programs
 from tempo_jax.xcomp.sampling import repeat
 

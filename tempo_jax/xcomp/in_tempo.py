@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets
 from tempo_jax.models.decoder import KV, Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.packing import Packed
+from tempo_jax.runtime import buckets
 from tempo_jax.xcomp import schedule
 
 # Which of a segment's tokens stay: its last ones, which have read the others, as XComp has it; or its first

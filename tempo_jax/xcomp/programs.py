@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tempo_jax.inference import generate
 from tempo_jax.models.resize import resize_direct
+from tempo_jax.runtime import generate
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import Windows

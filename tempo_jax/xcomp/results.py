@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tempo_jax.inference.results import Segment
+from tempo_jax.runtime.results import Segment
 
 
 @dataclasses.dataclass(frozen=True)

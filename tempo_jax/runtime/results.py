@@ -65,7 +65,7 @@ class Answer:
         Raises TempoError for an image's answer (it has no segments) and for a path that cannot be
         written.
         """
-        from tempo_jax.plot import plot_allocation  # matplotlib is slow to import
+        from tempo_jax.runtime.plot import plot_allocation  # matplotlib is slow to import
 
         floor, cap = self.token_limits
         plot_allocation(self.segments, path, title=title, floor=floor, cap=cap)

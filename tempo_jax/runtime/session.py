@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import generate
-from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.inference.text import TextStream
 from tempo_jax.prompts import DEFAULT_QUESTION, Message
+from tempo_jax.runtime import generate
+from tempo_jax.runtime.detokenize import TextStream
+from tempo_jax.runtime.results import Answer, Inspection
 
 STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
 

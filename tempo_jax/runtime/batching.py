@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import generate
-from tempo_jax.inference.answering import STREAM_TOKENS, Turn
-from tempo_jax.inference.buckets import power_of_two
-from tempo_jax.inference.text import TextStream
+from tempo_jax.runtime import generate
+from tempo_jax.runtime.buckets import power_of_two
+from tempo_jax.runtime.detokenize import TextStream
+from tempo_jax.runtime.session import STREAM_TOKENS, Turn
 
 if TYPE_CHECKING:
     from tempo_jax.inference.clip import Asked, Clip
