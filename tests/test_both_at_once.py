@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tempo_jax import cli
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.engine import Tempo
-from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.models import build
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.packing import pack
 from tempo_jax.runtime.session import Turn
+from tempo_jax.tempo.engine import Tempo
+from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.video import open_video, segments
 from tempo_jax.xcomp import before_tempo, in_tempo, lp_comp, schedule
 from tests import xcomp_systems as xcomps

@@ -15,8 +15,8 @@ from PIL import Image
 import tempo_jax
 from tempo_jax import cli, cli_batch, cli_options
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import LP_COMP, Options
 from tempo_jax.runtime.results import Answer, Segment
+from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.utils import progress
 from tempo_jax.video import Reading
 from tempo_jax.xcomp.schedule import VARIANTS

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax.inference import programs as engine
 from tempo_jax.models.config import PRESETS, TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import projector_layers
@@ -17,6 +16,7 @@ from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.tempo import steps as engine
 from tempo_jax.training import flops
 
 # Tokens of text that no config says: an assumption for a question of a sentence or two.

@@ -18,7 +18,7 @@ from tempo_jax.runtime.detokenize import TextStream
 from tempo_jax.runtime.session import STREAM_TOKENS, Turn
 
 if TYPE_CHECKING:
-    from tempo_jax.inference.clip import Asked, Clip
+    from tempo_jax.tempo.clip import Asked, Clip
 
 
 @dataclasses.dataclass

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
-from tempo_jax.inference.options import Options
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import Frames
+from tempo_jax.tempo.options import Options
 from tempo_jax.video.sources import Source
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +54,7 @@ class TempoModel:
 
     def prepare(self, source: Source, keep_bytes: int) -> Any:
         """Keeps the compressor's prefix where it fits, else the vision tower's output."""
-        from tempo_jax.inference.clip import Clip
+        from tempo_jax.tempo.clip import Clip
 
         prefix = prefix_bytes(self.tempo.open(source, keep=False)) <= keep_bytes
         clip = Clip(self.tempo, source, keep=True, prefix_cache=prefix)

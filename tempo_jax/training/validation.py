@@ -92,7 +92,7 @@ class Validation:
 
     def _system(self) -> Any:
         """What `tempo_jax.load` makes of a checkpoint, of the weights in training."""
-        from tempo_jax.inference.engine import Tempo
+        from tempo_jax.tempo.engine import Tempo
         from tempo_jax.xcomp.engine import XComp
 
         run, dtype = self._run, jnp.dtype(self._run.config.dtype)

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options as TempoOptions
+from tempo_jax.tempo.options import Options as TempoOptions
 from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
 from tempo_jax.xcomp.schedule import VARIANTS
 

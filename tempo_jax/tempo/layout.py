@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.programs import Prompt
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import Message, Tokenizer, pad_rows
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.buckets import ROW, bucket, multiple, power_of_two
+from tempo_jax.tempo.steps import Prompt
 from tempo_jax.video import Segment, image_size, resize_steps
 
 

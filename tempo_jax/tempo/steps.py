@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax import ata
-from tempo_jax.inference.options import FLOOR, PRUNING
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import resize_image, resize_video
@@ -20,6 +19,7 @@ from tempo_jax.packing import pack, visual_length
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.generate import Sampling
 from tempo_jax.sharding import apart, constrain
+from tempo_jax.tempo.options import FLOOR, PRUNING
 from tempo_jax.xcomp import in_tempo
 
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import layout, programs
-from tempo_jax.inference.options import Options
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import batching, buckets, generate
 from tempo_jax.runtime.detokenize import finished_text
@@ -19,12 +17,14 @@ from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.program_cache import ProgramCache
 from tempo_jax.runtime.results import Answer, Inspection, Segment
 from tempo_jax.runtime.session import OpenVideo, Progress, Turn, checked, timings
+from tempo_jax.tempo import layout, steps
+from tempo_jax.tempo.options import Options
 from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
-    from tempo_jax.inference.engine import Tempo
+    from tempo_jax.tempo.engine import Tempo
 
-SIZES = ProgramCache((programs.resize, programs.see, programs.read_prefix, programs.compress))
+SIZES = ProgramCache((steps.resize, steps.see, steps.read_prefix, steps.compress))
 IN_FLIGHT = 2  # chunks the host may run ahead of the device
 
 
@@ -33,9 +33,9 @@ class Asked:
     """A question whose prompt the LLM has read."""
 
     options: Options
-    bank: programs.Bank
-    selection: programs.Selection
-    prefilled: programs.Prefilled | None  # None once somebody else holds it
+    bank: steps.Bank
+    selection: steps.Selection
+    prefilled: steps.Prefilled | None  # None once somebody else holds it
     sampling: generate.Sampling
     budget: int
     prompt_tokens: int
@@ -64,7 +64,7 @@ class Clip(OpenVideo):
         self._keep, self._prefix_cache = keep, prefix_cache
         self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
         self._video_seconds = 0.0
-        self._banks: dict[str, programs.Bank] = {}  # of the last questions, the newest last
+        self._banks: dict[str, steps.Bank] = {}  # of the last questions, the newest last
         self._most_banks = questions if keep else 0
 
     @property
@@ -105,16 +105,16 @@ class Clip(OpenVideo):
             return
         with place():
             frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8)
-            programs.resize.lower(frames, steps=plan.steps, image=plan.is_image).compile()
+            steps.resize.lower(frames, steps=plan.steps, image=plan.is_image).compile()
             resized = frames.update(shape=(*shape, *plan.steps[-1], 3))
-            programs.see.lower(compressor, resized).compile()
+            steps.see.lower(compressor, resized).compile()
             if self._prefix_cache:
                 parameter = jax.tree.leaves(compressor)[0]  # what is computed with it stays where it is
                 where = parameter.sharding if parameter.committed else None
                 visual = jax.tree.map(
-                    lambda x: x.update(sharding=where), jax.eval_shape(programs.see, compressor, resized)
+                    lambda x: x.update(sharding=where), jax.eval_shape(steps.see, compressor, resized)
                 )
-                programs.read_prefix.lower(compressor, visual, place.put(plan.chunks[0].rows)).compile()
+                steps.read_prefix.lower(compressor, visual, place.put(plan.chunks[0].rows)).compile()
 
     def answer(self, turns: Sequence[Turn]) -> None:
         """As OpenVideo.answer; greedy answers are written together."""
@@ -162,7 +162,7 @@ class Clip(OpenVideo):
         with tempo.place():
             prompt = tempo.place.put(prompt)
             bank = self._compress(question, progress)
-            selection = programs.select(
+            selection = steps.select(
                 bank,
                 plan.segments,
                 min(budget, everything),
@@ -177,7 +177,7 @@ class Clip(OpenVideo):
             warnings += dict.fromkeys(self.source.warnings)  # complete now that the video has been read
             bucket = buckets.bucket(length, buckets.PREFILL)
             lp_comp = self._lp_comp(options, prompt, bucket)
-            prefilled = programs.prefill(
+            prefilled = steps.prefill(
                 tempo.model,
                 selection,
                 prompt,
@@ -202,7 +202,7 @@ class Clip(OpenVideo):
             lp_comp,
         )
 
-    def _lp_comp(self, options: Options, prompt: programs.Prompt, bucket: int) -> in_tempo.Plan | None:
+    def _lp_comp(self, options: Options, prompt: steps.Prompt, bucket: int) -> in_tempo.Plan | None:
         if options.lp_comp == "none" or self.layout.is_image:
             return None
         config = self.tempo.config
@@ -238,15 +238,15 @@ class Clip(OpenVideo):
 
     def _encode(self, index: int, frames: np.ndarray) -> Any:
         frames = self.tempo.place.put(frames, SEGMENTS)
-        resized = programs.resize(frames, steps=self.layout.steps, image=self.layout.is_image)
-        visual = programs.see(self.tempo.model.compressor, resized)
+        resized = steps.resize(frames, steps=self.layout.steps, image=self.layout.is_image)
+        visual = steps.see(self.tempo.model.compressor, resized)
         return self._prefix(index, visual) if self._prefix_cache else visual
 
     def _prefix(self, index: int, visual: Any) -> Any:
         rows = self.tempo.place.put(self.layout.chunks[index].rows)
-        return programs.read_prefix(self.tempo.model.compressor, visual, rows)
+        return steps.read_prefix(self.tempo.model.compressor, visual, rows)
 
-    def _compress(self, question: str, progress: Progress) -> programs.Bank:
+    def _compress(self, question: str, progress: Progress) -> steps.Bank:
         """Relevance and memory tokens of every segment for this question.
 
         Asked again, with another budget or strategy say, it costs nothing.
@@ -257,14 +257,14 @@ class Clip(OpenVideo):
         put, compressor = self.tempo.place.put, self.tempo.model.compressor
         embedding = compressor.memory.embedding
         shape = (self.layout.padded_segments, *embedding.shape)
-        bank = put(programs.Bank(np.zeros(shape, embedding.dtype), np.zeros(shape[0], np.float32)))
+        bank = put(steps.Bank(np.zeros(shape, embedding.dtype), np.zeros(shape[0], np.float32)))
         ids, length = layout.question_row(self.tempo.tokenizer, question, compressor.memory_tokens)
         ids = put(ids)
         self._video_seconds = 0.0
         seen, total = len(self._held), len(self.layout.chunks)
         for chunk, (index, held) in zip(self.layout.chunks, enumerate(self._chunks(progress)), strict=True):
             prefix = held if self._prefix_cache else self._prefix(index, held)
-            bank = programs.compress(
+            bank = steps.compress(
                 compressor,
                 bank,
                 prefix,

@@ -11,12 +11,12 @@ import numpy as np
 
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.clip import Clip
 from tempo_jax.models import build, quantised
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
+from tempo_jax.tempo.clip import Clip
 from tempo_jax.video import Reading, open_video
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
 
