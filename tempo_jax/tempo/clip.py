@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import batching, buckets, generate
 from tempo_jax.runtime.detokenize import finished_text
@@ -19,7 +20,6 @@ from tempo_jax.runtime.results import Answer, Inspection, Segment
 from tempo_jax.runtime.session import OpenVideo, Progress, Turn, checked, timings
 from tempo_jax.tempo import layout, steps
 from tempo_jax.tempo.options import Options
-from tempo_jax.xcomp import in_tempo
 
 if TYPE_CHECKING:
     from tempo_jax.tempo.engine import Tempo
@@ -42,7 +42,7 @@ class Asked:
     warnings: tuple[str, ...]
     started: float  # time.perf_counter() when asked
     compressed: float  # … and when the allocation was known
-    lp_comp: in_tempo.Plan | None
+    lp_comp: lp_comp_for_tempo.Plan | None
 
 
 class Clip(OpenVideo):
@@ -202,11 +202,11 @@ class Clip(OpenVideo):
             lp_comp,
         )
 
-    def _lp_comp(self, options: Options, prompt: steps.Prompt, bucket: int) -> in_tempo.Plan | None:
+    def _lp_comp(self, options: Options, prompt: steps.Prompt, bucket: int) -> lp_comp_for_tempo.Plan | None:
         if options.lp_comp == "none" or self.layout.is_image:
             return None
         config = self.tempo.config
-        return in_tempo.plan(
+        return lp_comp_for_tempo.plan(
             options.lp_comp,
             config.llm.num_layers,
             config.memory_tokens,
@@ -289,7 +289,7 @@ class Clip(OpenVideo):
         visual = int(asked.selection.visual_tokens)
         tokens, sampled = asked.prompt_tokens, (self.source.whole or self.source).num_frames
         if asked.lp_comp is not None:
-            tokens += float(np.mean(in_tempo.layer_tokens(allocation, asked.lp_comp))) - visual
+            tokens += float(np.mean(lp_comp_for_tempo.layer_tokens(allocation, asked.lp_comp))) - visual
         return Answer(
             text=finished_text(tempo.tokenizer, ids, tempo.config.eos_ids),
             token_ids=[int(i) for i in ids],

@@ -106,7 +106,8 @@ class Tempo:
 
         Arguments as in `ask`; before_tempo.choose has more.
         """
-        from tempo_jax.xcomp import before_tempo, engine
+        from tempo_jax.hybrid import xcomp_selector
+        from tempo_jax.xcomp import engine
 
         if not isinstance(selector, engine.XComp):
             raise TempoError(
@@ -116,7 +117,7 @@ class Tempo:
         config = self.config.video
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         source = open_video(video, **limits, config=config, progress=progress, **reading)
-        return before_tempo.choose(
+        return xcomp_selector.choose(
             selector,
             source,
             question,
@@ -160,7 +161,7 @@ class Tempo:
         lp_comp: XComp's LP-Comp in the LLM, whose layers see fewer and fewer memory tokens of a segment: its
           last ones ("suffix", as XComp) or its first ones ("prefix"); "none" keeps all in all layers.
         selector: a loaded XComp, whose QC-Comp leaves `selected_frames` of the frames to Tempo where there
-          are more (xcomp/before_tempo.py).
+          are more (hybrid/xcomp_selector.py).
         **reading: how the file is read, see `video.Reading`: sampling, source_fps, exif, square_pixels.
 
         Raises TempoError, one sentence, for input that cannot be used.

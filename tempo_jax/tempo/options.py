@@ -22,7 +22,7 @@ class Options:
     the strategies prune-topk, prune-lastk and prune-random drop the share `drop_ratio` of the segments
     (the least relevant, the most relevant, any) and keep the others whole, whatever the budget. lp_comp, one
     of LP_COMP: which memory tokens of a segment the LLM still sees as its layers delete the others
-    (xcomp/in_tempo.py).
+    (hybrid/lp_comp_for_tempo.py).
     """
 
     budget: int = 8192

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax import ata
+from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import resize_image, resize_video
@@ -20,7 +21,6 @@ from tempo_jax.runtime import generate
 from tempo_jax.runtime.generate import Sampling
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.tempo.options import FLOOR, PRUNING
-from tempo_jax.xcomp import in_tempo
 
 
 class Bank(NamedTuple):
@@ -144,7 +144,7 @@ def prefill(
     capacity: int,
     greedy: bool,
     eos: tuple[int, ...],
-    lp_comp: in_tempo.Plan | None = None,
+    lp_comp: lp_comp_for_tempo.Plan | None = None,
 ) -> Prefilled:
     """Packs, embeds and reads the prompt in a bucket, and chooses the first new token.
 
@@ -165,8 +165,8 @@ def prefill(
         hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
         lengths, length = packed.length[None], packed.length
     else:
-        where = in_tempo.places(packed, selection.allocation_S, kept.shape[1])
-        hidden, caches, lengths = in_tempo.prefill(tempo.llm, x[0], where, lp_comp)
+        where = lp_comp_for_tempo.places(packed, selection.allocation_S, kept.shape[1])
+        hidden, caches, lengths = lp_comp_for_tempo.prefill(tempo.llm, x[0], where, lp_comp)
         length = lengths[-1, 0]
     last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
     logits = constrain(tempo.llm.logits(last))
