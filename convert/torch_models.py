@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from convert import hf_config, mapping, overlays
 from convert.safetensors_io import Reader
-from tempo_jax.xcomp import umt
+from tempo_jax.models import umt
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.models import build
+from tempo_jax.models import build, umt
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.training import loss_xcomp
 from tempo_jax.utils.tree import nest
-from tempo_jax.xcomp import lp_comp, prompts, umt
+from tempo_jax.xcomp import lp_comp, prompts
 from tempo_jax.xcomp.chunks import LOCAL
 from tempo_jax.xcomp.engine import XComp
 from tempo_jax.xcomp.schedule import VARIANTS, plan

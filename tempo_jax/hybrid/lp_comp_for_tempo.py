@@ -15,7 +15,7 @@ import numpy as np
 from tempo_jax.models.decoder import KV, Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
-from tempo_jax.packing import Packed
+from tempo_jax.models.prompt_packing import Packed
 from tempo_jax.runtime import buckets
 from tempo_jax.xcomp import schedule
 

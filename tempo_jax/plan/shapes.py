@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
-from tempo_jax.models import build, quantised
+from tempo_jax.models import build, quantized
 from tempo_jax.models.config import DecoderConfig
 from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.runtime import generate
@@ -31,7 +31,7 @@ def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
 
 def model(config: Any, dtype: str, mesh) -> Any:
     """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
-    stored = quantised.COMPUTED if quantised.is_type(dtype) else jnp.dtype(dtype)
+    stored = quantized.COMPUTED if quantized.is_type(dtype) else jnp.dtype(dtype)
 
     def placed(tree: dict, prefix: str = "") -> dict:
         return {
@@ -41,10 +41,10 @@ def model(config: Any, dtype: str, mesh) -> Any:
 
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
         whole = parameter(path, x, stored, mesh)
-        return matrix(whole) if quantised.is_type(dtype) and quantised.is_matrix(path) else whole
+        return matrix(whole) if quantized.is_type(dtype) and quantized.is_matrix(path) else whole
 
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:
-        made = jax.eval_shape(lambda x: quantised.matrix(x, dtype), whole)
+        made = jax.eval_shape(lambda x: quantized.matrix(x, dtype), whole)
         spec = whole.sharding.spec
         scales = place(mesh, made.scale, None, spec[1])
         return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build, quantised
+from tempo_jax.models import build, quantized
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
@@ -227,7 +227,7 @@ def load(
     """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
 
     dtype: "bfloat16" or "float32"; None keeps what is stored; "int8" or "fp8": bfloat16, the matrices of
-    decoder layers stored in 8 bits (models/quantised.py). mesh: from `sharding.make_mesh`; each
+    decoder layers stored in 8 bits (models/quantized.py). mesh: from `sharding.make_mesh`; each
     process reads only its own shards. context_length: overrides the checkpoint's (published:
     16,384 for use, 32,768 for evaluation). verify: compare every byte of the arrays' files with their
     digests first (a gibibyte of them always is). Raises TempoError for a folder that is no such
@@ -249,8 +249,8 @@ def load(
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
-    if quantised.is_type(dtype):
-        params = quantised.quantise(build.unstack(params), dtype)
+    if quantized.is_type(dtype):
+        params = quantized.quantise(build.unstack(params), dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
 
@@ -261,8 +261,8 @@ def load(
 def _dtype(dtype: Any):
     if dtype is None:
         return None
-    if quantised.is_type(dtype):
-        return np.dtype(quantised.COMPUTED)
+    if quantized.is_type(dtype):
+        return np.dtype(quantized.COMPUTED)
     try:
         chosen = np.dtype(dtype)
     except TypeError:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from tempo_jax import ata
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.models.compressor import Compressor
+from tempo_jax.models.prompt_packing import pack, visual_length
 from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
-from tempo_jax.packing import pack, visual_length
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.generate import Sampling
 from tempo_jax.sharding import apart, constrain

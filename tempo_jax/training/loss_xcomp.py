@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.resize import resize_direct
+from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy
 from tempo_jax.xcomp import lp_comp
-from tempo_jax.xcomp.model import XComp
 from tempo_jax.xcomp.schedule import plan
 
 STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM

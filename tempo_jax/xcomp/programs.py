@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.models.resize import resize_direct
+from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import lp_comp
 from tempo_jax.xcomp.chunks import Windows
-from tempo_jax.xcomp.model import XComp
 from tempo_jax.xcomp.schedule import Plan
 from tempo_jax.xcomp.scores import Question, layer_scores
 

@@ -11,9 +11,9 @@ from tempo_jax.models import pool
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.tempo import Projector
+from tempo_jax.models.umt import UMTTower, normalise
 from tempo_jax.sharding import apart
 from tempo_jax.xcomp.merging import merge
-from tempo_jax.xcomp.umt import UMTTower, normalise
 
 PROJECTOR = "mlp2x_gelu"
 
