@@ -22,7 +22,7 @@ from tempo_jax.runtime.session import Turn
 from tempo_jax.tempo.engine import Tempo
 from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.video import open_video, segments
-from tempo_jax.xcomp import lp_comp, schedule
+from tempo_jax.xcomp import schedule, token_compression
 from tests import xcomp_systems as xcomps
 from tests.small_demo import DEMO
 from tests.systems import relative
@@ -98,10 +98,10 @@ def test_segments_of_different_lengths_lose_their_share(decoder, keep, allocatio
 def test_whole_segments_without_tags_are_xcomps_frames(decoder):
     """The same hidden states as XComp's own code, of three frames of 8 tokens."""
     x = jnp.asarray(np.random.RandomState(3).standard_normal((PREFIX + 24 + SUFFIX, WIDTH)), jnp.float32)
-    rows = lp_comp.Rows(*(jnp.array([n]) for n in (PREFIX, 3, SUFFIX)))
+    rows = token_compression.Rows(*(jnp.array([n]) for n in (PREFIX, 3, SUFFIX)))
     made = schedule.plan(schedule.VARIANTS["released"], LAYERS, MEMORY)
-    read = jax.jit(lp_comp.prefill, static_argnums=(3, 4))
-    theirs, _ = read(decoder, x[None], rows, lp_comp.Room(PREFIX + SUFFIX, 3), made)
+    read = jax.jit(token_compression.prefill, static_argnums=(3, 4))
+    theirs, _ = read(decoder, x[None], rows, token_compression.Room(PREFIX + SUFFIX, 3), made)
     number = np.r_[np.zeros(PREFIX), np.tile(np.arange(MEMORY), 3), np.zeros(SUFFIX)]
     kept = np.r_[np.zeros(PREFIX), np.full(24, MEMORY), np.zeros(SUFFIX)]
     where = lp_comp_for_tempo.Places(jnp.asarray(number, jnp.int32), jnp.asarray(kept, jnp.int32))

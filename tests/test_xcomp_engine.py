@@ -14,7 +14,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.runtime import generate
 from tempo_jax.xcomp import frames as frames_module
-from tempo_jax.xcomp import programs
+from tempo_jax.xcomp import steps
 from tempo_jax.xcomp.engine import XComp
 from tests import xcomp_systems as tiny
 
@@ -76,7 +76,7 @@ def test_other_ways_to_choose(clip, strategy):
 def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
     """Two repeats of 64 frames have chunks at 0 and 36, so clips at two alignments; then the kept frames."""
     calls = []
-    see = programs.see
+    see = steps.see
     monkeypatch.setattr(
         frames_module.programs, "see", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
     )
@@ -91,7 +91,7 @@ def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
 
 def test_nothing_compiles_inside_a_bucket(system, clip):
     clip.ask("what is red?", budget=512, max_new_tokens=2)
-    watched = (programs.see, programs.score, programs.prefill, programs.resize, generate.advance)
+    watched = (steps.see, steps.score, steps.prefill, steps.resize, generate.advance)
     before = [program._cache_size() for program in watched]
     clip.ask("how many are green and where?", budget=384, max_new_tokens=3, repeats=1)
     system.open(tiny.moving(64, seed=5), fps=2.0).ask("when?", budget=400, max_new_tokens=2)

@@ -9,8 +9,8 @@ from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
 from tempo_jax.xcomp import chunks, prompts, select
 from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.layout import middles, repeat, sample_indices
 from tempo_jax.xcomp.options import Options
-from tempo_jax.xcomp.sampling import middles, repeat, sample_indices
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 

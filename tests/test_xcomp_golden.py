@@ -10,11 +10,11 @@ from tempo_jax.models import build, umt
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.training import loss_xcomp
 from tempo_jax.utils.tree import nest
-from tempo_jax.xcomp import lp_comp, prompts
+from tempo_jax.xcomp import prompts, token_compression
 from tempo_jax.xcomp.chunks import LOCAL
 from tempo_jax.xcomp.engine import XComp
+from tempo_jax.xcomp.frame_selection import Question, layer_scores
 from tempo_jax.xcomp.schedule import VARIANTS, plan
-from tempo_jax.xcomp.scores import Question, layer_scores
 from tests import xcomp_systems as tiny
 from tests.systems import RecordedTokenizer
 from tests.test_xcomp_lp_comp import inputs
@@ -70,7 +70,7 @@ def test_recorded_long_prefill():
     run, model = recorded("prefill_suffix_F576_S201"), tiny.model(stacked=True)
     x, rows, room = inputs(model.llm, run["ids"], tiny.visual(int(run["vis_seed"]), 576))
     made = plan(VARIANTS["released"], 28, 16)
-    forward = jax.jit(lp_comp.forward, static_argnums=(3, 4))
+    forward = jax.jit(token_compression.forward, static_argnums=(3, 4))
     hidden = forward(model.llm, x, rows, room, made)
     assert hidden.shape[1] == 777
     logits = model.llm.logits(hidden[0, -1])

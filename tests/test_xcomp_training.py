@@ -26,7 +26,7 @@ from tempo_jax.training.groups import LEARNABLE, split
 from tempo_jax.training.loss import cross_entropy
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils.tree import flatten
-from tempo_jax.xcomp import lp_comp
+from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.schedule import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
@@ -86,13 +86,13 @@ def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
     ids, made = alone.text_BS[:1], plan(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
     tokens = model.see(resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None])[0]
     x = jnp.concatenate([model.llm.embed(ids[0, :prefix]), tokens, model.llm.embed(ids[0, prefix:])])[None]
-    rows = lp_comp.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
-    room = lp_comp.Room(ids.shape[1], 1)
-    hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=False)
+    rows = token_compression.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
+    room = token_compression.Room(ids.shape[1], 1)
+    hidden = token_compression.forward(model.llm, x, rows, room, made, remat=False)
     labels = np.concatenate(
         [alone.labels_BS[0, :prefix], np.full(MICRO.frame_tokens, IGNORE), alone.labels_BS[0, prefix:]]
     )
-    kept = lp_comp.compress_labels(jnp.asarray(labels)[None], rows, room, made)
+    kept = token_compression.compress_labels(jnp.asarray(labels)[None], rows, room, made)
     shifted = jnp.pad(kept[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     assert one.total == pytest.approx(float(cross_entropy(model.llm.logits, hidden, shifted).total), rel=1e-5)
 

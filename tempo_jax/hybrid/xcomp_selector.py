@@ -14,8 +14,8 @@ from tempo_jax.runtime.buckets import multiple
 from tempo_jax.video import Source
 from tempo_jax.xcomp import select
 from tempo_jax.xcomp.clip import Clip
+from tempo_jax.xcomp.layout import GRAIN
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
-from tempo_jax.xcomp.sampling import GRAIN
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp

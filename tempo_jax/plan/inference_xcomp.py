@@ -13,10 +13,10 @@ from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
-from tempo_jax.xcomp import chunks, cost, lp_comp, schedule
-from tempo_jax.xcomp import programs as engine
+from tempo_jax.xcomp import chunks, cost, schedule, token_compression
+from tempo_jax.xcomp import steps as engine
+from tempo_jax.xcomp.frame_selection import Question
 from tempo_jax.xcomp.frames import FRAMES
-from tempo_jax.xcomp.scores import Question
 
 # Tokens of text that no config says: assumptions for the system prompt, and for a time message and a
 # question of a sentence or two.
@@ -84,7 +84,7 @@ def _scoring(preset: XCompConfig, model, mesh, prompt: engine.Prompt, sampled: i
 def _llm(config, preset: XCompConfig, model, mesh, prompt: engine.Prompt, kept: int) -> Iterator[Program]:
     """Prefill of the kept frames' bucket, then one step of decoding."""
     text = prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0]
-    room = lp_comp.Room(text, buckets.bucket(kept, FRAMES))
+    room = token_compression.Room(text, buckets.bucket(kept, FRAMES))
     plan = schedule.plan(preset.compression, preset.llm.num_layers, preset.frame_tokens)
     scalar = shapes.shape(mesh, (), jnp.int32)
     options = {"greedy": True, "eos": preset.eos_ids}

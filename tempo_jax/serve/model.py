@@ -79,11 +79,11 @@ class XCompModel:
     """`xcomp.engine.XComp` for the service: one question after the other."""
 
     def __init__(self, xcomp: Any, name: str):
-        from tempo_jax.xcomp import options, sampling
+        from tempo_jax.xcomp import layout, options
 
         self.xcomp, self.name = xcomp, name
-        self.video, self.sampler = sampling.VIDEO, sampling.sample_indices
-        self.frames = Frames(sampling.FPS, sampling.MIN_FRAMES, sampling.MAX_FRAMES)
+        self.video, self.sampler = layout.VIDEO, layout.sample_indices
+        self.frames = Frames(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
         self._options = options.Options

@@ -10,7 +10,7 @@ from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy
-from tempo_jax.xcomp import lp_comp
+from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.schedule import plan
 
 STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
@@ -52,19 +52,21 @@ def loss_of_visual(
 ) -> Loss:
     """The same from the visual tokens of the pool and of each row's image; frames are not looked at."""
     config = model.config
-    rows = lp_comp.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
-    room = lp_comp.Room(batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens)
+    rows = token_compression.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
+    room = token_compression.Room(
+        batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens
+    )
     made = plan(config.compression, config.llm.num_layers, config.frame_tokens)
-    text, visual = lp_comp.places(rows, room, config.frame_tokens)
+    text, visual = token_compression.places(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)
     own = jnp.clip(visual, 0, config.frame_tokens - 1)[..., None]
     image = (visual >= 0) & (batch.frames_B == 1)[:, None]
     x = jnp.where(image[..., None], jnp.take_along_axis(images_BVD.astype(x.dtype), own, axis=1), x)
-    hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=remat)
+    hidden = token_compression.forward(model.llm, x, rows, room, made, remat=remat)
     labels = jnp.take_along_axis(batch.labels_BS, jnp.maximum(text, 0), axis=1)
-    labels = lp_comp.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)
+    labels = token_compression.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.llm.logits, hidden, shifted)
 

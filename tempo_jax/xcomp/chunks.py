@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tempo_jax.xcomp.sampling import GRAIN
+from tempo_jax.xcomp.layout import GRAIN
 
 STRIDE = 512  # frames between the chunks of a round
 

@@ -15,12 +15,12 @@ from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.detokenize import finished_text
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.runtime.session import OpenVideo, Progress, checked, timings
-from tempo_jax.xcomp import programs, prompts, select
+from tempo_jax.xcomp import prompts, select, steps
 from tempo_jax.xcomp.frames import Frames
-from tempo_jax.xcomp.lp_comp import Room
 from tempo_jax.xcomp.options import SCORERS, Options
 from tempo_jax.xcomp.qc_comp import frame_scores
 from tempo_jax.xcomp.results import FrameSegment
+from tempo_jax.xcomp.token_compression import Room
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
@@ -35,7 +35,7 @@ class Asked:
     pool: Any  # visual tokens of the frames that stay, then padding
     selected_N: np.ndarray  # sampled frames that stay, in time order
     scores_F: np.ndarray | None
-    prefilled: programs.Prefilled
+    prefilled: steps.Prefilled
     sampling: generate.Sampling
     budget: int  # visual tokens
     warnings: tuple[str, ...]
@@ -138,7 +138,7 @@ class Clip(OpenVideo):
                 len(prompt.prefix_P) + len(prompt.suffix_Q),
                 1 if self.is_image else self.frames.bucket(len(selected)),
             )
-            prefilled = programs.prefill(
+            prefilled = steps.prefill(
                 system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
                 room=room, plan=system.plan(options),
                 capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
@@ -265,9 +265,9 @@ class Clip(OpenVideo):
         )
 
 
-def _padded(text: prompts.Text) -> programs.Prompt:
+def _padded(text: prompts.Text) -> steps.Prompt:
     suffix = np.asarray(text.suffix, np.int32)
     padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
-    return programs.Prompt(
+    return steps.Prompt(
         np.asarray(text.prefix, np.int32), np.pad(suffix, (0, padding)), np.int32(len(suffix))
     )

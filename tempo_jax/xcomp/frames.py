@@ -12,13 +12,13 @@ from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.program_cache import ProgramCache
-from tempo_jax.xcomp import programs
-from tempo_jax.xcomp.sampling import repeat
+from tempo_jax.xcomp import steps
+from tempo_jax.xcomp.layout import repeat
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
 
-SIZES = ProgramCache((programs.resize,))
+SIZES = ProgramCache((steps.resize,))
 READ_STEP = 8  # frames resized at a time
 Progress = Callable[[str, int, int], None] | None
 FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
@@ -56,7 +56,7 @@ class Frames:
             return
         with self.system.place():
             frames = jax.ShapeDtypeStruct((READ_STEP, 1, *size, 3), np.uint8)
-            programs.resize.lower(frames, size=self.system.config.vision.image_size).compile()
+            steps.resize.lower(frames, size=self.system.config.vision.image_size).compile()
 
     def forget(self) -> None:
         """Gives back what is held."""
@@ -92,7 +92,7 @@ class Frames:
             frames = pixels[np.pad(own, (0, chunk * per_clip - len(own)), mode="edge")]
             frames = frames.reshape(chunk, per_clip, *frames.shape[1:])
             frames = system.place.put(frames, SEGMENTS)
-            pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
+            pool = steps.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
             if progress:
                 jax.block_until_ready(
                     pool
@@ -116,7 +116,7 @@ class Frames:
         for index, frames in enumerate(prefetch(self.source.chunks(step))):
             missing = step - len(frames)
             frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
-            resized = programs.resize(jnp.asarray(frames)[:, None], size=size)
+            resized = steps.resize(jnp.asarray(frames)[:, None], size=size)
             if waiting is not None:
                 yield np.asarray(waiting)[:, 0]  # of the chunk before, while this one is computed
             waiting = resized

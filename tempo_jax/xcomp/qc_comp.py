@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.xcomp import chunks, programs, prompts
+from tempo_jax.xcomp import chunks, prompts, steps
 from tempo_jax.xcomp.chunks import Windows
+from tempo_jax.xcomp.frame_selection import Question
 from tempo_jax.xcomp.frames import Frames
 from tempo_jax.xcomp.options import Options
-from tempo_jax.xcomp.scores import Question
 from tempo_jax.xcomp.select import FrameScores
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def frame_scores(
     system: "XComp",
     frames: Frames,
     text: prompts.Text,
-    prompt: programs.Prompt,
+    prompt: steps.Prompt,
     options: Options,
     windows: Windows,
     progress: Callable[[str, int, int], None] | None = None,
@@ -45,7 +45,7 @@ def frame_scores(
     prompt, question = system.place.put(prompt), system.place.put(question)
     for done, start in enumerate(starts, 1):
         alignment = start % frames.per_clip
-        found = programs.score(
+        found = steps.score(
             system.model,
             frames.pool(alignment, progress),
             np.int32(start // frames.per_clip),

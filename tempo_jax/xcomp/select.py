@@ -3,7 +3,7 @@
 import numpy as np
 
 from tempo_jax.xcomp.chunks import Windows, chunk_indices
-from tempo_jax.xcomp.sampling import GRAIN
+from tempo_jax.xcomp.layout import GRAIN
 
 
 class FrameScores:

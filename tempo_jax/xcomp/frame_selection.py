@@ -15,9 +15,9 @@ from tempo_jax.models.decoder import Decoder, DecoderLayer
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.xcomp.chunks import Windows
-from tempo_jax.xcomp.lp_comp import Room, Rows, walk
-from tempo_jax.xcomp.sampling import GRAIN
+from tempo_jax.xcomp.layout import GRAIN
 from tempo_jax.xcomp.schedule import Plan
+from tempo_jax.xcomp.token_compression import Room, Rows, walk
 
 HIDDEN = -1e30
 

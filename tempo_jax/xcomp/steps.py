@@ -14,10 +14,10 @@ from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import apart, constrain
-from tempo_jax.xcomp import lp_comp
+from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.chunks import Windows
+from tempo_jax.xcomp.frame_selection import Question, layer_scores
 from tempo_jax.xcomp.schedule import Plan
-from tempo_jax.xcomp.scores import Question, layer_scores
 
 
 class Prompt(NamedTuple):
@@ -47,11 +47,11 @@ def see(model: XComp, pool, frames, start):
     )
 
 
-def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: lp_comp.Room):
+def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: token_compression.Room):
     """A prompt's embeddings [1, L, D] and rows. rows_V: pool rows of room.frames frames, `frames` real."""
     lengths = (prompt.prefix_P.shape[0], frames, prompt.suffix_length)
-    rows = lp_comp.Rows(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
-    text, visual = lp_comp.places(rows, room, model.config.frame_tokens)
+    rows = token_compression.Rows(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
+    text, visual = token_compression.places(rows, room, model.config.frame_tokens)
     ids = jnp.concatenate([prompt.prefix_P, prompt.suffix_Q])[jnp.maximum(text, 0)]
     index = jnp.where(visual >= 0, rows_V[jnp.maximum(visual, 0)], -1)
     return model.assemble(ids, index, pool), rows
@@ -80,7 +80,7 @@ def score(
     per_clip = model.config.frame_tokens * model.config.clip_frames
     token = jnp.arange(frames * model.config.frame_tokens)
     rows = (first_clip + token // per_clip) % clips * per_clip + token % per_clip
-    room = lp_comp.Room(prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0], frames)
+    room = token_compression.Room(prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0], frames)
     x, where = assemble(model, pool, rows, jnp.int32(frames), prompt, room)
     return layer_scores(
         model.llm,
@@ -111,7 +111,7 @@ def prefill(
     prompt: Prompt,
     sampling: generate.Sampling,
     *,
-    room: lp_comp.Room,
+    room: token_compression.Room,
     plan: Plan,
     capacity: int,
     greedy: bool,
@@ -120,7 +120,7 @@ def prefill(
     """Reads the prompt with the pool's first `frames` frames and chooses the first new token."""
     rows_V = jnp.arange(room.frames * model.config.frame_tokens)
     x, rows = assemble(model, pool, rows_V, frames, prompt, room)
-    hidden, caches = lp_comp.prefill(model.llm, x, rows, room, plan)
+    hidden, caches = token_compression.prefill(model.llm, x, rows, room, plan)
     lengths = rows.lengths(plan)
     last = jnp.take_along_axis(hidden, lengths[-1][:, None, None] - 1, axis=1)[:, 0]
     logits = constrain(model.llm.logits(last))
