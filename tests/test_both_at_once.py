@@ -22,7 +22,8 @@ from tempo_jax.runtime.session import Turn
 from tempo_jax.tempo.engine import Tempo
 from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.video import open_video, segments
-from tempo_jax.xcomp import schedule, token_compression
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp import token_compression as schedule
 from tests import xcomp_systems as xcomps
 from tests.small_demo import DEMO
 from tests.systems import relative

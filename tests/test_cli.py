@@ -19,7 +19,7 @@ from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.utils import progress
 from tempo_jax.video import Reading
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -8,7 +8,7 @@ import tempo_jax
 from tempo_jax.prompts import LLM_SYSTEM, Message
 from tempo_jax.runtime.detokenize import TextStream
 from tempo_jax.runtime.session import Turn
-from tempo_jax.xcomp import prompts as xcomp_prompts
+from tempo_jax.xcomp import layout as xcomp_prompts
 from tests.serving import REPO
 
 QUESTION = "Where is it?"

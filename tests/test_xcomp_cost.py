@@ -9,7 +9,7 @@ import pytest
 from tempo_jax.models import build
 from tempo_jax.models.config import XCOMP_2B, XCOMP_TINY
 from tempo_jax.xcomp import cost, token_compression
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 
 # Published ratios of prefill TFLOPs, 863 text tokens: 20/43, 58/132, 187/448 (xcomp §5.4).
 PUBLISHED = {1024: 20 / 43, 2048: 58 / 132, 4096: 187 / 448}

@@ -101,9 +101,9 @@ def test_nothing_compiles_inside_a_bucket(system, clip):
 def test_without_compression_it_is_the_plain_llm(system, clip):
     """Every frame and all tokens in all layers: the shared decoder's own prefill."""
     answer = clip.ask("what is red?", compress=False, max_new_tokens=1)
-    from tempo_jax.xcomp import prompts
+    from tempo_jax.xcomp import layout
 
-    text = prompts.text(system.tokenizer, "what is red?", clip.message)
+    text = layout.text(system.tokenizer, "what is red?", clip.message)
     embed, pool = system.model.llm.embed, clip.frames.pool(0)[: 64 * 16]
     x = np.concatenate([embed(np.array(text.prefix)), pool, embed(np.array(text.suffix))])[None]
     hidden, _ = jax.jit(Decoder.prefill)(system.model.llm, x, np.arange(x.shape[1])[None])

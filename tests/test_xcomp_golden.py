@@ -10,11 +10,10 @@ from tempo_jax.models import build, umt
 from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.training import loss_xcomp
 from tempo_jax.utils.tree import nest
-from tempo_jax.xcomp import prompts, token_compression
-from tempo_jax.xcomp.chunks import LOCAL
+from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.engine import XComp
-from tempo_jax.xcomp.frame_selection import Question, layer_scores
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp.frame_selection import LOCAL, Question, layer_scores
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.systems import RecordedTokenizer
 from tests.test_xcomp_lp_comp import inputs
@@ -44,7 +43,7 @@ def test_recorded_run():
     run = recorded("e2e_video16_LF8_suffix")
     frames = tiny.frames_u8(int(run["frame_seed"]), *run["frame_shape"][:3])
     assert int(frames.astype(int).sum()) == int(run["frames_sum"])
-    question, message = str(run["question"]), prompts.time_message(float(run["duration"]), 16)
+    question, message = str(run["question"]), layout.time_message(float(run["duration"]), 16)
     tokenizer = PromptTokenizer(run["ids"].tolist(), message, question)
     params = nest({path: jnp.asarray(x) for path, x in tiny.parameters().items()})
     system = XComp(XCOMP_TINY, params, tokenizer)
@@ -54,7 +53,7 @@ def test_recorded_run():
     np.testing.assert_allclose(pixels.sum((1, 2)), run["pixel_sum"], rtol=1e-4, atol=1.0)
     tokens = np.asarray(clip.frames.pool(0))[:256].reshape(2, 128, 64)
     np.testing.assert_allclose(tokens, run["tokens"], atol=1e-4)
-    text = prompts.text(tokenizer, question, clip.message)
+    text = layout.text(tokenizer, question, clip.message)
     assert [*text.prefix, tiny.PLACEHOLDER, *text.suffix] == run["ids"].tolist()
     with unoptimised():  # little to run, much to compile
         answer = clip.ask(question, max_new_tokens=16)

@@ -16,7 +16,7 @@ from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.runtime import generate
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 

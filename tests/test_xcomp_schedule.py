@@ -9,8 +9,9 @@ import pytest
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import LPCompConfig
-from tempo_jax.xcomp import schedule, token_compression
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp import token_compression as schedule
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests.xcomp_systems import recorded
 
 RELEASED = [16] * 3 + [15] * 2 + [14] * 2 + [13] + [12] * 2 + [11, 10] + [9] * 2 + [8, 7, 6]

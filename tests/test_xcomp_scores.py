@@ -11,9 +11,8 @@ import pytest
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.frame_selection import Question, clip_scores
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Question, Windows, clip_scores
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.test_xcomp_lp_comp import inputs
 from tests.xcomp_systems import recorded

@@ -27,7 +27,7 @@ from tempo_jax.training.loss import cross_entropy
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils.tree import flatten
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 

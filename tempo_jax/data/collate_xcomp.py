@@ -9,8 +9,7 @@ from tempo_jax.data.shape import Shape
 from tempo_jax.models.config import PADDING_ID, XCompConfig
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
 from tempo_jax.training.loss_xcomp import Batch
-from tempo_jax.xcomp.layout import GRAIN, sample_indices
-from tempo_jax.xcomp.prompts import time_message
+from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
 
 MARKS = ("<image>", "<video>")
 

@@ -17,7 +17,7 @@ from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
 from tempo_jax.models.prompt_packing import Packed
 from tempo_jax.runtime import buckets
-from tempo_jax.xcomp import schedule
+from tempo_jax.xcomp import token_compression
 
 # Which of a segment's tokens stay: its last ones, which have read the others, as XComp has it; or its first
 # ones, as allocation has it.
@@ -43,7 +43,7 @@ class Places(NamedTuple):
 
 def plan(keep: str, layers: int, memory_tokens: int, *, bucket: int, segments: int, text: int) -> Plan:
     """For rows of `bucket` places that hold at most so many segments and tokens of text and time tags."""
-    counts = tuple(schedule.cosine(layers, memory_tokens))
+    counts = tuple(token_compression.cosine(layers, memory_tokens))
     most = min(bucket, segments * memory_tokens)
     rooms = (
         min(bucket, buckets.multiple(text + segments + -(-most * count // memory_tokens), buckets.ROW))

@@ -12,7 +12,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.runtime.buckets import multiple
 from tempo_jax.video import Source
-from tempo_jax.xcomp import select
+from tempo_jax.xcomp import frame_selection
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.layout import GRAIN
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
@@ -50,7 +50,7 @@ def choose(
         return source.only([every[i] for i in np.arange(count) * len(every) // count])
     scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
     means = np.array([scores[segment.start : segment.stop].mean() for segment in every])
-    return source.only([every[i] for i in select.keep(means, count)])
+    return source.only([every[i] for i in frame_selection.keep(means, count)])
 
 
 def frame_scores(xcomp: "XComp", source: Source, question: str, *, progress=None, **options) -> np.ndarray:

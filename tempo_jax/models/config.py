@@ -125,7 +125,7 @@ class UMTConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LPCompConfig:
-    """How a frame's tokens become fewer from layer to layer (xcomp §2.1-2.3); facts in xcomp/schedule.py."""
+    """How a frame's tokens become fewer from layer to layer (xcomp §2.1-2.3)."""
 
     schedule: str = "cosine"  # or "steps", "none"
     rounding: str = "round"  # of the cosine: "round" as released, "ceil" as in the paper

@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
     def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
         """One token per row, written to slot `position` of the cache buffers [B, kv_heads, S, head_dim].
 
-        position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/token_compression.py).
+        position: int [B], or [layers, B] where layers hold different numbers of tokens (LP-Comp).
         """
         per_layer = position.ndim == 2
         slots = list(position) if per_layer else [position] * len(cache)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tempo_jax.models import patches, rope
+from tempo_jax.models import embeddings, rope
 from tempo_jax.models.config import VisionConfig
 from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
@@ -106,7 +106,7 @@ class VisionTower(nnx.Module):
     def embed(self, frames_BTHWC) -> jax.Array:
         """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
-        x = patches.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        x = embeddings.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape
         x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import pool
+from tempo_jax.models import embeddings
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.tempo import Projector
-from tempo_jax.models.umt import UMTTower, normalise
+from tempo_jax.models.umt import UMTTower, merge, normalise
 from tempo_jax.sharding import apart
-from tempo_jax.xcomp.merging import merge
 
 PROJECTOR = "mlp2x_gelu"
 
@@ -46,8 +45,8 @@ class XComp(nnx.Module):
         """The LLM's input embeddings [B, L, D] by index.
 
         visual_MD: a pool of visual tokens for all rows; visual_index_BL: a row of the pool, -1 for text.
-        shards: see pool.take.
+        shards: see embeddings.take.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = pool.take(visual_MD.astype(text.dtype), visual_index_BL, shards)
+        rows = embeddings.take(visual_MD.astype(text.dtype), visual_index_BL, shards)
         return jnp.where((visual_index_BL >= 0)[..., None], rows, text)

@@ -13,8 +13,9 @@ from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
-from tempo_jax.xcomp import chunks, cost, schedule, token_compression
+from tempo_jax.xcomp import cost, frame_selection, token_compression
 from tempo_jax.xcomp import steps as engine
+from tempo_jax.xcomp import token_compression as schedule
 from tempo_jax.xcomp.frame_selection import Question
 from tempo_jax.xcomp.frames import FRAMES
 
@@ -35,9 +36,9 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
 
 def _programs(config: ConfigDict, model, mesh) -> Iterator[Program]:
     ask, preset = config.ask, PRESETS[config.model]
-    sampled = ask.frames // chunks.GRAIN * chunks.GRAIN
-    kept = min(sampled, ask.budget // preset.frame_tokens // chunks.GRAIN * chunks.GRAIN)
-    starts = chunks.chunk_starts(sampled, ask.repeats) if kept < sampled else []
+    sampled = ask.frames // frame_selection.GRAIN * frame_selection.GRAIN
+    kept = min(sampled, ask.budget // preset.frame_tokens // frame_selection.GRAIN * frame_selection.GRAIN)
+    starts = frame_selection.chunk_starts(sampled, ask.repeats) if kept < sampled else []
     alignments = len({start % preset.clip_frames for start in starts})
     yield _vision(config, preset, model, mesh, alignments * sampled + kept)
     suffix = buckets.multiple(SUFFIX, buckets.ROW)
@@ -55,7 +56,9 @@ def _pool(preset: XCompConfig, model, mesh, frames: int):
 
 def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
     size, shards = preset.vision.image_size, mesh.size
-    clips = max(1, config.ask.chunk_segments // 2) * (chunks.GRAIN // preset.clip_frames) * shards  # as load
+    clips = (
+        max(1, config.ask.chunk_segments // 2) * (frame_selection.GRAIN // preset.clip_frames) * shards
+    )  # as load
     pixels = shapes.shape(mesh, (clips, preset.clip_frames, size, size, 3), jnp.uint8, SEGMENTS)
     args = (model, _pool(preset, model, mesh, config.ask.frames), pixels, shapes.shape(mesh, (), jnp.int32))
     flops = clips * sum(cost.vision_flops(preset.vision, preset.clip_frames))
@@ -67,14 +70,14 @@ def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
 
 def _scoring(preset: XCompConfig, model, mesh, prompt: engine.Prompt, sampled: int, runs: int) -> Program:
     """The LLM's layers up to the last one that scores; attention of the question is not counted."""
-    frames, layers = chunks.chunk_frames(sampled, chunks.LOCAL), range(*preset.score_layers)
+    frames, layers = frame_selection.chunk_frames(sampled, frame_selection.LOCAL), range(*preset.score_layers)
     plan = schedule.plan(preset.compression, preset.llm.num_layers, preset.frame_tokens)
     scalar = shapes.shape(mesh, (), jnp.int32)
     args = (
         model, _pool(preset, model, mesh, sampled), scalar, scalar, prompt, Question(scalar, scalar, scalar)
     )  # fmt: skip
     options = {
-        "frames": frames, "plan": plan, "layers": layers, "windows": chunks.LOCAL, "causal": True,
+        "frames": frames, "plan": plan, "layers": layers, "windows": frame_selection.LOCAL, "causal": True,
     }  # fmt: skip
     text = prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0]
     flops = cost.prefill_flops(preset, text, frames, layers=layers[-1])

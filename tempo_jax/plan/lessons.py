@@ -31,7 +31,7 @@ LESSONS = (
             ("one of an MLP's two products kept, too: not worth its name", "4.54 s", "40.6%"),
             (
                 "what v6e-64 below was given, too: the vision tower's kernel, weights gathered behind "
-                "products; heads turned by kernels (models/kernels/qk_norm_rope.py), causal kernels costed by their "
+                "products; heads turned by kernels (models/head_layout.py), causal kernels costed by their "
                 "blocks; remat=attention,attention,dots",
                 "3.42 s",
                 "53.9%",
@@ -72,7 +72,7 @@ LESSONS = (
                 "24.3%",
             ),
             (
-                "heads turned by kernels (models/kernels/qk_norm_rope.py): other fusions 1.38 -> 0.69 s; "
+                "heads turned by kernels (models/head_layout.py): other fusions 1.38 -> 0.69 s; "
                 "remat=full,full,attention; causal kernels costed by their blocks, so 0.33 s more",
                 "3.41 s",
                 "27.0%",
@@ -129,7 +129,7 @@ LESSONS = (
         (
             ("the compressor's, 48 rows of 1024, as it was", "29.9 ms", "27.5 ms", "11.5 ms", "68.9 ms"),
             (
-                "norms of heads, rotation and turns by kernels that move (models/kernels/qk_norm_rope.py)",
+                "norms of heads, rotation and turns by kernels that move (models/head_layout.py)",
                 "28.5 ms",
                 "7.5 ms",
                 "17.1 ms",
@@ -143,7 +143,7 @@ LESSONS = (
         (
             ("as it was, but heads of 64 no longer costed as 128", "65.3 ms", "10.2 ms"),
             (
-                "heads side by side, rotation and biases in a kernel of our own (models/kernels/vision_attention.py)",
+                "heads side by side, rotation and biases in a kernel of our own (models/vision_attention.py)",
                 "48.1 ms",
                 "10.2 ms",
             ),
@@ -196,7 +196,7 @@ LESSONS = (
             ("caches that lie by head, and are told to stay so (decoder._by_head)", "6.9 ms", "1.2 x", "-"),
             (
                 "one token's attention in one kernel instead of a dozen fusions a layer "
-                "(models/kernels/decode_attention.py)",
+                "(models/decode_attention.py)",
                 "5.8 ms",
                 "1.0 x",
                 "-",

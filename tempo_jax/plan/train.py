@@ -22,7 +22,7 @@ from tempo_jax.training import config as configs
 from tempo_jax.training import flops, groups, loss, loss_align, loss_llm, loss_svlm, loss_xcomp, run, start
 from tempo_jax.training.step import batch_specs
 from tempo_jax.training.tasks import TASKS
-from tempo_jax.xcomp import schedule
+from tempo_jax.xcomp import token_compression
 
 # Share of an LLM row's positions that have a label. An assumption: what is said in answers, against memory
 # tokens, questions and padding.
@@ -170,7 +170,7 @@ def _chunks_with_labels(model: Any, host: Any) -> float:
         return 1.0
     length = labels.shape[-1]
     if isinstance(model, XCompConfig):  # text; behind the last layer also what is left of the video
-        left = schedule.plan(model.compression, model.llm.num_layers, model.frame_tokens).tokens[-1]
+        left = token_compression.plan(model.compression, model.llm.num_layers, model.frame_tokens).tokens[-1]
         length += host.memory_index_BL.shape[-1] // model.frame_tokens * left
     chunk = min(loss.CHUNK, length)
     return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-length // chunk)

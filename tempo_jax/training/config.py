@@ -16,7 +16,7 @@ from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimiser import KINDS
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils.paths import MOUNT, url
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")

@@ -43,7 +43,7 @@ class Loss(NamedTuple):
 def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
 
-    shards: parts of the batch whose conversations have segments of their own part only (pool.take).
+    shards: parts of the batch whose conversations have segments of their own part only (embeddings.take).
     """
     hidden = forward(model, batch, remat=remat, shards=shards)
     # Position t predicts label t + 1.

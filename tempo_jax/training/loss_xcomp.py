@@ -11,7 +11,7 @@ from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training.loss import Loss, cross_entropy
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.schedule import plan
+from tempo_jax.xcomp.token_compression import plan
 
 STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
 
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss over labels that are not IGNORE.
 
-    shards: parts of the batch whose rows have clips of their own part only (pool.take).
+    shards: parts of the batch whose rows have clips of their own part only (embeddings.take).
     Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
     text token after the video is predicted from the last visual token.
     """

@@ -24,7 +24,7 @@ from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils.folders import FORCE, replacing
 from tempo_jax.utils.tree import flatten, nest
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 Flat = dict[str, jax.Array]
 # Names that config.init.tokenizer may have in place of a folder -> what writes it.

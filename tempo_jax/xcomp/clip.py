@@ -15,11 +15,9 @@ from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.detokenize import finished_text
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.runtime.session import OpenVideo, Progress, checked, timings
-from tempo_jax.xcomp import prompts, select, steps
-from tempo_jax.xcomp.frames import Frames
-from tempo_jax.xcomp.options import SCORERS, Options
-from tempo_jax.xcomp.qc_comp import frame_scores
-from tempo_jax.xcomp.results import FrameSegment
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frames import Frames, frame_scores
+from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options
 from tempo_jax.xcomp.token_compression import Room
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ class Asked:
     """A question whose prompt the LLM has read."""
 
     options: Options
-    text: prompts.Text
+    text: layout.Text
     pool: Any  # visual tokens of the frames that stay, then padding
     selected_N: np.ndarray  # sampled frames that stay, in time order
     scores_F: np.ndarray | None
@@ -72,7 +70,7 @@ class Clip(OpenVideo):
         """What the prompt says about the video."""
         if self.is_image:
             return None
-        return prompts.time_message(self.source.duration_seconds, self.frames.count)
+        return layout.time_message(self.source.duration_seconds, self.frames.count)
 
     def read(self, progress: Progress = None) -> None:
         """Decodes and encodes the video if the clip does not hold it yet."""
@@ -89,7 +87,7 @@ class Clip(OpenVideo):
         question, _ = checked(question)
         if SCORERS[chosen.strategy] is None:
             raise TempoError(f"The strategy {chosen.strategy} scores nothing: use local or global.")
-        text = prompts.text(self.system.tokenizer, question, self.message)
+        text = layout.text(self.system.tokenizer, question, self.message)
         with self.system.place():
             return self._scores(question, text, _padded(text), chosen, 0, progress)
 
@@ -122,7 +120,7 @@ class Clip(OpenVideo):
         """Everything up to the LLM's first logits."""
         started, system, config = time.perf_counter(), self.system, self.system.config
         question, warnings = checked(question)
-        text = prompts.text(system.tokenizer, question, self.message, conversation)
+        text = layout.text(system.tokenizer, question, self.message, conversation)
         wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
         warnings += [lowered] if lowered else []
         key = jax.random.key(options.seed)
@@ -157,7 +155,7 @@ class Clip(OpenVideo):
         """Frames that stay, and a sentence if the context holds fewer than asked for."""
         config, sampled = self.system.config, self.frames.count
         room = (config.context_length - text_tokens - options.max_new_tokens) // config.frame_tokens
-        least = 1 if self.is_image else min(select.GRAIN, sampled)
+        least = 1 if self.is_image else min(frame_selection.GRAIN, sampled)
         if room < least:
             raise TempoError(
                 f"The question ({text_tokens} tokens with the prompt's frame) and {options.max_new_tokens} "
@@ -171,14 +169,14 @@ class Clip(OpenVideo):
                 f"of {config.frame_tokens} tokens each: give at least {least * config.frame_tokens}."
             )
         if min(wanted, sampled) <= room:
-            return sampled if self.is_image else select.affordable(sampled, wanted), None
+            return sampled if self.is_image else frame_selection.affordable(sampled, wanted), None
         if not options.compress:
             raise TempoError(
                 f"Without compression the video takes {sampled * config.frame_tokens} tokens but the "
                 f"context of {config.context_length} has room for {room * config.frame_tokens}: turn "
                 "compression on or sample fewer frames (max_frames)."
             )
-        lowered = select.affordable(sampled, room)
+        lowered = frame_selection.affordable(sampled, room)
         return lowered, (
             f"The budget is lowered from {min(wanted, sampled) * config.frame_tokens} to "
             f"{lowered * config.frame_tokens} visual tokens to fit a context of {config.context_length}."
@@ -205,7 +203,7 @@ class Clip(OpenVideo):
             return np.arange(count)
         if scores is None:  # evenly spread
             return np.arange(wanted) * count // wanted
-        return select.keep(scores, wanted)
+        return frame_selection.keep(scores, wanted)
 
     def writing(self, options: Options) -> dict:
         """The repetition penalty, traced: another value compiles nothing."""
@@ -265,7 +263,7 @@ class Clip(OpenVideo):
         )
 
 
-def _padded(text: prompts.Text) -> steps.Prompt:
+def _padded(text: layout.Text) -> steps.Prompt:
     suffix = np.asarray(text.suffix, np.int32)
     padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
     return steps.Prompt(

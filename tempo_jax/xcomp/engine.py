@@ -13,7 +13,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.video import Reading, open_video
-from tempo_jax.xcomp import layout, schedule
+from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
 
@@ -45,13 +45,13 @@ class XComp:
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
         self.chunk_clips = chunk_clips * (layout.GRAIN // config.clip_frames) * self.place.segment_shards
 
-    def plan(self, options: Options) -> schedule.Plan:
+    def plan(self, options: Options) -> token_compression.Plan:
         """Which tokens of a frame each layer sees."""
         name = options.lp_comp if options.compress else "none"
-        return self._plan(self.config.compression if name is None else schedule.VARIANTS[name])
+        return self._plan(self.config.compression if name is None else token_compression.VARIANTS[name])
 
-    def _plan(self, settings: LPCompConfig) -> schedule.Plan:
-        return schedule.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
+    def _plan(self, settings: LPCompConfig) -> token_compression.Plan:
+        return token_compression.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
 
     def open(
         self,
@@ -109,8 +109,8 @@ class XComp:
         strategy: which frames stay: "local" (the paper's), "global" (its ablation) or "uniform" (evenly
           spread ones, whatever the question).
         compress: False keeps every frame and all tokens in all layers.
-        lp_comp (None): which tokens of a frame the LLM's layers see, a name in schedule.VARIANTS; None as the
-          checkpoint has it.
+        lp_comp (None): which tokens of a frame the LLM's layers see, a name in
+          token_compression.VARIANTS; None as the checkpoint has it.
         repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
           scoring and decoding; docs/xcomp.md has the released values.
         sampling, source_fps, exif, square_pixels: how the file is read, see `video.Reading`.

@@ -1,23 +1,93 @@
-"""How much a question looks at each clip, in one layer, over a window with positions of its own (xcomp §3.3).
+"""QC-Comp: which frames stay, by how much the question attends to them (xcomp §3).
 
-The hidden states come from the whole chunk; only this attention is local. It is computed for the question's
-rows alone. Logits are scaled before they are formed and softmax and means are float32: the released code
-forms them in float16, where they can overflow (§6.2, 9).
+Frames are scored in overlapping chunks of a video that goes in circles (`Windows`, `chunk_starts`). A score
+is the attention from the question to a clip of 8 frames, in one layer, over a window with positions of its
+own (`layer_scores`): the hidden states come from the whole chunk, only this attention is local, and it is
+computed for the rows of the question alone. Logits are scaled before they are formed, and softmax and means
+are float32: the released code forms them in float16, where they can overflow (§6.2, 9). From scores to
+frames it is numpy in float64 (`FrameScores`, `keep`).
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tempo_jax.models import rope
 from tempo_jax.models.decoder import Decoder, DecoderLayer
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
-from tempo_jax.xcomp.chunks import Windows
 from tempo_jax.xcomp.layout import GRAIN
-from tempo_jax.xcomp.schedule import Plan
-from tempo_jax.xcomp.token_compression import Room, Rows, walk
+from tempo_jax.xcomp.token_compression import Plan, Room, Rows, walk
+
+STRIDE = 512  # frames between the chunks of a round
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Clips of 8 frames that a question looks at together, and how far the next window is.
+
+    The published scorer is (8, 4). `size` 0: one window, the whole chunk (the scorer "global").
+    """
+
+    size: int = 8
+    hop: int = 4
+
+    @property
+    def overlap(self) -> int:
+        """Frames that a chunk has beyond its stride: its outer clips are in fewer windows than others."""
+        return 2 * GRAIN * self.hop if self.size else 0
+
+    def starts(self, clips: int) -> list[int]:
+        return list(range(0, clips - self.size + 1, self.hop)) if self.size else [0]
+
+    def coverage(self, clips: int) -> np.ndarray:
+        """How many windows hold each clip, int [clips]."""
+        size = self.size or clips
+        counts = np.zeros(clips, int)
+        for start in self.starts(clips):
+            counts[start : start + size] += 1
+        return counts
+
+    def valid(self, clips: int) -> np.ndarray:
+        """Clips whose scores count, those in as many windows as any: bool [clips]."""
+        counts = self.coverage(clips)
+        return (counts == counts.max()) & (counts > 0)
+
+
+LOCAL, GLOBAL = Windows(), Windows(size=0, hop=0)
+
+
+def stride(frames: int, windows: Windows) -> int:
+    """Frames from chunk to chunk: 512, or of shorter videos a power of two of whole hops, so that few
+    different chunk lengths are ever compiled for."""
+    unit = GRAIN * max(windows.hop, 1)
+    hops = max(1, frames // unit)
+    return min(STRIDE, unit << (hops.bit_length() - 1))
+
+
+def chunk_frames(frames: int, windows: Windows) -> int:
+    """Length of every chunk of a video of so many frames."""
+    return stride(frames, windows) + windows.overlap
+
+
+def chunk_starts(frames: int, repeats: int, windows: Windows = LOCAL) -> list[int]:
+    """First frame of every chunk, `repeats` rounds of them, each round shifted against the last.
+
+    The shift of a round is stride/repeats plus 8/repeats frames, so that the clips' borders move too.
+    """
+    step = stride(frames, windows)
+    rounds = -(-frames // step)
+    shift = GRAIN // repeats + step // repeats
+    return [(step * i + (i // rounds) * shift) % frames for i in range(repeats * rounds)]
+
+
+def chunk_indices(start: int, length: int, frames: int) -> np.ndarray:
+    """Frames of a chunk, int64 [length]; past the end of the video comes its start."""
+    return (start + np.arange(length)) % frames
+
 
 HIDDEN = -1e30
 
@@ -122,3 +192,36 @@ def _project(attention, x_1LD, visual: int):
     if attention.q_norm is not None:
         q, k = attention.q_norm(q), attention.k_norm(k)
     return q[0], k[0]
+
+
+class FrameScores:
+    """Sums of the clips' scores over chunks and repeats, per layer and frame."""
+
+    def __init__(self, frames: int, layers: int):
+        self.total_LF = np.zeros((layers, frames))
+        self.count_F = np.zeros(frames, int)
+
+    def add(self, start: int, scores_LC: np.ndarray, windows: Windows) -> None:
+        """The scores of one chunk, a clip's for each of its 8 frames; what is invalid or no number is not."""
+        frames = self.count_F.size
+        clips = np.flatnonzero(windows.valid(scores_LC.shape[1]) & np.isfinite(scores_LC).all(axis=0))
+        for clip in clips:
+            own = chunk_indices(start + clip * GRAIN, GRAIN, frames)  # frames count in eights: no two are one
+            self.total_LF[:, own] += scores_LC[:, [clip]]
+            self.count_F[own] += 1
+
+    def scores(self) -> np.ndarray:
+        """Per frame the sum over layers of its mean score, float64 [F]; 0 for a frame without any."""
+        return (self.total_LF / np.maximum(self.count_F, 1)).sum(axis=0)
+
+
+def keep(scores_F: np.ndarray, count: int) -> np.ndarray:
+    """The `count` frames of the highest scores, in time order; of equals the earlier ones. int64 [n]."""
+    if count >= len(scores_F):
+        return np.arange(len(scores_F))
+    return np.sort(np.argsort(-scores_F, kind="stable")[:count])
+
+
+def affordable(frames: int, wanted: int) -> int:
+    """`wanted` frames in eights, as clips need them: at least 8, at most all."""
+    return min(frames, max(GRAIN, wanted // GRAIN * GRAIN))

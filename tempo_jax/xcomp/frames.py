@@ -1,4 +1,4 @@
-"""A video's sampled frames: read once, kept on the host at the model's size, seen clip by clip."""
+"""Sampled frames of a video: read once, kept on the host at model size, encoded and scored clip by clip."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tempo_jax.errors import TempoError
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.program_cache import ProgramCache
-from tempo_jax.xcomp import steps
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frame_selection import FrameScores, Question, Windows
 from tempo_jax.xcomp.layout import repeat
+from tempo_jax.xcomp.options import Options
 
 if TYPE_CHECKING:
     from tempo_jax.xcomp.engine import XComp
@@ -124,3 +127,54 @@ class Frames:
                 progress("reading the video", index + 1, total)
         if waiting is not None:
             yield np.asarray(waiting)[:, 0]
+
+
+if TYPE_CHECKING:
+    from tempo_jax.xcomp.engine import XComp
+
+
+def frame_scores(
+    system: "XComp",
+    frames: Frames,
+    text: layout.Text,
+    prompt: steps.Prompt,
+    options: Options,
+    windows: Windows,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> np.ndarray:
+    """Scores of all sampled frames, float64 [F]: one pass of the LLM's scoring layers per chunk.
+
+    Nothing is generated, and the layers after the last scoring one are not run.
+    """
+    skip = text.question_start if options.query_skip is None else options.query_skip
+    if skip >= text.question_end:
+        raise TempoError(
+            f"query_skip is {skip}, but only {text.question_end} tokens follow the video: lower it "
+            "or leave it out."
+        )
+    count, config = frames.count, system.config
+    length = frame_selection.chunk_frames(count, windows)
+    starts = frame_selection.chunk_starts(count, options.repeats, windows)
+    layers = range(*config.score_layers)
+    question = Question(*map(np.int32, (skip, text.question_end, len(text.suffix))))
+    total = FrameScores(count, len(layers))
+    prompt, question = system.place.put(prompt), system.place.put(question)
+    for done, start in enumerate(starts, 1):
+        alignment = start % frames.per_clip
+        found = steps.score(
+            system.model,
+            frames.pool(alignment, progress),
+            np.int32(start // frames.per_clip),
+            np.int32(frames.clips),
+            prompt,
+            question,
+            frames=length,
+            plan=system.plan(options),
+            layers=layers,
+            windows=windows,
+            causal=options.causal_scoring,
+        )
+        total.add(start, np.asarray(found, np.float64), windows)
+        if progress:
+            progress("choosing frames", done, len(starts))
+    return total.scores()

@@ -1,4 +1,4 @@
-"""What may be asked of one question about a video, checked."""
+"""What may be asked of one question about a video, checked, and what its answer says of each frame."""
 
 import dataclasses
 from numbers import Real
@@ -6,9 +6,10 @@ from numbers import Real
 import numpy as np
 
 from tempo_jax.errors import TempoError
+from tempo_jax.runtime.results import Segment
 from tempo_jax.tempo.options import Options as TempoOptions
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 # How frames are chosen where they are more than the budget holds.
 SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
@@ -20,7 +21,7 @@ DEFAULT_FRAMES = 512  # that stay of longer ones
 class Options:
     """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
 
-    lp_comp: a name in schedule.VARIANTS; None: as model.json has it.
+    lp_comp: a name in token_compression.VARIANTS; None: as model.json has it.
     """
 
     budget: int | None = None
@@ -68,3 +69,15 @@ class Options:
         if self.budget is None:
             return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
         return self.budget // per_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSegment(Segment):
+    """One sampled frame: `tokens` are 16 where it was kept and 0 where not.
+
+    relevance: score as a share of the best frame's; like `score`, the sum over layers of the mean attention
+    that the question pays the frame (xcomp §3.4), it is NaN (JSON: null) where nothing had to be chosen.
+    """
+
+    frame: int = 0  # number in the video
+    score: float = float("nan")

@@ -15,9 +15,8 @@ from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.chunks import Windows
-from tempo_jax.xcomp.frame_selection import Question, layer_scores
-from tempo_jax.xcomp.schedule import Plan
+from tempo_jax.xcomp.frame_selection import Question, Windows, layer_scores
+from tempo_jax.xcomp.token_compression import Plan
 
 
 class Prompt(NamedTuple):
