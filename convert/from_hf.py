@@ -23,9 +23,8 @@ import numpy as np
 from convert import hf_config, hf_export, hub, mapping, memory, their_config
 from convert.safetensors_io import some
 from convert.source import Source
-from tempo_jax import cli_options
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import folders, progress
+from tempo_jax.utils import command_line, folders, progress
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
@@ -213,7 +212,7 @@ def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", required=True, choices=MODELS)
     add(
@@ -236,11 +235,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.pop("dry_run"):
             print("\n".join(plan(**args)))
             return 0
-        convert(**args, note=lambda text: cli_options.say(f"{parser.prog}: note: {text}"))
+        convert(**args, note=lambda text: command_line.say(f"{parser.prog}: note: {text}"))
         print(f"wrote {args['target']}")
         return 0
 
-    return cli_options.run_on_cpu(parser.prog, command)
+    return command_line.run_on_cpu(parser.prog, command)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo_jax import cli
+from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
 from tempo_jax.hybrid import lp_comp_for_tempo, xcomp_selector
 from tempo_jax.models import build
@@ -207,7 +208,7 @@ def test_mistakes_are_sentences(tempo, selector, video):
 def test_the_command_takes_a_selector(monkeypatch, capsys, tmp_path, tempo, selector, video):
     np.save(tmp_path / "video.npy", video)
     loaded = {"tempo": tempo, "xcomp": selector}
-    monkeypatch.setattr(cli.options, "load", lambda folder, dtype=None: loaded[folder.name])
+    monkeypatch.setattr(common, "load", lambda folder, dtype=None: loaded[folder.name])
     for name in loaded:
         (tmp_path / name).mkdir()
     asked = ["ask", str(tmp_path / "video.npy"), QUESTION, "--checkpoint", str(tmp_path / "tempo")]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tempo_jax import cli_plan, sharding
+from tempo_jax import sharding
 from tempo_jax.models import layers
 from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
-from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
+from tempo_jax.plan import chips, compile, config_files, decode, programs, search, shapes, topology
 from tempo_jax.runtime import generate
 from tempo_jax.training import run
 
@@ -33,7 +33,7 @@ def planned(request):
     """The train step of tiny stage 3: its plan and its optimised HLO."""
     topology.prepare()
     texts = {}
-    config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
     return compile.plan(config, topology.parse(request.param), texts.__setitem__), texts["train step"]
 
 
@@ -60,7 +60,7 @@ def test_no_chip_gathers_the_activations_of_all(planned):
 
 
 def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
-    config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
+    config = config_files.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
     (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
     assert found.cost.kernels == 2
 
@@ -221,7 +221,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
 def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     """XLA knows no such option, and says so: it was asked."""
     monkeypatch.setitem(run.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
-    config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compile.plan(config, topology.parse("v5e:2x4"))
 
@@ -231,7 +231,7 @@ def test_a_search_compiles_side_by_side(monkeypatch):
     monkeypatch.setattr(search, "TENSOR", (1, 2))
     monkeypatch.setattr(search, "REMAT", ("full",))
     changes = ["dtype=bfloat16", "batch.shards=4", "batch.conversations=1", "batch.length=128"]
-    config = cli_plan.read_config("configs/demo_note.py", changes)
+    config = config_files.read_config("configs/demo_note.py", changes)
     where, lines = topology.parse("v5e:2x1", slices=2), []
     text, values = search.run(config, where, lines.append, jobs=2)
     best = values["trials"][0]

@@ -3,10 +3,9 @@
 import jax
 import pytest
 
-from tempo_jax import cli_plan
 from tempo_jax.data.collate import Sample, Shape
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import programs, train
+from tempo_jax.plan import config_files, programs, train
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import flops, run
 from tempo_jax.training.tasks import TASKS
@@ -35,7 +34,7 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
 )
 def test_batches_of_every_task_have_shapes(name, model):
     """Nothing of them is traced here: their FLOPs are counted, which reads every shape."""
-    config = cli_plan.read_config(f"configs/{name}.py", [f"model={model}"])
+    config = config_files.read_config(f"configs/{name}.py", [f"model={model}"])
     mesh, found = programs.of(config, jax.devices()[:1])
     with jax.set_mesh(mesh):
         (program,) = found
@@ -51,7 +50,7 @@ def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     planned = train._xcomp(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
     for name, ours, theirs in zip(made._fields, planned, made, strict=True):
         assert (ours.shape, ours.dtype) == ((1, *theirs.shape), theirs.dtype), name
-    config = cli_plan.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
+    config = config_files.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
     _, found = programs.of(config, jax.devices()[:1])
     with pytest.raises(TempoError, match="is no xcomp model"):
         next(found)

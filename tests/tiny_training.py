@@ -273,8 +273,8 @@ def curve(workdir: Path) -> list[tuple[float, float]]:
 
 if __name__ == "__main__":
     model, workdir, hook, changes, *process = sys.argv[1:]
-    from tempo_jax import cli_options
     from tempo_jax.training import peers
+    from tempo_jax.utils import command_line
     from train import STATUS
 
     def main() -> int:
@@ -284,4 +284,4 @@ if __name__ == "__main__":
         with joined:
             return STATUS[train(Path(model), Path(workdir), hook, **json.loads(changes))]
 
-    sys.exit(cli_options.run("train", main))
+    sys.exit(command_line.run("train", main))

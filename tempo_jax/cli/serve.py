@@ -7,11 +7,10 @@ import re
 import sys
 from pathlib import Path
 
-from tempo_jax import cli_doctor
-from tempo_jax import cli_options as options
+from tempo_jax.cli import common, doctor
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.limits import MIB, Limits
-from tempo_jax.utils import compilation_cache
+from tempo_jax.utils import command_line, compilation_cache
 
 HELP = """\
 Serve one model: a web page, and an HTTP API that OpenAI's clients understand.
@@ -50,13 +49,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole = options.number
+    whole = command_line.number
     add = serve.add_argument_group("model").add_argument
     add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
     add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
-    add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
-    add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
-    options.add_no_cache(serve)
+    add("--dtype", choices=common.DTYPES, help=common.DTYPE_HELP)
+    add("--sampling", choices=command_line.SAMPLINGS, default="time", help=command_line.SAMPLING_HELP)
+    common.add_no_cache(serve)
     add = serve.add_argument_group("access").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     add("--port", type=_port, default=8000, help="(8000; 0 takes a free one)")
@@ -97,11 +96,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serves until it is stopped."""
-    checkpoint = options.checkpoint_folder(args.checkpoint)
+    checkpoint = common.checkpoint_folder(args.checkpoint)
     folders = [_folder(name) for name in args.folder] or example_folders(checkpoint)
     token = read_token(args.token_file)
     if token is None and args.host not in LOOPBACK_HOSTS:
-        options.say(
+        command_line.say(
             f"warning: without a token everyone who reaches {args.host} may ask; set ${TOKEN_VARIABLE}."
         )
     origins = [_origin(text) for text in args.allow_origin]
@@ -125,8 +124,8 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     }
     limits = Limits(**bounds)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    options.say("loading the model …")
-    compilation_cache.turn_on(options.say)
+    command_line.say("loading the model …")
+    compilation_cache.turn_on(command_line.say)
     loaded = model.load(checkpoint, args.name, args.dtype, args.sampling)
     uploads = Uploads(limits)
     uploads.keep_temporary_files()
@@ -140,31 +139,30 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         what = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
-        options.say(f"{loaded.name}: {what}: http://{name}:{port}/")
+        command_line.say(f"{loaded.name}: {what}: http://{name}:{port}/")
         run.serve(app.state.guarded, service, sock, uploads.remove_all, args.grace)
     finally:
         uploads.close()
-    options.say("stopped")
+    command_line.say("stopped")
     return 0
 
 
 def needs() -> None:
     """TempoError naming what is to be installed."""
-    missing = [name for name in cli_doctor.EXTRAS["serve"] if cli_doctor.version(name) is None]
+    missing = [name for name in doctor.EXTRAS["serve"] if doctor.version(name) is None]
     if missing:
         raise TempoError(f"Serving needs {', '.join(missing)}: pip install 'tempo_jax[serve]'.")
 
 
 def example_folders(checkpoint: Path) -> list[Path]:
     """The demo model's own video, however that model was named."""
-    clone = Path(__file__).resolve().parent.parent
-    hour = clone / "examples" / "hour"
-    demo = checkpoint.resolve() == (clone / options.DEFAULT_CHECKPOINT).resolve()
+    hour = common.CLONE / "examples" / "hour"
+    demo = checkpoint.resolve() == (common.CLONE / common.DEFAULT_CHECKPOINT).resolve()
     return [hour] if demo and hour.is_dir() else []
 
 
 def _port(text: str) -> int:
-    port = options.number(int, 0)(text)
+    port = command_line.number(int, 0)(text)
     if port > MOST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is above {MOST_PORT}, the last port there is")
     return port

@@ -8,8 +8,9 @@ import sys
 import time
 from typing import Any
 
-from tempo_jax import cli_options as options
+from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line
 
 HELP = """\
 Asks blank videos of the sizes you name, with XLA's compilation cache in a folder. Later commands find the
@@ -36,11 +37,11 @@ def add_parser(commands: Any) -> None:
         "--size", action="append", metavar="HxW", help="of the videos' frames; may be repeated (720x1280)"
     )
     add = warmup.add_argument
-    frames = options.number(int, 1)
+    frames = command_line.number(int, 1)
     add("--frames", action="append", type=frames, metavar="N", help="looked at; may be repeated (1024)")
-    add("--budget", type=options.number(int, 1), default=8192, metavar="N", help="visual tokens (8192)")
-    add("--max-new-tokens", type=options.number(int, 1), default=1024, metavar="N", help="(1024)")
-    add("--dtype", choices=options.DTYPES, help=options.DTYPE_HELP)
+    add("--budget", type=command_line.number(int, 1), default=8192, metavar="N", help="visual tokens (8192)")
+    add("--max-new-tokens", type=command_line.number(int, 1), default=1024, metavar="N", help="(1024)")
+    add("--dtype", choices=common.DTYPES, help=common.DTYPE_HELP)
     warmup.set_defaults(run=run_warmup)
 
 
@@ -50,12 +51,12 @@ def run_warmup(args: argparse.Namespace) -> int:
     cache = args.cache or os.environ.get(CACHE)
     if not cache:
         raise TempoError(f"there is no folder for the compiled programs: give --cache DIR, or set {CACHE}")
-    checkpoint = options.checkpoint_folder(args.checkpoint)
+    checkpoint = common.checkpoint_folder(args.checkpoint)
     os.environ.update(ENVIRONMENT | {CACHE: os.path.abspath(cache)})
     import numpy as np
 
     with contextlib.redirect_stdout(sys.stderr):
-        tempo = options.load(checkpoint, args.dtype)
+        tempo = common.load(checkpoint, args.dtype)
         for height, width in sizes:
             for frames in args.frames or [1024]:
                 started = time.perf_counter()
@@ -68,8 +69,8 @@ def run_warmup(args: argparse.Namespace) -> int:
                     max_new_tokens=args.max_new_tokens,
                 )
                 seconds = time.perf_counter() - started
-                options.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
-    options.say(f"start later commands with {CACHE}={os.path.abspath(cache)}")
+                command_line.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
+    command_line.say(f"start later commands with {CACHE}={os.path.abspath(cache)}")
     return 0
 
 

@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tempo_jax import cli_options as options
+from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line
 
 # Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
 CORE = (
@@ -49,7 +50,7 @@ def run_doctor(args: argparse.Namespace) -> int:
     """Prints the findings; TempoError where the package itself cannot run."""
     found = findings()
     if args.json:
-        options.utf8_stdout()
+        command_line.utf8_stdout()
         print(json.dumps(found, ensure_ascii=False, indent=1), flush=True)
     else:
         print("\n".join(_lines(found)), flush=True)
@@ -120,7 +121,7 @@ def _devices() -> dict[str, Any]:
 
 def _checkpoint() -> str:
     try:
-        return str(options.checkpoint_folder(None))
+        return str(common.checkpoint_folder(None))
     except TempoError as error:
         return str(error)
 

@@ -14,38 +14,61 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from tempo_jax import cli_options as options
+from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line
 from tempo_jax.utils import progress as progress_lines
+from tempo_jax.utils.text import clean_text, count
 
 ANSWERED_BY = "answered_by"  # the model and options of a line, so that only their own are gone on with
 # What a line has of ours, whatever a case calls so.
 RESULT = {"index", "text", "token_ids", "segments", "usage", "timings", "warnings"}
 
+HELP = """\
+CASES.json is a list of objects with "video_path" and "query"; relative paths start at its folder.
+One JSON line is written per case as soon as it is answered: the case's own fields, its index, and
+the answer's fields or "error". A failed case does not stop the others; the exit status tells.
+The same command goes on with an OUT.jsonl that is there: what it answers (by the same model and
+options) is kept, what failed is asked again, and nothing else in it is lost (OUT.jsonl.before)."""
+
+
+def add_parser(commands: Any) -> None:
+    """The subcommand and its options."""
+    batch = commands.add_parser(
+        "batch",
+        help="answer a file of cases",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    batch.add_argument("cases", metavar="CASES.json")
+    batch.add_argument("--out", metavar="OUT.jsonl", help="write the lines there (default: stdout)")
+    common.add_model_options(batch)
+    batch.set_defaults(run=run_batch)
+
 
 def run_batch(args: argparse.Namespace) -> int:
     """Answer the cases that --out does not answer yet, one JSON line each; 2 where any failed."""
-    checkpoint = options.checkpoint_folder(args.checkpoint)
+    checkpoint = common.checkpoint_folder(args.checkpoint)
     cases = _read_cases(Path(args.cases))
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_open_out(args, checkpoint, cases))
         todo = [index for index in range(len(cases)) if index not in out.answered]
         if not todo:
-            options.say(f"tempo: all {options.count(len(cases), 'case')} are answered in {args.out} already.")
+            command_line.say(f"tempo: all {count(len(cases), 'case')} are answered in {args.out} already.")
             return 0
         if out.answered:
-            options.say(
+            command_line.say(
                 f"tempo: {len(out.answered)} of {len(cases)} cases are answered in {args.out} already."
             )
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            asker = _Asker(options.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress)
+            asker = _Asker(common.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress)
         failed = _ask(cases, todo, asker, out, progress)
     if failed:
         where = args.out or "the output"
-        cases_failed = f"{failed} of {options.count(len(cases), 'case')} failed"
+        cases_failed = f"{failed} of {count(len(cases), 'case')} failed"
         again = "; the same command asks them again" if args.out else ""
-        options.say(f'tempo: {cases_failed}; their "error" in {where} says why{again}.')
+        command_line.say(f'tempo: {cases_failed}; their "error" in {where} says why{again}.')
     return 2 if failed else 0
 
 
@@ -69,8 +92,8 @@ class _Asker:
 
     def __init__(self, tempo: Any, args: argparse.Namespace, folder: Path, progress: progress_lines.Reporter):
         self.tempo, self.folder, self.progress = tempo, folder, progress
-        self.open_options = options.chosen(args, options.OPEN_OPTIONS)
-        self.ask_options = options.chosen(args, options.ASK_OPTIONS) | {"progress": progress}
+        self.open_options = common.chosen(args, common.OPEN_OPTIONS)
+        self.ask_options = common.chosen(args, common.ASK_OPTIONS) | {"progress": progress}
         self.clip = None
 
     def __call__(self, case: Any, again: bool) -> dict:
@@ -83,10 +106,10 @@ class _Asker:
             self.clip = None  # whatever went wrong, the next case starts afresh
             if os.environ.get("TEMPO_JAX_TRACEBACK") and not isinstance(error, TempoError):
                 raise
-            return {"error": str(error) if isinstance(error, TempoError) else options.bug(error)}
+            return {"error": str(error) if isinstance(error, TempoError) else command_line.bug(error)}
 
     def _ask(self, video: str, query: str, again: bool) -> Any:
-        path, query = str(self.folder / video), options.clean_text(query)
+        path, query = str(self.folder / video), clean_text(query)
         if not os.path.isfile(path) and not os.path.isdir(path):
             raise TempoError(f"There is no video {path}; check the path.")
         if self.clip is None and again:
@@ -192,7 +215,7 @@ class _Resumed(_Lines):
         if self._others:
             before = self.path.with_name(f"{self.path.name}.before")
             shutil.copyfile(self.path, before)
-            options.say(f"tempo: {self.path} held other lines; they are in {before} now.")
+            command_line.say(f"tempo: {self.path} held other lines; they are in {before} now.")
         self._replace()
         self.file = open(self.path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
 
@@ -220,7 +243,7 @@ def _text_of(path: Path) -> str:
 def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_Lines]:
     """Where to write lines; stdout where no file was named."""
     if args.out is None:
-        options.utf8_stdout()
+        command_line.utf8_stdout()
         yield _Lines(sys.stdout)
         return
     path = Path(args.out)
@@ -245,7 +268,7 @@ def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:
     """16 digits of what an answer depends on besides its case: the model and the options."""
     from tempo_jax.evaluation import checkpoint_id
 
-    chosen = options.chosen(args, (*options.OPEN_OPTIONS, *options.ASK_OPTIONS, "dtype"))
+    chosen = common.chosen(args, (*common.OPEN_OPTIONS, *common.ASK_OPTIONS, "dtype"))
     model = ""
     with contextlib.suppress(TempoError):  # loading says what is wrong with it
         model = checkpoint_id.identify(checkpoint)["fingerprint"]

@@ -1,15 +1,13 @@
 """`tempo plan`: what a config takes on a TPU slice, compiled for it on this host."""
 
 import argparse
-import ast
 import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from tempo_jax import cli_options as options
-from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line
 
 HELP = """\
 Compiles a config's programs for TPUs that need not be there, and prints memory, time, communication and
@@ -18,7 +16,7 @@ a training run, or one with an `ask` part such as configs/ask_6b.py; FILE:ARGUME
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its options."""
+    """The subcommand and its command_line."""
     plan = commands.add_parser(
         "plan",
         help="predict memory and speed on a TPU slice",
@@ -33,7 +31,7 @@ def add_parser(commands: Any) -> None:
         help="v4, v5e, v5p, v6e or v7x and its chips along each axis: v5p:4x4x4, v5e:2x4",
     )
     plan.add_argument(
-        "--slices", type=options.number(int, 1), default=1, metavar="N", help="equal slices (1)"
+        "--slices", type=command_line.number(int, 1), default=1, metavar="N", help="equal slices (1)"
     )
     plan.add_argument(
         "--set",
@@ -45,7 +43,7 @@ def add_parser(commands: Any) -> None:
     plan.add_argument("--search", action="store_true", help="try meshes, rematerialisation and batch sizes")
     plan.add_argument(
         "--jobs",
-        type=options.number(int, 1),
+        type=command_line.number(int, 1),
         default=1,
         metavar="N",
         help="compilations of a search at a time, each up to 12 GB of host memory for a step of 6B (1)",
@@ -58,6 +56,7 @@ def add_parser(commands: Any) -> None:
 def run_plan(args: argparse.Namespace) -> int:
     """Prints the plan; status 0 also where something does not fit: that is an answer."""
     from tempo_jax.plan import topology
+    from tempo_jax.plan.config_files import read_config
 
     where = topology.parse(args.topology, args.slices)
     topology.prepare()
@@ -66,11 +65,11 @@ def run_plan(args: argparse.Namespace) -> int:
         if args.search:
             from tempo_jax.plan import search
 
-            text, values = search.run(config, where, options.say, args.jobs)
+            text, values = search.run(config, where, command_line.say, args.jobs)
         else:
             from tempo_jax.plan import compile, report
 
-            plan = compile.plan(config, where, _dump(args.dump), options.say)
+            plan = compile.plan(config, where, _dump(args.dump), command_line.say)
             text, values = report.text(plan), report.to_json(plan)
     print(json.dumps(values) if args.json else text, flush=True)
     return 0
@@ -86,48 +85,3 @@ def _dump(folder: str | None) -> Any:
         (path / f"{name.replace(' ', '_')}.hlo").write_text(text, encoding="utf-8")
 
     return write
-
-
-def read_config(name: str, changes: list[str]) -> Any:
-    """The ConfigDict of a config file, changed; TempoError for a file or a field that is not there."""
-    path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        raise TempoError(f"there is no config file {path}: name one of configs/")
-
-    module = _module(Path(path))
-    config = module.get_config(argument) if argument else module.get_config()
-    for change in changes:
-        field, equals, text = change.partition("=")
-        if not equals:
-            raise TempoError(f"--set {change} is no change: give FIELD=VALUE, as in mesh.tensor=4")
-        _set(config, field, text)
-    return config
-
-
-def _module(path: Path) -> Any:
-    import importlib.util
-
-    sys.path.insert(0, str(path.resolve().parent.parent))  # configs import their siblings
-    spec = importlib.util.spec_from_file_location(f"planned_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise TempoError(f"{path} has no get_config(): name a file of configs/")
-    return module
-
-
-def _set(config: Any, field: str, text: str) -> None:
-    *parents, leaf = field.split(".")
-    node = config
-    for parent in parents:
-        node = node.get(parent) if hasattr(node, "get") else None
-    if not hasattr(node, "get") or leaf not in node:
-        raise TempoError(f"the config has no field {field}: --set changes fields that are there")
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        value = text
-    try:
-        node[leaf] = value
-    except TypeError as error:
-        raise TempoError(f"{text!r} does not fit config.{field}, which is {node[leaf]!r}") from error
