@@ -5,7 +5,6 @@ together and Tempo compresses as many, so whole segments are kept, with the time
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,15 +13,13 @@ from tempo_jax.runtime.buckets import multiple
 from tempo_jax.video import Source
 from tempo_jax.xcomp import frame_selection
 from tempo_jax.xcomp.clip import Clip
+from tempo_jax.xcomp.engine import XComp
 from tempo_jax.xcomp.layout import GRAIN
 from tempo_jax.xcomp.options import DEFAULT_FRAMES
 
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
-
 
 def choose(
-    xcomp: "XComp",
+    xcomp: XComp,
     source: Source,
     question: str,
     frames: int = DEFAULT_FRAMES,
@@ -53,7 +50,7 @@ def choose(
     return source.only([every[i] for i in frame_selection.keep(means, count)])
 
 
-def frame_scores(xcomp: "XComp", source: Source, question: str, *, progress=None, **options) -> np.ndarray:
+def frame_scores(xcomp: XComp, source: Source, question: str, *, progress=None, **options) -> np.ndarray:
     """What the question pays each sampled frame, float64 [frames]; options of XComp's `ask`."""
     clip = Clip(xcomp, source, keep=True, least=multiple(source.num_frames, GRAIN))
     scores, order = clip.scores(question, progress=progress, **options), clip.frames.order

@@ -6,7 +6,7 @@ Writing an answer reads all weights once a token, however many answers are writt
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,7 @@ import numpy as np
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.buckets import power_of_two
 from tempo_jax.runtime.detokenize import TextStream
-from tempo_jax.runtime.session import STREAM_TOKENS, Turn
-
-if TYPE_CHECKING:
-    from tempo_jax.tempo.clip import Asked, Clip
+from tempo_jax.runtime.session import STREAM_TOKENS, OpenVideo, Turn
 
 
 @dataclasses.dataclass
@@ -26,15 +23,15 @@ class _Row:
     """A turn whose answer is being written."""
 
     turn: Turn
-    asked: "Asked"  # without prefilled, whose keys and values are large
+    asked: Any  # without prefilled, whose keys and values are large
     text: TextStream
     state: generate.Generation | None  # until it is joined with the others
     first_token: float = 0.0
     open: bool = True
 
 
-def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
-    """Answers the turns, each as `Clip.ask` would up to floating-point rounding; sets their results.
+def answer_together(clip: OpenVideo, turns: Sequence[Turn]) -> None:
+    """Answers the turns, each as `OpenVideo.ask` would up to floating-point rounding; sets their results.
 
     Greedy answers of one shape share the decode loop. Sampled ones do not: their random numbers
     must not depend on who else asks.
@@ -55,23 +52,23 @@ def answer_together(clip: "Clip", turns: Sequence[Turn]) -> None:
         _write(clip, rows)
 
 
-def _read(clip: "Clip", turn: Turn) -> _Row:
+def _read(clip: OpenVideo, turn: Turn) -> _Row:
     asked = clip.prefill(turn.question, turn.options, turn.progress, turn.conversation)
-    text = TextStream(clip.tempo.tokenizer, clip.tempo.config.eos_ids, turn.stop)
+    text = TextStream(clip.system.tokenizer, clip.system.config.eos_ids, turn.stop)
     return _Row(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.generation)
 
 
-def _write(clip: "Clip", rows: list[_Row]) -> None:
+def _write(clip: OpenVideo, rows: list[_Row]) -> None:
     """The decode loop of rows whose states have one shape."""
-    tempo, eos = clip.tempo, clip.tempo.config.eos_ids
+    system, eos = clip.system, clip.system.config.eos_ids
     until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
     options, sampling = rows[0].asked.options, rows[0].asked.sampling
-    with tempo.place():
+    with system.place():
         state = _stacked([row.state for row in rows])
         for row in rows:
             row.state = None
         while any(row.open for row in rows):
-            state = generate.advance(tempo.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
+            state = generate.advance(system.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
             tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
             closed = [not _hear(clip, row, tokens, count, eos) for row, tokens in zip(rows, tokens_BN)]
             done = np.pad(closed, (0, len(tokens_BN) - len(rows)), constant_values=True)
@@ -79,7 +76,7 @@ def _write(clip: "Clip", rows: list[_Row]) -> None:
             until = min(most, until + STREAM_TOKENS)
 
 
-def _hear(clip: "Clip", row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
+def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
     """Passes on what is new of a row; whether it goes on."""
     if not row.open:
         return False

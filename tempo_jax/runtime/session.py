@@ -3,14 +3,15 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.prompts import DEFAULT_QUESTION, Message
+from tempo_jax.prompts import DEFAULT_QUESTION, Message, Tokenizer
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.detokenize import TextStream
+from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 
 STREAM_TOKENS = 8  # new tokens between two pieces of a streamed answer
@@ -45,6 +46,16 @@ class Turn:
         self.answer = dataclasses.replace(answer, text=text.sent) if text.stopped else answer
 
 
+class System(Protocol):
+    """A loaded model with what answering takes, as `tempo.engine.Tempo` and `xcomp.engine.XComp`."""
+
+    config: Any
+    tokenizer: Tokenizer
+    model: Any
+    dtype: Any
+    place: Placement
+
+
 class OpenVideo:
     """An opened video; `last_answer` is the Answer of the latest question, also after `stream`.
 
@@ -55,7 +66,7 @@ class OpenVideo:
 
     options: ClassVar[type]  # of one question
 
-    def __init__(self, system: Any):
+    def __init__(self, system: System):
         self.system = system
         self.last_answer: Answer | None = None
 

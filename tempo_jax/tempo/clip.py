@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,9 @@ from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.program_cache import ProgramCache
 from tempo_jax.runtime.results import Answer, Inspection, Segment
-from tempo_jax.runtime.session import OpenVideo, Progress, Turn, checked, timings
+from tempo_jax.runtime.session import OpenVideo, Progress, System, Turn, checked, timings
 from tempo_jax.tempo import layout, steps
 from tempo_jax.tempo.options import Options
-
-if TYPE_CHECKING:
-    from tempo_jax.tempo.engine import Tempo
 
 SIZES = ProgramCache((steps.resize, steps.see, steps.read_prefix, steps.compress))
 IN_FLIGHT = 2  # chunks the host may run ahead of the device
@@ -54,7 +51,7 @@ class Clip(OpenVideo):
     options = Options
 
     def __init__(
-        self, tempo: "Tempo", source: Any, *, keep: bool, prefix_cache: bool = False, questions: int = 1
+        self, tempo: System, source: Any, *, keep: bool, prefix_cache: bool = False, questions: int = 1
     ):
         super().__init__(tempo)
         self.source = source
@@ -68,7 +65,7 @@ class Clip(OpenVideo):
         self._most_banks = questions if keep else 0
 
     @property
-    def tempo(self) -> "Tempo":
+    def tempo(self) -> System:
         return self.system
 
     @property

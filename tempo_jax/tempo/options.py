@@ -3,10 +3,9 @@
 import dataclasses
 from numbers import Real
 
-import numpy as np
-
 from tempo_jax.ata import KEEP_STRATEGIES, PRUNE_MODES
 from tempo_jax.errors import TempoError
+from tempo_jax.runtime.options import Greedy, check_answer, check_whole
 
 FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
 PRUNING = {f"prune-{mode}": mode for mode in PRUNE_MODES}  # ablations: segments kept whole or dropped
@@ -15,7 +14,7 @@ LP_COMP = ("none", "suffix", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Greedy):
     """The per-question arguments of `Tempo.ask`; TempoError for values that make no sense.
 
     For ablations, min_tokens and max_tokens (0: all that the model has) bound what a segment keeps, and
@@ -38,14 +37,10 @@ class Options:
     lp_comp: str = "none"
 
     def __post_init__(self):
-        for name in ("budget", "max_new_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
+        check_whole("budget", self.budget, least=1)
+        check_answer(self)
         for name in ("min_tokens", "max_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 0 <= value < 2**20:
-                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 0.")
+            check_whole(name, getattr(self, name), least=0, below=2**20)
         if not isinstance(self.drop_ratio, Real) or not 0 <= self.drop_ratio <= 1:
             raise TempoError(f"drop_ratio is {self.drop_ratio!r}, but it must be from 0 to 1.")
         if self.strategy not in STRATEGIES:
@@ -53,12 +48,6 @@ class Options:
             raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
         if self.lp_comp not in LP_COMP:
             raise TempoError(f"lp_comp is {self.lp_comp!r}, but it must be one of {', '.join(LP_COMP)}.")
-        if not isinstance(self.temperature, Real) or not 0 <= self.temperature <= 1e6:
-            raise TempoError(f"temperature is {self.temperature!r}, but it must be from 0 (greedy) to 1e6.")
-        if not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1:
-            raise TempoError(f"top_p is {self.top_p!r}, but it must be above 0 and at most 1.")
-        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 2**63:
-            raise TempoError(f"seed is {self.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
 
     @property
     def allocates(self) -> bool:
@@ -69,8 +58,3 @@ class Options:
         """The fewest and the most tokens of a segment, of a model that has `memory_tokens`."""
         most = min(self.max_tokens or memory_tokens, memory_tokens)
         return min(self.min_tokens, most), most
-
-    @property
-    def greedy(self) -> bool:
-        """Also for temperatures so low that float32 logits divided by them would overflow."""
-        return self.temperature < 1e-6

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,11 @@ from tempo_jax.prompts import Message
 from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.detokenize import finished_text
 from tempo_jax.runtime.results import Answer, Inspection
-from tempo_jax.runtime.session import OpenVideo, Progress, checked, timings
+from tempo_jax.runtime.session import OpenVideo, Progress, System, checked, timings
 from tempo_jax.xcomp import frame_selection, layout, steps
 from tempo_jax.xcomp.frames import Frames, frame_scores
 from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options
 from tempo_jax.xcomp.token_compression import Room
-
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Clip(OpenVideo):
 
     options = Options
 
-    def __init__(self, system: "XComp", source: Any, *, keep: bool, least: int = 0):
+    def __init__(self, system: System, source: Any, *, keep: bool, least: int = 0):
         super().__init__(system)
         self.source = source
         self.frames = Frames(system, source, least=least)

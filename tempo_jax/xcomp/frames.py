@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,11 @@ from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.program_cache import ProgramCache
+from tempo_jax.runtime.session import System
 from tempo_jax.xcomp import frame_selection, layout, steps
 from tempo_jax.xcomp.frame_selection import FrameScores, Question, Windows
 from tempo_jax.xcomp.layout import repeat
 from tempo_jax.xcomp.options import Options
-
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
 
 SIZES = ProgramCache((steps.resize,))
 READ_STEP = 8  # frames resized at a time
@@ -34,7 +32,7 @@ class Frames:
     pools of visual tokens are kept by where their clips start, modulo the clips' length.
     """
 
-    def __init__(self, system: "XComp", source: Any, least: int = 0):
+    def __init__(self, system: System, source: Any, least: int = 0):
         self.system, self.source = system, source
         numbers = np.asarray(source.indices)
         self.order = repeat(len(numbers), least)
@@ -129,12 +127,8 @@ class Frames:
             yield np.asarray(waiting)[:, 0]
 
 
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
-
-
 def frame_scores(
-    system: "XComp",
+    system: System,
     frames: Frames,
     text: layout.Text,
     prompt: steps.Prompt,

@@ -15,9 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
-from tempo_jax.models.kernels.qk_norm_rope import over_rms, tile, turns
+from tempo_jax.models.kernels.qk_norm_rope import HeadNorm, over_rms, tile, turns
 from tempo_jax.models.kernels.splash import LANES
-from tempo_jax.models.layers import RMSNorm
 
 KEYS = 2048  # cache slots of a step, at most
 ROWS = 16  # that half precision stores together: a group's queries are padded to them
@@ -36,7 +35,7 @@ def attend(
     position_B,
     angles_B1R,
     *,
-    norms: tuple[RMSNorm, RMSNorm] | None,
+    norms: tuple[HeadNorm, HeadNorm] | None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """softmax(H^-0.5 q k^T) v over the first `position_B` slots of the cache and the new token itself.

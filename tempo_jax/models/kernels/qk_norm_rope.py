@@ -8,7 +8,7 @@ gradient another.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,17 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
 from tempo_jax.models.kernels.splash import LANES
-from tempo_jax.models.layers import RMSNorm
 
 ROWS = 512  # tokens of a step, at most
 TILES = 8  # heads of a step, at most
 NAME = "head_layout"  # the planner knows the kernels by it
+
+
+class HeadNorm(Protocol):
+    """An RMS norm over the channels of one head, as `models.layers.RMSNorm`."""
+
+    eps: float
+    scale: Any
 
 
 def fits(dtype, length: int, size: int) -> bool:
@@ -30,7 +36,7 @@ def fits(dtype, length: int, size: int) -> bool:
 
 
 def apart(
-    x_BLW, *, norm: RMSNorm | None = None, angles_BLR=None, times: float = 1.0, interpret: bool = False
+    x_BLW, *, norm: HeadNorm | None = None, angles_BLR=None, times: float = 1.0, interpret: bool = False
 ) -> jax.Array:
     """Heads after heads, [B, N, L, H = 128], of heads side by side, [B, L, N*H]; in x's dtype.
 
