@@ -27,12 +27,12 @@ from scipy import stats
 
 import tempo_jax
 from configs import xcomp_minireel_sct
-from tempo_jax.data import collate_xcomp, minireel
-from tempo_jax.data.shape import Shape
+from tempo_jax.data import minireel
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.sources import open_source
 from tempo_jax.evaluation import scoring
 from tempo_jax.models import build
-from tempo_jax.training import loss_xcomp
+from tempo_jax.tasks import xcomp
 from tempo_jax.xcomp import token_compression
 
 # What it is -> (checkpoint, LP-Comp's variant).
@@ -84,9 +84,9 @@ def nats(system, variant: str, args) -> float:
     config = dataclasses.replace(system.config, compression=token_compression.VARIANTS[variant])
     model = build.build(config, build.parameters(system.model))
     shape = Shape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
-    run = jax.jit(lambda model, batch: loss_xcomp.loss(model, batch, remat="none"))
+    run = jax.jit(lambda model, batch: xcomp.loss(model, batch, remat="none"))
     found = [
-        run(model, collate_xcomp.collate([source[number]], system.tokenizer, config, shape))
+        run(model, xcomp.collate([source[number]], system.tokenizer, config, shape))
         for number in range(args.videos)
     ]
     return float(sum(one.total for one in found) / sum(one.tokens for one in found))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.collate import Shape
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.sources import open_source
 from tempo_jax.models.config import PRESETS
 from tempo_jax.training import config as configs

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer

@@ -10,7 +10,7 @@ import pytest
 
 from tempo_jax.errors import TempoError
 from tempo_jax.plan import chips, collectives, config_files, cost, hlo, memory, page, programs, rows, topology
-from tempo_jax.training import flops
+from tempo_jax.tasks import flops
 
 HLO = """\
 HloModule jit_step, is_scheduled=true

@@ -3,12 +3,13 @@
 import jax
 import pytest
 
-from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.plan import config_files, programs, train
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import flops, run
-from tempo_jax.training.tasks import TASKS
+from tempo_jax.tasks import TASKS
+from tempo_jax.training import run
 from tests import tiny_training
 from tests import xcomp_systems as tiny
 
@@ -39,7 +40,7 @@ def test_batches_of_every_task_have_shapes(name, model):
     with jax.set_mesh(mesh):
         (program,) = found
     assert program.flops > 0 and program.tokens > 0 and 0 < program.labels <= 1
-    assert type(program.args[2]) in flops.PARTS
+    assert type(program.args[2]) in {task.batch for task in TASKS.values()}
 
 
 def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):

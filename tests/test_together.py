@@ -2,7 +2,7 @@
 
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from convert import mapping
 from tempo_jax.models import build, umt
 from tempo_jax.models.config import XCOMP_TINY
-from tempo_jax.training import loss_xcomp
+from tempo_jax.tasks import xcomp
 from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.engine import XComp
@@ -97,7 +97,7 @@ def recorded_batch(run):
     (place,) = np.flatnonzero(run["ids"] == tiny.PLACEHOLDER)
     frames, text = int(run["F"]), np.delete(run["ids"], place)
     lengths = (np.array([n]) for n in (place, frames, len(text) - place))
-    return loss_xcomp.Batch(
+    return xcomp.Batch(
         np.zeros((1, 8, 1, 1, 3), np.uint8), np.zeros((1, 1, 1, 3), np.uint8),
         np.arange(16 * frames)[None], text[None],
         np.delete(run["labels"], place)[None], *lengths,
@@ -114,7 +114,7 @@ def test_recorded_loss_and_gradients():
     def mean(llm, visual):
         model = build.build(XCOMP_TINY, nest(params | llm))
         nobodys = jnp.zeros((1, XCOMP_TINY.frame_tokens, visual.shape[-1]))
-        found = loss_xcomp.loss_of_visual(model, visual, nobodys, batch, remat=False)
+        found = xcomp.loss_of_visual(model, visual, nobodys, batch, remat=False)
         return found.total / found.tokens
 
     visual = jnp.asarray(tiny.visual(int(run["vis_seed"]), int(run["F"])))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 
 # XLA optimises for longer than these programs ever run. The same in all processes, for equal bits.
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
@@ -114,7 +114,9 @@ class Batches:
         return jax.tree.map(join, *parts)
 
     def _one(self, shard, number):
-        from tempo_jax.data.collate import Sample, Shape, collate
+        from tempo_jax.data.batch_packing import Shape
+        from tempo_jax.data.samples import Sample
+        from tempo_jax.tasks.tempo import collate
 
         batch = self.config.batch
         shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)

@@ -12,11 +12,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.segments import SegmentSource
 from tempo_jax.data.minireel.snippets import SnippetSource
 from tempo_jax.data.minireel.source import EvidenceSource, MinireelSource
 from tempo_jax.data.minireel.told import NotedSource, ToldSource
+from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
 

@@ -16,8 +16,8 @@ from tempo_jax.plan import decode, shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.tasks import flops
 from tempo_jax.tempo import steps as engine
-from tempo_jax.training import flops
 
 # Tokens of text that no config says: an assumption for a question of a sentence or two.
 TEXT = 64  # around the video in a compressor row, and of a question

@@ -11,7 +11,7 @@ from tempo_jax.models.config import DecoderConfig
 from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import param_sharding
-from tempo_jax.training import flops
+from tempo_jax.tasks import flops
 
 
 def place(mesh, x, *axes) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """The train step of a config as shapes on a mesh: the very program that training jits."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,18 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
-from tempo_jax.data import collate_xcomp
-from tempo_jax.data.shape import Shape
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.models import build
-from tempo_jax.models.config import Qwen3VLConfig, TempoConfig, VideoConfig, XCompConfig
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.config import TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.plan import shapes
 from tempo_jax.plan.programs import Program
 from tempo_jax.prompts import IGNORE
+from tempo_jax.tasks import TASKS, losses, xcomp
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, groups, loss, loss_align, loss_llm, loss_svlm, loss_xcomp, run, start
+from tempo_jax.training import groups, run, start
 from tempo_jax.training.step import batch_specs
-from tempo_jax.training.tasks import TASKS
 from tempo_jax.xcomp import token_compression
 
 # Share of an LLM row's positions that have a label. An assumption: what is said in answers, against memory
@@ -41,7 +39,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
         function=run.jitted_step(config, model, tx, state, mesh),
         args=(state, _frozen(config, model, mesh), _placed(config, batch, mesh)),
         kwargs={},
-        flops=flops.of_step(model, host, dict(config.rates)),
+        flops=TASKS[config.task].step_flops(model, host, dict(config.rates)),
         tokens=_tokens(batch),
         runs=1,
         labels=_chunks_with_labels(model, host),
@@ -79,70 +77,12 @@ def _usual_size(model: Any) -> tuple[int, int]:
     return side, side
 
 
-def _i32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _frames(lead: tuple[int, int], frames: int, size) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*lead, frames, *size, 3), jnp.uint8)
-
-
-def _rows(lead: tuple[int, int], length: int) -> Rows:
-    return Rows(_i32(*lead, length), _i32(*lead, length), _i32(lead[0], 3, lead[1], length))
-
-
-def _tempo(model, shape: Shape, frames: int, micro: int, shards: int):
-    pool, texts = (micro, shards * shape.pool), (micro, shards * shape.conversations, shape.length)
-    return loss.Batch(
-        _frames(pool, frames, shape.size),
-        _rows(pool, shape.row_length),
-        _i32(*pool),
-        *(_i32(*texts) for _ in range(4)),
-    )
-
-
-def _align(model, shape: Shape, frames: int, micro: int, shards: int):
-    pool = (micro, shards * shape.pool)
-    return loss_align.Batch(
-        _frames(pool, frames, shape.size),
-        _rows(pool, shape.row_length),
-        _i32(*pool),
-        _i32(*pool, model.memory_tokens),
-        _i32(*pool),
-    )
-
-
-def _svlm(model: Qwen3VLConfig, shape: Shape, frames: int, micro: int, shards: int):
-    pool = (micro, shards * shape.pool)
-    return loss_svlm.Batch(
-        _frames(pool, frames, shape.size), _rows(pool, shape.row_length), _i32(*pool, shape.row_length)
-    )
-
-
-def _llm(model, shape: Shape, frames: int, micro: int, shards: int):
-    texts = (micro, shards * shape.conversations, shape.length)
-    return loss_llm.Batch(*(_i32(*texts) for _ in loss_llm.Batch._fields))
-
-
-def _xcomp(model: XCompConfig, shape: Shape, frames: int, micro: int, shards: int):
-    pool, rows = (micro, shards * max(1, shape.pool)), (micro, shards * shape.conversations)
-    texts = (*rows, shape.row_length)
-    index = _i32(*rows, collate_xcomp.visual_room(shape.pool, model))
-    images = jax.ShapeDtypeStruct((*rows, *shape.size, 3), jnp.uint8)
-    return loss_xcomp.Batch(
-        _frames(pool, frames, shape.size), images, index, _i32(*texts), _i32(*texts), *(_i32(*rows),) * 3
-    )
-
-
-BATCHES: dict[str, Callable[..., Any]] = {
-    "tempo": _tempo, "align": _align, "svlm": _svlm, "llm": _llm, "xcomp": _xcomp,
-}  # fmt: skip
-
-
 def _batch(config: ConfigDict, model: Any) -> Any:
     """A global batch, as collating and `feed.Layout` make it."""
     shape, frames = _shape(config, model)
-    return BATCHES[config.task](model, shape, frames, config.batch.micro_batches, config.batch.shards)
+    return TASKS[config.task].abstract_batch(
+        model, shape, frames, config.batch.micro_batches, config.batch.shards
+    )
 
 
 def _placed(config: ConfigDict, batch: Any, mesh) -> Any:
@@ -172,13 +112,13 @@ def _chunks_with_labels(model: Any, host: Any) -> float:
     if isinstance(model, XCompConfig):  # text; behind the last layer also what is left of the video
         left = token_compression.plan(model.compression, model.llm.num_layers, model.frame_tokens).tokens[-1]
         length += host.memory_index_BL.shape[-1] // model.frame_tokens * left
-    chunk = min(loss.CHUNK, length)
+    chunk = min(losses.CHUNK, length)
     return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-length // chunk)
 
 
 def _tokens(batch: Any) -> int:
     """Positions at the LLM's first layer, or of the small VLM where it is alone."""
-    if isinstance(batch, loss_xcomp.Batch):
+    if isinstance(batch, xcomp.Batch):
         return math.prod(batch.text_BS.shape) + math.prod(batch.memory_index_BL.shape)
     ids = batch.token_ids_BL if hasattr(batch, "token_ids_BL") else batch.rows.token_ids_SL
     return math.prod(ids.shape)

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimiser import KINDS
-from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.xcomp.token_compression import VARIANTS
 

@@ -33,7 +33,7 @@ def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | 
     can mend. Every process of a distributed run calls it.
     """
     if make_batches is None:
-        from tempo_jax.data.pipeline import Batches as make_batches
+        from tempo_jax.tasks import Batches as make_batches
     with opened(config, workdir) as run:
         outcome = _loop(run, make_batches) if run.state.step < config.steps else FINISHED
         with run.goodput.spending("save"):

@@ -21,6 +21,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints
@@ -28,7 +29,6 @@ from tempo_jax.training.feed import Layout
 from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.owner import Owner
-from tempo_jax.training.tasks import TASKS
 from tempo_jax.utils import failures, folders
 from tempo_jax.utils.paths import check_local
 from tempo_jax.utils.tree import nest

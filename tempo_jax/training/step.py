@@ -12,9 +12,10 @@ from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.sharding import RULES
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.base import Task
+from tempo_jax.tasks.losses import Loss
 from tempo_jax.training.groups import group_of, join
-from tempo_jax.training.loss import Loss
-from tempo_jax.training.tasks import TASKS, Task
 
 Flat = dict[str, jax.Array]
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tempo_jax import prompts
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate, world
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import Reel, make, relevance
 from tempo_jax.data.minireel.world import Event, Spec
+from tempo_jax.data.samples import Sample
 
 NOTHING = "nothing"
 HERE = "here"

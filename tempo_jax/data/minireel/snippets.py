@@ -8,12 +8,12 @@ import dataclasses
 import numpy as np
 
 from tempo_jax import prompts
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.reel import Reel
 from tempo_jax.data.minireel.segments import caption_of
 from tempo_jax.data.minireel.world import Spec
+from tempo_jax.data.samples import Sample
 
 FRAMES = 2
 _EVENTFUL = 0.6  # share of the glimpses that show an event

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from tempo_jax.data import minireel
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
@@ -18,6 +17,7 @@ from tempo_jax.data.minireel.reel import Reel
 from tempo_jax.data.minireel.segments import contrast
 from tempo_jax.data.minireel.texts import QUESTIONS
 from tempo_jax.data.minireel.told import description, noted, told_of
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 

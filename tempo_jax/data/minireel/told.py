@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.per_reel import PerReel
@@ -25,6 +24,7 @@ from tempo_jax.data.minireel.reel import make
 from tempo_jax.data.minireel.segments import Segment, caption, caption_of, evidence, tells
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
 from tempo_jax.video import sampling

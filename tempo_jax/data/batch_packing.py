@@ -1,4 +1,4 @@
-"""Which samples go into one batch: they are taken from a window so that little of the batch stays empty.
+"""The static sizes of a batch, and which samples go into it: from a window, so that little of it stays empty.
 
 A batch has room for some segments (the pool) and some rows of conversations. The window holds samples in
 order of arrival; a batch takes the one that came first, so that nobody waits for ever, and then the
@@ -10,7 +10,29 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from tempo_jax.data.shape import Shape, rows_of
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Of one shard's one micro-batch."""
+
+    pool: int  # segments
+    row_length: int  # compressor prompt, memory tokens included
+    conversations: int  # LLM rows; each takes conversations, one after the other, while they fit
+    length: int  # of an LLM row: prompts and answers, memory tokens included
+    size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
+    room: int | None = None  # segments of one conversation; None: as many as the pool has
+
+
+def rows_of(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
+    """The row of each conversation, the longest placed first, each where it fits first; None: no room."""
+    room, placed = [length] * rows, [0] * len(lengths)
+    for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((row for row in range(rows) if room[row] >= lengths[number]), None)
+        if row is None:
+            return None
+        placed[number] = row
+        room[row] -= lengths[number]
+    return placed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,36 +1,15 @@
-"""Next-token cross-entropy over the assembled sequence (facts/tempo.md §1.9, §4.3)."""
+"""Next-token cross-entropy over labels, a part of a row at a time."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.models.qwen3_vl import Rows
-from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE
 
 # Labels of each row whose logits exist at once: 0.6 GB a row of Qwen's vocabulary. Every chunk of a batch
 # that has labels costs a gradient of the whole embedding, summed over chips.
 CHUNK = 1024
-
-STACKS = 3  # of layers, each with a rematerialisation: vision tower, compressor, LLM
-
-
-class Batch(NamedTuple):
-    """B rows of conversations over a pool of P segments; static shapes, padded. Integers are int32.
-
-    Padding segments have any content and no memory_index that points at them; padding positions
-    have label IGNORE. A row holds one conversation after the other.
-    """
-
-    frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows  # compressor prompts with room for the memory tokens
-    row_length_P: jax.Array
-    token_ids_BL: jax.Array
-    memory_index_BL: jax.Array  # row of the pool's P*K memory tokens, -1 for text
-    labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
-    conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
 
 
 class Loss(NamedTuple):
@@ -38,28 +17,6 @@ class Loss(NamedTuple):
 
     total: jax.Array  # float32, nats
     tokens: jax.Array  # float32, labels that count
-
-
-def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
-    """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
-
-    shards: parts of the batch whose conversations have segments of their own part only (embeddings.take).
-    """
-    hidden = forward(model, batch, remat=remat, shards=shards)
-    # Position t predicts label t + 1.
-    labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
-    return cross_entropy(model.llm.logits, hidden, labels)
-
-
-def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
-    """Hidden states of the LLM, [B, L, D]."""
-    remat_vision, remat_text, remat_llm = remat_of_parts(remat, STACKS)
-    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
-    memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
-    memory = memory.reshape(-1, memory.shape[-1])
-    x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory, shards)
-    conversation = batch.conversation_BL
-    return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat_llm)
 
 
 def positions_in(conversation_BL: jax.Array) -> jax.Array:

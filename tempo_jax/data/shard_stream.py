@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from tempo_jax.data import buckets, packing
-from tempo_jax.data.collate import Sample, Shape
-from tempo_jax.data.collate_xcomp import clip_count
-from tempo_jax.data.needs import NEEDS
+from tempo_jax.data import batch_packing, buckets
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample
 from tempo_jax.data.sources import RandomAccess
+from tempo_jax.data.task import Task
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training.tasks import TASKS
 
 SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
 _LEAST_PATIENCE = 500  # samples
@@ -37,7 +36,7 @@ class _Item:
     """A usable sample and where it came from, so that it can be read again."""
 
     sample: Sample
-    need: packing.Need
+    need: batch_packing.Need
     source: int
     index: int  # in the shard's endless stream of this source
 
@@ -75,7 +74,7 @@ class _Reader:
                 return _Skipped(_ELSEWHERE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
         except Exception as error:  # whatever a damaged record makes of itself: never fatal
             return _Skipped(_reason(error))
-        if reason := packing.too_long(need, recipe.buckets[-1].shape(recipe.shape)):
+        if reason := batch_packing.too_long(need, recipe.buckets[-1].shape(recipe.shape)):
             return _Skipped(reason)
         if buckets.bucket_of(need.segments, recipe.buckets) != self.slot.bucket:
             return _Skipped(_ELSEWHERE)
@@ -128,7 +127,7 @@ class Slot(NamedTuple):
 class Recipe:
     """What every shard does with samples; small, and can be pickled."""
 
-    task: str
+    task: Task
     tokenizer: Tokenizer
     model: Any
     shape: Shape
@@ -143,15 +142,15 @@ class Recipe:
     seed: int
     shards: int
 
-    def need(self, sample: Sample) -> packing.Need:
-        return NEEDS[self.task](sample, self.tokenizer, self.model)
+    def need(self, sample: Sample) -> batch_packing.Need:
+        return self.task.sample_size(sample, self.tokenizer, self.model)
 
     def shape_of(self, slot: Slot) -> Shape:
         """Of its batches."""
         return dataclasses.replace(self.buckets[slot.bucket].shape(self.shape), size=slot.size)
 
     def collate(self, samples: Sequence[Sample], slot: Slot) -> Any:
-        return TASKS[self.task].collate(samples, self.tokenizer, self.model, self.shape_of(slot))
+        return self.task.collate(samples, self.tokenizer, self.model, self.shape_of(slot))
 
     def slot(self, step: int) -> Slot:
         """That of a step; the same on every shard."""
@@ -169,7 +168,7 @@ class Recipe:
         counts = getattr(source, "frame_counts", None) if len(self.buckets) > 1 else None
         if counts is None:
             return False
-        found = buckets.bucket_of(clip_count(counts[index], self.model), self.buckets)
+        found = buckets.bucket_of(self.task.clips_of(counts[index], self.model), self.buckets)
         return found is not None and found != bucket
 
     def identity(self) -> list[dict[str, Any]]:
@@ -246,13 +245,13 @@ class _Stream:
         """The next batch; what was read, used and skipped on the way is added to `counts`."""
         while True:
             self._fill(counts)
-            chosen = packing.choose([item.need for item in self._window], self._shape)
+            chosen = batch_packing.choose([item.need for item in self._window], self._shape)
             items = [self._window[position] for position in chosen]
             self._window = [item for n, item in enumerate(self._window) if n not in set(chosen)]
             made = [(item, sample) for item in items if (sample := self._develop(item.sample, counts))]
             if made:
                 self._unmade.reset()
-                counts.update(packing.usage([item.need for item, _ in made], self._shape))
+                counts.update(batch_packing.usage([item.need for item, _ in made], self._shape))
                 counts["samples"] += len(made)
                 return self._recipe.collate([sample for _, sample in made], self._slot)
 

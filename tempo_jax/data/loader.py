@@ -26,15 +26,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from tempo_jax.data import buckets, collate_xcomp, packing, shards
-from tempo_jax.data.collate import Shape
-from tempo_jax.data.needs import NEEDS
-from tempo_jax.data.shards import SKIPPED, Recipe, Shard
+from tempo_jax.data import batch_packing, buckets, shard_stream
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.shard_stream import SKIPPED, Recipe, Shard
 from tempo_jax.data.sources import RandomAccess, open_source
+from tempo_jax.data.task import Task
 from tempo_jax.errors import TempoError
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training.tasks import TASKS
 
 NO_SIZE = (1, 1)  # where there is no frame
 _LOOKED_AT = 256  # samples of a source that does not say how long they are
@@ -48,7 +47,7 @@ class _StepsIterator(grain.DatasetIterator):
     def __init__(self, recipe: Recipe, shards: Sequence[int], parts: Sequence[grain.DatasetIterator]):
         super().__init__(parts)
         self._recipe, self._shards, self._parts = recipe, shards, parts
-        task = TASKS[recipe.task]
+        task = recipe.task
         # The axis along which shards are put together; rows' positions have their three axes first.
         self._axes = task.batch(
             **{name: Rows(0, 0, 1) if name == "rows" else 0 for name in task.batch._fields}
@@ -110,13 +109,21 @@ class Batches:
     and data (sources, window, workers, threads) of a training config. `shards`: those this process
     builds, of range(config.batch.shards). A batch is the task's NamedTuple of numpy arrays with leaves
     [micro_batches, len(shards) * size in one shard, ...]; memory indices point into the pool of all
-    shards. The same config gives the same batches, whatever runs where.
+    shards. `tasks`: what can be trained, by name.
+    The same config gives the same batches, whatever runs where.
 
     Raises TempoError for sources that cannot be opened and, from `next`, where no sample is usable.
     """
 
-    def __init__(self, config: ConfigDict, tokenizer: Tokenizer, model_config: Any, shards: Sequence[int]):
-        self._recipe = _recipe(config, tokenizer, model_config)
+    def __init__(
+        self,
+        config: ConfigDict,
+        tokenizer: Tokenizer,
+        model_config: Any,
+        shards: Sequence[int],
+        tasks: Mapping[str, Task],
+    ):
+        self._recipe = _recipe(config, tokenizer, model_config, tasks)
         self._workers = config.data.workers
         self._states: dict[int, dict | None] = dict.fromkeys(shards)
         self._counts, self._iterator = Counter(), None
@@ -153,7 +160,7 @@ class Batches:
             raise TempoError(f"The saved data state has no shard {missing[0]}: keep batch.shards as it was.")
         for shard in self._states:
             if given[shard] is not None:
-                shards.check_same(given[shard], self._recipe)
+                shard_stream.check_same(given[shard], self._recipe)
         self.close()
         self._states = {shard: given[shard] for shard in self._states}
 
@@ -162,7 +169,7 @@ class Batches:
         """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: share}."""
         counts = self._counts
         skipped = {name.removeprefix(SKIPPED): n for name, n in counts.items() if name.startswith(SKIPPED)}
-        return {"samples": counts["samples"], "skipped": skipped, "waste": packing.waste(counts)}
+        return {"samples": counts["samples"], "skipped": skipped, "waste": batch_packing.waste(counts)}
 
     def close(self) -> None:
         """Stop threads and worker processes; a later `next` starts them again where they stood."""
@@ -184,13 +191,13 @@ def _keep_off_accelerators(worker: int, workers: int) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Recipe:
+def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any, tasks: Mapping[str, Task]) -> Recipe:
     batch, data = config.batch, config.data
     if not data.sources:
         raise TempoError("The config names no data: set data.sources.")
     sources = tuple(open_source(source) for source in data.sources)
     for source in sources:
-        _check_kinds(config.task, source)
+        _check_kinds(config.task, source, tasks)
     weights = tuple(float(source.get("weight", 1.0)) for source in data.sources)
     if min(weights) <= 0:
         raise TempoError(f"A data source has weight {min(weights):g}: leave it out or give it one above 0.")
@@ -198,9 +205,12 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
         raise TempoError(
             f"data.workers is {data.workers}, but a shard has 1 worker process or, with 0, none."
         )
-    task = config.task
-    if len(rooms := buckets.buckets_of(batch)) > 1 and task != "xcomp":
-        raise TempoError(f"config.batch.buckets are for config.task=xcomp, not {task}: leave them empty.")
+    task = tasks[config.task]
+    if len(rooms := buckets.buckets_of(batch)) > 1 and task.clips_of is None:
+        fitting = " or ".join(name for name, row in tasks.items() if row.clips_of)
+        raise TempoError(
+            f"config.batch.buckets are for config.task={fitting}, not {task.name}: leave them empty."
+        )
     return Recipe(
         task=task,
         tokenizer=tokenizer,
@@ -208,7 +218,7 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
         shape=Shape(batch.pool, batch.row_length, batch.conversations, batch.length),
         sizes=_sizes(_listed(batch.get("sizes", ())), sources),
         buckets=rooms,
-        cycle=_cycle(rooms, sources, weights, tokenizer, model_config) if len(rooms) > 1 else (0,),
+        cycle=_cycle(rooms, sources, weights, tokenizer, model_config, task) if len(rooms) > 1 else (0,),
         micro_batches=batch.micro_batches,
         window=data.window,
         threads=data.threads,
@@ -219,34 +229,34 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any) -> Reci
     )
 
 
-def _check_kinds(task: str, source: RandomAccess) -> None:
+def _check_kinds(task: str, source: RandomAccess, tasks: Mapping[str, Task]) -> None:
     """TempoError for a prepared set in which the task finds nothing to train on."""
     counts = getattr(source, "metadata", getattr(getattr(source, "source", None), "metadata", {})).get(
         "counts", {}
     )
     kinds = {name.removeprefix("kind "): n for name, n in counts.items() if name.startswith("kind ")}
-    if kinds and not set(kinds) & set(TASKS[task].kinds):
+    if kinds and not set(kinds) & set(tasks[task].kinds):
         has = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        fitting = [name for name, row in TASKS.items() if set(kinds) & set(row.kinds)]
-        takes = f"samples of {' or '.join(TASKS[task].kinds)}" if TASKS[task].kinds else "no prepared sets"
+        fitting = [name for name, row in tasks.items() if set(kinds) & set(row.kinds)]
+        takes = f"samples of {' or '.join(tasks[task].kinds)}" if tasks[task].kinds else "no prepared sets"
         raise TempoError(
             f"{source.name} has samples of {has}, but config.task={task} takes {takes}: use a config with "
             f"the task {' or '.join(fitting)}, or other data."
         )
 
 
-def _cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any) -> tuple[int, ...]:
+def _cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any, task: Task) -> tuple[int, ...]:
     """Of buckets, by what the sources hold: all of it where they say so, else some samples, evenly spread."""
     clips = []
     for source, weight in zip(sources, weights, strict=True):
         counts = getattr(source, "frame_counts", None)
         if counts is not None:
-            found = [collate_xcomp.clip_count(count, model) for count in counts]
+            found = [task.clips_of(count, model) for count in counts]
         else:
             found = []
             for index in np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int):
                 with contextlib.suppress(Exception):  # counted where it is skipped
-                    found.append(NEEDS["xcomp"](source[int(index)], tokenizer, model).segments)
+                    found.append(task.sample_size(source[int(index)], tokenizer, model).segments)
         clips += [(count, weight / len(found)) for count in found]
     return buckets.cycle(rooms, clips)
 
