@@ -45,14 +45,14 @@ def programs(args):
     import jax
 
     from tempo_jax import sharding
-    from tempo_jax.plan import inference
+    from tempo_jax.plan import programs_tempo
     from tempo_jax.plan.config_files import read_config
 
     sizes = [f"ask.frames={args.frames}", f"ask.budget={args.budget}", f"ask.new_tokens={args.new_tokens}"]
     config = read_config(f"{ROOT}/configs/ask_6b.py:{args.model}", sizes)
     config.ask.size = args.size
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    return mesh, inference.programs(config, mesh)
+    return mesh, programs_tempo.programs(config, mesh)
 
 
 def ours(args) -> dict:

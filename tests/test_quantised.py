@@ -10,7 +10,7 @@ from tempo_jax import checkpoint, sharding
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build, quantized
-from tempo_jax.plan import shapes
+from tempo_jax.plan import abstract
 from tempo_jax.utils.tree import flatten
 from tests.small_demo import DEMO
 from tests.systems import recorded_frames, relative
@@ -74,7 +74,7 @@ def test_on_a_mesh_every_chip_has_its_part(folder):
 def test_the_planner_has_the_same_arrays(folder):
     real = tempo_jax.load(folder, dtype="int8").model
     with jax.set_mesh(mesh := sharding.make_mesh()):
-        planned = shapes.model(DEMO, "int8", mesh)
+        planned = abstract.model(DEMO, "int8", mesh)
     kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(model)] for model in (real, planned)]
     assert kinds[0] == kinds[1]
 

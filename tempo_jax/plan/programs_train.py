@@ -13,8 +13,8 @@ from tempo_jax import sharding
 from tempo_jax.data.batch_packing import Shape
 from tempo_jax.models import build
 from tempo_jax.models.config import TempoConfig, VideoConfig, XCompConfig
-from tempo_jax.plan import shapes
-from tempo_jax.plan.programs import Program
+from tempo_jax.plan import abstract
+from tempo_jax.plan.abstract import Program
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS, losses, xcomp
 from tempo_jax.training import config as configs
@@ -56,7 +56,7 @@ def _architecture(config: ConfigDict) -> Any:
 
 def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
     _, frozen = groups.split(build.shapes(model), dict(config.rates))
-    return {path: shapes.parameter(path, x, jnp.dtype(config.dtype), mesh) for path, x in frozen.items()}
+    return {path: abstract.parameter(path, x, jnp.dtype(config.dtype), mesh) for path, x in frozen.items()}
 
 
 def _shape(config: ConfigDict, model: Any) -> tuple[Shape, int]:

@@ -1,6 +1,6 @@
-"""Arrays and models as shapes with places on a mesh, as the engines have them; nothing is allocated."""
+"""Programs, arrays and models as shapes with shardings on a mesh, as the engines have them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,29 @@ import jax.numpy as jnp
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build, quantized
 from tempo_jax.models.config import DecoderConfig
+from tempo_jax.models.decoder import Decoder
 from tempo_jax.plan.memory import shard_bytes
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import param_sharding
 from tempo_jax.tasks import flops
+
+
+class Program(NamedTuple):
+    """A jitted function and its arguments as shapes with places; nothing is allocated."""
+
+    name: str
+    function: Any  # jax.jit's
+    args: tuple
+    kwargs: dict
+    flops: float  # analytic model FLOPs of one run on the whole mesh
+    tokens: int  # of the LLM (a training step, prefill, decode) or of the compressor (its chunks)
+    runs: float  # of it per training step, or per hour-long video and question
+    labels: float = 1.0  # share of the loss's chunks of labels that have any: the others are skipped
+    floor_bytes: float = 0.0  # that a chip has to read from HBM, whatever the program does
+    beside_bytes: float = 0.0  # weights that lie in a chip's HBM meanwhile and are not among args
+
+    def lower(self):
+        return self.function.lower(*self.args, **self.kwargs)
 
 
 def place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
@@ -75,3 +94,16 @@ def after(config: DecoderConfig, rows: int, prefix: int, length: int) -> float:
     weights, scores = flops.decoder(config, rows, length)
     heads = config.num_heads * config.head_dim
     return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
+
+
+def decode_step(mesh, llm: Decoder, state: generate.Generation, seen: int, runs: int, **options) -> Program:
+    """After a prefill that left `state`. seen: tokens of the prompt that a layer sees, mean over layers.
+
+    Its floor is what a token cannot be made without reading: weights and caches.
+    """
+    config = llm.config
+    state = generation(mesh, state, config)
+    floor = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
+    needed = after(config, 1, seen, 1) + 2.0 * config.hidden_size * config.vocab_size
+    args = (llm, state, shape(mesh, (), "int32"), sampling(mesh))
+    return Program("decode step", generate.advance, args, options, needed, 1, runs, floor_bytes=floor)

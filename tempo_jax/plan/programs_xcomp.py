@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.models.config import PRESETS, XCompConfig
-from tempo_jax.plan import decode, shapes
-from tempo_jax.plan.programs import Program
+from tempo_jax.plan import abstract
+from tempo_jax.plan.abstract import Program
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.xcomp import cost, frame_selection, token_compression
@@ -29,9 +29,9 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
 
     Clips are seen once per alignment that scoring needs and once more as they are kept.
     """
-    model = shapes.model(PRESETS[config.model], config.dtype, mesh)
+    model = abstract.model(PRESETS[config.model], config.dtype, mesh)
     for program in _programs(config, model, mesh):
-        yield program._replace(beside_bytes=shapes.beside(model, program.args))
+        yield program._replace(beside_bytes=abstract.beside(model, program.args))
 
 
 def _programs(config: ConfigDict, model, mesh) -> Iterator[Program]:
@@ -42,8 +42,8 @@ def _programs(config: ConfigDict, model, mesh) -> Iterator[Program]:
     alignments = len({start % preset.clip_frames for start in starts})
     yield _vision(config, preset, model, mesh, alignments * sampled + kept)
     suffix = buckets.multiple(SUFFIX, buckets.ROW)
-    scalar = shapes.shape(mesh, (), jnp.int32)
-    text = (shapes.shape(mesh, (PREFIX,), jnp.int32), shapes.shape(mesh, (suffix,), jnp.int32), scalar)
+    scalar = abstract.shape(mesh, (), jnp.int32)
+    text = (abstract.shape(mesh, (PREFIX,), jnp.int32), abstract.shape(mesh, (suffix,), jnp.int32), scalar)
     if starts:
         yield _scoring(preset, model, mesh, engine.Prompt(*text), sampled, len(starts))
     yield from _llm(config, preset, model, mesh, engine.Prompt(*text), kept)
@@ -51,7 +51,7 @@ def _programs(config: ConfigDict, model, mesh) -> Iterator[Program]:
 
 def _pool(preset: XCompConfig, model, mesh, frames: int):
     bucket = buckets.bucket(frames, FRAMES) * preset.frame_tokens
-    return shapes.shape(mesh, (bucket, preset.llm.hidden_size), model.llm.embed.embedding.dtype)
+    return abstract.shape(mesh, (bucket, preset.llm.hidden_size), model.llm.embed.embedding.dtype)
 
 
 def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
@@ -59,8 +59,8 @@ def _vision(config, preset: XCompConfig, model, mesh, frames: int) -> Program:
     clips = (
         max(1, config.ask.chunk_segments // 2) * (frame_selection.GRAIN // preset.clip_frames) * shards
     )  # as load
-    pixels = shapes.shape(mesh, (clips, preset.clip_frames, size, size, 3), jnp.uint8, SEGMENTS)
-    args = (model, _pool(preset, model, mesh, config.ask.frames), pixels, shapes.shape(mesh, (), jnp.int32))
+    pixels = abstract.shape(mesh, (clips, preset.clip_frames, size, size, 3), jnp.uint8, SEGMENTS)
+    args = (model, _pool(preset, model, mesh, config.ask.frames), pixels, abstract.shape(mesh, (), jnp.int32))
     flops = clips * sum(cost.vision_flops(preset.vision, preset.clip_frames))
     tokens = clips * preset.clip_frames * preset.frame_tokens
     width = preset.llm.hidden_size
@@ -72,7 +72,7 @@ def _scoring(preset: XCompConfig, model, mesh, prompt: engine.Prompt, sampled: i
     """The LLM's layers up to the last one that scores; attention of the question is not counted."""
     frames, layers = frame_selection.chunk_frames(sampled, frame_selection.LOCAL), range(*preset.score_layers)
     plan = schedule.plan(preset.compression, preset.llm.num_layers, preset.frame_tokens)
-    scalar = shapes.shape(mesh, (), jnp.int32)
+    scalar = abstract.shape(mesh, (), jnp.int32)
     args = (
         model, _pool(preset, model, mesh, sampled), scalar, scalar, prompt, Question(scalar, scalar, scalar)
     )  # fmt: skip
@@ -89,18 +89,18 @@ def _llm(config, preset: XCompConfig, model, mesh, prompt: engine.Prompt, kept: 
     text = prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0]
     room = token_compression.Room(text, buckets.bucket(kept, FRAMES))
     plan = schedule.plan(preset.compression, preset.llm.num_layers, preset.frame_tokens)
-    scalar = shapes.shape(mesh, (), jnp.int32)
+    scalar = abstract.shape(mesh, (), jnp.int32)
     options = {"greedy": True, "eos": preset.eos_ids}
     capacity = buckets.bucket(config.ask.new_tokens, buckets.NEW_TOKENS)
     sizes = options | {"room": room, "plan": plan, "capacity": capacity}
-    args = (model, _pool(preset, model, mesh, kept), scalar, prompt, shapes.sampling(mesh))
+    args = (model, _pool(preset, model, mesh, kept), scalar, prompt, abstract.sampling(mesh))
     flops = cost.prefill_flops(preset, text, room.frames)
     tokens = room.length(preset.frame_tokens)
     yield Program("prefill", engine.prefill, args, sizes, flops, tokens, 1)
 
     prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
     seen = int(np.mean([room.length(count) for count in plan.tokens[1:]]))
-    penalty = {"repetition_penalty": shapes.shape(mesh, (), jnp.float32)}
-    yield decode.step(
+    penalty = {"repetition_penalty": abstract.shape(mesh, (), jnp.float32)}
+    yield abstract.decode_step(
         mesh, model.llm, prefilled.generation, seen, config.ask.new_tokens, **options, **penalty
     )
