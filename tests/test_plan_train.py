@@ -6,7 +6,7 @@ import pytest
 from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import config_files, programs, programs_train
+from tempo_jax.plan import config_files, programs
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS
 from tempo_jax.training import run
@@ -48,7 +48,7 @@ def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     shape = Shape(2, 96, 2, 1, (40, 48))
     talk = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a ball"}]
     made = TASKS["xcomp"].collate([Sample(tiny.moving(16), 2.0, talk)], tokenizer, tiny.MICRO, shape)
-    planned = programs_train._xcomp(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
+    planned = TASKS["xcomp"].abstract_batch(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
     for name, ours, theirs in zip(made._fields, planned, made, strict=True):
         assert (ours.shape, ours.dtype) == ((1, *theirs.shape), theirs.dtype), name
     config = config_files.read_config("configs/xcomp_2b_sct.py", ["model=demo"])

@@ -78,7 +78,7 @@ def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
     calls = []
     see = steps.see
     monkeypatch.setattr(
-        frames_module.programs, "see", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
+        frames_module.steps, "see", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
     )
     opened = system.open(tiny.moving(64), fps=4.0)
     opened.read()

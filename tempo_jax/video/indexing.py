@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.video import clock, declared, pictures
+from tempo_jax.video import clock, declared, decode, pictures
 from tempo_jax.video.clock import NO_TIME, Timeline
 from tempo_jax.video.containers import (
     INTRA_ONLY,
@@ -26,6 +26,7 @@ from tempo_jax.video.containers import (
     packets,
     video_stream,
 )
+from tempo_jax.video.file_index import VideoIndex
 
 MISSING_SECONDS = 0.5  # less than this is rounding in the container's duration
 JOINT_PACKETS = 4  # around a jump, which may look broken as the packets before are not theirs
@@ -36,53 +37,6 @@ PROBED_FRAMES = 16  # decoded where packets claim an order that nothing shows
 PRESENTATION_TIMES = {"mov", "mp4", "matroska", "webm", "mpegts", "mpeg", "flv", "gif", "nut"}
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclasses.dataclass
-class VideoIndex:
-    """A file's pictures in presentation order.
-
-    Attributes:
-      path: the file.
-      stream: number of the video stream.
-      pts: int64 [T] as the decoder stamps the pictures, in units of the stream's time base; may repeat or
-        step back. None where the decoder does not stamp them: then pictures are known by counting.
-      keyframes: int64 numbers of pictures that decoding can start from, ascending.
-      timeline: when each picture is shown, from the first one on.
-      start_seconds: of the first picture on the file's clock; 0 where the file starts with it.
-      pixel_aspect: width of a pixel over its height.
-      cut_into: whether the file may begin within a group of pictures.
-      leading: packets at the file's start that give no picture, as what they refer to is not there.
-      skippable: whether packets of unwanted pictures may be left undecoded.
-      warnings: sentences for the user.
-    """
-
-    path: Path
-    stream: int
-    pts: np.ndarray | None
-    keyframes: np.ndarray
-    timeline: Timeline
-    start_seconds: float = 0.0
-    pixel_aspect: float = 1.0
-    cut_into: bool = False
-    leading: int = 0
-    skippable: bool = True
-    warnings: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def total_frames(self) -> int:
-        return len(self.timeline.seconds)
-
-    def drop_leading(self, count: int) -> None:
-        """Takes the first `count` pictures out: none of them can be decoded."""
-        seconds = self.timeline.seconds[count:]
-        shift = float(seconds[0])
-        self.pts = self.pts[count:]
-        self.keyframes = self.keyframes[self.keyframes >= count] - count
-        self.start_seconds += shift
-        duration = self.timeline.duration - shift
-        self.timeline = dataclasses.replace(self.timeline, seconds=seconds - shift, duration=duration)
-        self.leading += count
 
 
 @dataclasses.dataclass
@@ -253,8 +207,6 @@ def _from_packets(
 
 def _shown_in_order(index: VideoIndex) -> bool:
     """Whether the first pictures come out of the decoder in the order of their times."""
-    from tempo_jax.video import decode
-
     with contextlib.closing(decode.FrameReader(index, *np.zeros((2, 0), np.int64))) as reader:
         frames = itertools.islice(reader.every_frame(), PROBED_FRAMES)
         stamps = [frame.pts for frame in frames]
@@ -307,8 +259,6 @@ def _filled(times: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Progress | None) -> VideoIndex:
     """The index by decoding the file once."""
-    from tempo_jax.video import decode
-
     index = VideoIndex(path, stream.index, None, np.zeros(0, np.int64), clock.constant(len(scan.pts), 1.0))
     index.skippable = False
     stamps = array("q")
