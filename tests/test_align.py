@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.data.batch_packing import Shape
-from tempo_jax.data.minireel.source import EvidenceSource
+from tempo_jax.data.minireel.sources import EvidenceSource
 from tempo_jax.models import build
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS

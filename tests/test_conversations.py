@@ -6,8 +6,7 @@ import pytest
 
 import tempo_jax
 from tempo_jax.prompts import LLM_SYSTEM, Message
-from tempo_jax.runtime.detokenize import TextStream
-from tempo_jax.runtime.session import Turn
+from tempo_jax.runtime.session import TextStream, Turn
 from tempo_jax.xcomp import layout as xcomp_prompts
 from tests.serving import REPO
 

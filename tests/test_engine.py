@@ -13,7 +13,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
 from tempo_jax.runtime import buckets, generate, prefetch
-from tempo_jax.runtime.detokenize import TextStream
+from tempo_jax.runtime.session import TextStream
 from tempo_jax.tempo import steps
 from tests import systems
 from tests.systems import recorded_frames, relative

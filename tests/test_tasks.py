@@ -18,9 +18,8 @@ from tempo_jax.data import minireel
 from tempo_jax.data.batch_packing import Shape, rows_of
 from tempo_jax.data.minireel import segments, texts
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.source import NOTE, EvidenceSource
-from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, ToldSource
+from tempo_jax.data.minireel.sources import NOTE, EvidenceSource, SnippetSource
+from tempo_jax.data.minireel.text_sources import NO_FRAMES, NotedSource, ToldSource
 from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.models import build

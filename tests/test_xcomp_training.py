@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.data.batch_packing import Shape, choose
-from tempo_jax.data.minireel.told import told
+from tempo_jax.data.minireel.text_sources import told
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.sources import open_source
 from tempo_jax.data.subset import Subset

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.source import EvidenceSource, MinireelSource
-from tempo_jax.data.minireel.told import NotedSource, ToldSource
+from tempo_jax.data.minireel.sources import EvidenceSource, MinireelSource, SnippetSource
+from tempo_jax.data.minireel.text_sources import NotedSource, ToldSource
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError

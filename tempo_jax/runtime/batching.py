@@ -14,8 +14,7 @@ import numpy as np
 
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.buckets import power_of_two
-from tempo_jax.runtime.detokenize import TextStream
-from tempo_jax.runtime.session import STREAM_TOKENS, OpenVideo, Turn
+from tempo_jax.runtime.session import STREAM_TOKENS, OpenVideo, TextStream, Turn
 
 
 @dataclasses.dataclass

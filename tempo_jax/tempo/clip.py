@@ -12,12 +12,11 @@ import numpy as np
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import batching, buckets, generate
-from tempo_jax.runtime.detokenize import finished_text
+from tempo_jax.runtime.buckets import ProgramCache
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
-from tempo_jax.runtime.program_cache import ProgramCache
 from tempo_jax.runtime.results import Answer, Inspection, Segment
-from tempo_jax.runtime.session import OpenVideo, Progress, System, Turn, checked, timings
+from tempo_jax.runtime.session import OpenVideo, Progress, System, Turn, checked, finished_text, timings
 from tempo_jax.tempo import layout, steps
 from tempo_jax.tempo.options import Options
 

@@ -12,9 +12,8 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import buckets, generate
-from tempo_jax.runtime.detokenize import finished_text
 from tempo_jax.runtime.results import Answer, Inspection
-from tempo_jax.runtime.session import OpenVideo, Progress, System, checked, timings
+from tempo_jax.runtime.session import OpenVideo, Progress, System, checked, finished_text, timings
 from tempo_jax.xcomp import frame_selection, layout, steps
 from tempo_jax.xcomp.frames import Frames, frame_scores
 from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options

@@ -10,9 +10,9 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.runtime import buckets
+from tempo_jax.runtime.buckets import ProgramCache
 from tempo_jax.runtime.placement import SEGMENTS
 from tempo_jax.runtime.prefetch import prefetch
-from tempo_jax.runtime.program_cache import ProgramCache
 from tempo_jax.runtime.session import System
 from tempo_jax.xcomp import frame_selection, layout, steps
 from tempo_jax.xcomp.frame_selection import FrameScores, Question, Windows

@@ -1,6 +1,8 @@
-"""minireel as training data: whole reels with questions, and a few segments with notes of them.
+"""minireel as training data: whole reels with questions, segments with notes of them, and two-frame clips.
 
-Frames are rendered when a batch is made of them, at the size the model sees; nothing lies on disk.
+Frames are rendered when a batch is made of them, at the size the model sees; nothing lies on disk. A
+two-frame clip (a glimpse) is a single temporal slice, a quarter of a segment, and costs about a quarter:
+with its caption it is the first and cheapest phase of training a small VLM.
 """
 
 import dataclasses
@@ -8,15 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tempo_jax import prompts
 from tempo_jax.data import minireel
 from tempo_jax.data.minireel import generate
-from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
-from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.questions import draw_question
+from tempo_jax.data.minireel.questions import check_forms, check_names, draw_form, draw_question, turns
 from tempo_jax.data.minireel.reel import Reel
-from tempo_jax.data.minireel.segments import contrast
+from tempo_jax.data.minireel.segments import PerReel, caption_of, contrast
+from tempo_jax.data.minireel.text_sources import description, noted, told_of
 from tempo_jax.data.minireel.texts import QUESTIONS
-from tempo_jax.data.minireel.told import description, noted, told_of
+from tempo_jax.data.minireel.world import Spec
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
@@ -173,3 +175,47 @@ def about(
         real_fps=real_fps(len(chosen), total, spec.fps, sample_fps),
         conversation=[first, *conversation[1:]],
     )
+
+
+FRAMES = 2
+_EVENTFUL = 0.6  # share of the glimpses that show an event
+
+
+@dataclasses.dataclass(frozen=True)
+class SnippetSource(PerReel):
+    """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels.
+
+    picture: of a glimpse the first frame alone, as an image, for task "xcomp".
+    """
+
+    size: int = 64
+    picture: bool = False
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = generate.generator(self.split, index, 4)
+        spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
+        first = _first_frame(spec, rng)
+        frames = Reel(spec, ()).frames([first, first + 1][: 1 if self.picture else FRAMES])
+        shown = "<image>\n" if self.picture else ""
+        conversation = (
+            {"from": "human", "value": shown + prompts.DEFAULT_QUESTION},
+            {
+                "from": "gpt",
+                "value": caption_of(spec, (first + 0.5) / spec.fps, spec.event_at(first / spec.fps)),
+            },
+        )
+        return Sample(frames, None if self.picture else spec.fps, conversation, first / spec.fps)
+
+
+def _first_frame(spec: Spec, rng: np.random.Generator) -> int:
+    """Of two frames on the same side of every cut: both show one scene, and one event or none."""
+    while True:
+        if rng.random() < _EVENTFUL:
+            event = spec.events[rng.integers(len(spec.events))]
+            first = int(rng.integers(int(event.start * spec.fps), int(event.end * spec.fps) + 1))
+        else:
+            first = int(rng.integers(spec.num_frames - 1))
+        now, then = first / spec.fps, (first + 1) / spec.fps
+        same = spec.event_at(now) is spec.event_at(then) and spec.scene_at(now) is spec.scene_at(then)
+        if first + 1 < spec.num_frames and same:
+            return first

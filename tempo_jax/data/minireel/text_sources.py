@@ -17,11 +17,9 @@ from functools import partial
 import numpy as np
 
 from tempo_jax.data.minireel import generate
-from tempo_jax.data.minireel.forms import check_forms, check_names, draw_form, turns
-from tempo_jax.data.minireel.per_reel import PerReel
-from tempo_jax.data.minireel.questions import Question, also_told
+from tempo_jax.data.minireel.questions import Question, also_told, check_forms, check_names, draw_form, turns
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import Segment, caption, caption_of, evidence, tells
+from tempo_jax.data.minireel.segments import PerReel, Segment, caption, caption_of, evidence, tells
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.data.samples import Sample
