@@ -215,7 +215,7 @@ def test_groups_in_all_their_notations(text, group):
 def test_every_chip_is_whole():
     for name, chip in chips.CHIPS.items():
         assert 0.6 < chip.ceiling <= 1, name
-        assert chip.peak in flops.PEAK.values(), f"{name} and training.flops disagree"
+        assert chip.peak in flops.PEAK.values(), f"{name} and tasks.flops disagree"
         shape = "x".join(["2"] * chip.axes)
         assert topology.parse(f"{name}:{shape}").devices == 2**chip.axes * chip.per_chip
 

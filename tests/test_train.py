@@ -358,7 +358,7 @@ def test_flops_agree_with_the_compiler(monkeypatch):
 
 
 def test_logits_count_in_the_chunks_that_have_labels():
-    """loss.cross_entropy makes them chunk by chunk as long as any row has labels."""
+    """losses.cross_entropy makes them chunk by chunk as long as any row has labels."""
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1

@@ -71,7 +71,7 @@ class _Run(NamedTuple):
 
 
 def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
-    """labels: share of the runs of a conditional that take its expensive branch (loss.cross_entropy)."""
+    """labels: share of the runs of a conditional that take its expensive branch (losses.cross_entropy)."""
     runs = list(_walk(module, module.entry, 1.0, labels))
     turning = [run for run in runs if run.turning]
     if not turning:

@@ -71,7 +71,7 @@ def decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -
 
 
 def positions_with_logits(labels: Any) -> int:
-    """As loss.cross_entropy makes them: in chunks as long as any row has labels; all, of a mere shape."""
+    """As losses.cross_entropy makes them: in chunks as long as any row has labels; all, of a mere shape."""
     micro, rows, length = labels.shape
     chunk = min(CHUNK, length)
     if not isinstance(labels, np.ndarray):

@@ -1,4 +1,4 @@
-"""`Clip`: one opened video, and the way a question about it takes through the programs."""
+"""`Clip`: one opened video, and the way a question about it takes through the jitted steps."""
 
 import dataclasses
 import time

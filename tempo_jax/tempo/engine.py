@@ -104,7 +104,7 @@ class Tempo:
     ) -> Any:
         """What `open` and `ask` take in place of a video: its segments that `selector`, an XComp, finds best.
 
-        Arguments as in `ask`; before_tempo.choose has more.
+        Arguments as in `ask`; xcomp_selector.choose has more.
         """
         from tempo_jax.hybrid import xcomp_selector
         from tempo_jax.xcomp import engine

@@ -31,10 +31,10 @@ def default() -> ConfigDict:
     """All fields with their types; a field that is not here is a mistake."""
     config = ConfigDict()
     config.seed = 0
-    config.task = "tempo"  # training.tasks.TASKS
+    config.task = "tempo"  # tasks.TASKS
     config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
 
-    config.compression = ""  # task xcomp: a name in xcomp.schedule.VARIANTS; empty: as the model has it
+    config.compression = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
@@ -58,7 +58,7 @@ def default() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.shards = 1  # independent parts of the global batch, whoever builds them
     config.batch.micro_batches = 1  # whose gradients are added up
-    # Of one shard's one micro-batch (data.collate.Shape):
+    # Of one shard's one micro-batch (batch_packing.Shape):
     config.batch.pool = 16
     config.batch.row_length = 768
     config.batch.conversations = 1

@@ -29,7 +29,7 @@ FINISHED, PREEMPTED = "finished", "preempted"
 def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | None = None) -> str:
     """Trains until config.steps and writes workdir/model; FINISHED, or PREEMPTED after SIGTERM.
 
-    make_batches: makes the iterator of batches; data.pipeline.Batches. TempoError for anything a user
+    make_batches: makes the iterator of batches; tasks.Batches. TempoError for anything a user
     can mend. Every process of a distributed run calls it.
     """
     if make_batches is None:

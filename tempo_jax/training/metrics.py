@@ -59,7 +59,7 @@ class Meter:
         skipped: int,
         stats: Mapping[str, Any],
     ) -> dict:
-        """All values of one line, and a new start. stats: of data.pipeline.Batches.
+        """All values of one line, and a new start. stats: of tasks.Batches.
 
         Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
         rates are means over the steps counted since the last line, None where there are none.

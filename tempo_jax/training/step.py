@@ -63,7 +63,7 @@ def make_step(
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
     models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
-    (pool.take).
+    (embeddings.take).
     """
     summed = _summed(config, task, dtype, remat, shards)
 

@@ -1,4 +1,4 @@
-"""`Clip`: one opened video, and the way a question about it takes through XComp's programs."""
+"""`Clip`: one opened video, and the way a question about it takes through XComp's jitted steps."""
 
 import dataclasses
 import time

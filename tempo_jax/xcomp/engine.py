@@ -1,4 +1,4 @@
-"""`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
+"""`XComp`: a loaded model that answers questions about videos, with `tempo.engine.Tempo`'s interface."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
