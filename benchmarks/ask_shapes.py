@@ -114,7 +114,7 @@ def ours(args) -> dict:
 def pytorch(args) -> dict:
     import torch
 
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
     from tests import torch_reference as reference
 
     preset = PRESETS[args.model]

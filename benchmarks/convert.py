@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.convert_memory import disk, generate
-from tempo_jax.models import config as cfg
+from tempo_jax.models import presets as cfg
 
 QWEN3_06B = dataclasses.replace(
     cfg.QWEN3_4B, hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16

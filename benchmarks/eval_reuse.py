@@ -22,7 +22,7 @@ import tempo_jax
 from tempo_jax import checkpoint
 from tempo_jax.data.minireel import tokenizer
 from tempo_jax.models import build
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
 from tempo_jax.runtime.session import Turn
 from tempo_jax.tempo import steps
 from tempo_jax.tempo.options import Options

@@ -60,7 +60,7 @@ def pipeline(tokenizer, sources=(RENDERED,), **changes):
     """A stream of batches for the demo model, closed on leaving."""
     from ml_collections import ConfigDict
 
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
     from tempo_jax.tasks import Batches
 
     data = {"sources": sources, "window": 64, "threads": 1, "workers": 0} | changes
@@ -73,7 +73,7 @@ def prepared(folder: Path) -> list[dict]:
     from tempo_jax.data.builders import Minireel
     from tempo_jax.data.preparation import Settings
     from tempo_jax.data.prepare import prepare
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
 
     settings = Settings(PRESETS["demo"].video)
     for seconds in SECONDS:
@@ -150,7 +150,7 @@ def get_config(path: Path):
 
 def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
     """Padding of one data shard of a training config whose data are there."""
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
     from tempo_jax.prompts import Tokenizer
     from tempo_jax.tasks import Batches
     from tempo_jax.training import start
@@ -169,7 +169,7 @@ def of_stages(batches: int) -> None:
     """Padding of the stages of Tempo-6B under ASSUMED lengths; their data need not be there."""
     from tempo_jax.data import batch_packing, demo_tokenizer
     from tempo_jax.data.batch_packing import Shape
-    from tempo_jax.models.config import TEMPO_6B
+    from tempo_jax.models.presets import TEMPO_6B
     from tempo_jax.prompts import Tokenizer
     from tempo_jax.tasks import TASKS
 

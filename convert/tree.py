@@ -10,7 +10,8 @@ import sys
 from typing import Any
 
 from convert import mapping
-from tempo_jax.models.config import KINDS, PRESETS
+from tempo_jax.models.config import KINDS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.utils import command_line
 
 MADE_OF = {

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
 from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.serve.events import Done, Failed
 from tempo_jax.serve.limits import Limits

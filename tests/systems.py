@@ -10,7 +10,8 @@ import numpy as np
 
 from convert import mapping
 from examples.tiny_reference import tensor
-from tempo_jax.models.config import QWEN_IDS, TINY
+from tempo_jax.models.config import QWEN_IDS
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
 from tempo_jax.tempo.engine import Tempo

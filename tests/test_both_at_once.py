@@ -15,9 +15,9 @@ from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
 from tempo_jax.hybrid import lp_comp_for_tempo, xcomp_selector
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.presets import XCOMP_TINY
 from tempo_jax.models.prompt_packing import pack
 from tempo_jax.runtime.session import Turn
 from tempo_jax.tempo.engine import Tempo

@@ -8,7 +8,7 @@ import pytest
 
 from tempo_jax.data.batch_packing import Shape, too_long
 from tempo_jax.data.sources import open_source
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.tasks import TASKS
 from tempo_jax.training import config as configs
 

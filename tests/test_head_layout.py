@@ -10,9 +10,9 @@ from flax import nnx
 
 from tempo_jax import sharding
 from tempo_jax.models import decoder, rope
-from tempo_jax.models.config import TINY
 from tempo_jax.models.kernels import attention, qk_norm_rope, splash
 from tempo_jax.models.layers import RMSNorm
+from tempo_jax.models.presets import TINY
 
 SIZE = qk_norm_rope.LANES
 

@@ -16,7 +16,8 @@ from tempo_jax.data.preparation import Settings
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY, VideoConfig
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS, Batches
 from tests import memory_data

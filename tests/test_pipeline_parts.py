@@ -13,7 +13,7 @@ from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.samples import TooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS, svlm
 from tempo_jax.tasks.tempo import collate

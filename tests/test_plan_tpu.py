@@ -11,8 +11,8 @@ from flax import nnx
 
 from tempo_jax import sharding
 from tempo_jax.models import layers
-from tempo_jax.models.config import TEMPO_6B
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
+from tempo_jax.models.presets import TEMPO_6B
 from tempo_jax.plan import abstract, chips, compile, config_files, search, topology
 from tempo_jax.runtime import generate
 from tempo_jax.training import run

@@ -22,7 +22,8 @@ from tempo_jax.data.readers.turns import conversation
 from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.data.samples import TooLong
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY, VideoConfig
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks.tempo import collate

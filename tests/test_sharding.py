@@ -12,7 +12,7 @@ from convert import mapping
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models import config as cfg
+from tempo_jax.models import presets as cfg
 from tempo_jax.models.embeddings import take
 from tempo_jax.utils.tree import flatten, nest
 

@@ -23,7 +23,7 @@ from tempo_jax.data.minireel.text_sources import NO_FRAMES, NotedSource, ToldSou
 from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_DEMO
+from tempo_jax.models.presets import XCOMP_DEMO
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS
 from tempo_jax.tasks.tempo import collate

@@ -20,9 +20,9 @@ import tempo_jax
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.models import build
-from tempo_jax.models.config import TINY
 from tempo_jax.models.kernels import attention
 from tempo_jax.models.layers import REMAT
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.tasks import TASKS, Batches, losses, tempo

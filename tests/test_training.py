@@ -12,8 +12,8 @@ from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models.config import TINY
 from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.resize import resize_video
 from tempo_jax.tasks.losses import cross_entropy
 from tempo_jax.tasks.tempo import collate, loss

@@ -9,7 +9,7 @@ from tempo_jax import sharding
 from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks.tempo import collate
 from tempo_jax.training import groups, optimiser, step

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks.llm import Batch
 from tempo_jax.training import config as configs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_2B, XCOMP_TINY
+from tempo_jax.models.presets import XCOMP_2B, XCOMP_TINY
 from tempo_jax.xcomp import cost, token_compression
 from tempo_jax.xcomp.token_compression import VARIANTS, plan
 

@@ -7,7 +7,7 @@ import pytest
 
 from convert import mapping
 from tempo_jax.models import build, umt
-from tempo_jax.models.config import XCOMP_TINY
+from tempo_jax.models.presets import XCOMP_TINY
 from tempo_jax.tasks import xcomp
 from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import layout, token_compression

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY, LPCompConfig
+from tempo_jax.models.config import LPCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.presets import XCOMP_TINY
 from tempo_jax.runtime import generate
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.token_compression import VARIANTS, plan

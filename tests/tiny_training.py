@@ -53,7 +53,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def architecture(vocabulary: int):
-    from tempo_jax.models.config import TINY
+    from tempo_jax.models.presets import TINY
 
     small = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
     decoder = {**small, "num_kv_heads": 2, "num_layers": 2, "vocab_size": vocabulary}

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
+from tempo_jax.models import presets
 from tempo_jax.utils import command_line, folders
 from tempo_jax.utils.paths import local
 from tempo_jax.utils.text import count
@@ -41,7 +42,7 @@ FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
 WHOLE = (models.TempoConfig, models.XCompConfig)
-MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, WHOLE))
+MODELS = tuple(name for name, config in presets.PRESETS.items() if isinstance(config, WHOLE))
 
 
 def prepare(
@@ -190,7 +191,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompConfig, Path | None]:
     """The model's architecture and, of a checkpoint, the folder of its tokenizer."""
     if args.checkpoint is None:
-        return models.PRESETS[args.model or "tempo-6b"], None
+        return presets.PRESETS[args.model or "tempo-6b"], None
     if args.model:
         raise TempoError("--model and --checkpoint exclude each other: leave one out.")
     from tempo_jax import checkpoint

@@ -20,7 +20,8 @@ def of(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[P
 
 
 def _kind(config: ConfigDict) -> Any:
-    from tempo_jax.models.config import PRESETS, TempoConfig, XCompConfig
+    from tempo_jax.models.config import TempoConfig, XCompConfig
+    from tempo_jax.models.presets import PRESETS
     from tempo_jax.plan import programs_tempo, programs_train, programs_xcomp
 
     if "ask" not in config:

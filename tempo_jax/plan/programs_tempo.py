@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax.models.config import PRESETS, TempoConfig
+from tempo_jax.models.config import TempoConfig
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.models.vision import grid_of, output_tokens

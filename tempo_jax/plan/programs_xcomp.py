@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tempo_jax.models.config import PRESETS, XCompConfig
+from tempo_jax.models.config import XCompConfig
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.plan import abstract
 from tempo_jax.plan.abstract import Program
 from tempo_jax.runtime import buckets

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.plan import compile, report, topology
 from tempo_jax.plan.topology import Topology
 from tempo_jax.tasks import TASKS

@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.tasks import TASKS
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.loggers import LOGGERS
@@ -32,7 +32,7 @@ def default() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.task = "tempo"  # tasks.TASKS
-    config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
+    config.model = ""  # a name in models.presets.PRESETS; empty: the architecture of init.checkpoint
 
     config.compression = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
 

@@ -19,7 +19,8 @@ from tempo_jax.data import demo_tokenizer
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
+from tempo_jax.models.config import KINDS, SpecialIds, TempoConfig
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.tasks import TASKS
