@@ -1,13 +1,4 @@
-"""TFDS builders of prepared data sets: `Llava` and `Minireel`, in array_record, without TensorFlow.
-
-    builder = Llava(source="data.jsonl", media="media", data_dir="prepared", workers=8)
-    builder.download_and_prepare()
-    builder.as_data_source("train")[0], builder.skipped
-
-`tempo_jax.data.prepare` is the command around them; `tempo_jax.data.records.open_prepared` reads.
-
-Jobs go through worker processes, and their examples into shards in order (`Preparing`).
-"""
+"""What the builders share: jobs go through worker processes, and their examples into shards in order."""
 
 import collections
 import concurrent.futures
@@ -15,22 +6,17 @@ import dataclasses
 import functools
 import hashlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tempo_jax.data import examples, minireel, readers
-from tempo_jax.data.minireel.reel import reel_records
 from tempo_jax.data.preparation import BadSample, Limit, Settings, Skipped
-from tempo_jax.data.records import FORMAT, SPLIT, EncodedFrames, features, to_example
+from tempo_jax.data.records import FORMAT, SPLIT, EncodedFrames, features
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.progress import Reporter
-from tempo_jax.video import real_fps, sample_indices
 
 # Few enough that a reader may keep all of a set's files open, many enough to copy them in parallel.
 JOBS_PER_SHARD, MOST_SHARDS = 256, 256
@@ -163,87 +149,3 @@ def in_order(task: Callable[[Any], Outcomes], jobs: Sequence[Any], workers: int)
 def _leave_interrupts() -> None:
     """Ctrl-C reaches the whole group; the first process ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class Llava(Preparing):
-    """Records of any format (tempo_jax.data.readers) with their pictures and videos."""
-
-    def __init__(
-        self,
-        *,
-        source: str | os.PathLike,
-        media: str | os.PathLike | None = None,
-        settings: Settings | None = None,
-        form: str = readers.AUTO,
-        **kwargs: Any,
-    ):
-        """`source`: a file or folder of readers.read, in the format `form`.
-
-        `media`: the folder its names are relative to (default: its own).
-        `kwargs`: those of Preparing and of tfds builders. TempoError where a file or folder is missing.
-        """
-        source, settings = Path(source), settings or Settings()
-        data = readers.read(source, media, form)
-        task = examples.Preparer(data.sources, settings)
-        origin = {"source": source.name, "format": form}
-        super().__init__(jobs=data.entries, task=task, origin=origin, settings=settings, **kwargs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preparer:
-    """Index of a reel -> its examples; can be sent to another process."""
-
-    split: str
-    forms: tuple[str, ...]
-    kinds: tuple[str, ...]
-    options: dict[str, Any]  # of minireel.make
-    settings: Settings
-
-    def __call__(self, index: int) -> list[dict[str, Any]]:
-        settings = self.settings
-        reel = minireel.make(self.split, index, **self.options)
-        total, rate = reel.spec.num_frames, reel.spec.fps
-        indices = sample_indices(total, rate, settings.fps, settings.min_frames, settings.max_frames)
-        frames = settings.encode(minireel.render(reel.spec, int(i)) for i in indices)
-        fps = real_fps(len(indices), total, rate, settings.fps)
-        examples = []
-        for record in reel_records(reel, self.forms, self.kinds):
-            human, *rest = record["conversations"]
-            human = human | {"value": human["value"].replace("<video>", "<image>", 1)}
-            examples.append(to_example(record["id"], "video", [human, *rest], frames, fps))
-        return examples
-
-
-class Minireel(Preparing):
-    """Questions about `count` reels of a split; every question has its reel's frames with it."""
-
-    def __init__(
-        self,
-        *,
-        split: str,
-        count: int,
-        start: int = 0,
-        seconds: float | None = None,
-        size: int = 96,
-        fps: float = 2.0,
-        forms: Sequence[str] = ("choice",),
-        kinds: Sequence[str] = minireel.KINDS,
-        settings: Settings | None = None,
-        **kwargs: Any,
-    ):
-        """`fps`: of the recordings, `start`: index of the first; otherwise as in minireel.records.
-
-        `kwargs`: those of Preparing and of tfds builders. TempoError for a value out of range.
-        """
-        settings = settings or Settings()
-        options = {"seconds": seconds, "size": size, "fps": fps}
-        sampling = {"sample_fps": settings.fps, "max_frames": settings.max_frames}
-        chosen = {"forms": forms, "kinds": kinds, **options, **sampling}
-        next(minireel.records(split, 1, start=start, **chosen), None)  # a mistake shows before any work
-        super().__init__(
-            jobs=range(start, start + count),
-            task=Preparer(split, tuple(forms), tuple(kinds), options | sampling, settings),
-            origin={"minireel": split, "count": count, "start": start} | options | {"forms": list(forms)},
-            settings=settings,
-            **kwargs,
-        )
