@@ -202,9 +202,9 @@ def describe(
 
 
 def lay_out(params: Path) -> None:
-    """Makes of what Orbax v1 has just saved the folder that all of Orbax opens: the tree itself, without a name.
+    """Makes what Orbax v1 has saved into what all of Orbax opens: the folder of a tree without a name.
 
-    v0's checkpointers (`StandardCheckpointer().restore(params)`) know trees without a name only; v1 finds out.
+    v0's checkpointers (`StandardCheckpointer().restore(params)`) know no other; v1 sees which it is.
     """
     named = params / _NAMED
     metadata = json.loads((params / _METADATA).read_text(encoding="utf-8"))
