@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from torch.nn import functional as F
+from transformers.initialization import no_init_weights
 
 from convert import hf_config, mapping, overlays
 from convert.safetensors_io import Reader
@@ -69,7 +70,8 @@ def rounded(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def _part(kind: type, config: Any, state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """A transformers model with the tensors of its names among `state`."""
     config._attn_implementation = "eager"
-    model = kind(config).float().eval()
+    with no_init_weights():  # all of them are given
+        model = kind(config).float().eval()
     missing = model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     tied = {mapping.HEAD} if config.tie_word_embeddings or kind is _VL else set()
     if set(missing.missing_keys) - tied:
