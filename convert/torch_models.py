@@ -13,11 +13,15 @@ import numpy as np
 import torch
 import transformers
 from torch.nn import functional as F
-from transformers.initialization import no_init_weights
 
 from convert import hf_config, mapping, overlays
 from convert.safetensors_io import Reader
 from tempo_jax.xcomp import umt
+
+try:
+    from transformers.initialization import no_init_weights
+except ImportError:  # 4.57
+    from transformers.modeling_utils import no_init_weights
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
