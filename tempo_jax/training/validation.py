@@ -14,7 +14,6 @@ from PIL import Image
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import groups, step
-from tempo_jax.training.metrics import say
 from tempo_jax.training.run import Run
 from tempo_jax.training.tasks import TASKS
 from tempo_jax.video import open_video
@@ -38,10 +37,9 @@ class Validation:
         for question in settings.questions:
             if not Path(question.video).exists():
                 raise TempoError(
-                    f"config.validation.questions asks about {question.video}, which is not there"
+                    f"config.validation.questions asks about {question.video}, which is not there: every "
+                    "host reads it"
                 )
-        if settings.questions and jax.process_count() > 1:
-            say("note: config.validation.questions are asked in runs of one process only; the loss counts")
         task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
         self._loss = jax.jit(
             step.make_loss(run.model.config, task=task, dtype=dtype, shards=config.batch.shards)
@@ -64,8 +62,8 @@ class Validation:
         return self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
 
     def answers(self) -> list[dict]:
-        """{"video", "question", "text"} of each question, by the weights as they are."""
-        if not self._settings.questions or jax.process_count() > 1:
+        """{"video", "question", "text"} of each question, by the weights as they are on the whole mesh."""
+        if not self._settings.questions:
             return []
         system = self._system()
         told = []
@@ -78,9 +76,9 @@ class Validation:
         return told
 
     def pictures(self) -> list[np.ndarray]:
-        """A strip of frames of each question's video, the first time; then none."""
+        """A strip of frames of each question's video, the first time and on process 0; then none."""
         shown, self._shown = self._shown, True
-        if shown or jax.process_count() > 1:
+        if shown or jax.process_index() != 0:
             return []
         return [_strip(question.video) for question in self._settings.questions]
 
