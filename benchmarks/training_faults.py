@@ -108,7 +108,10 @@ def _pair(folder: Path, sides: list[tuple], places: list[Path] | None = None) ->
     """Processes of two devices each: of each the workdir, hook and changes, and where it runs."""
     address = _free_address()
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    environment |= {tiny_training.UNOPTIMISED: "1", "PYTHONPATH": str(REPO)}  # of compiling nothing is measured
+    environment |= {
+        tiny_training.UNOPTIMISED: "1",
+        "PYTHONPATH": str(REPO),
+    }  # of compiling nothing is measured
     return [
         subprocess.Popen(
             tiny_training.command(folder / "model", *side, address, rank),
@@ -127,7 +130,9 @@ def _killed_reader(workdir: Path) -> dict:
     ]  # fmt: skip
     command = [sys.executable, "train.py", "--config=configs/tiny_stage0.py", f"--workdir={workdir}"]
     pair = [
-        subprocess.Popen([*command, *options, f"--process={rank}"], cwd=REPO, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, *options, f"--process={rank}"], cwd=REPO, stderr=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     _await_rows(workdir, pair)

@@ -1,7 +1,8 @@
 """XLA's compiled programs are kept between runs: the second start of a command compiles nothing again.
 
 They lie in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
-program is found by itself, versions, devices and flags, so a folder may be shared and deleted at any time.
+program is found by itself, versions, devices, flags and, on CPUs, what instructions there are, so a folder may
+be shared and deleted at any time. `whole_entries` has what makes it safe.
 """
 
 import argparse
@@ -84,6 +85,9 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST_SECONDS)
     import jax  # reads these when it is imported for the first time
 
+    from tempo_jax import whole_entries
+
+    whole_entries.install(say)
     jax.config.update("jax_compilation_cache_dir", str(where))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(shortest))
     with _once:

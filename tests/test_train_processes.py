@@ -96,7 +96,7 @@ def test_two_processes_validate_and_answer_as_one(tiny_model, tmp_path):
     assert events.read_bytes().count(b"answers/0/video") == 1
 
 
-AGAIN = "run the same command again on every host, which goes on after the last checkpoint"
+AGAIN = "run the same command again on every host, which goes on from what is saved"
 # Of one process: (hook, status of both, what process 0 or, where it is gone, process 1 says).
 ERRORS = {
     "mistake_on_1": (2, "train: process 1: the data set is missing: copy it to every host"),
