@@ -108,7 +108,7 @@ def filled(sizes: Mapping[str, int], count: int, prefix: str = "") -> dict[str, 
 
 
 def left_out(mesh: Mesh, count: int, prefix: str = "") -> str:
-    """A note where a mesh leaves devices of `count` out, which nobody may have meant; empty where it does not."""
+    """A note where a mesh leaves out some of `count` devices, which nobody may have meant; else empty."""
     if mesh.size == count:
         return ""
     sizes = ", ".join(f"{prefix}{name}={size}" for name, size in mesh.shape.items())
