@@ -1,9 +1,9 @@
 """Entries of XLA's compilation cache appear whole, are looked at when read, and are for one kind of CPU.
 
 jax writes an entry in place: a process that is killed meanwhile, or a full disk, leaves one cut off, which
-every later start warns of and none replaces. Its key has no CPU features, though programs for CPUs are machine
-code: a home folder may be shared by hosts of several kinds. No setting of jax changes either, so its own
-classes are extended, as far as they are there.
+every later start warns of and none replaces. Its key has no CPU features, though programs for CPUs are
+machine code: a home folder may be shared by hosts of several kinds. No setting of jax changes either, so its
+own classes are extended, as far as they are there.
 """
 
 import contextlib
