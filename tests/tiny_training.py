@@ -149,7 +149,9 @@ class Batches:
 
 
 def _await_checkpoint(batches: Batches) -> None:
+    until = time.monotonic() + 120
     while not (batches.workdir / "checkpoints" / "3").exists():
+        assert time.monotonic() < until, "no checkpoint of step 3"
         time.sleep(0.001)
 
 
