@@ -38,7 +38,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
 
-# Of memory mappings, of which Linux gives a process 65530 (vm.max_map_count): every compiled program has some,
+# Of memory mappings, of which Linux gives a process 65530 (vm.max_map_count): each compiled program has some,
 # and where there are no more compiling fails, then the process dies.
 MANY_MAPPINGS = 15_000
 
