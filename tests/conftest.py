@@ -34,8 +34,8 @@ ENVIRONMENT = {
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-# A shell ignores SIGINT for what it starts with &, nohup SIGHUP, and children inherit that: tests that send them
-# need what a terminal's commands have.
+# A shell ignores SIGINT for what it starts with &, nohup SIGHUP, and children inherit that: tests that send
+# them need what a terminal's commands have.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
