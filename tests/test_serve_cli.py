@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -108,6 +109,30 @@ def test_sigterm_during_an_answer(tmp_path):
         assert process.wait(30) == 0, rest
     assert "stopped" in rest and "Traceback" not in rest
     assert "shut down" in got[-2] or "shut down" in got[-1]
+
+
+def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
+    """What was said so far has arrived, then a sentence; the process ends within its grace and a second."""
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    make_videos(tmp_path, 1)
+    arguments = ("serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.5")
+    part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+    # So hot that it hardly ever ends by itself.
+    body = {"model": "tempo-demo", "stream": True, "messages": messages, "temperature": 2, "max_tokens": 4096}
+    got = []
+    with serving_process("-m", "tempo_jax.cli", *arguments) as (process, address, lines):
+        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
+            for line in response.iter_lines():
+                got.append(line)
+                if len(got) == 6:
+                    process.send_signal(signal.SIGTERM)
+                    began = time.monotonic()
+        assert process.wait(60) == 0
+        seconds, rest = time.monotonic() - began, "".join(lines)
+    assert "stopped" in rest and "Traceback" not in rest
+    assert any("shut down" in line for line in got[-2:]) and '"content"' in got[4]
+    assert seconds < 20, seconds  # the grace and a second, on a machine that may be busy
 
 
 # tempo doctor

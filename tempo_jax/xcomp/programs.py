@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.inference import generate
+from tempo_jax.inference.compiling import Apart
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import lp_comp
@@ -37,6 +38,7 @@ def resize(frames, *, size: int):
     )
 
 
+@Apart
 @functools.partial(jax.jit, donate_argnames=("pool",))
 @apart()
 def see(model: XComp, pool, frames, start):
@@ -57,6 +59,7 @@ def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: lp_comp.R
     return model.assemble(ids, index, pool), rows
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("frames", "plan", "layers", "windows", "causal"))
 def score(
     model: XComp,
@@ -103,6 +106,7 @@ class Prefilled(NamedTuple):
     generation: generate.Generation
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("room", "plan", "capacity", "greedy", "eos"))
 def prefill(
     model: XComp,
