@@ -3,8 +3,8 @@
     python benchmarks/serve_sizes.py --count 500
 
 `tempo serve` with the demo model; sizes are distinct and seeded. Reported of each tenth: resident memory, and
-how many programs were compiled in it (their number held at a time is bounded, see inference/program_cache.py).
-Exit status 1 when an image gets no answer or the second half of them adds more than FLAT_BYTES to the resident
+how many programs were compiled in it (those held at a time are bounded by inference/program_cache.py). Exit
+status 1 when an image gets no answer or the second half of them adds more than FLAT_BYTES to the resident
 memory.
 """
 
