@@ -5,7 +5,7 @@
 One server with the demo model, two videos open. A third one of 20 minutes is opened, twice: its opening as
 one slice, and chunk by chunk between answers. The first stands in, within today's code, for how this server
 worked until November 2026, when one thread opened and answered: the opening keeps the device until its end,
-but decoding and compiling do not wait as they did then, so "before" is no worse than it was. During each,
+also while it waits for frames. (What compiles has been compiled, in both.) During each,
 a client of its own asks about an open video, one question after the other: how long until its turn. Then 60
 mixed requests are sent by --clients clients: questions about the open videos, images, uploads, lists,
 /health: how long until their end. Exit status 1 when the wait for a turn in slices is not below two chunks

@@ -320,6 +320,30 @@ def test_short_answers_come_between_the_slices_of_a_long_one(videos, monkeypatch
         assert long.end().answer.text == "v0.mp4 says long"
 
 
+def test_a_long_answer_goes_on_among_short_ones_without_a_pause(monkeypatch):
+    monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
+    monkeypatch.setattr(device, "PATIENCE_SECONDS", 0.02)
+    shared, over, slices = Device(), threading.Event(), 0
+
+    def short():
+        while not over.is_set():
+            with shared.answering():
+                time.sleep(0.005)
+
+    threads = [threading.Thread(target=short) for _ in range(3)]  # two of them always wait
+    with shared.answering() as turn:
+        for thread in threads:
+            thread.start()
+        while slices < 20:
+            time.sleep(0.005)
+            turn.give()
+            turn.take(lambda: None)
+            slices += 1
+        over.set()
+    for thread in threads:
+        thread.join()
+
+
 def test_one_client_takes_half_of_the_places(videos, monkeypatch):
     monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
     with service_of(batch=1, waiting=9) as service:

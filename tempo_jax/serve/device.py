@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 OPENINGS_SHARE = 0.2
 MOST_AHEAD_SECONDS = 10.0  # of its share that an opening can have had in advance, by one slow chunk
 QUANTUM_SECONDS = 0.5  # that an answer may compute before newer ones come first
-PATIENCE_SECONDS = 5.0  # of waiting, which count as much as a quantum not had
+MOST_QUANTA = 3  # that count; of those that have had more, the one with the least comes first
+PATIENCE_SECONDS = 2.0  # since its last quantum, which count as much as one not had: none waits for ever
 POLL_SECONDS = 0.1  # how soon a thread notices that nobody waits for it any more
 
 
@@ -65,7 +66,6 @@ class Turn:
     def __init__(self, device: Device, cancelled: Callable[[], bool]):
         self._device, self.cancelled = device, cancelled
         self._held, self._began = False, 0.0
-        self._since = 0.0  # when it began to wait
         self.slices: int | None = None  # so many it has had, counted from where the others stood at its start
 
     def rank(self) -> tuple:
@@ -79,7 +79,6 @@ class Turn:
             if self.slices is None:
                 alike = [turn.slices for turn in device._waiting if turn.answers is self.answers]
                 self.slices = min(alike, default=0)
-            self._since = time.monotonic()
             device._waiting.append(self)
             try:
                 while not device._next(self):
@@ -118,15 +117,19 @@ class Answering(Turn):
     def __init__(self, device: Device, cancelled: Callable[[], bool]):
         super().__init__(device, cancelled)
         self.used = 0.0
+        self._quantum_began = time.monotonic()
         with device._changed:
             device._numbers += 1
             self._number = device._numbers
 
     def rank(self) -> tuple:
-        waited = time.monotonic() - self._since
-        return int(self.used / QUANTUM_SECONDS) - int(waited / PATIENCE_SECONDS), self._number
+        quanta = min(MOST_QUANTA, int(self.used / QUANTUM_SECONDS))
+        waited = int((time.monotonic() - self._quantum_began) / PATIENCE_SECONDS)
+        return quanta - waited, self.used if quanta == MOST_QUANTA else 0.0, self._number
 
     def _account(self, used: float) -> None:
+        if int(self.used / QUANTUM_SECONDS) < int((self.used + used) / QUANTUM_SECONDS):
+            self._quantum_began = time.monotonic()
         self.used += used
         if self._device._openings:
             self._device._owed += OPENINGS_SHARE / (1 - OPENINGS_SHARE) * used
