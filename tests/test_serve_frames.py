@@ -99,7 +99,8 @@ def test_commas_may_come_at_any_place_of_the_stream(chat, size):
         (",{0}", 400, "base64"),
         ("{0},!!", 400, "base64"),
         ("{0},A", 400, "base64"),
-        ("{0},aGVsbG8=", 400, "cannot be read"),
+        ("aGVsbG8=", 400, "Frame 1 cannot be read"),
+        ("{0},aGVsbG8=", 400, "Frame 2 cannot be read"),
         (",".join(["AAAA"] * (MOST_FILES + 1)), 400, f"more than {MOST_FILES}"),
         (",".join(["A" * 40_000] * 4), 413, "larger than"),
     ],
@@ -125,6 +126,12 @@ def test_a_list_within_a_list_and_a_list_without_end(home, chat):
     error_of(chat(json=listed([joined, joined])), 400, "several pictures")
     error_of(chat(json=listed(["a"] * (MOST_FILES + 1))), 400, f"more than {MOST_FILES}")
     nothing_left(home)
+
+
+def test_a_list_with_a_video_in_it(chat):
+    mp4 = base64.b64encode(b"\0\0\0\x18ftypmp42").decode()
+    frames = [f"data:image/jpeg;base64,{pictures(1)[0]}", f"data:video/mp4;base64,{mp4}"]
+    error_of(chat(json=listed(frames)), 400, "Frame 2 cannot be read")
 
 
 def test_uploads_may_be_frames(address):

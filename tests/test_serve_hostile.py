@@ -1,6 +1,7 @@
 """Requests that no client of ours would make, byte by byte against the real server with the page on."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -39,6 +40,8 @@ def raw(address, data):
         except ConnectionError:
             pass
     head, _, body = got.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    body = body[: int(length[1])] if length else body  # a second response may follow
     return int(head.split(b" ")[1]) if head else 0, head.lower(), body
 
 
@@ -58,7 +61,7 @@ REQUESTS = {
     "HTTP/1.0": (b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
     "HTTP/1.0 without a host": (b"GET /health HTTP/1.0\r\n\r\n", 421),
     "HTTP/0.9": (b"GET /health\r\n\r\n", 400),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 421),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300) + b"\r\n\r\n", 400),
     "two hosts": (asked(b"GET /health", b"Host: evil"), 400),
     "a user in the host": (asked(b"GET /health").replace(b": localhost", b": a@localhost"), 421),
@@ -114,7 +117,7 @@ def test_a_websocket_is_no_way_in(address):
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
     status, head, _ = raw(address, b"GET /api/clips HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
-    assert status in (200, 400) and b"101" not in head
+    assert status in (200, 400) and b"upgrade" not in head
 
 
 def test_a_request_within_a_body_is_not_answered(address):
