@@ -23,6 +23,9 @@ class Programs:
             self.count, self.seconds = self.count + 1, self.seconds + seconds
 
 
+ALL: list["Apart"] = []  # they are module-level functions
+
+
 class Apart:
     """A jitted function that is compiled for new shapes before the device is needed for it.
 
@@ -35,6 +38,7 @@ class Apart:
         self._known: set[Hashable] = set()
         self._lock = threading.Lock()  # held while it compiles
         self.__wrapped__, self.__doc__ = function, function.__doc__
+        ALL.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         lend = waiting.get(None)
@@ -59,6 +63,13 @@ class Apart:
             if key not in self._known:
                 self._function.lower(*args, **kwargs).compile()
                 self._known.add(key)
+
+
+def clear_caches() -> None:
+    """As jax.clear_caches, which knows nothing of what is known here."""
+    for program in ALL:
+        program.clear_cache()
+    jax.clear_caches()
 
 
 def _shapes(values: Any, static: bool) -> Hashable:
