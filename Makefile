@@ -68,7 +68,7 @@ test-browser: $(SETUP_TEST)
 		--target $(BROWSER)/python -r requirements-browser.lock || echo "playwright cannot be installed here: its tests are skipped"
 	@[ -d $(BROWSER)/node_modules/axe-core ] || npm install --silent --no-audit --no-fund --prefix $(BROWSER) $(AXE) || \
 		echo "axe-core cannot be installed here: its tests are skipped"
-	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py -rs
+	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py tests/test_serve_browser_library.py -rs
 
 # OpenAI's client for Node, which the server is tested with.
 NODE := build/node
