@@ -17,8 +17,7 @@ JOBS ?= 2
 
 .PHONY: setup setup-test demo test test-lower test-plan test-node test-browser lint format bench plans clean
 setup: $(SETUP)
-setup-# A worker that dies ends the run: pytest-xdist 3.8 would replace it and wait for ever (its issues 784 and 1323).
-test: $(SETUP_TEST)
+setup-test: $(SETUP_TEST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -12,12 +12,8 @@ import pytest
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-<<<<<<< 10b94b94b4b105f7ff5b229c7e20500b07c52f64
 from tempo_jax.models.presets import DEMO
-from tempo_jax.serve import decoder_child
-=======
 from tempo_jax.serve import decoder_child, device
->>>>>>> 585bc72d6ff3c983b77af51b445f9200a568bbe4
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.device import Device, Turn
