@@ -61,11 +61,11 @@ def pipeline(tokenizer, sources=(RENDERED,), **changes):
     from ml_collections import ConfigDict
 
     from tempo_jax.models.presets import PRESETS
-    from tempo_jax.tasks import Batches
+    from tempo_jax.tasks import TrainLoader
 
     data = {"sources": sources, "window": 64, "threads": 1, "workers": 0} | changes
     config = ConfigDict({"seed": 0, "task": "tempo", "batch": BATCH, "data": data})
-    return contextlib.closing(Batches(config, tokenizer, PRESETS["demo"], [0]))
+    return contextlib.closing(TrainLoader(config, tokenizer, PRESETS["demo"], [0]))
 
 
 def prepared(folder: Path) -> list[dict]:
@@ -152,23 +152,23 @@ def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
     """Padding of one data shard of a training config whose data are there."""
     from tempo_jax.models.presets import PRESETS
     from tempo_jax.prompts import Tokenizer
-    from tempo_jax.tasks import Batches
-    from tempo_jax.training import start
+    from tempo_jax.tasks import TrainLoader
+    from tempo_jax.training import initialization
 
     config = get_config(path)
     config.init.tokenizer = own_tokenizer or config.init.tokenizer
     model = PRESETS[config.model]
     model = {"svlm": lambda: model.compressor, "llm": lambda: model.llm}.get(config.task, lambda: model)()
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = Tokenizer(start.tokenizer_folder(config, Path(folder)))
+        tokenizer = Tokenizer(initialization.tokenizer_folder(config, Path(folder)))
         heading()
-        padding(path.stem, contextlib.closing(Batches(config, tokenizer, model, [0])), batches)
+        padding(path.stem, contextlib.closing(TrainLoader(config, tokenizer, model, [0])), batches)
 
 
 def of_stages(batches: int) -> None:
     """Padding of the stages of Tempo-6B under ASSUMED lengths; their data need not be there."""
     from tempo_jax.data import batch_packing, demo_tokenizer
-    from tempo_jax.data.batch_packing import Shape
+    from tempo_jax.data.batch_packing import BatchShape
     from tempo_jax.models.presets import TEMPO_6B
     from tempo_jax.prompts import Tokenizer
     from tempo_jax.tasks import TASKS
@@ -179,7 +179,7 @@ def of_stages(batches: int) -> None:
         for path in sorted((REPO / "configs").glob("tempo_6b_stage*.py")):
             config, rng, used = get_config(path), np.random.default_rng(0), Counter()
             batch = config.batch
-            shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
+            shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
             weights = np.array([source.get("weight", 1.0) for source in config.data.sources])
             window = []
             for _ in range(batches):
@@ -187,10 +187,10 @@ def of_stages(batches: int) -> None:
                     source = config.data.sources[rng.choice(len(weights), p=weights / weights.sum())]
                     sample = assumed(ASSUMED[source.path], config.batch.sizes[0], rng)
                     window.append(TASKS["tempo"].sample_size(sample, tokenizer, TEMPO_6B))
-                chosen = set(batch_packing.choose(window, shape))
-                used += batch_packing.usage([window[i] for i in chosen], shape)
+                chosen = set(batch_packing.select_samples(window, shape))
+                used += batch_packing.occupancy([window[i] for i in chosen], shape)
                 window = [need for i, need in enumerate(window) if i not in chosen]
-            waste = batch_packing.waste(used)
+            waste = batch_packing.padding_fraction(used)
             print(f"{path.stem:24}" + "".join(f"{waste[kind]:14.0%}" for kind in KINDS), flush=True)
 
 

@@ -28,7 +28,7 @@ from scipy import stats
 import tempo_jax
 from configs import xcomp_minireel_sct
 from tempo_jax.data import minireel
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.sources import open_source
 from tempo_jax.evaluation import scoring
 from tempo_jax.models import build
@@ -83,7 +83,7 @@ def nats(system, variant: str, args) -> float:
     source = open_source({**tuned.data.sources[0], "split": "test", "start": 0, "count": args.videos})
     config = dataclasses.replace(system.config, compression=token_compression.VARIANTS[variant])
     model = build.build(config, build.parameters(system.model))
-    shape = Shape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
+    shape = BatchShape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
     run = jax.jit(lambda model, batch: xcomp.loss(model, batch, remat="none"))
     found = [
         run(model, xcomp.collate([source[number]], system.tokenizer, config, shape))

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from tempo_jax.data import batch_packing, buckets
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 
 # Name -> (generator, how many) -> clips of 8 frames, of videos of 16 to 1024 frames.
 MIXTURES = {
@@ -19,17 +19,17 @@ MIXTURES = {
 
 def padding(clips, batch, window: int = 64) -> float:
     """The share of the pool's clips that are nobody's, over a pass."""
-    used, rooms = Counter(), buckets.buckets_of(batch)
+    used, rooms = Counter(), buckets.make_buckets(batch)
     for number, bucket in enumerate(rooms):
-        shape = bucket.shape(Shape(batch.pool, batch.row_length, batch.conversations, 1 << 30))
-        mine = [int(count) for count in clips if buckets.bucket_of(int(count), rooms) == number]
+        shape = bucket.shape(BatchShape(batch.pool, batch.row_length, batch.conversations, 1 << 30))
+        mine = [int(count) for count in clips if buckets.pick_bucket(int(count), rooms) == number]
         waiting, most = [], min(window, 4 * bucket.conversations)
         while mine or waiting:
             while mine and len(waiting) < most:
-                waiting.append(batch_packing.Need(mine.pop(0), 0, 0, 0, alone=True))
+                waiting.append(batch_packing.SampleSize(mine.pop(0), 0, 0, 0, alone=True))
             if not mine and len(waiting) < most:
                 break  # the last ones: more samples follow in training
-            chosen = batch_packing.choose(waiting, shape)
-            used += batch_packing.usage([waiting[i] for i in chosen], shape)
+            chosen = batch_packing.select_samples(waiting, shape)
+            used += batch_packing.occupancy([waiting[i] for i in chosen], shape)
             waiting = [need for i, need in enumerate(waiting) if i not in set(chosen)]
-    return batch_packing.waste(used)["segments"]
+    return batch_packing.padding_fraction(used)["segments"]

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.data.batch_packing import Shape
-from tempo_jax.data.minireel.sources import EvidenceSource
+from tempo_jax.data.batch_packing import BatchShape
+from tempo_jax.data.minireel.sources import SegmentEvidenceSource
 from tempo_jax.models import build
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS
-from tempo_jax.tasks.align import RELEVANCE_WEIGHT, SHARPNESS
+from tempo_jax.tasks.align import INVERSE_TEMPERATURE, RELEVANCE_WEIGHT
 from tests.small_demo import DEMO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TASK = TASKS["align"]
-SHAPE = Shape(pool=7, row_length=220, conversations=3, length=120)
+SHAPE = BatchShape(pool=7, row_length=220, conversations=3, length=120)
 
 
 @pytest.fixture(scope="module")
 def samples():
-    source = EvidenceSource("validation", 99, (64,), segments=2)
+    source = SegmentEvidenceSource("validation", 99, (64,), segments=2)
     return [source[index] for index in (3, 4, 5)]
 
 
@@ -68,7 +68,7 @@ def test_loss_is_the_formula_slot_by_slot(batch):
         total -= RELEVANCE_WEIGHT * np.log(chance if batch.relevant_P[segment] else 1 - chance)
         for slot, word in enumerate(words):
             distance = ((said[segment, slot] - table) ** 2).sum(1) / (table**2).sum(1).mean()
-            share = np.exp(-SHARPNESS * (distance - distance.min()))
+            share = np.exp(-INVERSE_TEMPERATURE * (distance - distance.min()))
             total += distance[word] - np.log(share[word] / share.sum())
     assert float(found.tokens) == (batch.labels_PM != IGNORE).sum()
     np.testing.assert_allclose(float(found.total), total, rtol=1e-4)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tempo_jax import tasks
 from tempo_jax.data import batch_packing, buckets, loader
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.training.config import default
@@ -53,7 +53,7 @@ def config(rooms=(2, 4, 8), **changes) -> ConfigDict:
 def batches(tokenizer, monkeypatch):
     def make(source, shards=(0, 1), **changes):
         monkeypatch.setattr(loader, "open_source", lambda _: source)
-        return tasks.Batches(config(**changes), tokenizer, MICRO, list(shards))
+        return tasks.TrainLoader(config(**changes), tokenizer, MICRO, list(shards))
 
     return make
 
@@ -64,16 +64,16 @@ def lengths(count=400, seed=0):
 
 
 def test_shapes_of_buckets():
-    made = buckets.buckets_of(config().batch)
+    made = buckets.make_buckets(config().batch)
     assert made == (buckets.Bucket(2, 8, 8), buckets.Bucket(4, 8, 4), buckets.Bucket(8, 8, 1))
-    assert [buckets.bucket_of(clips, made) for clips in (0, 2, 3, 4, 5, 8, 9)] == [0, 0, 1, 1, 2, 2, None]
-    assert buckets.buckets_of(config(()).batch) == (buckets.Bucket(8, 8, 1),)
+    assert [buckets.pick_bucket(clips, made) for clips in (0, 2, 3, 4, 5, 8, 9)] == [0, 0, 1, 1, 2, 2, None]
+    assert buckets.make_buckets(config(()).batch) == (buckets.Bucket(8, 8, 1),)
 
 
 @pytest.mark.parametrize("rooms", [(2, 4), (4, 2, 8), (0, 8), (2, 2, 8), (2.5, 8), ("2", 8)])
 def test_buckets_that_are_none_are_refused(rooms):
     with pytest.raises(TempoError, match=r"config.batch.buckets is .*ascending order"):
-        buckets.buckets_of(ConfigDict({"pool": 8, "conversations": 1, "buckets": rooms}))
+        buckets.make_buckets(ConfigDict({"pool": 8, "conversations": 1, "buckets": rooms}))
 
 
 def test_buckets_are_xcomps(batches):
@@ -161,7 +161,7 @@ def dataclass_free(batch):
 
 
 def test_too_long_is_what_no_bucket_has_room_for():
-    shape = Shape(8, 128, 1, 1, room=4)
-    need = batch_packing.Need(5, 10, 10, 0, alone=True)
-    assert batch_packing.too_long(need, shape) == "more than 4 segments"
-    assert batch_packing.too_long(need, dataclasses.replace(shape, room=None)) is None
+    shape = BatchShape(8, 128, 1, 1, room=4)
+    need = batch_packing.SampleSize(5, 10, 10, 0, alone=True)
+    assert batch_packing.capacity_problem(need, shape) == "more than 4 segments"
+    assert batch_packing.capacity_problem(need, dataclasses.replace(shape, room=None)) is None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.sources import open_source
 from tempo_jax.models.presets import PRESETS
 from tempo_jax.training import config as configs
-from tempo_jax.training.groups import LEARNABLE
+from tempo_jax.training.param_groups import TRAINABLE_GROUPS
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 STAGES = [f"{size}_stage{stage}" for size in ("tiny", "tempo_6b") for stage in range(4)]
@@ -29,7 +29,7 @@ def test_every_stage_is_tested():
 def test_the_table_of_a_docstring_is_what_learns(name):
     module = load(name)
     rows = ROW.findall(module.__doc__)
-    assert tuple(group for group, _ in rows) == LEARNABLE
+    assert tuple(group for group, _ in rows) == TRAINABLE_GROUPS
     rates = {group: 0.0 if rate == "frozen" else float(rate) for group, rate in rows}
     assert rates == dict(module.get_config().rates)
 
@@ -52,7 +52,7 @@ def test_the_longest_sample_that_is_promised_fits(name):
     """Memory tokens, a tag of 9 tokens a segment and some text, in the LLM; a segment and its question."""
     config, doc = load(name).get_config(), load(name).__doc__
     model, batch = PRESETS[config.model or "demo"], config.batch
-    shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
+    shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
     frames = [int(found) for found in re.findall(r"--max-frames=(\d+)", doc)]
     frames += [source.seconds * 2 for source in config.data.sources if isinstance(source.get("seconds"), int)]
     segments = -(-max(frames, default=1) // model.video.segment_frames)

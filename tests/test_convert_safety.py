@@ -149,13 +149,13 @@ def test_prepared_data_never_takes_its_records_or_media(tmp_path, capsys):
 def test_a_run_never_takes_the_model_it_starts_from(tmp_path):
     from tempo_jax.errors import TempoError
     from tempo_jax.training import config as configs
-    from tempo_jax.training import run
+    from tempo_jax.training import run_state
 
     config = configs.default()
     config.init.checkpoint = str(tmp_path / "model")
     (tmp_path / "model").mkdir()
     with pytest.raises(TempoError, match="what is read"):
-        run.begin(config, tmp_path, None)
+        run_state.init_run(config, tmp_path, None)
 
 
 @pytest.fixture

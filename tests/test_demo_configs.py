@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.batch_packing import Shape, too_long
+from tempo_jax.data.batch_packing import BatchShape, capacity_problem
 from tempo_jax.data.sources import open_source
 from tempo_jax.models.presets import PRESETS
 from tempo_jax.tasks import TASKS
@@ -49,10 +49,11 @@ def test_nearly_all_samples_fit(lesson, tokenizer):
     """What does not fit is skipped, and a lesson of which nothing fits would never begin."""
     config = load(lesson).get_config()
     batch, model = config.batch, PART[config.task](PRESETS[config.model])
-    shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
+    shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
     for source in map(open_source, config.data.sources):
         samples = [sample for index in range(SAMPLES) if (sample := source[index * 7])]
         refused = [
-            too_long(TASKS[config.task].sample_size(sample, tokenizer, model), shape) for sample in samples
+            capacity_problem(TASKS[config.task].sample_size(sample, tokenizer, model), shape)
+            for sample in samples
         ]
         assert sum(map(bool, refused)) <= len(samples) // 8, set(refused)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import ahead
+from tempo_jax.evaluation import decode_workers
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import Clip, write_video
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def jobs(folder, names):
-    sampling = ahead.Sampling(2.0, 8, 1024, VideoConfig())
+    sampling = decode_workers.FrameSampling(2.0, 8, 1024, VideoConfig())
     return [(folder / f"{name}.mp4", sampling) for name in names]
 
 
@@ -42,7 +42,9 @@ def read(found):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_workers_change_nothing(folder, workers):
-    results = [read(found) for found in ahead.opened(jobs(folder, ORDER), workers, 64 << 20)]
+    results = [
+        read(found) for found in decode_workers.prefetch_videos(jobs(folder, ORDER), workers, 64 << 20)
+    ]
     for name, result in zip(ORDER, results, strict=True):
         path = folder / f"{name}.mp4"
         if name in ("missing", "empty"):
@@ -58,13 +60,13 @@ def test_workers_change_nothing(folder, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_not_read_is_passed_over(folder, workers):
-    videos = ahead.opened(jobs(folder, ("one", "two", "one")), workers, 1)
+    videos = decode_workers.prefetch_videos(jobs(folder, ("one", "two", "one")), workers, 1)
     found = [opened.source.name for opened in videos]
     assert found == ["one.mp4", "two.mp4", "one.mp4"]
 
 
 def test_the_clock_counts_decoding_only(folder):
-    (found,) = ahead.opened(jobs(folder, ("one",)), 0, 0)
+    (found,) = decode_workers.prefetch_videos(jobs(folder, ("one",)), 0, 0)
     for _ in found.source.chunks(1):
         time.sleep(0.1)
     assert 0 < found.decode_seconds < 0.5  # of 8 frames; 0.8 s were slept
@@ -73,18 +75,20 @@ def test_the_clock_counts_decoding_only(folder):
 def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
     """Of the video that was being decoded; the next is decoded by another process."""
     hands = []
-    start = ahead._Hand._start
+    start = decode_workers._DecodeWorker._start
 
     def watched(hand):
         start(hand)
         hands.append(hand)
 
-    monkeypatch.setattr(ahead._Hand, "_start", watched)
-    monkeypatch.setattr(ahead, "BLOCK_BYTES", 1)  # a frame a block, so that some are still to come
+    monkeypatch.setattr(decode_workers._DecodeWorker, "_start", watched)
+    monkeypatch.setattr(decode_workers, "BLOCK_BYTES", 1)  # a frame a block, so that some are still to come
     results = []
     # No two frames fit into a pipe (64 KiB), or all of them could be on the way already.
     write_video(folder / "large.mp4", Clip(seconds=4, fps=4, height=192, width=256))
-    for number, found in enumerate(ahead.opened(jobs(folder, ("large", "two", "one")), 1, 2)):
+    for number, found in enumerate(
+        decode_workers.prefetch_videos(jobs(folder, ("large", "two", "one")), 1, 2)
+    ):
         if number == 0:
             os.kill(hands[0]._process.pid, signal.SIGKILL)
             with pytest.raises(TempoError, match=r"The process that decoded large\.mp4 died"):
@@ -96,7 +100,7 @@ def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
 
 def test_a_video_that_kills_its_decoder_is_tried_twice(folder, monkeypatch):
     starts = []
-    start = ahead._Hand._start
+    start = decode_workers._DecodeWorker._start
 
     def killed(hand):
         start(hand)
@@ -104,7 +108,9 @@ def test_a_video_that_kills_its_decoder_is_tried_twice(folder, monkeypatch):
         if hand._done == 0:
             os.kill(hand._process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(ahead._Hand, "_start", killed)
-    first, second = (read(found) for found in ahead.opened(jobs(folder, ("one", "two")), 1, 1 << 20))
+    monkeypatch.setattr(decode_workers._DecodeWorker, "_start", killed)
+    first, second = (
+        read(found) for found in decode_workers.prefetch_videos(jobs(folder, ("one", "two")), 1, 1 << 20)
+    )
     assert first == "The process that decoded one.mp4 died: the file is damaged, or there was no memory left."
     assert len(second[0]) == 8 and starts == [0, 0, 1]

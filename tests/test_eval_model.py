@@ -45,7 +45,9 @@ def whole(copy, tiny_model, tmp_path_factory):
 
 def reported(workdir):
     text = (workdir / "report.md").read_text("utf-8")
-    return json.loads((workdir / "report.json").read_text("utf-8"))["results"], text.split(report.SECONDS)[0]
+    return json.loads((workdir / "report.json").read_text("utf-8"))["results"], text.split(
+        report.SECONDS_HEADING
+    )[0]
 
 
 def test_rows_are_the_answers_of_ask(whole, copy, tiny_model):

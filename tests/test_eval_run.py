@@ -54,7 +54,9 @@ def run(root, workdir, name="lvbench", **changes):
 
 def reported(workdir):
     text = (workdir / "report.md").read_text("utf-8")
-    return json.loads((workdir / "report.json").read_text("utf-8"))["results"], text.split(report.SECONDS)[0]
+    return json.loads((workdir / "report.json").read_text("utf-8"))["results"], text.split(
+        report.SECONDS_HEADING
+    )[0]
 
 
 def by_question(workdir):

@@ -11,7 +11,7 @@ import pytest
 import tempo_jax
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import serve
-from tempo_jax.evaluation.pipe import Served
+from tempo_jax.evaluation.pipe import ModelProcess
 from tempo_jax.runtime.results import Answer
 from tests.eval_runs import REPO
 
@@ -82,9 +82,9 @@ def test_mistakes_are_sentences():
     (told,) = serve.replies({"checkpoint": "c", "bogus": 1}, [])
     assert told["error"].startswith("there is no option bogus: use some of checkpoint, dtype")
     with pytest.raises(TempoError, match="nowhere is not a folder"):
-        Served(sys.executable, {"checkpoint": "nowhere"})
+        ModelProcess(sys.executable, {"checkpoint": "nowhere"})
     with pytest.raises(TempoError, match="/no/python cannot be started"):
-        Served("/no/python", {})
+        ModelProcess("/no/python", {})
 
 
 @pytest.mark.skipif(not LMMS_EVAL, reason="TEMPO_LMMS_EVAL_PYTHON names no interpreter with lmms-eval")

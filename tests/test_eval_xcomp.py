@@ -140,11 +140,11 @@ def test_every_benchmark_of_the_config_is_a_valid_run(name):
     config = eval_xcomp.get_config(name)
     config.data.path = "somewhere"
     configs.check(config)
-    assert configs.identity(config)["xcomp"]["query_skip"] == 27
+    assert configs.resume_key(config)["xcomp"]["query_skip"] == 27
 
 
 def test_a_run_of_before_these_fields_goes_on(tmp_path):
-    now = configs.identity(configs.default())
+    now = configs.resume_key(configs.default())
     configs.check_same_run({k: v for k, v in now.items() if k not in ("system", "subtitles")}, now, tmp_path)
 
 

@@ -15,7 +15,7 @@ from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_atte
 from tempo_jax.models.presets import TEMPO_6B
 from tempo_jax.plan import abstract, chips, compile, config_files, search, topology
 from tempo_jax.runtime import generate
-from tempo_jax.training import run
+from tempo_jax.training import run_state
 
 pytestmark = pytest.mark.skipif(
     not topology.available(), reason='no libtpu, the TPU compiler: pip install "tempo_jax[plan]"'
@@ -220,7 +220,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
 
 def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     """XLA knows no such option, and says so: it was asked."""
-    monkeypatch.setitem(run.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
+    monkeypatch.setitem(run_state.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
     config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compile.plan(config, topology.parse("v5e:2x4"))

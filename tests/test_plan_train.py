@@ -3,13 +3,13 @@
 import jax
 import pytest
 
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.plan import config_files, programs
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS
-from tempo_jax.training import run
+from tempo_jax.training import run_state
 from tests import tiny_training
 from tests import xcomp_systems as tiny
 
@@ -18,7 +18,7 @@ STAGES = ("demo_stage1", "demo_stage0", "demo_see", "demo_note")  # tasks tempo,
 
 def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
     config = tiny_training.config(tiny_model, **{"mesh.fsdp": 2, "remat": "full"})
-    with run.opened(config, tmp_path) as opened:
+    with run_state.open_run(config, tmp_path) as opened:
         parts = config, Tokenizer(opened.tokenizer_folder), opened.model.config, opened.layout.shards
         batch = opened.layout.place(next(tiny_training.Batches(*parts)))
         trained = opened.run_step.lower(opened.state, opened.frozen, batch)
@@ -45,7 +45,7 @@ def test_batches_of_every_task_have_shapes(name, model):
 
 def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     """Kinds of numbers and shapes, leaf by leaf; and no traceback for a task's wrong model."""
-    shape = Shape(2, 96, 2, 1, (40, 48))
+    shape = BatchShape(2, 96, 2, 1, (40, 48))
     talk = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a ball"}]
     made = TASKS["xcomp"].collate([Sample(tiny.moving(16), 2.0, talk)], tokenizer, tiny.MICRO, shape)
     planned = TASKS["xcomp"].abstract_batch(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)

@@ -15,13 +15,13 @@ from PIL import Image
 
 from tempo_jax import checkpoint
 from tempo_jax.data import minireel, records
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.builders import Llava, Minireel, base
 from tempo_jax.data.preparation import BadSample, Limit, Settings
 from tempo_jax.data.prepare import main, prepare
 from tempo_jax.data.readers.turns import conversation
 from tempo_jax.data.records import Encoding, open_prepared
-from tempo_jax.data.samples import TooLong
+from tempo_jax.data.samples import SampleTooLong
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.models.presets import TINY
@@ -234,9 +234,9 @@ def test_limit_counts_what_a_batch_counts(prepared, demo_tokenizer_dir):
         sample = open_prepared(prepared)[index]
         example = records.to_example("", kind, sample.conversation, sample.frames.files, sample.real_fps)
         tokens = Limit(config, 0, demo_tokenizer_dir)._tokens(example)
-        collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens))
-        with pytest.raises(TooLong, match=" tokens"):
-            collate([sample], tokenizer, config, Shape(1, 2048, 1, tokens - 1))
+        collate([sample], tokenizer, config, BatchShape(1, 2048, 1, tokens))
+        with pytest.raises(SampleTooLong, match=" tokens"):
+            collate([sample], tokenizer, config, BatchShape(1, 2048, 1, tokens - 1))
         Limit(config, tokens, demo_tokenizer_dir).check(example)
         with pytest.raises(BadSample, match=f"{tokens} tokens of at most {tokens - 1}"):
             Limit(config, tokens - 1, demo_tokenizer_dir).check(example)

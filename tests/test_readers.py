@@ -13,7 +13,7 @@ from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PADDING_ID
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.tasks import Batches
+from tempo_jax.tasks import TrainLoader
 from tempo_jax.training import loop
 from tempo_jax.video import open_video
 from tests import data_formats as formats
@@ -65,14 +65,14 @@ def test_every_format_is_prepared_trained_on_and_read_back(name, media, place, t
     config.batch.update({"shards": 1, "pool": 2, "row_length": 256, "length": 256})
     config.data.sources = ({"kind": "prepared", "path": str(tmp_path / "auto")},)
     tokenizer = Tokenizer(place / "tokenizer")
-    batch = next(Batches(config, tokenizer, tiny.architecture(1), [0]))
+    batch = next(TrainLoader(config, tokenizer, tiny.architecture(1), [0]))
     ids = batch.token_ids_BL[0, 0]
     text = tokenizer.decode(ids[(batch.memory_index_BL[0, 0] < 0) & (ids != PADDING_ID)])
     assert f"assistant\n{formats.ANSWER}\n" in text
     if name != "webdataset":  # of which one sample is a caption
         assert formats.HUMAN in text
     assert not any(mark in text for mark in ("<video>", "<image>"))
-    assert loop.train(config, tmp_path / "work", Batches) == "finished"
+    assert loop.train(config, tmp_path / "work", TrainLoader) == "finished"
     assert [np.isfinite(row["loss"]) for row in tiny.rows(tmp_path / "work")] == [True, True]
 
 

@@ -13,7 +13,7 @@ from tempo_jax.data.records import open_prepared
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.tasks import TASKS, Batches
+from tempo_jax.tasks import TASKS, TrainLoader
 from tempo_jax.training import loop
 from tempo_jax.training.config import default
 from tests import tiny_training as tiny
@@ -84,18 +84,18 @@ MODELS = {"svlm": "compressor", "llm": "llm", "align": None, "tempo": None}
 )
 def test_a_set_that_a_task_cannot_train_on_is_refused_by_name(task, name, sentence, sets, tokenizer):
     with pytest.raises(TempoError, match=sentence) as caught:
-        Batches(config(task, sets / name), tokenizer, None, [0])
+        TrainLoader(config(task, sets / name), tokenizer, None, [0])
     assert "\n" not in str(caught.value)
 
 
 def test_of_a_mixed_set_a_task_takes_what_it_can(sets, tokenizer):
     """Words under llm, pictures under xcomp; the others are skipped and counted."""
-    data = Batches(config("llm", sets / "shown"), tokenizer, None, [0])
+    data = TrainLoader(config("llm", sets / "shown"), tokenizer, None, [0])
     batch = next(data)
     assert (batch.token_ids_BL >= 0).all()
     assert any("the task llm takes conversations in words" in reason for reason in data.stats["skipped"])
     data.close()
-    data = Batches(config("xcomp", sets / "shown"), tokenizer, MICRO, [0])
+    data = TrainLoader(config("xcomp", sets / "shown"), tokenizer, MICRO, [0])
     for _ in range(6):
         assert next(data).frames_B.ravel().tolist() == [1]
     assert any("words alone" in reason for reason in data.stats["skipped"])
@@ -121,9 +121,9 @@ def test_xcomp_leaves_out_words_and_several_pictures_as_published(tokenizer):
 def test_xcomps_time_message_with_leading_turns(leading, tokenizer):
     """It stands where the video does, in the first human turn; leading turns are dropped, as published."""
     shape = config("xcomp").batch
-    from tempo_jax.data.batch_packing import Shape
+    from tempo_jax.data.batch_packing import BatchShape
 
-    shape = Shape(shape.pool, shape.row_length, 1, 1)
+    shape = BatchShape(shape.pool, shape.row_length, 1, 1)
     sample = Sample(moving(16), 2.0, [*leading, *SHOWN])
     batch = TASKS["xcomp"].collate([sample], tokenizer, MICRO, shape)
     text = tokenizer.decode(batch.text_BS[0])
@@ -142,7 +142,7 @@ def test_xcomps_time_message_with_leading_turns(leading, tokenizer):
 def test_sizes_as_a_command_line_gives_them(sets, tokenizer):
     values = config("xcomp", sets / "shown")
     values.batch.sizes = ("32x32",)
-    data = Batches(values, tokenizer, MICRO, [0])
+    data = TrainLoader(values, tokenizer, MICRO, [0])
     assert next(data).images_BHWC.shape[2:4] == (32, 32)
     data.close()
     for wrong in ("32", "32xx32", "wide"):
@@ -150,7 +150,7 @@ def test_sizes_as_a_command_line_gives_them(sets, tokenizer):
         with pytest.raises(
             TempoError, match=f"config.batch.sizes has '{wrong}': give height and width, as 64x64"
         ):
-            Batches(values, tokenizer, MICRO, [0])
+            TrainLoader(values, tokenizer, MICRO, [0])
 
 
 def test_another_set_of_the_same_length_is_refused_by_name(sets, tmp_path):
@@ -165,15 +165,15 @@ def test_another_set_of_the_same_length_is_refused_by_name(sets, tmp_path):
         return made
 
     work = tmp_path / "work"
-    assert loop.train(values("shown"), work, Batches) == "finished"
+    assert loop.train(values("shown"), work, TrainLoader) == "finished"
     whole = tiny.curve(work)
     shutil.rmtree(work / "checkpoints" / "4")  # as if it had been killed before it was whole
     shutil.rmtree(work / "model", ignore_errors=True)
     with pytest.raises(TempoError, match=r"not those of the saved state: source 1, .*/other, had 4 samples"):
-        loop.train(values("other"), work, Batches)
+        loop.train(values("other"), work, TrainLoader)
     # Prepared again from the same files, elsewhere, it is the same set.
     assert open_prepared(sets / "again").fingerprint == open_prepared(sets / "shown").fingerprint
-    assert loop.train(values("again"), work, Batches) == "finished"
+    assert loop.train(values("again"), work, TrainLoader) == "finished"
     assert tiny.curve(work) == whole
 
 
@@ -190,10 +190,10 @@ def test_xcomp_trains_with_length_buckets(sets, tmp_path, tokenizer):
     values.batch.update({"pool": 8, "buckets": (1, 8)})
     values.update({"steps": 6, "dtype": "float32", "log_every": 1, "checkpoint_every": 3})
     values.mesh.fsdp = 1
-    assert loop.train(values, tmp_path / "work", Batches) == "finished"
+    assert loop.train(values, tmp_path / "work", TrainLoader) == "finished"
     found = tiny.rows(tmp_path / "work")
     assert len(found) == 6 and all(np.isfinite(row["loss"]) for row in found)
-    data = Batches(values, tokenizer, MICRO, [0])
+    data = TrainLoader(values, tokenizer, MICRO, [0])
     shapes = {next(data).frames_B.shape[1:] for _ in range(len(data._recipe.cycle))}
     assert shapes == {(16,), (1,)}
     data.close()

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from tempo_jax import prompts
 from tempo_jax.data import minireel
-from tempo_jax.data.batch_packing import Shape, rows_of
+from tempo_jax.data.batch_packing import BatchShape, first_fit_decreasing
 from tempo_jax.data.minireel import segments, texts
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.sources import NOTE, EvidenceSource, SnippetSource
-from tempo_jax.data.minireel.text_sources import NO_FRAMES, NotedSource, ToldSource
-from tempo_jax.data.samples import Sample, TooLong
+from tempo_jax.data.minireel.sources import EVIDENCE_PROMPT, ClipCaptionSource, SegmentEvidenceSource
+from tempo_jax.data.minireel.text_sources import NO_FRAMES, CaptionTextSource, EvidenceTextSource
+from tempo_jax.data.samples import Sample, SampleTooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.models import build
 from tempo_jax.models.presets import XCOMP_DEMO
@@ -31,7 +31,7 @@ from tests.small_demo import DEMO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SHAPE = Shape(pool=4, row_length=160, conversations=3, length=420)
+SHAPE = BatchShape(pool=4, row_length=160, conversations=3, length=420)
 PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm, "xcomp": XCOMP_DEMO}
 
 
@@ -41,7 +41,7 @@ def tempo():
 
 
 def told(index: int) -> Sample:
-    return ToldSource("train", 100, (16,))[index]
+    return CaptionTextSource("train", 100, (16,))[index]
 
 
 def test_words_cost_tempo_what_they_cost_the_llm_alone(tokenizer, tempo):
@@ -111,7 +111,7 @@ def test_conversations_in_one_row_do_not_see_each_other(tokenizer, tempo):
 
 @hypothesis.given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 6))
 def test_rows_hold_what_is_placed_in_them(lengths, rows):
-    placed = rows_of(lengths, rows, 50)
+    placed = first_fit_decreasing(lengths, rows, 50)
     if placed is None:
         assert sum(lengths) > 25 * rows  # first fit leaves no two rows half empty
         return
@@ -125,7 +125,7 @@ def _asks(sample: Sample) -> bool:
 
 
 def test_glimpses_and_segments_share_a_batch(tokenizer):
-    samples = [SnippetSource("train", 9)[0], SegmentSource("train", 9)[0]]
+    samples = [ClipCaptionSource("train", 9)[0], SegmentSource("train", 9)[0]]
     batch = TASKS["svlm"].collate(samples, tokenizer, DEMO.compressor, SHAPE)
     assert batch.frames_PFHWC.shape[1] == 8
     assert (batch.frames_PFHWC[0, 2:] == batch.frames_PFHWC[0, 1]).all()
@@ -138,30 +138,30 @@ def test_needs_are_what_collate_takes(task, tokenizer):
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
     sample = {
         "tempo": Sample(clip, 2.0, turns),
-        "align": EvidenceSource("train", 9, segments=2)[1],
+        "align": SegmentEvidenceSource("train", 9, segments=2)[1],
         "svlm": SegmentSource("train", 9)[1],
         "llm": told(2),
         "xcomp": Sample(clip, 2.0, turns),
     }[task]
     need = TASKS[task].sample_size(sample, tokenizer, PARTS[task])
-    tight = Shape(need.segments, need.longest_row, 1, need.tokens)
+    tight = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
     TASKS[task].collate([sample], tokenizer, PARTS[task], tight)
     for field in ("pool", "row_length", "length"):
         if getattr(tight, field):
             less = dataclasses.replace(tight, **{field: getattr(tight, field) - 1})
-            with pytest.raises(TooLong):
+            with pytest.raises(SampleTooLong):
                 TASKS[task].collate([sample], tokenizer, PARTS[task], less)
 
 
 def test_words_alone_need_no_segments(tokenizer):
     need = TASKS["tempo"].sample_size(told(0), tokenizer, DEMO)
-    assert (need.segments, need.compressor_tokens, need.longest_row) == (0, 0, 0)
+    assert (need.segments, need.compressor_tokens, need.max_prompt_tokens) == (0, 0, 0)
     assert need.tokens == len(tokenizer.training_prompt(told(0).conversation)[0])
     assert told(0).frames is NO_FRAMES
 
 
 def test_notes_say_of_every_segment_what_it_contributes():
-    source = NotedSource("validation", 40, (64,), {"worded": 1.0})
+    source = EvidenceTextSource("validation", 40, (64,), {"worded": 1.0})
     samples = [source[index].conversation for index in range(40)]
     assert samples == [source[index].conversation for index in range(40)]
     for asked, answered in samples:
@@ -174,7 +174,7 @@ def test_notes_say_of_every_segment_what_it_contributes():
 
 
 def test_notes_are_about_the_kinds_asked_for():
-    source = NotedSource("validation", 30, (8, 64), kinds=("order",))
+    source = EvidenceTextSource("validation", 30, (8, 64), kinds=("order",))
     samples = [source[index] for index in range(30)]
     assert None in samples  # 8 seconds have no order
     asked = [sample.conversation[0]["value"].split("\n")[1] for sample in samples if sample]
@@ -183,7 +183,7 @@ def test_notes_are_about_the_kinds_asked_for():
 
 @pytest.mark.parametrize("spare", [0, 9, None])
 def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
-    source = NotedSource("validation", 40, (8, 1024), {"text": 1.0}, ("when", "count"), spare)
+    source = EvidenceTextSource("validation", 40, (8, 1024), {"text": 1.0}, ("when", "count"), spare)
     all_notes = dataclasses.replace(source, spare=None)
     lengths = set()
     for index in range(40):
@@ -204,7 +204,7 @@ def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
 
 def test_notes_are_said_again_as_memory_tokens_do():
     """The same words over and over, in more slots where a segment matters, all within the budget."""
-    source = NotedSource("validation", 60, (16, 64, 512), {"worded": 1.0}, slots=16, budget=160)
+    source = EvidenceTextSource("validation", 60, (16, 64, 512), {"worded": 1.0}, slots=16, budget=160)
     once = dataclasses.replace(source, slots=1)
     most = set()
     for index in range(60):
@@ -228,7 +228,7 @@ def test_notes_are_said_again_as_memory_tokens_do():
 
 def test_notes_are_never_cut_short():
     """'here' without its shape would answer nothing, however few words there is room for."""
-    source = NotedSource("validation", 60, (64, 512), kinds=("order",), slots=2, budget=1, spare=0)
+    source = EvidenceTextSource("validation", 60, (64, 512), kinds=("order",), slots=2, budget=1, spare=0)
     for index in range(60):
         if sample := source[index]:
             assert all(len(words) == 2 for _, words in _notes(sample))
@@ -236,7 +236,7 @@ def test_notes_are_never_cut_short():
 
 def test_several_questions_about_the_same_notes():
     """The notes of the first question answer all of them, and none is asked twice."""
-    source = NotedSource("validation", 60, (64, 512), {"text": 1.0}, ("order",), spare=0, turns=4)
+    source = EvidenceTextSource("validation", 60, (64, 512), {"text": 1.0}, ("order",), spare=0, turns=4)
     several = 0
     for index in range(60):
         if (sample := source[index]) is None:
@@ -263,7 +263,7 @@ def _notes(sample):
 
 def test_notes_mark_the_event_that_a_question_of_order_names():
     """What comes next or just before is then the note beside the only mark."""
-    source = NotedSource("validation", 40, (64, 512), {"worded": 1.0}, kinds=("order",))
+    source = EvidenceTextSource("validation", 40, (64, 512), {"worded": 1.0}, kinds=("order",))
     asked = 0
     for index in range(40):
         if (sample := source[index]) is None:
@@ -289,11 +289,11 @@ def test_what_questions_call_an_event_is_no_other_of_its_kind():
 
 def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
     """The question reaches the compressor and not the LLM; each sample has something to note."""
-    source = EvidenceSource("validation", 60, (64, 4096), segments=3)
+    source = SegmentEvidenceSource("validation", 60, (64, 4096), segments=3)
     sorts = set()
     for sample in map(source.__getitem__, range(60)):
         asked, said = (turn["value"] for turn in sample.conversation)
-        assert asked == f"<image>\n{NOTE}" and sample.query == sample.asked
+        assert asked == f"<image>\n{EVIDENCE_PROMPT}" and sample.query == sample.asked
         sorts |= {sort for sort, (_, forms) in texts.QUESTIONS.items() if _phrased(sample.asked, forms)}
         notes = re.findall(r"<(.*?) seconds> (.*?)(?=<|$)", said)
         assert len(notes) == 3 and any(note != "nothing" for _, note in notes)
@@ -301,7 +301,7 @@ def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
         assert float(notes[0][0]) == sample.start_seconds + 4 / sample.real_fps
     assert sorts == {*texts.QUESTIONS}
     need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
-    shape = Shape(need.segments, need.longest_row, 1, need.tokens)
+    shape = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
     batch = collate([sample], tokenizer, DEMO, shape)
     assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.asked) == 1
 
@@ -318,9 +318,9 @@ def test_a_question_meets_what_could_be_mistaken_for_its_answer():
     for index in range(60):
         reel = minireel.make("validation", index, seconds=512)
         for question in reel.questions:
-            chosen = segments.contrast(reel, question, rng, 3)
+            chosen = segments.draw_contrasting_segments(reel, question, rng, 3)
             assert [s.index for s in chosen] == sorted({s.index for s in chosen}) and len(chosen) == 3
-            idle = [s for s in chosen if not segments.matters(question, s)]
+            idle = [s for s in chosen if not segments.is_relevant(question, s)]
             if question.kind == "needle":
                 assert len(idle) == 2
             assert len(idle) < 3
@@ -339,7 +339,7 @@ def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
     ):
         sample = open_source(ConfigDict(fields | {"as_asked": as_asked}))[0]
         need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
-        shape = Shape(need.segments, need.longest_row, 1, need.tokens)
+        shape = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
         drawn = dataclasses.replace(sample, frames=np.stack(list(sample.frames)))
         batch = collate([drawn], tokenizer, DEMO, shape)
         text = tokenizer.decode(batch.rows.token_ids_SL[0])

@@ -25,10 +25,10 @@ from tempo_jax.models.layers import REMAT
 from tempo_jax.models.presets import TINY
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
-from tempo_jax.tasks import TASKS, Batches, losses, tempo
+from tempo_jax.tasks import TASKS, TrainLoader, losses, tempo
 from tempo_jax.tasks import llm as loss_llm
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, groups, loop, metrics, run
+from tempo_jax.training import device_prefetch, loop, metrics, param_groups, run_state
 from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -63,7 +63,7 @@ def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(tiny_m
     before, after = (flatten(checkpoint.load_params(folder)) for folder in (tiny_model, whole / "model"))
     assert before.keys() == after.keys()
     for path, x in after.items():
-        learned = groups.group_of(path) in tiny_training.RATES
+        learned = param_groups.group_of(path) in tiny_training.RATES
         assert learned != np.array_equal(x, before[path]), path
     origin = checkpoint.read_model_json(whole / "model", "tempo").origin
     assert origin["step"] == STEPS and origin["config"]["rates"]["llm"] == 1e-3
@@ -196,7 +196,7 @@ def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
     def of_evaluation(config):
         return eval_model.mesh(dict(config.mesh))
 
-    for make in (run.make_mesh, of_evaluation):
+    for make in (run_state.make_mesh, of_evaluation):
         assert made(make, fsdp=-1).size == 8 and not capsys.readouterr().err
         assert made(make, data=3, fsdp=2).size == 6
         assert capsys.readouterr().err == (
@@ -214,15 +214,15 @@ def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
 
 def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):
     config = tiny_training.config(tiny_model, **{"batch.shards": 3})
-    layout = feed.Layout(config, sharding.make_mesh(data=2, fsdp=2))
-    assert layout.uneven == [3] and layout.shards == [0, 1, 2]
+    layout = device_prefetch.BatchSharding(config, sharding.make_mesh(data=2, fsdp=2))
+    assert layout.undivided_rows == [3] and layout.shards == [0, 1, 2]
     placed = layout._place(np.arange(6).reshape(1, 3, 2), jax.P(None, ("data", "fsdp")))
     np.testing.assert_array_equal(placed, np.arange(6).reshape(1, 3, 2))
     config = tiny_training.config(tiny_model, **{"batch.shards": 2, "batch.pool": 1})
-    assert feed.Layout(config, sharding.make_mesh(data=2)).uneven == []
-    assert feed.Layout(config, sharding.make_mesh(data=2, tensor=2)).uneven == [2], (
-        "a pool is read by all chips"
-    )
+    assert device_prefetch.BatchSharding(config, sharding.make_mesh(data=2)).undivided_rows == []
+    assert device_prefetch.BatchSharding(config, sharding.make_mesh(data=2, tensor=2)).undivided_rows == [
+        2
+    ], "a pool is read by all chips"
 
 
 def test_rematerialisation_changes_no_gradient():
@@ -260,13 +260,15 @@ def test_the_feed_runs_ahead_but_states_belong_to_their_batch(tiny_model):
     config.batch.update({"pool": 8, "row_length": 512, "conversations": 2, "length": 512})
     found = checkpoint.read_model_json(tiny_model).config
     tokenizer = Tokenizer(checkpoint.tokenizer_path(tiny_model))
-    layout = feed.Layout(config, sharding.make_mesh(data=2))
+    layout = device_prefetch.BatchSharding(config, sharding.make_mesh(data=2))
     assert layout.shards == layout.owned == [0, 1]
-    with feed.Feed(Batches(config, tokenizer, found, layout.shards), layout) as fed:
+    with device_prefetch.DevicePrefetcher(
+        TrainLoader(config, tokenizer, found, layout.shards), layout
+    ) as fed:
         _, second, third = (next(fed) for _ in range(3))
-    again = Batches(config, tokenizer, found, layout.shards)
+    again = TrainLoader(config, tokenizer, found, layout.shards)
     again.set_state(json.loads(json.dumps(second.states)))
-    with feed.Feed(again, layout) as fed:
+    with device_prefetch.DevicePrefetcher(again, layout) as fed:
         repeated = next(fed)
     for ours, theirs, placed in zip(*map(jax.tree.leaves, (repeated.host, third.host, third.device))):
         np.testing.assert_array_equal(ours, theirs)
@@ -289,7 +291,12 @@ def test_a_killed_reader_is_a_sentence(tiny_model):
 
     config = tiny_training.config(tiny_model)
     told = pytest.raises(TryAgain, match=r"ended with exit code -9 .*config\.data\.workers=0")
-    with feed.Feed(Killed(), feed.Layout(config, sharding.make_mesh())) as fed, told as caught:
+    with (
+        device_prefetch.DevicePrefetcher(
+            Killed(), device_prefetch.BatchSharding(config, sharding.make_mesh())
+        ) as fed,
+        told as caught,
+    ):
         next(fed)
     assert caught.value.status == 75
 
@@ -329,12 +336,12 @@ def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_
 def test_the_log_takes_back_what_comes_after_the_restored_step(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
-    with metrics.Log(tmp_path, 2):
+    with metrics.MetricsLogger(tmp_path, 2):
         assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_the_clock():
-    assert metrics.clock(59.6) == "00:01:00" and metrics.clock(90_061) == "1 d 01:01:01"
+    assert metrics.format_duration(59.6) == "00:01:00" and metrics.format_duration(90_061) == "1 d 01:01:01"
 
 
 def test_flops_agree_with_the_compiler(monkeypatch):
@@ -370,9 +377,9 @@ def test_flops_agree_with_the_compiler(monkeypatch):
     once = sum(part.weights + part.scores for part in parts)
     assert TASKS["tempo"].step_flops(config, batch, {}) == once
     # Where everything learns the backward pass is two more of them; the LLM alone pays for itself.
-    assert TASKS["tempo"].step_flops(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(
-        3 * once
-    )
+    assert TASKS["tempo"].step_flops(
+        config, batch, dict.fromkeys(param_groups.TRAINABLE_GROUPS, 1.0)
+    ) == pytest.approx(3 * once)
     llm = parts[-1]
     alone = TASKS["tempo"].step_flops(config, batch, {"llm": 1.0})
     assert alone == pytest.approx(once + 2 * (llm.weights + llm.scores))

@@ -27,8 +27,8 @@ with Owner(Path(sys.argv[1])):
 @pytest.fixture
 def soon(monkeypatch):
     """Owners elsewhere are taken for dead after a second."""
-    monkeypatch.setattr(owner, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(owner, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(owner, "STALE_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(owner, "HEARTBEAT_SECONDS", 0.1)
 
 
 def elsewhere(workdir, **changes):
@@ -55,8 +55,8 @@ def test_a_killed_owner_leaves_nothing_to_wait_for(tmp_path):
         held.communicate()
     began = time.monotonic()
     with Owner(tmp_path):
-        assert time.monotonic() - began < owner.PATIENCE_SECONDS / 2
-    assert owner.read(tmp_path)["ended"]
+        assert time.monotonic() - began < owner.STALE_AFTER_SECONDS / 2
+    assert owner.read_owner(tmp_path)["ended"]
 
 
 def test_an_owner_on_another_host_lives_as_long_as_it_beats(tmp_path, soon, capsys):
@@ -76,7 +76,7 @@ def test_an_owner_on_another_host_lives_as_long_as_it_beats(tmp_path, soon, caps
         stop.set()
         thread.join()
     with Owner(tmp_path) as mine:
-        assert owner.read(tmp_path)["token"] == mine.token
+        assert owner.read_owner(tmp_path)["token"] == mine.token
     assert "looking for 1 s whether it is alive" in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_an_owner_that_said_that_it_ended_is_not_waited_for(tmp_path):
 def test_a_file_that_says_nothing_is_not_believed(tmp_path, soon, text):
     (tmp_path / owner.FILE).write_text(text)
     with Owner(tmp_path) as mine:
-        assert owner.read(tmp_path)["token"] == mine.token
+        assert owner.read_owner(tmp_path)["token"] == mine.token
 
 
 def test_file_systems_without_locks_have_beats(tmp_path, soon, monkeypatch):
@@ -101,4 +101,4 @@ def test_file_systems_without_locks_have_beats(tmp_path, soon, monkeypatch):
         elsewhere(tmp_path)
         with pytest.raises(TryAgain, match="was taken over by process 7 on other-host"):
             mine.check()
-    assert owner.read(tmp_path)["token"] == "t"  # not written over
+    assert owner.read_owner(tmp_path)["token"] == "t"  # not written over

@@ -11,7 +11,7 @@ import pytest
 
 from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.training import loop, restore, run
+from tempo_jax.training import loop, restore, run_state
 from tests import tiny_training
 from tests.tiny_training import STEPS, curve, rows
 
@@ -63,7 +63,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_not_read(name, tiny_model, copy, capsys):
     damage, how = DAMAGES[name]
     damage(copy / "checkpoints" / "6")
-    with run.read_only(tiny_training.config(tiny_model), copy) as found:
+    with run_state.read_only(tiny_training.config(tiny_model), copy) as found:
         assert found.restored == int(found.state.step) == 3
     told = capsys.readouterr().err
     assert "the checkpoint of step 6 is damaged (" in told and how in told and "step 3 is used" in told
@@ -75,10 +75,10 @@ def test_a_damaged_checkpoint_is_not_read(name, tiny_model, copy, capsys):
 def test_without_digests_what_can_be_read_is_used(tiny_model, copy):
     """As a run that was killed between a save and its digests leaves it, or an older one."""
     shutil.rmtree(copy / "checkpoints" / "6" / "digests")
-    with run.read_only(tiny_training.config(tiny_model), copy) as found:
+    with run_state.read_only(tiny_training.config(tiny_model), copy) as found:
         assert found.restored == 6
     arrays(copy / "checkpoints" / "6").write_bytes(b"")
-    with run.read_only(tiny_training.config(tiny_model), copy) as found:
+    with run_state.read_only(tiny_training.config(tiny_model), copy) as found:
         assert found.restored == 3
 
 
@@ -158,7 +158,7 @@ def test_which_checkpoints_stay(tiny_model, tmp_path):
 def streaks(monkeypatch):
     """Steps of these numbers are not finite."""
     numbers: set[int] = set()
-    real = run.jitted_step
+    real = run_state.jitted_step
 
     def jitted_step(*args):
         step = real(*args)
@@ -170,7 +170,7 @@ def streaks(monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(run, "jitted_step", jitted_step)
+    monkeypatch.setattr(run_state, "jitted_step", jitted_step)
     return numbers
 
 
@@ -184,7 +184,7 @@ def test_nothing_inside_a_streak_is_saved(tiny_model, tmp_path, streaks, capsys)
 
 def test_a_streak_goes_on_where_a_run_does(tiny_model, copy, streaks, monkeypatch):
     info = {"config": json.loads((copy / "config.json").read_text()), "not_finite": 2}
-    monkeypatch.setattr(restore, "_info", lambda step: info)
+    monkeypatch.setattr(restore, "_metadata", lambda step: info)
     streaks.update({7})
     with pytest.raises(TempoError, match="3 steps in a row, up to step 7, were not finite"):
         tiny_training.train(tiny_model, copy, steps=9, max_not_finite=3)

@@ -13,7 +13,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models import presets as models
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import start
+from tempo_jax.training import initialization
 from tempo_jax.training.config import default
 from tempo_jax.utils.tree import flatten
 from tests import tiny_training
@@ -45,9 +45,13 @@ def config(**changes):
 
 
 def parameters(values, workdir, mesh=None):
-    model = start.architecture(values)
-    tokenizer = Tokenizer(start.tokenizer_folder(values, workdir))
-    return start.parameters(values, model.config, tokenizer, mesh or sharding.make_mesh()), tokenizer, model
+    model = initialization.architecture(values)
+    tokenizer = Tokenizer(initialization.tokenizer_folder(values, workdir))
+    return (
+        initialization.parameters(values, model.config, tokenizer, mesh or sharding.make_mesh()),
+        tokenizer,
+        model,
+    )
 
 
 def test_backbones_fill_their_parts_and_the_rest_follows_from_them(small, preset, tmp_path):
@@ -87,8 +91,8 @@ def test_backbones_fill_their_parts_and_the_rest_follows_from_them(small, preset
 
 def test_a_single_backbone_takes_its_part_of_a_preset(small, preset):
     values = config(task="svlm")
-    assert start.architecture(values).config == small[1].compressor
-    assert start.architecture(config(task="llm")).config == small[1].llm
+    assert initialization.architecture(values).config == small[1].compressor
+    assert initialization.architecture(config(task="llm")).config == small[1].llm
 
 
 @pytest.mark.parametrize(

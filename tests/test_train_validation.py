@@ -156,7 +156,7 @@ def test_a_video_that_cannot_be_read_is_said_before_the_first_step(tiny_model, t
 
 def test_a_video_that_vanishes_meanwhile_stops_no_run(tiny_model, video, tmp_path, monkeypatch):
     states = iter([(1, 1), (1, 1), None])  # before the first step, then at each validation
-    monkeypatch.setattr(validation, "_state", lambda _: next(states))
+    monkeypatch.setattr(validation, "_file_state", lambda _: next(states))
     asked = ConfigDict({"video": video, "question": "What?"})
     changes = {"validation.every": 2, "validation.sources": (SOURCE,), "validation.questions": (asked,)}
     changes |= {"validation.batches": 1, "validation.max_new_tokens": 2, "steps": 4}

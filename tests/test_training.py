@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.data.batch_packing import Shape
-from tempo_jax.data.samples import Sample, TooLong
+from tempo_jax.data.batch_packing import BatchShape
+from tempo_jax.data.samples import Sample, SampleTooLong
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.layers import remat_of_parts
@@ -42,7 +42,7 @@ def sample(recorded):
 
 @pytest.fixture(scope="module")
 def batch(sample):
-    shape = Shape(pool=4, row_length=768, conversations=2, length=128)
+    shape = BatchShape(pool=4, row_length=768, conversations=2, length=128)
     return jax.tree.map(jnp.asarray, collate([sample], RecordedTokenizer(), TINY, shape))
 
 
@@ -123,6 +123,6 @@ def test_what_does_not_fit_is_said(sample):
         ({"row_length": 640}, "compressor"),
         ({"length": 64}, "tokens"),
     ):
-        shape = Shape(**{**{"pool": 4, "row_length": 768, "conversations": 1, "length": 128}, **change})
-        with pytest.raises(TooLong, match=word):
+        shape = BatchShape(**{**{"pool": 4, "row_length": 768, "conversations": 1, "length": 128}, **change})
+        with pytest.raises(SampleTooLong, match=word):
             collate([sample], RecordedTokenizer(), TINY, shape)

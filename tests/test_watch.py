@@ -73,7 +73,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
     state, model = types.SimpleNamespace(skipped=0), types.SimpleNamespace(config=TINY.llm)
     run = types.SimpleNamespace(config=config, model=model, mesh=mesh, state=state)
     found, feed = [], Feed(clock, steps - begin, skipping or {})
-    watch = loop.Watch(run, types.SimpleNamespace(write=lambda row, steps: found.append(row)), feed)
+    watch = loop.StepMonitor(run, types.SimpleNamespace(write=lambda row, steps: found.append(row)), feed)
     busy = 0.0
     for number in range(begin + 1, steps + 1):
         fed, waited = watch.next()
@@ -81,7 +81,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
         if synchronous:
             clock.now = busy
         told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)))
-        watch.stepped(number, fed, told, waited)
+        watch.record(number, fed, told, waited)
     watch.finish()
     return found
 
@@ -101,7 +101,7 @@ def test_rates_are_those_of_the_counted_steps(clock, synchronous):
 def test_a_line_about_the_first_step_alone_has_no_rates(clock, synchronous):
     (row,) = rows(clock, 6, begin=5, synchronous=synchronous)
     assert row["step"] == 6 and row["loss"] == 1.0 and all(row[name] is None for name in RATES)
-    said = metrics.line(row, 6)
+    said = metrics.format_metrics(row, 6)
     assert "loss 1.0000" in said and "- s/step" in said and said.endswith("ETA -") and "None" not in said
     first, *others = rows(clock, 4, synchronous=synchronous, log_every=1)
     assert first["step_seconds"] is None

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.data.batch_packing import Shape, choose
-from tempo_jax.data.minireel.text_sources import told
+from tempo_jax.data.batch_packing import BatchShape, select_samples
+from tempo_jax.data.minireel.text_sources import caption_transcript
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.sources import open_source
 from tempo_jax.data.subset import Subset
@@ -22,8 +22,8 @@ from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS
 from tempo_jax.tasks.losses import cross_entropy
 from tempo_jax.training import config as configs
-from tempo_jax.training import optimiser, start, step
-from tempo_jax.training.groups import LEARNABLE, split
+from tempo_jax.training import initialization, optimizer, step
+from tempo_jax.training.param_groups import TRAINABLE_GROUPS, partition
 from tempo_jax.utils.tree import flatten
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.token_compression import VARIANTS, plan
@@ -31,7 +31,7 @@ from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SHAPE = Shape(pool=6, row_length=96, conversations=2, length=1)
+SHAPE = BatchShape(pool=6, row_length=96, conversations=2, length=1)
 TURNS = [{"from": "human", "value": "<image>\nwhat is red?"}, {"from": "gpt", "value": "the ball"}]
 
 
@@ -113,12 +113,12 @@ def test_rows_of_a_batch_cost_what_they_cost_alone(tokenizer):
 def test_samples_share_batches_one_to_a_row(tokenizer):
     needs = [TASKS["xcomp"].sample_size(sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
     assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.alone for need in needs)
-    assert choose(needs, SHAPE) == [0, 3]
+    assert select_samples(needs, SHAPE) == [0, 3]
     picture = TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
     assert picture.segments == 0 and picture.alone
     single = dataclasses.replace(MICRO, clip_frames=1)
     assert TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, single).segments == 0
-    nothing = Shape(0, SHAPE.row_length, 1, 1)
+    nothing = BatchShape(0, SHAPE.row_length, 1, 1)
     batch = TASKS["xcomp"].collate([Sample(tiny.moving(1, 3), None, TURNS)], tokenizer, single, nothing)
     assert (batch.memory_index_BL == -1).all(), "an image takes nothing of the pool, whatever a clip is"
     with pytest.raises(ValueError, match="no frames"):
@@ -130,11 +130,11 @@ def test_training_lowers_the_loss_and_leaves_the_tower_alone(tokenizer):
     micro = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
     params = build.parameters(build.init(MICRO, 2))
     rates = {"llm": 3e-3, "projector": 3e-3}
-    learning, frozen = split(params, rates)
+    learning, frozen = partition(params, rates)
     assert all(path.startswith("vision/") for path in frozen)
-    tuned = optimiser.make(optimiser.OptimiserConfig(rates, steps=9, warmup_ratio=0.1), learning)
-    run = jax.jit(step.make_step(MICRO, tuned, task=TASKS["xcomp"], dtype=jnp.float32, remat="none"))
-    state, losses = step.initial(learning, tuned), []
+    tuned = optimizer.make_optimizer(optimizer.OptimizerConfig(rates, steps=9, warmup_ratio=0.1), learning)
+    run = jax.jit(step.make_train_step(MICRO, tuned, task=TASKS["xcomp"], dtype=jnp.float32, remat="none"))
+    state, losses = step.init_state(learning, tuned), []
     for _ in range(5):
         state, metrics = run(state, frozen, micro)
         losses.append(float(metrics.loss))
@@ -169,7 +169,7 @@ def test_configs_are_valid_runs(name):
     config = module.get_config()
     configs.check(config)
     rows = re.findall(r"^    (\w+) +(frozen|\d[\d.e-]*)\b", module.__doc__, re.MULTILINE)
-    assert tuple(group for group, _ in rows) == LEARNABLE
+    assert tuple(group for group, _ in rows) == TRAINABLE_GROUPS
     rates = {group: 0.0 if rate == "frozen" else float(rate) for group, rate in rows}
     assert rates == dict(config.rates)
     assert f"python train.py --config=configs/{name}.py --workdir=build/xcomp" in module.__doc__
@@ -186,16 +186,16 @@ def test_the_published_values():
 
 def test_paths_of_the_model_are_known_to_groups():
     names = flatten(build.shapes(MICRO))
-    learning, frozen = split(names, {"llm": 1.0, "projector": 1.0})
+    learning, frozen = partition(names, {"llm": 1.0, "projector": 1.0})
     assert len(learning) + len(frozen) == len(names)
 
 
 def test_compression_by_name():
     """A run may train another LP-Comp than the preset's; a name that is none, or of another task, is said."""
     config = importlib.import_module("configs.xcomp_minireel_glimpse").get_config()
-    assert start.architecture(config).config.compression == VARIANTS["none"]
+    assert initialization.architecture(config).config.compression == VARIANTS["none"]
     config.compression = ""
-    assert start.architecture(config).config.compression == VARIANTS["released"]
+    assert initialization.architecture(config).config.compression == VARIANTS["released"]
     config.compression = "cosine"
     with pytest.raises(TempoError, match=r"config\.compression is 'cosine': use one of released, paper"):
         configs.check(config)
@@ -214,7 +214,7 @@ def test_what_is_described_is_what_frames_show():
         few, all_ = sparse[index], dense[index]
         assert (len(few.frames), len(all_.frames), len(few.conversation)) == (8, 64, 2)
         whole = all_.conversation[1]["value"]
-        assert whole == told(all_.frames.spec)
+        assert whole == caption_transcript(all_.frames.spec)
         said = few.conversation[1]["value"].split("<")[1:]
         assert len(said) == 8
         fewer += sum(part not in whole.split("<") for part in said)

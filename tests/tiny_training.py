@@ -122,12 +122,12 @@ class Batches:
         return jax.tree.map(join, *parts)
 
     def _one(self, shard, number):
-        from tempo_jax.data.batch_packing import Shape
+        from tempo_jax.data.batch_packing import BatchShape
         from tempo_jax.data.samples import Sample
         from tempo_jax.tasks.tempo import collate
 
         batch = self.config.batch
-        shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
+        shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
         rng = np.random.default_rng((shard, number))
         frames = rng.integers(0, 255, (1, 32, 32, 3), np.uint8)
         answer = ("Red.", "No ball.")[rng.integers(2)]

@@ -271,6 +271,6 @@ def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:
     chosen = common.chosen(args, (*common.OPEN_OPTIONS, *common.ASK_OPTIONS, "dtype"))
     model = ""
     with contextlib.suppress(TempoError):  # loading says what is wrong with it
-        model = checkpoint_id.identify(checkpoint)["fingerprint"]
+        model = checkpoint_id.fingerprint(checkpoint)["fingerprint"]
     told = json.dumps([model, chosen], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class BatchShape:
     """Of one shard's one micro-batch."""
 
     pool: int  # segments
@@ -23,7 +23,7 @@ class Shape:
     room: int | None = None  # segments of one conversation; None: as many as the pool has
 
 
-def rows_of(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
+def first_fit_decreasing(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
     """The row of each conversation, the longest placed first, each where it fits first; None: no room."""
     room, placed = [length] * rows, [0] * len(lengths)
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -36,21 +36,21 @@ def rows_of(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
+class SampleSize:
     """What a sample takes of a batch's Shape."""
 
     segments: int
     compressor_tokens: int  # of all its segments
-    longest_row: int  # of them; each has Shape.row_length to itself
+    max_prompt_tokens: int  # of them; each has Shape.row_length to itself
     tokens: int  # LLM prompt and answer; conversations share rows of Shape.length
     alone: bool = False  # has an LLM row to itself
 
 
-def too_long(need: Need, shape: Shape) -> str | None:
+def capacity_problem(need: SampleSize, shape: BatchShape) -> str | None:
     """Why a batch of `shape` can never hold the sample, or None."""
     for what, needed, room in (
         ("segments", need.segments, shape.pool if shape.room is None else shape.room),
-        ("compressor tokens in a segment", need.longest_row, shape.row_length),
+        ("compressor tokens in a segment", need.max_prompt_tokens, shape.row_length),
         ("LLM tokens", need.tokens, shape.length),
     ):
         if needed > room:
@@ -58,7 +58,7 @@ def too_long(need: Need, shape: Shape) -> str | None:
     return None
 
 
-def choose(window: Sequence[Need], shape: Shape) -> list[int]:
+def select_samples(window: Sequence[SampleSize], shape: BatchShape) -> list[int]:
     """Positions in `window` of the samples of the next batch, ascending; 0 is among them.
 
     Each must fit by itself (too_long).
@@ -70,13 +70,15 @@ def choose(window: Sequence[Need], shape: Shape) -> list[int]:
         together = [window[i].tokens for i in (*chosen, position)]
         if window[position].alone and len(chosen) >= shape.conversations:
             continue
-        if window[position].segments <= room and rows_of(together, shape.conversations, shape.length):
+        if window[position].segments <= room and first_fit_decreasing(
+            together, shape.conversations, shape.length
+        ):
             chosen.append(position)
             room -= window[position].segments
     return sorted(chosen)
 
 
-def usage(needs: Sequence[Need], shape: Shape) -> Counter:
+def occupancy(needs: Sequence[SampleSize], shape: BatchShape) -> Counter:
     """What one batch holds and could hold, by kind: {"segments": …, "segments_room": …, …}; they add up."""
     return Counter(
         segments=sum(need.segments for need in needs),
@@ -88,7 +90,7 @@ def usage(needs: Sequence[Need], shape: Shape) -> Counter:
     )
 
 
-def waste(used: Counter) -> dict[str, float]:
+def padding_fraction(used: Counter) -> dict[str, float]:
     """Share of the room that stayed empty, by kind, over all that was added to `used`."""
     kinds = ("segments", "compressor_tokens", "llm_tokens")
     return {

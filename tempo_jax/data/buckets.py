@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.errors import TempoError
 
 # Rows there are for each that a full pool of longest conversations takes: with fewer, rows run out before the
 # pool is full (padding of 17 % where 2 gives 14 %: benchmarks/xcomp_buckets.py).
-SLACK = 2
-CYCLE = 256  # steps
+ROW_OVERCOMMIT = 2
+CYCLE_STEPS = 256  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Bucket:
     pool: int
     conversations: int
 
-    def shape(self, shape: Shape) -> Shape:
+    def shape(self, shape: BatchShape) -> BatchShape:
         """The same with this bucket's sizes."""
         sizes = {"room": self.room, "pool": self.pool, "conversations": self.conversations}
         return dataclasses.replace(shape, **sizes)
 
 
-def buckets_of(batch: Any) -> tuple[Bucket, ...]:
+def make_buckets(batch: Any) -> tuple[Bucket, ...]:
     """Those of a config's `batch`, the smallest first; one alone where it names none.
 
     TempoError where batch.buckets does not go up to batch.pool.
@@ -54,10 +54,10 @@ def buckets_of(batch: Any) -> tuple[Bucket, ...]:
 def _bucket(room: int, pool: int, rows: int) -> Bucket:
     if 2 * room > pool:  # no two of them fit
         return Bucket(room, room, rows)
-    return Bucket(room, pool, rows * math.ceil(SLACK * pool / room))
+    return Bucket(room, pool, rows * math.ceil(ROW_OVERCOMMIT * pool / room))
 
 
-def bucket_of(segments: int, buckets: Sequence[Bucket]) -> int | None:
+def pick_bucket(segments: int, buckets: Sequence[Bucket]) -> int | None:
     """The number of the smallest bucket that has room; None where none has."""
     return next((number for number, bucket in enumerate(buckets) if segments <= bucket.room), None)
 
@@ -74,7 +74,7 @@ def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tupl
     """
     weights, totals = [0.0] * len(buckets), [0.0] * len(buckets)
     for segments, weight in clips:
-        if (number := bucket_of(segments, buckets)) is not None:
+        if (number := pick_bucket(segments, buckets)) is not None:
             weights[number] += weight
             totals[number] += weight * segments
     batches = {}  # how many are needed for all samples
@@ -85,7 +85,7 @@ def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tupl
     if not batches:
         return (len(buckets) - 1,)
     whole = sum(batches.values())
-    steps = {number: max(1, round(CYCLE * share / whole)) for number, share in batches.items()}
+    steps = {number: max(1, round(CYCLE_STEPS * share / whole)) for number, share in batches.items()}
     if len(steps) == 1:
         return tuple(steps)
     # Each bucket's steps evenly among the others'.

@@ -45,7 +45,7 @@ class Preparer:
             reason, message = error.reason, str(error)
         except Exception as error:  # one odd file must not end a run of many hours; it is reported by name
             reason, message = "unexpected error", f"{type(error).__name__}: {error}"
-        return [Skipped(entry.where, _printable(sample_id), reason, _printable(message))]
+        return [Skipped(entry.where, _to_printable(sample_id), reason, _to_printable(message))]
 
     def _example(self, record: dict, sample_id: str, origin: Origin) -> dict[str, Any]:
         turns = readers.turns_of(record, origin.form)
@@ -166,5 +166,5 @@ def _check_whole(source: Source) -> None:
             raise BadSample(f"damaged {source.kind}", sentence)
 
 
-def _printable(text: str) -> str:
+def _to_printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()

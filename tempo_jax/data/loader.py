@@ -27,8 +27,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from tempo_jax.data import batch_packing, buckets, shard_stream
-from tempo_jax.data.batch_packing import Shape
-from tempo_jax.data.shard_stream import SKIPPED, Recipe, Shard
+from tempo_jax.data.batch_packing import BatchShape
+from tempo_jax.data.shard_stream import SKIPPED, PipelineSpec, ShardDataset
 from tempo_jax.data.sources import RandomAccess, open_source
 from tempo_jax.data.task import Task
 from tempo_jax.errors import TempoError
@@ -36,15 +36,15 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import Tokenizer
 
 NO_SIZE = (1, 1)  # where there is no frame
-_LOOKED_AT = 256  # samples of a source that does not say how long they are
-_REASONS = 32  # kinds of skipped samples that are told apart
+_NUM_PROBED_SAMPLES = 256  # samples of a source that does not say how long they are
+_MAX_REASONS = 32  # kinds of skipped samples that are told apart
 _SHARD_AHEAD, _STEPS_AHEAD = 1, 1  # batches and global batches that wait, complete, to be asked for
 
 
 class _StepsIterator(grain.DatasetIterator):
     """Global batches of some shards, as (batch, counts, {shard: state after it})."""
 
-    def __init__(self, recipe: Recipe, shards: Sequence[int], parts: Sequence[grain.DatasetIterator]):
+    def __init__(self, recipe: PipelineSpec, shards: Sequence[int], parts: Sequence[grain.DatasetIterator]):
         super().__init__(parts)
         self._recipe, self._shards, self._parts = recipe, shards, parts
         task = recipe.task
@@ -60,7 +60,7 @@ class _StepsIterator(grain.DatasetIterator):
         for shard, part in zip(self._shards, self._parts, strict=True):
             for _ in range(self._recipe.micro_batches):
                 batch, more, state = next(part)
-                batches.append(_globally(batch, shard, self._recipe))
+                batches.append(_offset_indices(batch, shard, self._recipe))
                 counts.update(more)
             states[shard] = json.loads(state)
         return jax.tree.map(self._join, self._axes, *batches), counts, states
@@ -81,7 +81,7 @@ class _StepsIterator(grain.DatasetIterator):
         raise NotImplementedError
 
 
-def _globally(batch: Any, shard: int, recipe: Recipe) -> Any:
+def _offset_indices(batch: Any, shard: int, recipe: PipelineSpec) -> Any:
     """The shard's batch with indices into the memory tokens of all shards' pools."""
     if "memory_index_BL" not in batch._fields:
         return batch
@@ -94,7 +94,7 @@ def _globally(batch: Any, shard: int, recipe: Recipe) -> Any:
 class _Steps(grain.IterDataset):
     """Global batches of some shards."""
 
-    def __init__(self, recipe: Recipe, shards: Sequence[int], parts: Sequence[grain.IterDataset]):
+    def __init__(self, recipe: PipelineSpec, shards: Sequence[int], parts: Sequence[grain.IterDataset]):
         super().__init__(parts)
         self._recipe, self._shards = recipe, shards
 
@@ -102,7 +102,7 @@ class _Steps(grain.IterDataset):
         return _StepsIterator(self._recipe, self._shards, [iter(part) for part in self._parents])
 
 
-class Batches:
+class TrainLoader:
     """This process's part of the global batches, for ever.
 
     `config`: seed, task, batch (shards, micro_batches, pool, row_length, conversations, length, sizes)
@@ -123,19 +123,19 @@ class Batches:
         shards: Sequence[int],
         tasks: Mapping[str, Task],
     ):
-        self._recipe = _recipe(config, tokenizer, model_config, tasks)
+        self._recipe = _pipeline_spec(config, tokenizer, model_config, tasks)
         self._workers = config.data.workers
         self._states: dict[int, dict | None] = dict.fromkeys(shards)
         self._counts, self._iterator = Counter(), None
 
-    def __iter__(self) -> "Batches":
+    def __iter__(self) -> "TrainLoader":
         return self
 
     def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = self._start()
         batch, counts, self._states = next(self._iterator)
-        self._counts = _added(self._counts, counts)
+        self._counts = _add_counts(self._counts, counts)
         return batch
 
     def _start(self) -> grain.DatasetIterator:
@@ -143,7 +143,9 @@ class Batches:
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_SHARD_AHEAD)
         parts = [
-            Shard(self._recipe, shard, state).mp_prefetch(options, worker_init_fn=_keep_off_accelerators)
+            ShardDataset(self._recipe, shard, state).mp_prefetch(
+                options, worker_init_fn=_keep_off_accelerators
+            )
             for shard, state in self._states.items()
         ]
         steps = _Steps(self._recipe, list(self._states), parts)
@@ -160,7 +162,7 @@ class Batches:
             raise TempoError(f"The saved data state has no shard {missing[0]}: keep batch.shards as it was.")
         for shard in self._states:
             if given[shard] is not None:
-                shard_stream.check_same(given[shard], self._recipe)
+                shard_stream.check_same_sources(given[shard], self._recipe)
         self.close()
         self._states = {shard: given[shard] for shard in self._states}
 
@@ -169,7 +171,11 @@ class Batches:
         """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: share}."""
         counts = self._counts
         skipped = {name.removeprefix(SKIPPED): n for name, n in counts.items() if name.startswith(SKIPPED)}
-        return {"samples": counts["samples"], "skipped": skipped, "waste": batch_packing.waste(counts)}
+        return {
+            "samples": counts["samples"],
+            "skipped": skipped,
+            "waste": batch_packing.padding_fraction(counts),
+        }
 
     def close(self) -> None:
         """Stop threads and worker processes; a later `next` starts them again where they stood."""
@@ -178,11 +184,11 @@ class Batches:
             self._iterator = None
 
 
-def _added(total: Counter, more: Counter) -> Counter:
+def _add_counts(total: Counter, more: Counter) -> Counter:
     """The sum, a new object as other threads may read the old; reasons to skip are limited in number."""
     total = Counter(total)
     for name, count in more.items():
-        told = name in total or sum(known.startswith(SKIPPED) for known in total) < _REASONS
+        told = name in total or sum(known.startswith(SKIPPED) for known in total) < _MAX_REASONS
         total[name if told or not name.startswith(SKIPPED) else f"{SKIPPED}other reasons"] += count
     return total
 
@@ -191,7 +197,9 @@ def _keep_off_accelerators(worker: int, workers: int) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any, tasks: Mapping[str, Task]) -> Recipe:
+def _pipeline_spec(
+    config: ConfigDict, tokenizer: Tokenizer, model_config: Any, tasks: Mapping[str, Task]
+) -> PipelineSpec:
     batch, data = config.batch, config.data
     if not data.sources:
         raise TempoError("The config names no data: set data.sources.")
@@ -206,19 +214,21 @@ def _recipe(config: ConfigDict, tokenizer: Tokenizer, model_config: Any, tasks: 
             f"data.workers is {data.workers}, but a shard has 1 worker process or, with 0, none."
         )
     task = tasks[config.task]
-    if len(rooms := buckets.buckets_of(batch)) > 1 and task.clips_of is None:
+    if len(rooms := buckets.make_buckets(batch)) > 1 and task.clips_of is None:
         fitting = " or ".join(name for name, row in tasks.items() if row.clips_of)
         raise TempoError(
             f"config.batch.buckets are for config.task={fitting}, not {task.name}: leave them empty."
         )
-    return Recipe(
+    return PipelineSpec(
         task=task,
         tokenizer=tokenizer,
         model=model_config,
-        shape=Shape(batch.pool, batch.row_length, batch.conversations, batch.length),
-        sizes=_sizes(_listed(batch.get("sizes", ())), sources),
+        shape=BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length),
+        sizes=_frame_sizes(_parse_sizes(batch.get("sizes", ())), sources),
         buckets=rooms,
-        cycle=_cycle(rooms, sources, weights, tokenizer, model_config, task) if len(rooms) > 1 else (0,),
+        cycle=_bucket_cycle(rooms, sources, weights, tokenizer, model_config, task)
+        if len(rooms) > 1
+        else (0,),
         micro_batches=batch.micro_batches,
         window=data.window,
         threads=data.threads,
@@ -245,7 +255,7 @@ def _check_kinds(task: str, source: RandomAccess, tasks: Mapping[str, Task]) -> 
         )
 
 
-def _cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any, task: Task) -> tuple[int, ...]:
+def _bucket_cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any, task: Task) -> tuple[int, ...]:
     """Of buckets, by what the sources hold: all of it where they say so, else some samples, evenly spread."""
     clips = []
     for source, weight in zip(sources, weights, strict=True):
@@ -254,14 +264,14 @@ def _cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any, task: Task
             found = [task.clips_of(count, model) for count in counts]
         else:
             found = []
-            for index in np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int):
+            for index in np.linspace(0, len(source) - 1, min(len(source), _NUM_PROBED_SAMPLES)).astype(int):
                 with contextlib.suppress(Exception):  # counted where it is skipped
                     found.append(task.sample_size(source[int(index)], tokenizer, model).segments)
         clips += [(count, weight / len(found)) for count in found]
     return buckets.cycle(rooms, clips)
 
 
-def _listed(sizes: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+def _parse_sizes(sizes: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     """Sizes as pairs, or as --config.batch.sizes=64x64 gives them. TempoError for what is none."""
     found = []
     for size in sizes if not isinstance(sizes, str) else sizes.split(","):
@@ -274,15 +284,17 @@ def _listed(sizes: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _sizes(listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]) -> tuple[tuple[int, int], ...]:
+def _frame_sizes(
+    listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]
+) -> tuple[tuple[int, int], ...]:
     """The frame size of each step in turn: those listed or, where none is, the only one of the data."""
     sizes = tuple((int(height), int(width)) for height, width in listed)
-    known = [_counted(source) for source in sources]
+    known = [_recorded_sizes(source) for source in sources]
     if sizes and not all(known):
         return sizes
     counts = Counter()
     for source, count in zip(sources, known, strict=True):
-        counts.update(count or _size_of_all(source))
+        counts.update(count or _probe_size(source))
     counts = counts or Counter({NO_SIZE: 1})
     found = ", ".join(f"{height}x{width} ({n})" for (height, width), n in counts.most_common(5))
     if len(counts) > 1 and not sizes:
@@ -296,14 +308,14 @@ def _sizes(listed: Sequence[Sequence[int]], sources: Sequence[RandomAccess]) -> 
     return sizes or tuple(counts)
 
 
-def _counted(source: RandomAccess) -> dict[tuple[int, int], int]:
+def _recorded_sizes(source: RandomAccess) -> dict[tuple[int, int], int]:
     """How many samples of each frame size a prepared data set says it has; empty for other sources."""
     counts = getattr(source, "metadata", {}).get("counts", {})
     sizes = {name.removeprefix("size "): n for name, n in counts.items() if name.startswith("size ")}
     return {tuple(map(int, size.split("x"))): n for size, n in sizes.items()}
 
 
-def _size_of_all(source: RandomAccess) -> dict[tuple[int, int], int]:
+def _probe_size(source: RandomAccess) -> dict[tuple[int, int], int]:
     """By its first readable sample; empty for conversations in words, which go with frames of any size."""
     for index in range(len(source)):
         with contextlib.suppress(Exception):  # counted where it is skipped

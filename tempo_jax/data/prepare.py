@@ -33,7 +33,7 @@ from tempo_jax.utils.text import count
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:
-    from tempo_jax.data.builders import Preparing
+    from tempo_jax.data.builders import PreparedBuilder
     from tempo_jax.data.preparation import Limit, Settings
 
 SKIPPED = folders.SKIPPED
@@ -41,12 +41,12 @@ SKIPPED = folders.SKIPPED
 FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
-WHOLE = (models.TempoConfig, models.XCompConfig)
-MODELS = tuple(name for name, config in presets.PRESETS.items() if isinstance(config, WHOLE))
+SYSTEM_CONFIGS = (models.TempoConfig, models.XCompConfig)
+MODELS = tuple(name for name, config in presets.PRESETS.items() if isinstance(config, SYSTEM_CONFIGS))
 
 
 def prepare(
-    builder: Callable[..., "Preparing"],
+    builder: Callable[..., "PreparedBuilder"],
     target: str | os.PathLike,
     overwrite: bool | str = False,
     keep: Sequence[str | os.PathLike] = (),
@@ -66,10 +66,10 @@ def prepare(
         work = fresh / "work"
         built = builder(data_dir=work)
         # TFDS would speak of downloads.
-        with contextlib.redirect_stdout(io.StringIO()), _failed_writing(target):
+        with contextlib.redirect_stdout(io.StringIO()), _report_write_failure(target):
             built.download_and_prepare()
         if not built.counts["samples"]:
-            raise TempoError(f"There is nothing to prepare: {_skipped_sentence(built)}; nothing is written.")
+            raise TempoError(f"There is nothing to prepare: {_skipped_summary(built)}; nothing is written.")
         for path in Path(built.data_dir).iterdir():
             path.rename(fresh / path.name)
         shutil.rmtree(work)
@@ -80,7 +80,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _failed_writing(target: Path) -> Iterator[None]:
+def _report_write_failure(target: Path) -> Iterator[None]:
     """array_record knows RuntimeError only; a full disk is the user's."""
     try:
         yield
@@ -91,7 +91,7 @@ def _failed_writing(target: Path) -> Iterator[None]:
         raise TempoError(f"{target} cannot be written: {failure[1]}; choose another place.") from error
 
 
-def _report(built: "Preparing", target: Path) -> str:
+def _report(built: "PreparedBuilder", target: Path) -> str:
     counts = built.counts
     kinds = ", ".join(f"{counts[key]} {key.split()[1]}" for key in sorted(counts) if key.startswith("kind "))
     sizes = [(n, key.split()[1]) for key, n in counts.items() if key.startswith("size ")]
@@ -100,12 +100,12 @@ def _report(built: "Preparing", target: Path) -> str:
     text = (
         f"{target}: {count(counts['samples'], 'sample')} prepared ({kinds}), "
         f"{count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
-        f"on average, height x width {common}{more}. {_skipped_sentence(built).capitalize()}"
+        f"on average, height x width {common}{more}. {_skipped_summary(built).capitalize()}"
     )
     return text + (f"; each is named in {target / SKIPPED}." if built.skipped else ".")
 
 
-def _skipped_sentence(built: "Preparing") -> str:
+def _skipped_summary(built: "PreparedBuilder") -> str:
     reasons = collections.Counter(bad.reason for bad in built.skipped)
     listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
     if not reasons:
@@ -114,7 +114,7 @@ def _skipped_sentence(built: "Preparing") -> str:
     return f"{count(len(built.skipped), 'sample')} skipped: {listed}{named}"
 
 
-def _first(built: "Preparing") -> str:
+def _first(built: "PreparedBuilder") -> str:
     return f"{built.skipped[0].where}: {built.skipped[0].message}"
 
 
@@ -197,12 +197,12 @@ def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompC
     from tempo_jax import checkpoint
 
     model = checkpoint.read_model_json(args.checkpoint)
-    if not isinstance(model.config, WHOLE):
+    if not isinstance(model.config, SYSTEM_CONFIGS):
         raise TempoError(f"{args.checkpoint} is a model of kind {model.kind}: give a Tempo or an XComp.")
     return model.config, checkpoint.tokenizer_path(args.checkpoint)
 
 
-def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "Preparing"]:
+def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "PreparedBuilder"]:
     """The builder that the arguments ask for, still without its folder."""
     from tempo_jax.data import builders
 

@@ -50,7 +50,7 @@ class Encoding:
             return file.getvalue()
 
 
-def _opened(data: bytes) -> Image.Image:
+def _open_image(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=tuple(FORMATS.values()))
 
 
@@ -60,7 +60,7 @@ class EncodedFrames:
     def __init__(self, files: Sequence[bytes]):
         """`files`: at least one encoded frame. TempoError where the first is no image."""
         self.files = tuple(files)
-        with _readable(), _opened(self.files[0]) as first:
+        with _readable(), _open_image(self.files[0]) as first:
             self.shape = (len(self.files), first.height, first.width, 3)
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class EncodedFrames:
             chosen = range(len(self))[index]
             frames = [self[i] for i in chosen]
             return np.stack(frames) if frames else np.empty((0, *self.shape[1:]), np.uint8)
-        with _readable(), _opened(self.files[index]) as picture:
+        with _readable(), _open_image(self.files[index]) as picture:
             return np.asarray(picture.convert("RGB"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

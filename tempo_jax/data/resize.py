@@ -47,7 +47,7 @@ def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
         first, _, weights = windows(len(x), count)
         bits = torch_bits(weights.max())
         total = np.full((count, x.shape[1]), 1 << (bits - 1), np.int32)
-        for taken, weight in _taps(x, first, fixed_point(weights, bits).astype(np.int32)):
+        for taken, weight in _gather_taps(x, first, fixed_point(weights, bits).astype(np.int32)):
             total += taken * weight
         return np.clip(total >> bits, 0, 255, out=total).astype(np.uint8)
 
@@ -60,7 +60,7 @@ def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
         total = None
-        for taken, weight in _taps(x, *weights(len(x), count)):
+        for taken, weight in _gather_taps(x, *weights(len(x), count)):
             total = taken * weight if total is None else np_fma(taken, weight, total)
         return total
 
@@ -79,7 +79,9 @@ def _both_passes(frame: np.ndarray, size: Size, one_pass: Callable) -> np.ndarra
     return x
 
 
-def _taps(x: np.ndarray, first: np.ndarray, table: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _gather_taps(
+    x: np.ndarray, first: np.ndarray, table: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Per tap: the row of [N, M] that each output row takes, and the weights, [outputs, 1]."""
     for tap in range(table.shape[1]):
         yield x[np.minimum(first + tap, len(x) - 1)], table[:, tap, None]

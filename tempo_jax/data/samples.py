@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo_jax.data.batch_packing import Shape, rows_of
+from tempo_jax.data.batch_packing import BatchShape, first_fit_decreasing
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, training_query
 from tempo_jax.video import Segment, segments
 
@@ -29,7 +29,7 @@ class Sample:
     start_seconds: float = 0.0  # of the first frame
     seconds: np.ndarray | None = None  # float64 [T], the frames' own times where they are not evenly spaced
     pictures: bool = False
-    as_asked: bool = False
+    inference_prompt: bool = False
     asked: str = ""
 
     def segments(self, segment_frames: int) -> list[Segment]:
@@ -42,20 +42,20 @@ class Sample:
     @property
     def query(self) -> str:
         """What the compressor is asked."""
-        if not self.as_asked:
+        if not self.inference_prompt:
             return training_query(self.conversation)
         return self.asked or human_turns(self.conversation)
 
 
-class TooLong(ValueError):
+class SampleTooLong(ValueError):
     """A sample does not fit the batch's shape."""
 
 
-def check_fits(*needs: tuple[str, int, int]) -> None:
+def check_capacity(*needs: tuple[str, int, int]) -> None:
     """Raises TooLong for the first (what, needed, available) that does not fit."""
     for what, need, have in needs:
         if need > have:
-            raise TooLong(f"{need} {what} do not fit a batch of {have}")
+            raise SampleTooLong(f"{need} {what} do not fit a batch of {have}")
 
 
 def is_text_only(ids: np.ndarray) -> bool:
@@ -84,7 +84,9 @@ def llm_tokens(ids: np.ndarray, times: Sequence[Segment], tokenizer: Tokenizer, 
     return prompt + tags + memory_tokens * (len(times) or 1)
 
 
-def side_by_side(texts: Sequence[Sequence], fills: tuple[int, ...], shape: Shape) -> tuple[np.ndarray, ...]:
+def pack_sequences(
+    texts: Sequence[Sequence], fills: tuple[int, ...], shape: BatchShape
+) -> tuple[np.ndarray, ...]:
     """Conversations laid one after the other into rows: a table [B, L] per column, then their numbers.
 
     texts: per conversation its columns, of one length, the labels last; fills: each column's padding.
@@ -92,10 +94,10 @@ def side_by_side(texts: Sequence[Sequence], fills: tuple[int, ...], shape: Shape
     TooLong where they do not fit.
     """
     lengths = [len(columns[0]) for columns in texts]
-    check_fits(("tokens", max(lengths), shape.length))
-    rows = rows_of(lengths, shape.conversations, shape.length)
+    check_capacity(("tokens", max(lengths), shape.length))
+    rows = first_fit_decreasing(lengths, shape.conversations, shape.length)
     if rows is None:
-        raise TooLong(
+        raise SampleTooLong(
             f"{len(texts)} conversations of {sum(lengths)} tokens do not fit {shape.conversations} rows of "
             f"{shape.length}"
         )

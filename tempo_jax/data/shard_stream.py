@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from tempo_jax.data import batch_packing, buckets
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.sources import RandomAccess
 from tempo_jax.data.task import Task
@@ -25,10 +25,12 @@ from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 
 SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
-_LEAST_PATIENCE = 500  # samples
-_MOST_PATIENCE = 2000  # unusable ones in a row: made-up data has no end, and nobody should wait for it
+_MIN_SKIP_LIMIT = 500  # samples
+_MAX_UNUSABLE_IN_A_ROW = (
+    2000  # unusable ones in a row: made-up data has no end, and nobody should wait for it
+)
 _CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
-_ELSEWHERE = "of another size or length bucket"  # not lost: the stream of that one has it
+_OTHER_SIZE = "of another size or length bucket"  # not lost: the stream of that one has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class _Item:
     """A usable sample and where it came from, so that it can be read again."""
 
     sample: Sample
-    need: batch_packing.Need
+    need: batch_packing.SampleSize
     source: int
     index: int  # in the shard's endless stream of this source
 
@@ -52,8 +54,8 @@ class _Reader:
 
     source: RandomAccess
     number: int
-    slot: "Slot"
-    recipe: "Recipe"
+    slot: "StreamKey"
+    recipe: "PipelineSpec"
 
     def __len__(self) -> int:
         return len(self.source)
@@ -62,7 +64,7 @@ class _Reader:
         recipe = self.recipe
         try:
             if recipe.elsewhere(self.source, index, self.slot.bucket):
-                return _Skipped(_ELSEWHERE)  # without reading it
+                return _Skipped(_OTHER_SIZE)  # without reading it
             sample = self.source[index]
             if sample is None:
                 return _Skipped("the source has none there")
@@ -71,23 +73,23 @@ class _Reader:
             any_size = not need.segments and not need.alone
             size = recipe.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
             if size != self.slot.size:
-                return _Skipped(_ELSEWHERE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
+                return _Skipped(_OTHER_SIZE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
         except Exception as error:  # whatever a damaged record makes of itself: never fatal
             return _Skipped(_reason(error))
-        if reason := batch_packing.too_long(need, recipe.buckets[-1].shape(recipe.shape)):
+        if reason := batch_packing.capacity_problem(need, recipe.buckets[-1].shape(recipe.shape)):
             return _Skipped(reason)
-        if buckets.bucket_of(need.segments, recipe.buckets) != self.slot.bucket:
-            return _Skipped(_ELSEWHERE)
+        if buckets.pick_bucket(need.segments, recipe.buckets) != self.slot.bucket:
+            return _Skipped(_OTHER_SIZE)
         return _Item(sample, need, self.number, -1)
 
 
-def identity(source: RandomAccess) -> dict[str, Any]:
+def source_identity(source: RandomAccess) -> dict[str, Any]:
     """{"length", "name", "fingerprint"}; the fingerprint is empty where only the config says what it is."""
     names = {name: str(getattr(source, name, "")) for name in ("name", "fingerprint")}
     return {"length": len(source)} | names
 
 
-def check_same(state: Mapping, recipe: "Recipe") -> None:
+def check_same_sources(state: Mapping, recipe: "PipelineSpec") -> None:
     """TempoError, by name, where the sources are not those of a saved state."""
     saved = state.get("sources") or [{"length": length} for length in state["lengths"]]
     now = recipe.identity()
@@ -96,14 +98,14 @@ def check_same(state: Mapping, recipe: "Recipe") -> None:
         if old["length"] != new["length"] or (both and old["fingerprint"] != new["fingerprint"]):
             raise TempoError(
                 f"The data are not those of the saved state: source {number}, "
-                f"{new['name'] or 'made on the fly'}, had {_told(old)} and has {_told(new)}. Put the old one "
+                f"{new['name'] or 'made on the fly'}, had {_describe_source(old)} and has {_describe_source(new)}. Put the old one "
                 "back, or start a new run from the checkpoint's weights."
             )
     if len(saved) != len(now) or len(state["streams"]) != len(recipe.slots()):
         raise TempoError(_CHANGED)
 
 
-def _told(known: Mapping) -> str:
+def _describe_source(known: Mapping) -> str:
     mark = f", fingerprint {known['fingerprint']}" if known.get("fingerprint") else ""
     return f"{known['length']} samples{mark}"
 
@@ -116,7 +118,7 @@ def _with_index(index: int, item: _Item | _Skipped) -> _Item | _Skipped:
     return dataclasses.replace(item, index=int(index)) if isinstance(item, _Item) else item
 
 
-class Slot(NamedTuple):
+class StreamKey(NamedTuple):
     """What the batches of one stream have in common."""
 
     size: tuple[int, int]  # (height, width) of frames
@@ -124,13 +126,13 @@ class Slot(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class PipelineSpec:
     """What every shard does with samples; small, and can be pickled."""
 
     task: Task
     tokenizer: Tokenizer
     model: Any
-    shape: Shape
+    shape: BatchShape
     sizes: tuple[tuple[int, int], ...]  # of step t: sizes[t % len(sizes)]
     buckets: tuple[buckets.Bucket, ...]
     cycle: tuple[int, ...]  # of buckets, the next one when every size has had its turn
@@ -142,25 +144,27 @@ class Recipe:
     seed: int
     shards: int
 
-    def need(self, sample: Sample) -> batch_packing.Need:
+    def need(self, sample: Sample) -> batch_packing.SampleSize:
         return self.task.sample_size(sample, self.tokenizer, self.model)
 
-    def shape_of(self, slot: Slot) -> Shape:
+    def shape_of(self, slot: StreamKey) -> BatchShape:
         """Of its batches."""
         return dataclasses.replace(self.buckets[slot.bucket].shape(self.shape), size=slot.size)
 
-    def collate(self, samples: Sequence[Sample], slot: Slot) -> Any:
+    def collate(self, samples: Sequence[Sample], slot: StreamKey) -> Any:
         return self.task.collate(samples, self.tokenizer, self.model, self.shape_of(slot))
 
-    def slot(self, step: int) -> Slot:
+    def slot(self, step: int) -> StreamKey:
         """That of a step; the same on every shard."""
         round_, turn = divmod(step, len(self.sizes))
-        return Slot(self.sizes[turn], self.cycle[round_ % len(self.cycle)])
+        return StreamKey(self.sizes[turn], self.cycle[round_ % len(self.cycle)])
 
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[StreamKey]:
         """All that there are."""
         return [
-            Slot(size, number) for size in dict.fromkeys(self.sizes) for number in dict.fromkeys(self.cycle)
+            StreamKey(size, number)
+            for size in dict.fromkeys(self.sizes)
+            for number in dict.fromkeys(self.cycle)
         ]
 
     def elsewhere(self, source: RandomAccess, index: int, bucket: int) -> bool:
@@ -168,14 +172,14 @@ class Recipe:
         counts = getattr(source, "frame_counts", None) if len(self.buckets) > 1 else None
         if counts is None:
             return False
-        found = buckets.bucket_of(self.task.clips_of(counts[index], self.model), self.buckets)
+        found = buckets.pick_bucket(self.task.clips_of(counts[index], self.model), self.buckets)
         return found is not None and found != bucket
 
     def identity(self) -> list[dict[str, Any]]:
         """What the sources are, to be compared when a run continues."""
-        return [identity(source) for source in self.sources]
+        return [source_identity(source) for source in self.sources]
 
-    def streams(self, shard: int, slot: Slot) -> list[grain.MapDataset]:
+    def streams(self, shard: int, slot: StreamKey) -> list[grain.MapDataset]:
         """For each source, the shard's endless part of it."""
         result = []
         for number, source in enumerate(self.sources):
@@ -186,12 +190,12 @@ class Recipe:
         return result
 
 
-def _decode(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
+def _decode_into(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
     for number in numbers:
         out[number] = frames[number]
 
 
-class _Patience:
+class _SkipLimit:
     """Counts samples skipped in a row; gives up after two passes over the data, but not before 500.
 
     Gives up earlier, after 2000, where they are not merely of another size.
@@ -204,11 +208,11 @@ class _Patience:
         self._reasons.clear()
 
     def skip(self, reason: str, counts: Counter) -> None:
-        if reason != _ELSEWHERE:
+        if reason != _OTHER_SIZE:
             counts[SKIPPED + reason] += 1
         self._reasons[reason] += 1
         total = self._reasons.total()
-        if total >= self._limit or total - self._reasons[_ELSEWHERE] >= _MOST_PATIENCE:
+        if total >= self._limit or total - self._reasons[_OTHER_SIZE] >= _MAX_UNUSABLE_IN_A_ROW:
             ((reason, number),) = self._reasons.most_common(1)
             height, width = self._size
             raise TempoError(
@@ -220,7 +224,7 @@ class _Patience:
 class _Stream:
     """One shard's samples of one size, in batches."""
 
-    def __init__(self, recipe: Recipe, shard: int, slot: Slot, map_in_threads: Callable):
+    def __init__(self, recipe: PipelineSpec, shard: int, slot: StreamKey, map_in_threads: Callable):
         self._recipe, self._slot, self._map = recipe, slot, map_in_threads
         self._shape = recipe.shape_of(slot)
         self._maps = recipe.streams(shard, slot)
@@ -238,20 +242,20 @@ class _Stream:
         # sources several, as a shard has but its part of each.
         pairs = zip(recipe.sources, recipe.weights, strict=True)
         whole = max(math.ceil(len(source) * sum(recipe.weights) / weight) for source, weight in pairs)
-        limit = max(2 * whole, _LEAST_PATIENCE)
-        self._unread, self._unmade = _Patience(limit, slot.size), _Patience(limit, slot.size)
+        limit = max(2 * whole, _MIN_SKIP_LIMIT)
+        self._unread, self._unmade = _SkipLimit(limit, slot.size), _SkipLimit(limit, slot.size)
 
     def next(self, counts: Counter) -> Any:
         """The next batch; what was read, used and skipped on the way is added to `counts`."""
         while True:
             self._fill(counts)
-            chosen = batch_packing.choose([item.need for item in self._window], self._shape)
+            chosen = batch_packing.select_samples([item.need for item in self._window], self._shape)
             items = [self._window[position] for position in chosen]
             self._window = [item for n, item in enumerate(self._window) if n not in set(chosen)]
             made = [(item, sample) for item in items if (sample := self._develop(item.sample, counts))]
             if made:
                 self._unmade.reset()
-                counts.update(batch_packing.usage([item.need for item, _ in made], self._shape))
+                counts.update(batch_packing.occupancy([item.need for item, _ in made], self._shape))
                 counts["samples"] += len(made)
                 return self._recipe.collate([sample for _, sample in made], self._slot)
 
@@ -272,7 +276,7 @@ class _Stream:
             numbers = range(len(sample.frames))
             parts = [numbers[part :: self._recipe.threads] for part in range(self._recipe.threads)]
             frames = np.empty(sample.frames.shape, np.uint8)
-            list(self._map(lambda part: _decode(sample.frames, part, frames), parts))
+            list(self._map(lambda part: _decode_into(sample.frames, part, frames), parts))
         except Exception as error:  # a damaged image: not found before it was decoded
             self._unmade.skip(_reason(error), counts)
             return None
@@ -294,7 +298,7 @@ class _Stream:
 class _ShardIterator(grain.DatasetIterator):
     """One shard's batches, as (batch, counts, state after it as JSON)."""
 
-    def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
+    def __init__(self, recipe: PipelineSpec, shard: int, state: Mapping | None):
         self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads) if recipe.threads > 1 else None
         mapped = self._pool.map if self._pool else map
         self._streams = {slot: _Stream(recipe, shard, slot, mapped) for slot in recipe.slots()}
@@ -318,12 +322,12 @@ class _ShardIterator(grain.DatasetIterator):
         return {"batches": self._batches, "lengths": lengths, "sources": self._identity, "streams": streams}
 
     def set_state(self, state: Mapping) -> None:
-        check_same(state, self._recipe)
+        check_same_sources(state, self._recipe)
         self._batches = state["batches"]
         for slot, stream in self._streams.items():
             stream.set_state(state["streams"][self._name(slot)])
 
-    def _name(self, slot: Slot) -> str:
+    def _name(self, slot: StreamKey) -> str:
         height, width = slot.size
         room = f"/{self._recipe.buckets[slot.bucket].room}" if len(self._recipe.buckets) > 1 else ""
         return f"{height}x{width}{room}"
@@ -334,11 +338,11 @@ class _ShardIterator(grain.DatasetIterator):
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Shard(grain.IterDataset):
+class ShardDataset(grain.IterDataset):
     """One shard's batches, from a state on; each comes with the state after it, so that it does not
     matter who runs ahead: reading threads, a worker process, the assembly."""
 
-    def __init__(self, recipe: Recipe, shard: int, state: Mapping | None):
+    def __init__(self, recipe: PipelineSpec, shard: int, state: Mapping | None):
         super().__init__()
         self._arguments = recipe, shard, state
 

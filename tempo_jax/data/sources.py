@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.sources import EvidenceSource, MinireelSource, SnippetSource
-from tempo_jax.data.minireel.text_sources import NotedSource, ToldSource
+from tempo_jax.data.minireel.sources import ClipCaptionSource, MinireelSource, SegmentEvidenceSource
+from tempo_jax.data.minireel.text_sources import CaptionTextSource, EvidenceTextSource
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
@@ -48,10 +48,10 @@ SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared_part": open_part,
     "minireel": MinireelSource,
     "minireel_segments": SegmentSource,
-    "minireel_snippets": SnippetSource,
-    "minireel_told": ToldSource,
-    "minireel_noted": NotedSource,
-    "minireel_evidence": EvidenceSource,
+    "minireel_snippets": ClipCaptionSource,
+    "minireel_told": CaptionTextSource,
+    "minireel_noted": EvidenceTextSource,
+    "minireel_evidence": SegmentEvidenceSource,
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from tempo_jax.data.batch_packing import Need, Shape
+from tempo_jax.data.batch_packing import BatchShape, SampleSize
 from tempo_jax.data.samples import Sample
 from tempo_jax.prompts import Tokenizer
 
@@ -19,8 +19,8 @@ class Task(Protocol):
     batch: type
     clips_of: Callable[[int, Any], int] | None
 
-    def sample_size(self, sample: Sample, tokenizer: Tokenizer, config: Any) -> Need:
+    def sample_size(self, sample: Sample, tokenizer: Tokenizer, config: Any) -> SampleSize:
         """What the sample takes of a batch."""
 
-    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, config: Any, shape: Shape) -> Any:
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, config: Any, shape: BatchShape) -> Any:
         """One batch; raises samples.TooLong when they do not fit `shape`."""

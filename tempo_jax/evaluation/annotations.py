@@ -66,7 +66,7 @@ def read(
         stem = file.stem if file.suffix == ".json" else ""
         for number, row in enumerate(rows, start=1):
             said = folder / "subtitles" if subtitles else None
-            here = _Row(benchmark, columns, row, f"{file}, question {number}", said, stem)
+            here = _AnnotationRow(benchmark, columns, row, f"{file}, question {number}", said, stem)
             question = here.question(questions)
             questions[question.id] = question
     return list(questions.values())
@@ -132,7 +132,7 @@ def _columns(benchmark: Benchmark, row: dict[str, Any], file: Path) -> dict[str,
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class _AnnotationRow:
     """One row of a file, `where` it is for whoever has to mend it."""
 
     benchmark: Benchmark
@@ -174,7 +174,7 @@ class _Row:
 
     def _video(self) -> str:
         name = self._text("video")
-        if not _inside(name):
+        if not _is_local_name(name):
             raise TempoError(f"{self.where}: the video {name!r} is outside the folder of videos: repair it.")
         return name
 
@@ -184,7 +184,7 @@ class _Row:
             yield f"{self.file}/{video}"
         for column in self.benchmark.columns["video"]:
             name = self.row.get(column)
-            if isinstance(name, str) and name.strip() and name != video and _inside(name):
+            if isinstance(name, str) and name.strip() and name != video and _is_local_name(name):
                 yield name
 
     def _said(self) -> list[str]:
@@ -238,7 +238,7 @@ class _Row:
         return _numbered(name, count)
 
 
-def _inside(name: str) -> bool:
+def _is_local_name(name: str) -> bool:
     """By its name only: in a folder of the Hugging Face cache every file is a link that leads out."""
     path = PurePosixPath(name.replace("\\", "/"))
     return not (path.is_absolute() or ".." in path.parts or "\0" in name)

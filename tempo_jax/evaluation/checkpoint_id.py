@@ -9,7 +9,7 @@ from tempo_jax import checkpoint
 ENDS = 1 << 20  # bytes at either end of a file that are looked at: a 6B's arrays are never read whole
 
 
-def identify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
+def fingerprint(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     """{"fingerprint": 16 hex digits, "origin": what model.json says}; of model.json, arrays, tokenizer.
 
     Two checkpoints of other weights differ: every array file's name and size and its first and last MiB

@@ -16,11 +16,11 @@ from tempo_jax.tempo.options import FLOOR
 from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.video.sources import SAMPLINGS
 
-REUSE = ("vision", "prefix")
+VIDEO_CACHES = ("vision", "prefix")
 DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
 # What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
 # axes may come and go; those that were asked are not asked again.
-FREE = (
+RESUME_MUTABLE_FIELDS = (
     "checkpoint", "data", "limit", "allow_missing", "reuse", "workers", "ahead_mib", "chunk_segments", "mesh",
     "published", *settings.AXES,
 )  # fmt: skip
@@ -88,7 +88,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"config.{name} is empty: give a folder"
         elif found := url(value):
             yield f"config.{name} is the URL {found}: {MOUNT}"
-    for name, allowed in (("reuse", REUSE), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
+    for name, allowed in (("reuse", VIDEO_CACHES), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"
     if config.subtitles and "subtitles" not in benchmark(config.benchmark, config.system).optional:
@@ -97,7 +97,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.fps is {config.fps}: it must be above 0"
     if not 0 <= config.drop_ratio <= 1:
         yield f"config.drop_ratio is {config.drop_ratio}: it must be from 0 to 1"
-    for name, least in _LEAST:
+    for name, least in _MINIMA:
         if config[name] < least:
             yield f"config.{name} is {config[name]}: it must be at least {least}"
     yield from _axis_problems(config)
@@ -125,23 +125,23 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
                 yield f"config.{name} has {value!r}: it must be a whole number of at least {least}"
 
 
-_LEAST = (
+_MINIMA = (
     ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("batch", 1), ("chunk_segments", 1),
     ("workers", 0), ("ahead_mib", 1),
 )  # fmt: skip
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
+def resume_key(config: ConfigDict) -> dict[str, Any]:
     """What an answer depends on besides its setting, as plain values: a run goes on only with the same."""
     of_others = set(SYSTEMS) - {config.system}
-    names = sorted(set(config.keys()) - set(FREE) - of_others)
+    names = sorted(set(config.keys()) - set(RESUME_MUTABLE_FIELDS) - of_others)
     values = ((name, config[name]) for name in names)
     return {name: value.to_dict() if isinstance(value, ConfigDict) else value for name, value in values}
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: Any) -> None:
     """TempoError when what answers depend on has changed since the run in `workdir` was begun."""
-    saved = {name: value for name, value in identity(default()).items() if name in now} | saved
+    saved = {name: value for name, value in resume_key(default()).items() if name in now} | saved
     changed = [
         f"{name} was {saved.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(saved.keys() | now.keys())

@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation.pipe import Served
+from tempo_jax.evaluation.pipe import ModelProcess
 
 # As in the published evaluation (facts/tempo.md §5.1).
 SETTINGS = {"budget": 8192, "fps": 2.0, "min_frames": 8, "max_frames": 1024, "context_length": 32_768}
@@ -44,7 +44,7 @@ class TempoJax(lmms):
         `batch_size` and `device` come from lmms-eval's command line and mean nothing here.
         """
         super().__init__()
-        self.model = Served(python, {"checkpoint": pretrained, **SETTINGS, **settings})
+        self.model = ModelProcess(python, {"checkpoint": pretrained, **SETTINGS, **settings})
 
     def generate_until(self, requests: list) -> list[str]:
         """A reply for each request; empty where there is no video, as published."""

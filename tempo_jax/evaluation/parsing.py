@@ -48,13 +48,13 @@ def by_format(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
     text = reply.strip()
     for mark in PUNCTUATION:
         text = text.strip(mark)
-    found = list(_places(f" {text} ", letters))
+    found = list(_candidates(f" {text} ", letters))
     if not found:
         found = [("anywhere", text.rfind(letter), letter) for letter in letters if letter in text]
     return max(found, key=lambda place: (PRIORITY[place[0]], place[1]), default=("", 0, ""))[2]
 
 
-def _places(text: str, letters: str) -> Iterator[tuple[str, int, str]]:
+def _candidates(text: str, letters: str) -> Iterator[tuple[str, int, str]]:
     """(format, position, letter) wherever a letter stands in one of the formats. `text` has outer spaces."""
     for mark in MARKS:
         for letter in letters:
@@ -79,15 +79,15 @@ def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str
     Quirks kept: "An apple" is A; and it is A to E whatever the question offers, so an E where there are
     four options is wrong, not unparsable.
     """
-    return _first(reply, "ABCDE")
+    return _first_capital_of(reply, "ABCDE")
 
 
 def first_of_four(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
     """The same, A to D (XComp's Video-MME, facts/xcomp.md §5.1)."""
-    return _first(reply, "ABCD")
+    return _first_capital_of(reply, "ABCD")
 
 
-def _first(reply: str, among: str) -> str:
+def _first_capital_of(reply: str, among: str) -> str:
     for phrase in STOCK_PHRASES:
         reply = reply.replace(phrase, "")
     return next((character for character in reply if character in among), "")

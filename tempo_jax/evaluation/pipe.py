@@ -8,7 +8,7 @@ from typing import Any
 from tempo_jax.errors import TempoError
 
 
-class Served:
+class ModelProcess:
     """A model behind a pipe. `python`: the interpreter of the environment that has jax and tempo_jax."""
 
     def __init__(self, python: str, options: dict[str, Any]):

@@ -12,7 +12,7 @@ from tempo_jax.evaluation.rows import MISSING, REFUSED, UNDECODABLE
 from tempo_jax.utils.text import count
 
 LOST = {MISSING: "videos missing", UNDECODABLE: "videos not decodable", REFUSED: "questions refused"}
-SECONDS = "## Seconds per answer"  # nothing above this line depends on the machine's speed
+SECONDS_HEADING = "## Seconds per answer"  # nothing above this line depends on the machine's speed
 
 
 def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_published: bool) -> None:
@@ -150,7 +150,7 @@ def _settings(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _seconds(seconds: Mapping[str, Any]) -> Iterator[str]:
-    yield SECONDS
+    yield SECONDS_HEADING
     yield ""
     yield _line("setting", *STAGES)
     yield "|---" * (1 + len(STAGES)) + "|"

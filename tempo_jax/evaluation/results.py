@@ -17,8 +17,8 @@ from tempo_jax.evaluation.settings import Setting
 
 STAGES = ("decode", "wait", "vision", "compress", "answer")  # of Row["seconds"]
 MEANS = ("tokens_per_frame", "visual_tokens", "frames", "prompt_tokens", "new_tokens")
-EXAMPLES = 5  # replies without a letter that are shown
-WARNINGS = 20
+MAX_EXAMPLES = 5  # replies without a letter that are shown
+MAX_WARNINGS = 20
 
 Rows = Mapping[tuple[str, str], Row]
 
@@ -75,7 +75,7 @@ def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: R
         **{kind: sum(unanswered(row) == kind for _, row in found) for kind in UNANSWERED},
         "if_wrong": _share(row["right"] for _, row in found),  # all that were not answered
         "unparsable": len(unparsable),
-        "unparsable_examples": [row["text"] for row in unparsable[:EXAMPLES]],
+        "unparsable_examples": [row["text"] for row in unparsable[:MAX_EXAMPLES]],
         "random_options_right": guessed if benchmark.random_fallback else None,
         "without_random_options": _share(row["right"] and bool(row["prediction"]) for _, row in asked),
         "relevance_auc": _mean(row["auc"] for row in answered if row["auc"] is not None),
@@ -100,10 +100,10 @@ def _groups(asked, heading: str) -> dict[str, Any]:
     for question, row in asked:
         for name in question.groups.get(heading, ()):
             members[name].append(row["right"])
-    return {name: _share(members[name]) for name in sorted(members, key=_by_number)}
+    return {name: _share(members[name]) for name in sorted(members, key=_natural_order)}
 
 
-def _by_number(name: str) -> tuple[bool, float, str]:
+def _natural_order(name: str) -> tuple[bool, float, str]:
     """Durations in their order, short before long, then names."""
     known = {"short": 0.0, "medium": 1.0, "long": 2.0}
     number = float(name) if name.replace(".", "", 1).isdecimal() else known.get(name)
@@ -139,7 +139,7 @@ def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:
     """What was said of answers, as that a budget was lowered, the most frequent first."""
     counts = Counter(text for row in found for text in row["warnings"] if text != row["damage"])
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [{"warning": text, "answers": count} for text, count in most[:WARNINGS]]
+    return [{"warning": text, "answers": count} for text, count in most[:MAX_WARNINGS]]
 
 
 def seconds(grid: Sequence[Setting], questions: Sequence[Question], rows: Rows) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
-from tempo_jax.evaluation.ask import Asker, Key, Pair, file_state, missing
 from tempo_jax.evaluation.protocols import benchmark
+from tempo_jax.evaluation.question_runner import Key, Pair, QuestionRunner, file_state, pending
 from tempo_jax.evaluation.videos import Videos
-from tempo_jax.evaluation.watch import Watch
+from tempo_jax.evaluation.watch import ProgressReporter
 from tempo_jax.training.checkpoints import code_version
 from tempo_jax.utils.paths import check_local
 
 POLL_SECONDS = 0.5
-MOST_MISSING = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder
+MAX_MISSING_FRACTION = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder
 
 
 class Run:
@@ -44,9 +44,9 @@ class Run:
         self.questions = everything[: config.limit or None]
         self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
         self.about = {
-            "model": checkpoint_id.identify(config.checkpoint, config.system),
+            "model": checkpoint_id.fingerprint(config.checkpoint, config.system),
             "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
-            "config": configs.identity(config),
+            "config": configs.resume_key(config),
             "code": code_version(),
         }
         self._begin()
@@ -89,13 +89,13 @@ class Run:
         done = self._settled(rows.read(self.workdir))
         self._check_videos()
         mine = self.mine
-        todo = len(missing(mine, done))
+        todo = len(pending(mine, done))
         if not todo:
             return
         writer = rows.Writer(self.workdir, self.process)
-        watch = Watch(len(mine) - todo, len(mine), shown=self.process == 0)
+        watch = ProgressReporter(len(mine) - todo, len(mine), shown=self.process == 0)
         try:
-            for row in Asker(self.config, self.benchmark, self.videos).rows(mine, done):
+            for row in QuestionRunner(self.config, self.benchmark, self.videos).rows(mine, done):
                 writer.write(row)
                 watch.answered(row["right"])
         finally:
@@ -132,10 +132,10 @@ class Run:
         """TempoError where more than MOST_MISSING of the videos are needed and not there, unless allowed."""
         answered = rows.read(self.workdir)
         answered = {key for key, row in answered.items() if not rows.unanswered(row)}
-        needed = {question.video: question for question, _ in missing(self.pairs, answered)}
+        needed = {question.video: question for question, _ in pending(self.pairs, answered)}
         lost = [name for name, question in needed.items() if self._path(question) is None]
         total = len({question.video for question in self.questions})
-        if len(lost) > MOST_MISSING * total and not self.config.allow_missing:
+        if len(lost) > MAX_MISSING_FRACTION * total and not self.config.allow_missing:
             named = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
             raise TempoError(
                 f"{len(lost)} of {total} videos are missing in {self.videos.root} and the folders below it "
@@ -146,7 +146,7 @@ class Run:
     def lost(self) -> str:
         """What has no answer and why: of the run or, while others go on, of this process's part."""
         found = rows.read(self.workdir)
-        whole = not missing(self.pairs, found)
+        whole = not pending(self.pairs, found)
         kinds = Counter(
             rows.unanswered(found[question.id, setting.name])
             for question, setting in (self.pairs if whole else self.mine)
@@ -167,7 +167,7 @@ class Run:
 
         The lines to print.
         """
-        while missing(self.pairs, rows.read(self.workdir)):
+        while pending(self.pairs, rows.read(self.workdir)):
             if not wait:
                 return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
             time.sleep(POLL_SECONDS)

@@ -20,9 +20,9 @@ from tempo_jax.errors import TempoError
 from tempo_jax.utils.command_line import bug
 from tempo_jax.utils.text import clean_text
 
-LOADING = ("dtype", "context_length")
-OPENING = ("fps", "min_frames", "max_frames")
-ASKING = ("budget", "strategy", "compress", "seed")
+LOAD_OPTIONS = ("dtype", "context_length")
+OPEN_OPTIONS = ("fps", "min_frames", "max_frames")
+ASK_OPTIONS = ("budget", "strategy", "compress", "seed")
 
 
 def replies(options: dict[str, Any], lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -50,13 +50,14 @@ def replies(options: dict[str, Any], lines: Iterable[str]) -> Iterator[dict[str,
 
 
 def _start(options: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    known = ("checkpoint", *LOADING, *OPENING, *ASKING)
+    known = ("checkpoint", *LOAD_OPTIONS, *OPEN_OPTIONS, *ASK_OPTIONS)
     if unknown := options.keys() - set(known):
         raise TempoError(f"there is no option {', '.join(sorted(unknown))}: use some of {', '.join(known)}")
     import tempo_jax
 
     chosen = [
-        {name: options[name] for name in names if name in options} for names in (LOADING, OPENING, ASKING)
+        {name: options[name] for name in names if name in options}
+        for names in (LOAD_OPTIONS, OPEN_OPTIONS, ASK_OPTIONS)
     ]
     return tempo_jax.load(options.get("checkpoint", ""), **chosen[0]), chosen[1], chosen[2]
 

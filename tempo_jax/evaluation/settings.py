@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from tempo_jax.tempo.options import FLOOR, PRUNING
 
-UNCOMPRESSED = "none"  # a strategy of ours: every memory token of every segment
-FREE_SPENDING = (UNCOMPRESSED, *PRUNING)  # strategies that no budget changes
+NO_COMPRESSION = "none"  # a strategy of ours: every memory token of every segment
+UNBUDGETED_STRATEGIES = (NO_COMPRESSION, *PRUNING)  # strategies that no budget changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Setting:
 
     def options(self) -> dict[str, Any]:
         """The arguments of Clip.ask."""
-        if self.strategy == UNCOMPRESSED:
+        if self.strategy == NO_COMPRESSION:
             return {"compress": False}
         limits = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
         budget = {} if self.budget is None else {"budget": self.budget}
@@ -57,9 +57,9 @@ def grid(config: ConfigDict) -> list[Setting]:
 def _all(config: ConfigDict) -> Iterator[Setting]:
     for values in itertools.product(*(axis(config, name) for name in AXES)):
         setting = Setting(*values)
-        if setting.strategy in FREE_SPENDING:
+        if setting.strategy in UNBUDGETED_STRATEGIES:
             setting = dataclasses.replace(setting, budget=None)
-        if setting.strategy == UNCOMPRESSED:
+        if setting.strategy == NO_COMPRESSION:
             setting = dataclasses.replace(setting, min_tokens=FLOOR, max_tokens=0)
         yield setting
 

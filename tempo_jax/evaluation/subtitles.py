@@ -14,10 +14,10 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.text import clean_text
 
-MOMENTS = 512  # evenly spread; a line that none falls into is left out (facts/xcomp.md §5.1)
+SUBTITLE_SAMPLES = 512  # evenly spread; a line that none falls into is left out (facts/xcomp.md §5.1)
 
 
-def lines(path: Path, starts: float, duration: float, moments: int = MOMENTS) -> list[str]:
+def lines(path: Path, starts: float, duration: float, moments: int = SUBTITLE_SAMPLES) -> list[str]:
     """What is said in a clip that begins at `starts` and lasts `duration` seconds, in order."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -28,11 +28,11 @@ def lines(path: Path, starts: float, duration: float, moments: int = MOMENTS) ->
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TempoError(f"{path} are no subtitles ({type(error).__name__}): download them again.") from error
-    times = _moments(duration, moments)
+    times = _sample_times(duration, moments)
     return [text for start, end, text in said if text and np.any((times >= start) & (times <= end))]
 
 
-def _moments(duration: float, count: int) -> np.ndarray:
+def _sample_times(duration: float, count: int) -> np.ndarray:
     """Whole seconds of a short clip, else `count` times from its beginning on."""
     return np.arange(count) * duration / count if duration > count else np.arange(int(duration))
 

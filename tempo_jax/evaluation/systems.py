@@ -4,8 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tempo_jax.evaluation import ahead, model
-from tempo_jax.evaluation.settings import AXES, UNCOMPRESSED, Setting
+from tempo_jax.evaluation import decode_workers, model
+from tempo_jax.evaluation.settings import AXES, NO_COMPRESSION, Setting
 from tempo_jax.tempo.options import PRUNING, STRATEGIES, Options
 from tempo_jax.video import Reading, Source
 from tempo_jax.xcomp import options as xcomp
@@ -21,16 +21,16 @@ def _reading(config: ConfigDict) -> Reading:
 class TempoSystem:
     """`tempo_jax.Tempo` as a config describes it; loads the checkpoint."""
 
-    strategies = (*STRATEGIES, UNCOMPRESSED)
+    strategies = (*STRATEGIES, NO_COMPRESSION)
     axes = AXES  # of the grid, that mean something to it
 
     def __init__(self, config: ConfigDict):
         self.config, self.model = config, model.load(config)
 
-    def sampling(self, max_frames: int) -> ahead.Sampling:
+    def sampling(self, max_frames: int) -> decode_workers.FrameSampling:
         config = self.config
         limits = (config.fps, config.min_frames, max_frames)
-        return ahead.Sampling(*limits, self.model.config.video, reading=_reading(config))
+        return decode_workers.FrameSampling(*limits, self.model.config.video, reading=_reading(config))
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""
@@ -45,16 +45,16 @@ class TempoSystem:
 class XCompSystem:
     """`xcomp.engine.XComp`: budgets are visual tokens of whole frames, segments are frames."""
 
-    strategies = (*xcomp.SCORERS, UNCOMPRESSED)
+    strategies = (*xcomp.SCORERS, NO_COMPRESSION)
     axes = ("max_frames", "strategy", "budget")
 
     def __init__(self, config: ConfigDict):
         self.config, self.model = config, model.load(config)
 
-    def sampling(self, max_frames: int) -> ahead.Sampling:
+    def sampling(self, max_frames: int) -> decode_workers.FrameSampling:
         config = self.config
         limits = (config.fps, config.min_frames, max_frames)
-        return ahead.Sampling(*limits, VIDEO, sample_indices, _reading(config))
+        return decode_workers.FrameSampling(*limits, VIDEO, sample_indices, _reading(config))
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""

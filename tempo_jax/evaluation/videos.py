@@ -9,7 +9,7 @@ from tempo_jax.data import media_names
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation.benchmarks import Benchmark
 
-LOOKED_AT = 32  # entries of a folder that tell whether it is one of frames
+MAX_ENTRIES_PROBED = 32  # entries of a folder that tell whether it is one of frames
 
 
 class Videos:
@@ -116,7 +116,7 @@ def _has_images(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             shown = (entry for entry in entries if not entry.name.startswith("."))
-            names = [entry.name for entry in itertools.islice(shown, LOOKED_AT)]
+            names = [entry.name for entry in itertools.islice(shown, MAX_ENTRIES_PROBED)]
     except OSError:
         return False
     endings = {os.path.splitext(name)[1].lower() for name in names}

@@ -7,7 +7,7 @@ from typing import Any
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class Watch:
+class ProgressReporter:
     """Counts answers; says nothing unless `shown`. Called once per answer."""
 
     def __init__(self, done: int, total: int, *, shown: bool):
@@ -38,7 +38,7 @@ class Watch:
     def _state(self) -> str:
         asked = self.done - self._before
         rate = (time.monotonic() - self._started) / asked
-        left = clock((self.total - self.done) * rate)
+        left = format_duration((self.total - self.done) * rate)
         return f"{100 * self.right / asked:.1f} % right, {rate:.2f} s each, ETA {left}"
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Watch:
             self._bar.stop()
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

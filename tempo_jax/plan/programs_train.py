@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
-from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.models import build
 from tempo_jax.models.config import TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.plan import abstract
@@ -18,7 +18,7 @@ from tempo_jax.plan.abstract import Program
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import TASKS, losses, xcomp
 from tempo_jax.training import config as configs
-from tempo_jax.training import groups, run, start
+from tempo_jax.training import initialization, param_groups, run_state
 from tempo_jax.training.step import batch_specs
 from tempo_jax.xcomp import token_compression
 
@@ -31,12 +31,12 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     """One program, "train step"; frozen weights are taken to be stored in config.dtype."""
     configs.check(config)
     model = _architecture(config)
-    state, tx = run.abstract_state(config, model, mesh)
+    state, tx = run_state.abstract_state(config, model, mesh)
     batch = _batch(config, model)
     host = _labelled(batch)
     yield Program(
         name="train step",
-        function=run.jitted_step(config, model, tx, state, mesh),
+        function=run_state.jitted_step(config, model, tx, state, mesh),
         args=(state, _frozen(config, model, mesh), _placed(config, batch, mesh)),
         kwargs={},
         flops=TASKS[config.task].step_flops(model, host, dict(config.rates)),
@@ -51,19 +51,21 @@ def _architecture(config: ConfigDict) -> Any:
     if config.model:
         config = config.copy_and_resolve_references()
         config.init.update(dict.fromkeys(("checkpoint", "compressor", "llm"), ""))
-    return start.architecture(config).config
+    return initialization.architecture(config).config
 
 
 def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    _, frozen = groups.split(build.shapes(model), dict(config.rates))
+    _, frozen = param_groups.partition(build.shapes(model), dict(config.rates))
     return {path: abstract.parameter(path, x, jnp.dtype(config.dtype), mesh) for path, x in frozen.items()}
 
 
-def _shape(config: ConfigDict, model: Any) -> tuple[Shape, int]:
+def _shape(config: ConfigDict, model: Any) -> tuple[BatchShape, int]:
     """Sizes of a micro-batch, the largest frames of those the config lists, and frames a segment."""
     batch = config.batch
     sizes = [tuple(size) for size in batch.sizes] or [_usual_size(model)]
-    shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length, max(sizes, key=np.prod))
+    shape = BatchShape(
+        batch.pool, batch.row_length, batch.conversations, batch.length, max(sizes, key=np.prod)
+    )
     if isinstance(model, XCompConfig):
         return shape, model.clip_frames
     return shape, (model.video if isinstance(model, TempoConfig) else VideoConfig()).segment_frames

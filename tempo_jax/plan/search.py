@@ -110,7 +110,7 @@ def _train(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
         best = attempt([best | _mesh(where, best["mesh.tensor"], fsdp)])
         if fsdp < best["mesh.fsdp"]:
             break  # more copies do not pay or do not fit
-    names = REMAT_OF_THREE if TASKS[config.task].stacks == 3 else REMAT
+    names = REMAT_OF_THREE if TASKS[config.task].num_remat_stacks == 3 else REMAT
     best = attempt(best | {"remat": remat} for remat in names)
     attempt(batches(config, best))
 

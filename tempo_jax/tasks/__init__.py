@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from tempo_jax.data import loader
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.tasks import align, llm, svlm, tempo, xcomp
+from tempo_jax.tasks import align, compressor, llm, tempo, xcomp
 from tempo_jax.tasks.base import Task
 
-TASKS: dict[str, Task] = {row.TASK.name: row.TASK for row in (tempo, align, svlm, llm, xcomp)}
+TASKS: dict[str, Task] = {row.TASK.name: row.TASK for row in (tempo, align, compressor, llm, xcomp)}
 
 
-class Batches(loader.Batches):
+class TrainLoader(loader.TrainLoader):
     """Batches of the task that a training config names."""
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer, model_config: Any, shards: Sequence[int]):

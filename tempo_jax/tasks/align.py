@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.data.batch_packing import Need, Shape
+from tempo_jax.data.batch_packing import BatchShape, SampleSize
 from tempo_jax.data.minireel.segments import NOTHING
 from tempo_jax.data.samples import Sample
 from tempo_jax.models.config import TempoConfig
@@ -23,14 +23,14 @@ from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.tasks import flops, tempo
-from tempo_jax.tasks.base import Task, Work, counts_of_segments, frames_u8, int32, prompt_rows
+from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, prompt_rows, segment_token_counts
 from tempo_jax.tasks.losses import Loss
 
 TAG = re.compile(r"<[\d.]+ seconds>")
-SHARPNESS = 8.0  # of the softmax over squared distances, in units of the embeddings' mean square
+INVERSE_TEMPERATURE = 8.0  # of the softmax over squared distances, in units of the embeddings' mean square
 RELEVANCE_WEIGHT = 4.0  # a segment's relevance costs as much as so many of its words
 
-STACKS = 2  # of layers, each with a rematerialisation: vision tower, compressor
+NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, compressor
 
 
 class Batch(NamedTuple):
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     relevant_P: jax.Array  # 1 or 0; IGNORE costs nothing
 
 
-def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Need:
+def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> SampleSize:
     """Of a video whose last turn has a note for each segment, as `collate` lays it out."""
     need = tempo.sample_size(sample, tokenizer, config)
     notes = len(TAG.split(sample.conversation[-1]["value"])) - 1
@@ -52,7 +52,7 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Ne
     return need
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: BatchShape) -> Batch:
     """Segments as task tempo lays them out, with what their memory tokens are to say.
 
     The last turn of a conversation has a note for each segment, after its time tag. A note is repeated until
@@ -81,7 +81,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
     relevance (facts/tempo.md §3.1).
     """
-    remat_vision, remat_text = remat_of_parts(remat, STACKS)
+    remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     said = model.projector(memory_PMD).astype(jnp.float32)
@@ -90,7 +90,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     distance = (jnp.sum(said**2, axis=-1, keepdims=True) - 2 * said @ table.T + size) / jnp.mean(size)
     known = batch.labels_PM != IGNORE
     own = jnp.take_along_axis(distance, jnp.maximum(batch.labels_PM, 0)[..., None], axis=-1)[..., 0]
-    words = jax.nn.logsumexp(-SHARPNESS * distance, axis=-1) + SHARPNESS * own + own
+    words = jax.nn.logsumexp(-INVERSE_TEMPERATURE * distance, axis=-1) + INVERSE_TEMPERATURE * own + own
     chance = jnp.clip(relevance_P.astype(jnp.float32), 1e-6, 1 - 1e-6)
     doubt = -jnp.log(jnp.where(batch.relevant_P == 1, chance, 1 - chance))
     total = jnp.sum(jnp.where(known, words, 0.0))
@@ -98,19 +98,21 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     return Loss(total, jnp.sum(known, dtype=jnp.float32))
 
 
-def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.Part]:
+def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
     """Of the LLM its embedding alone."""
-    yield from flops.of_memory(config, batch)
+    yield from flops.memory_flops(config, batch)
     micro, pool, memory = batch.labels_PM.shape
-    yield flops.Part("llm", 2.0 * micro * pool * memory * config.llm.hidden_size * config.llm.vocab_size, 0.0)
+    yield flops.ModuleFlops(
+        "llm", 2.0 * micro * pool * memory * config.llm.hidden_size * config.llm.vocab_size, 0.0
+    )
 
 
-def counts(batch: Batch, memory_tokens: int) -> Work:
+def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
     """Of a host batch."""
-    return counts_of_segments(batch, batch.labels_PM)
+    return segment_token_counts(batch, batch.labels_PM)
 
 
-def abstract_batch(model, shape: Shape, frames: int, micro: int, shards: int):
+def abstract_batch(model, shape: BatchShape, frames: int, micro: int, shards: int):
     pool = (micro, shards * shape.pool)
     return Batch(
         frames_u8(pool, frames, shape.size),
@@ -126,7 +128,7 @@ TASK = Task(
     kind="tempo",
     kinds=(),
     batch=Batch,
-    stacks=STACKS,
+    num_remat_stacks=NUM_REMAT_STACKS,
     sample_size=sample_size,
     collate=collate,
     loss=loss,

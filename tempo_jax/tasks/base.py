@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.data.batch_packing import Need
+from tempo_jax.data.batch_packing import SampleSize
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import flops
 from tempo_jax.tasks.losses import Loss
 
 
-class Work(NamedTuple):
+class TokenCounts(NamedTuple):
     """What of a host batch is no padding."""
 
     tokens: int  # positions of the decoder that learns to answer
@@ -46,36 +46,36 @@ class Task:
     kind: str
     kinds: tuple[str, ...]
     batch: type
-    stacks: int
-    sample_size: Callable[..., Need]
+    num_remat_stacks: int
+    sample_size: Callable[..., SampleSize]
     collate: Callable[..., Any]
     loss: Callable[..., Loss]
-    flops: Callable[[Any, Any], Iterator[flops.Part]]
-    counts: Callable[[Any, int], Work]
+    flops: Callable[[Any, Any], Iterator[flops.ModuleFlops]]
+    counts: Callable[[Any, int], TokenCounts]
     abstract_batch: Callable[..., Any]
     clips_of: Callable[[int, Any], int] | None = None
 
     @property
-    def pooled(self) -> bool:
+    def has_segment_buffer(self) -> bool:
         """Whether conversations point at segments or clips of a pool."""
         return "memory_index_BL" in self.batch._fields
 
     def step_flops(self, config: Any, batch: Any, rates: Mapping[str, float]) -> float:
         """FLOPs of one optimizer step. batch: arrays with leading axes [micro-batches, rows]."""
-        return flops.of_step(self.flops(config, batch), rates)
+        return flops.train_step_flops(self.flops(config, batch), rates)
 
 
-def learned_positions(labels: np.ndarray) -> int:
+def labeled_positions(labels: np.ndarray) -> int:
     """Positions up to each row's last label, which ends its last turn."""
     learned = labels != IGNORE
     last = labels.shape[-1] - np.argmax(learned[..., ::-1], axis=-1)
     return int(np.where(learned.any(-1), last, 0).sum())
 
 
-def counts_of_segments(batch: Any, labels: np.ndarray) -> Work:
+def segment_token_counts(batch: Any, labels: np.ndarray) -> TokenCounts:
     """Of a batch whose labels are a segment's own."""
     segments = int((labels != IGNORE).any(-1).sum())
-    return Work(learned_positions(labels), segments * batch.frames_PFHWC.shape[2])
+    return TokenCounts(labeled_positions(labels), segments * batch.frames_PFHWC.shape[2])
 
 
 def int32(*shape: int) -> jax.ShapeDtypeStruct:

@@ -34,7 +34,7 @@ PEAK = {
 }
 
 
-class Part(NamedTuple):
+class ModuleFlops(NamedTuple):
     """Forward FLOPs of one module: products with weights, and products of activations (attention)."""
 
     group: str  # training.groups.GROUPS
@@ -42,7 +42,7 @@ class Part(NamedTuple):
     scores: float
 
 
-def of_step(parts: Iterable[Part], rates: Mapping[str, float]) -> float:
+def train_step_flops(parts: Iterable[ModuleFlops], rates: Mapping[str, float]) -> float:
     """FLOPs of one optimiser step, from its forward parts in their order."""
     total, below = 0.0, False  # `below`: something that this part's input depends on learns
     for part in parts:
@@ -53,7 +53,7 @@ def of_step(parts: Iterable[Part], rates: Mapping[str, float]) -> float:
     return total
 
 
-def peak(device: Any) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """FLOP/s of a JAX device where we know it."""
     return PEAK.get(device.device_kind)
 
@@ -94,13 +94,13 @@ def vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, 
     return 2.0 * slices * patches * weights, 2.0 * slices * patches * scores
 
 
-def of_memory(config: TempoConfig, batch: Any) -> Iterator[Part]:
+def memory_flops(config: TempoConfig, batch: Any) -> Iterator[ModuleFlops]:
     """What makes memory tokens, up to the projector."""
     svlm, inner, outer = config.compressor, config.compressor.text.hidden_size, config.llm.hidden_size
-    yield Part("vision", *vision(svlm.vision, batch.frames_PFHWC.shape))
-    yield Part("memory", 0.0, 0.0)  # stands at the decoder's input
+    yield ModuleFlops("vision", *vision(svlm.vision, batch.frames_PFHWC.shape))
+    yield ModuleFlops("memory", 0.0, 0.0)  # stands at the decoder's input
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield Part("svlm", *decoder(svlm.text, micro * pool, length))
+    yield ModuleFlops("svlm", *decoder(svlm.text, micro * pool, length))
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
-    yield Part("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)
+    yield ModuleFlops("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)

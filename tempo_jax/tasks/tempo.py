@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.data.batch_packing import Need, Shape
-from tempo_jax.data.samples import Sample, check_fits, is_text_only, llm_tokens, side_by_side
+from tempo_jax.data.batch_packing import BatchShape, SampleSize
+from tempo_jax.data.samples import Sample, check_capacity, is_text_only, llm_tokens, pack_sequences
 from tempo_jax.models.config import PADDING_ID, TempoConfig
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.qwen3_vl import Rows
@@ -20,10 +20,10 @@ from tempo_jax.models.tempo import Tempo
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, pad_rows
 from tempo_jax.tasks import flops
-from tempo_jax.tasks.base import Task, Work, frames_u8, int32, learned_positions, prompt_rows
+from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, labeled_positions, prompt_rows
 from tempo_jax.tasks.losses import Loss, cross_entropy, positions_in
 
-STACKS = 3  # of layers, each with a rematerialisation: vision tower, compressor, LLM
+NUM_REMAT_STACKS = 3  # of layers, each with a rematerialisation: vision tower, compressor, LLM
 
 
 class Batch(NamedTuple):
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
 
 
-def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Need:
+def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> SampleSize:
     """Of a conversation about a video or an image, as `collate` lays it out."""
     vision, memory = config.compressor.vision, config.memory_tokens
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], vision), vision)
@@ -50,16 +50,16 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Ne
     times = sample.segments(config.video.segment_frames)
     tokens = llm_tokens(ids, times, tokenizer, memory)
     if is_text_only(ids):
-        return Need(0, 0, 0, tokens)
+        return SampleSize(0, 0, 0, tokens)
     question = len(tokenizer.question_ids(sample.query)) + memory
     rows = [
-        len(tokenizer.prefix_row(seconds, visual, training=not sample.as_asked)) + question
+        len(tokenizer.prefix_row(seconds, visual, training=not sample.inference_prompt)) + question
         for seconds in [time.slice_seconds for time in times] or [None]
     ]
-    return Need(len(rows), sum(rows), max(rows), tokens)
+    return SampleSize(len(rows), sum(rows), max(rows), tokens)
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: Shape) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: BatchShape) -> Batch:
     """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`.
 
     A conversation without <image> takes no segment. (The published trainer encodes a white picture for
@@ -88,7 +88,9 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
             block_memory += [*[-1] * len(tag), *range(start, start + memory)]
             missing = frames_per_segment - len(part)
             frames.append(np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]))
-            rows.append([*tokenizer.prefix_row(seconds, tokens, training=not sample.as_asked), *question])
+            rows.append(
+                [*tokenizer.prefix_row(seconds, tokens, training=not sample.inference_prompt), *question]
+            )
         texts.append(_splice(ids, labels, block_ids, block_memory))
     if not rows:  # compiled programs want segments, be they nobody's
         frames.append(np.zeros((frames_per_segment, height, width, 3), np.uint8))
@@ -108,16 +110,16 @@ def _splice(ids, labels, block_ids, block_memory):
     )
 
 
-def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Batch:
+def _pad(frames, rows, texts, shape: BatchShape, memory: int, merged_grid, ids) -> Batch:
     longest_row = max(map(len, rows)) + memory
-    check_fits(("segments", len(rows), shape.pool), ("compressor tokens", longest_row, shape.row_length))
+    check_capacity(("segments", len(rows), shape.pool), ("compressor tokens", longest_row, shape.row_length))
     frames += [frames[-1]] * (shape.pool - len(frames))
     lengths = [len(row) for row in rows]
     # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
     laid_out = [[*row, *[PADDING_ID] * memory] for row in rows]
     padding = shape.pool - len(rows)
     table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid, ids)
-    token_ids, memory_index, labels, conversation = side_by_side(texts, (PADDING_ID, -1, IGNORE), shape)
+    token_ids, memory_index, labels, conversation = pack_sequences(texts, (PADDING_ID, -1, IGNORE), shape)
     return Batch(
         frames_PFHWC=np.stack(frames),
         rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
@@ -142,7 +144,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 
 
 def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
-    remat_vision, remat_text, remat_llm = remat_of_parts(remat, STACKS)
+    remat_vision, remat_text, remat_llm = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     memory = memory.reshape(-1, memory.shape[-1])
@@ -151,19 +153,19 @@ def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int
     return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat_llm)
 
 
-def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.Part]:
-    yield from flops.of_memory(config, batch)
+def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
+    yield from flops.memory_flops(config, batch)
     micro, rows, length = batch.token_ids_BL.shape
-    yield flops.Part("llm", *flops.decoder(config.llm, micro * rows, length, batch.labels_BL))
+    yield flops.ModuleFlops("llm", *flops.decoder(config.llm, micro * rows, length, batch.labels_BL))
 
 
-def counts(batch: Batch, memory_tokens: int) -> Work:
+def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
     """Of a host batch."""
     segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
-    return Work(learned_positions(batch.labels_BL), segments * batch.frames_PFHWC.shape[2])
+    return TokenCounts(labeled_positions(batch.labels_BL), segments * batch.frames_PFHWC.shape[2])
 
 
-def abstract_batch(model, shape: Shape, frames: int, micro: int, shards: int):
+def abstract_batch(model, shape: BatchShape, frames: int, micro: int, shards: int):
     pool, texts = (micro, shards * shape.pool), (micro, shards * shape.conversations, shape.length)
     return Batch(
         frames_u8(pool, frames, shape.size),
@@ -178,7 +180,7 @@ TASK = Task(
     kind="tempo",
     kinds=("image", "video", "text"),
     batch=Batch,
-    stacks=STACKS,
+    num_remat_stacks=NUM_REMAT_STACKS,
     sample_size=sample_size,
     collate=collate,
     loss=loss,

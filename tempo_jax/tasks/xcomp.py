@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.data.batch_packing import Need, Shape
-from tempo_jax.data.samples import MARKS, Sample, check_fits
+from tempo_jax.data.batch_packing import BatchShape, SampleSize
+from tempo_jax.data.samples import MARKS, Sample, check_capacity
 from tempo_jax.models.config import PADDING_ID, XCompConfig
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
 from tempo_jax.tasks import flops
-from tempo_jax.tasks.base import Task, Work, frames_u8, int32, learned_positions
+from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, labeled_positions
 from tempo_jax.tasks.losses import Loss, cross_entropy
 from tempo_jax.xcomp import cost, token_compression
 from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
 from tempo_jax.xcomp.token_compression import plan
 
-STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ def is_image(sample: Sample) -> bool:
     return sample.real_fps is None
 
 
-def frame_numbers(sample: Sample) -> np.ndarray:
+def frame_indices(sample: Sample) -> np.ndarray:
     """The frames of a sample that are looked at: an image's own, or a multiple of 8.
 
     ValueError for what XComp is not tuned on, as published (xcomp §4): words alone and several pictures.
@@ -58,7 +58,7 @@ def frame_numbers(sample: Sample) -> np.ndarray:
     if sample.pictures:
         raise ValueError("several pictures: XComp is tuned on samples with one video or image each")
     if is_image(sample):
-        if not any(marked(turn) for turn in sample.conversation):
+        if not any(has_visual_mark(turn) for turn in sample.conversation):
             raise ValueError("words alone: XComp is tuned on samples with one video or image each")
         return np.arange(1)
     most = max(GRAIN, len(sample.frames))
@@ -72,7 +72,7 @@ def clip_count(frames: int, config: XCompConfig) -> int:
     return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
 
 
-def marked(turn: dict) -> bool:
+def has_visual_mark(turn: dict) -> bool:
     """Whether something is shown in a turn."""
     return turn["from"] == "human" and any(mark in turn["value"] for mark in MARKS)
 
@@ -87,7 +87,7 @@ def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray,
     human = [number for number, turn in enumerate(sample.conversation) if turn["from"] == "human"]
     if not human:
         raise ValueError("no human turn in a conversation")
-    shown = next((number for number in human if marked(sample.conversation[number])), human[0])
+    shown = next((number for number in human if has_visual_mark(sample.conversation[number])), human[0])
     turns = [
         _without_marks(turn) if number in human else turn for number, turn in enumerate(sample.conversation)
     ]
@@ -106,31 +106,31 @@ def _without_marks(turn: dict) -> dict:
     return {**turn, "value": value.strip() if value != turn["value"] else value}
 
 
-def visual_room(pool: int, config: XCompConfig) -> int:
+def visual_capacity(pool: int, config: XCompConfig) -> int:
     """Visual tokens that a row of `pool` clips may have; those of an image in any case."""
     return max(pool * config.memory_tokens, config.frame_tokens)
 
 
-def sample_size(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Need:
+def sample_size(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> SampleSize:
     """Of a conversation about a video or image, as `collate` lays it out: clips, text tokens."""
-    frames = frame_numbers(sample)
+    frames = frame_indices(sample)
     ids, _, _ = text(sample, tokenizer, len(frames))
     clips = 0 if is_image(sample) else len(frames) // config.clip_frames
-    return Need(clips, len(ids), len(ids), 0, alone=True)
+    return SampleSize(clips, len(ids), len(ids), 0, alone=True)
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: Shape) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: BatchShape) -> Batch:
     """One batch of frames of one size; raises TooLong when the samples do not fit `shape`.
 
     shape: pool counts clips, row_length a row's text tokens, conversations rows of one conversation each, and
     of as many images. A pool of 0 takes images alone.
     """
-    check_fits(("conversations", len(samples), shape.conversations))
+    check_capacity(("conversations", len(samples), shape.conversations))
     per_clip, tokens = config.clip_frames, config.memory_tokens
     texts = np.full((shape.conversations, shape.row_length), PADDING_ID, np.int32)
     labels = np.full_like(texts, IGNORE)
     index = np.full(
-        (shape.conversations, visual_room(shape.pool if shape.room is None else shape.room, config)),
+        (shape.conversations, visual_capacity(shape.pool if shape.room is None else shape.room, config)),
         -1,
         np.int32,
     )
@@ -138,10 +138,10 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
     clips: list[np.ndarray] = []
     images = np.zeros((shape.conversations, *(shape.size or samples[0].frames.shape[1:3]), 3), np.uint8)
     for row, sample in enumerate(samples):
-        numbers = frame_numbers(sample)
+        numbers = frame_indices(sample)
         ids, learned, prefix = text(sample, tokenizer, len(numbers))
         count = 0 if is_image(sample) else len(numbers) // per_clip
-        check_fits(("clips", len(clips) + count, shape.pool), ("text tokens", len(ids), shape.row_length))
+        check_capacity(("clips", len(clips) + count, shape.pool), ("text tokens", len(ids), shape.row_length))
         texts[row, : len(ids)], labels[row, : len(ids)] = ids, learned
         index[row, : count * tokens] = len(clips) * tokens + np.arange(count * tokens)
         lengths[:, row] = prefix, len(numbers), len(ids) - prefix
@@ -163,7 +163,7 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
     text token after the video is predicted from the last visual token.
     """
     size = model.config.vision.image_size
-    remat_vision, remat_llm = remat_of_parts(remat, STACKS)
+    remat_vision, remat_llm = remat_of_parts(remat, NUM_REMAT_STACKS)
     pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
     images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
     pool = pool.reshape(-1, pool.shape[-1])
@@ -200,34 +200,34 @@ def _at_size(frames_PFHWC, size: int):
     return jax.lax.map(lambda clip: resize_direct(clip, (size, size)), frames_PFHWC)
 
 
-def forward_flops(config: XCompConfig, batch: Batch) -> Iterator[flops.Part]:
+def forward_flops(config: XCompConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
     micro, clips, frames = batch.frames_PFHWC.shape[:3]
-    yield flops.Part("vision", *(micro * clips * x for x in cost.vision_flops(config.vision, frames)))
+    yield flops.ModuleFlops("vision", *(micro * clips * x for x in cost.vision_flops(config.vision, frames)))
     images = micro * batch.images_BHWC.shape[1]
-    yield flops.Part("vision", *(images * x for x in cost.vision_flops(config.vision, 1)))
+    yield flops.ModuleFlops("vision", *(images * x for x in cost.vision_flops(config.vision, 1)))
     visual = (micro * clips * frames + images) * config.frame_tokens
     width = config.llm.hidden_size
-    yield flops.Part("projector", 2.0 * visual * (config.vision.hidden_size + width) * width, 0.0)
+    yield flops.ModuleFlops("projector", 2.0 * visual * (config.vision.hidden_size + width) * width, 0.0)
     rows, text = batch.text_BS.shape[1:]
     weights, scores = cost.llm_flops(config, text, batch.memory_index_BL.shape[2] // config.frame_tokens)
     weights = (
         micro * rows * weights
         + 2.0 * flops.positions_with_logits(batch.labels_BS) * width * config.llm.vocab_size
     )
-    yield flops.Part("llm", weights, micro * rows * scores)
+    yield flops.ModuleFlops("llm", weights, micro * rows * scores)
 
 
-def counts(batch: Batch, memory_tokens: int) -> Work:
+def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
     """Of a host batch; visual tokens stand apart from the text."""
     images, clip = int((batch.frames_B == 1).sum()), batch.frames_PFHWC.shape[-4]
     visual = int((batch.memory_index_BL >= 0).sum()) + images * memory_tokens // clip
-    return Work(learned_positions(batch.labels_BS) + visual, int(batch.frames_B.sum()))
+    return TokenCounts(labeled_positions(batch.labels_BS) + visual, int(batch.frames_B.sum()))
 
 
-def abstract_batch(model: XCompConfig, shape: Shape, frames: int, micro: int, shards: int):
+def abstract_batch(model: XCompConfig, shape: BatchShape, frames: int, micro: int, shards: int):
     pool, rows = (micro, shards * max(1, shape.pool)), (micro, shards * shape.conversations)
     texts = (*rows, shape.row_length)
-    index = int32(*rows, visual_room(shape.pool, model))
+    index = int32(*rows, visual_capacity(shape.pool, model))
     images = jax.ShapeDtypeStruct((*rows, *shape.size, 3), jnp.uint8)
     return Batch(
         frames_u8(pool, frames, shape.size), images, index, int32(*texts), int32(*texts), *(int32(*rows),) * 3
@@ -239,7 +239,7 @@ TASK = Task(
     kind="xcomp",
     kinds=("image", "video"),
     batch=Batch,
-    stacks=STACKS,
+    num_remat_stacks=NUM_REMAT_STACKS,
     sample_size=sample_size,
     collate=collate,
     loss=loss,

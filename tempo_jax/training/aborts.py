@@ -21,7 +21,7 @@ _UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*\n((?:[^\n]*\d[^\n]*\n
 _lock = threading.Lock()
 
 
-class _Errors:
+class _StderrFilter:
     """Standard error on the way to where it goes: what is fatal is kept back."""
 
     def __init__(self) -> None:
@@ -57,16 +57,16 @@ class _Errors:
 
 
 @contextlib.contextmanager
-def as_sentences(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
+def as_messages(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
     """Calls end(prog, sentence), which must end the process, in place of such an abort."""
-    errors = _Errors()
+    errors = _StderrFilter()
 
     def aborted(number: int) -> None:
         with _lock:
             time.sleep(0.2)  # for the last lines to arrive
             text = b"".join(errors.fatal).decode(errors="replace")
             if text:
-                end(prog, sentence(text))
+                end(prog, message_of(text))
             libc.signal(number, None)  # something else: as if nothing had been here
             os.kill(os.getpid(), number)
 
@@ -81,7 +81,7 @@ def as_sentences(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
         errors.give_back()
 
 
-def sentence(text: str) -> str:
+def message_of(text: str) -> str:
     """What jax.distributed's last words mean."""
     again = "run the same command again on every host, which goes on from what is saved"
     if "RegisterTask" in text and "DEADLINE_EXCEEDED" in text:

@@ -35,7 +35,7 @@ from tempo_jax.utils.tree import flatten, nest
 FOLDER, DIGESTS = "checkpoints", "digests"
 
 
-class Checkpoints:
+class CheckpointManager:
     """Writes the checkpoints of a working directory, which the caller owns (`owner`).
 
     keep: config.checkpoints. What an interrupted save left is taken away.
@@ -49,7 +49,7 @@ class Checkpoints:
         self._steps = ocp.training.Checkpointer(
             (workdir / FOLDER).resolve(),
             context=_context(),
-            preservation_policy=_preserved(keep),
+            preservation_policy=_preservation_policy(keep),
             cleanup_tmp_directories=True,
         )
         if jax.process_count() > 1:
@@ -87,7 +87,7 @@ class Checkpoints:
         with self._failure_is_a_sentence(step):
             self._steps.save_checkpointables_async(
                 step,
-                {"state": named(state), "data": Shards(data)},
+                {"state": by_name(state), "data": DataStates(data)},
                 force=True,
                 custom_metadata=info,
                 metrics=None if loss is None else {"validation_loss": loss},
@@ -128,7 +128,7 @@ class Checkpoints:
             with self._failure_is_a_sentence(self._digesting[0]):
                 raise self._trouble.pop()
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> "CheckpointManager":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -169,7 +169,7 @@ def steps(workdir: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def _preserved(keep: Any) -> Any:
+def _preservation_policy(keep: Any) -> Any:
     """The last ones, those whose step is a multiple, those of the least validation loss."""
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(keep.latest)]
@@ -271,17 +271,17 @@ def _context() -> ocp.Context:
     return context
 
 
-def paths(tree: Any) -> tuple[list[str], Any]:
+def leaf_names(tree: Any) -> tuple[list[str], Any]:
     """A name for every leaf that does not depend on optax's classes, and the tree's structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves], structure
 
 
-def named(tree: Any) -> dict:
-    return nest(dict(zip(paths(tree)[0], jax.tree.leaves(tree), strict=True)))
+def by_name(tree: Any) -> dict:
+    return nest(dict(zip(leaf_names(tree)[0], jax.tree.leaves(tree), strict=True)))
 
 
-class Shards:
+class DataStates:
     """States of data shards as an Orbax "checkpointable": one small JSON file each.
 
     save: writes `states`; load: replaces the values of `states` by what the files hold.

@@ -12,16 +12,16 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.presets import PRESETS
 from tempo_jax.tasks import TASKS
-from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.loggers import LOGGERS
-from tempo_jax.training.optimiser import KINDS
+from tempo_jax.training.optimizer import KINDS
+from tempo_jax.training.param_groups import TRAINABLE_GROUPS
 from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.xcomp.token_compression import VARIANTS
 
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
-FREE = (
+RESUME_MUTABLE_FIELDS = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
     "keep", "fallback", "watchdog", "validation", "loggers", "max_not_finite", "profile_step", "init",
 )  # fmt: skip
@@ -44,7 +44,7 @@ def default() -> ConfigDict:
     # init.compressor.
     config.init.tokenizer = ""
 
-    config.rates = ConfigDict(dict.fromkeys(LEARNABLE, 0.0))  # peak learning rates; 0 freezes
+    config.rates = ConfigDict(dict.fromkeys(TRAINABLE_GROUPS, 0.0))  # peak learning rates; 0 freezes
     config.optimiser = ConfigDict()
     config.optimiser.kind = "adamw"  # training.optimiser.KINDS
     config.optimiser.warmup_ratio = 0.03
@@ -114,7 +114,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if value not in allowed:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
     try:
-        remat_of_parts(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
+        remat_of_parts(config.remat, TASKS[config.task].num_remat_stacks if config.task in TASKS else 1)
     except TempoError as error:
         yield str(error)
     if config.model and config.model not in PRESETS:
@@ -186,7 +186,7 @@ _AXIS = (lambda value: value == -1 or value >= 1, "at least 1, or -1 for whateve
 _SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     *((name, *_at_least(1)) for name in (*_POSITIVE, *(f"batch.{name}" for name in _BATCH))),
-    *((f"rates.{name}", *_at_least(0)) for name in LEARNABLE),
+    *((f"rates.{name}", *_at_least(0)) for name in TRAINABLE_GROUPS),
     *((f"mesh.{name}", *_AXIS) for name in ("data", "fsdp", "tensor")),
     *((f"optimiser.{name}", *_SHARE) for name in ("warmup_ratio", "b1", "b2")),
     ("optimiser.weight_decay", *_at_least(0)),
@@ -230,7 +230,7 @@ def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _free(name)
+        if old.get(name) != new.get(name) and not _is_mutable(name)
     ]
     if changed:
         raise TempoError(
@@ -239,10 +239,10 @@ def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
         )
 
 
-def _free(name: str) -> bool:
+def _is_mutable(name: str) -> bool:
     """Data may lie elsewhere than they did, too."""
     moved = name.startswith("data.sources.") and name.endswith(".path")
-    return moved or any(f"{name}.".startswith(f"{free}.") for free in FREE)
+    return moved or any(f"{name}.".startswith(f"{free}.") for free in RESUME_MUTABLE_FIELDS)
 
 
 def leaves(values: Any, name: str = "") -> dict[str, Any]:

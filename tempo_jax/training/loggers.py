@@ -83,7 +83,7 @@ class WandB:
         import wandb
 
         self._wandb = wandb
-        identity = _identity(workdir, "wandb", lambda: secrets.token_hex(4))
+        identity = _service_run_id(workdir, "wandb", lambda: secrets.token_hex(4))
         self._run = wandb.init(
             project="tempo_jax",
             name=workdir.name,
@@ -120,7 +120,7 @@ class MLflow:
         def new() -> str:
             return self._client.create_run(experiment, run_name=workdir.name).info.run_id
 
-        self._run = _identity(workdir, "mlflow", new)
+        self._run = _service_run_id(workdir, "mlflow", new)
         self._client.log_dict(self._run, config, "config.json")
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
@@ -140,16 +140,16 @@ class MLflow:
         self._client.set_terminated(self._run)
 
 
-class Entry(NamedTuple):
+class LoggerEntry(NamedTuple):
     module: str  # what has to be installed
     package: str  # and how pip calls it
     make: Callable[[Path, int, dict], Logger]
 
 
 LOGGERS = {
-    "tensorboard": Entry("tensorboardX", "tensorboardX", TensorBoard),
-    "wandb": Entry("wandb", "wandb", WandB),
-    "mlflow": Entry("mlflow", "mlflow", MLflow),
+    "tensorboard": LoggerEntry("tensorboardX", "tensorboardX", TensorBoard),
+    "wandb": LoggerEntry("wandb", "wandb", WandB),
+    "mlflow": LoggerEntry("mlflow", "mlflow", MLflow),
 }
 
 
@@ -163,13 +163,13 @@ def check(names: Iterable[str]) -> None:
             )
 
 
-def opened(names: Iterable[str], workdir: Path, step: int, config: dict) -> list[Logger]:
+def open_loggers(names: Iterable[str], workdir: Path, step: int, config: dict) -> list[Logger]:
     """The loggers of a run that goes on after `step`."""
     check(names)
     return [LOGGERS[name].make(workdir, step, config) for name in names]
 
 
-def _identity(workdir: Path, name: str, new: Callable[[], str]) -> str:
+def _service_run_id(workdir: Path, name: str, new: Callable[[], str]) -> str:
     """The name that a service knows the run by, kept in workdir/loggers.json."""
     path = workdir / "loggers.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

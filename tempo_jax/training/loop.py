@@ -16,9 +16,9 @@ from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers, step, watchdog
-from tempo_jax.training.feed import Fed, Feed
-from tempo_jax.training.metrics import Log, Meter, say
-from tempo_jax.training.run import Run, opened, read_only
+from tempo_jax.training.device_prefetch import DevicePrefetcher, PrefetchedBatch
+from tempo_jax.training.metrics import MetricsLogger, ThroughputMeter, say
+from tempo_jax.training.run_state import TrainRun, open_run, read_only
 from tempo_jax.training.validation import Validation
 from tempo_jax.training.watchdog import Watchdog
 from tempo_jax.utils import compilation_cache
@@ -33,8 +33,8 @@ def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | 
     can mend. Every process of a distributed run calls it.
     """
     if make_batches is None:
-        from tempo_jax.tasks import Batches as make_batches
-    with opened(config, workdir) as run:
+        from tempo_jax.tasks import TrainLoader as make_batches
+    with open_run(config, workdir) as run:
         outcome = _loop(run, make_batches) if run.state.step < config.steps else FINISHED
         with run.goodput.spending("save"):
             run.checkpoints.wait()
@@ -50,7 +50,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
         run.export()
 
 
-def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
+def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
     """Steps until the last one or SIGTERM, saving as it goes."""
     config, done = run.config, int(run.state.step)
     tokenizer = Tokenizer(run.tokenizer_folder)
@@ -58,12 +58,12 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
     if run.data is not None:
         batches.set_state(run.data)
     with contextlib.ExitStack() as exits:
-        log = exits.enter_context(Log(run.workdir, done, config.loggers, configs.to_json(config)))
+        log = exits.enter_context(MetricsLogger(run.workdir, done, config.loggers, configs.to_json(config)))
         validation = Validation(run, make_batches) if config.validation.every else None
-        feed = exits.enter_context(Feed(batches, run.layout))
-        stopped = exits.enter_context(stop_requested())
+        feed = exits.enter_context(DevicePrefetcher(batches, run.layout))
+        stopped = exits.enter_context(preemption_guard())
         dog = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
-        watch, saved = Watch(run, log, feed), run.restored
+        watch, saved = StepMonitor(run, log, feed), run.restored
         due, working = False, watchdog.COMPILES
         run.goodput.loop()
         while done < config.steps:
@@ -73,7 +73,7 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
             dog(done, working)
             with profiled(run, done), watch.first_compiles():
                 run.state, metrics = run.run_step(run.state, run.frozen, fed.device)
-                watch.stepped(done, fed, metrics, waited)
+                watch.record(done, fed, metrics, waited)
             working = watchdog.COMPUTES
             stop, loss = stopped(done), None
             due |= stop or done % config.checkpoint_every == 0 or done == config.steps
@@ -93,7 +93,7 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
             run.checkpoints.check()
             if stop:
                 run.checkpoints.wait()
-                say(f"stopped after step {done}, {_kept(done, saved)}: the same command goes on")
+                say(f"stopped after step {done}, {_saved_state(done, saved)}: the same command goes on")
                 return PREEMPTED
         watch.finish()
         if watch.not_finite:
@@ -104,35 +104,35 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
     return FINISHED
 
 
-def _validate(validation: Validation, log: Log, done: int) -> float:
+def _validate(validation: Validation, log: MetricsLogger, done: int) -> float:
     """The loss, after everything has been told."""
     numbers, answers = validation()
     log.validated({"step": done} | numbers, answers, validation.pictures())
     return numbers["validation_loss"]
 
 
-def _kept(done: int, saved: int | None) -> str:
+def _saved_state(done: int, saved: int | None) -> str:
     if saved == done:
         return "which is saved"
     last = "there is no checkpoint" if saved is None else f"the last checkpoint is that of step {saved}"
     return f"which was not finite and is not saved; {last}"
 
 
-class Watch:
+class StepMonitor:
     """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs.
 
     not_finite: steps in a row that were not, up to the last one that is known.
     """
 
-    def __init__(self, run: Run, log: Log, feed: Feed):
+    def __init__(self, run: TrainRun, log: MetricsLogger, feed: DevicePrefetcher):
         self._run, self._log, self._feed = run, log, feed
-        self._meter = Meter(run.config, run.model.config, run.mesh)
-        self._pending: tuple[int, Fed, step.Metrics, float] | None = None
+        self._meter = ThroughputMeter(run.config, run.model.config, run.mesh)
+        self._pending: tuple[int, PrefetchedBatch, step.Metrics, float] | None = None
         self._skipped, self.not_finite = int(run.state.skipped), run.not_finite
         self._first = True
         self._told: set[str] = set()  # reasons to skip samples
 
-    def next(self) -> tuple[Fed, float]:
+    def next(self) -> tuple[PrefetchedBatch, float]:
         """The next batch, and for how many seconds the device had nothing to do before it came."""
         if self._feed.ready():
             return next(self._feed), 0.0
@@ -157,7 +157,7 @@ class Watch:
         """What has happened since the last step is none of the next one's time."""
         self._meter.skip()
 
-    def stepped(self, number: int, fed: Fed, metrics: step.Metrics, waited: float) -> None:
+    def record(self, number: int, fed: PrefetchedBatch, metrics: step.Metrics, waited: float) -> None:
         """A step has been handed to the device: now there is time for the one before."""
         self.finish()
         self._pending = number, fed, metrics, waited
@@ -213,7 +213,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[int], bool]]:
+def preemption_guard() -> Iterator[Callable[[int], bool]]:
     """Yields stopped(step): whether to save and stop after it, the same answer in every process."""
     if jax.process_count() > 1:  # jax.distributed listens to SIGTERM, and tells every process
         yield multihost_utils.reached_preemption_sync_point
@@ -230,7 +230,7 @@ def stop_requested() -> Iterator[Callable[[int], bool]]:
 
 
 @contextlib.contextmanager
-def profiled(run: Run, number: int) -> Iterator[None]:
+def profiled(run: TrainRun, number: int) -> Iterator[None]:
     """Traces step config.profile_step into workdir/profile."""
     if number != run.config.profile_step:
         yield

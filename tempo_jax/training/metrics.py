@@ -13,27 +13,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax.tasks import TASKS, flops
-from tempo_jax.tasks.base import Work
+from tempo_jax.tasks.base import TokenCounts
 from tempo_jax.training import loggers
-from tempo_jax.training.optimiser import OptimiserConfig, schedule
+from tempo_jax.training.optimizer import OptimizerConfig, schedule
 
 
-class Meter:
+class ThroughputMeter:
     """Rates since the last line, in seconds of the wall clock: from the end of a step to that of another."""
 
     def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
         self._model, self._steps_to_do, self._task = model, config.steps, TASKS[config.task]
         self._rates = {name: rate for name, rate in config.rates.items() if rate > 0}
-        self._schedule = schedule(optimiser_config(config), 1.0)
+        self._schedule = schedule(optimizer_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
-        self._peak = flops.peak(mesh.devices.flat[0])
+        self._peak = flops.peak_flops(mesh.devices.flat[0])
         self.last: dict[str, float | None] = {}  # of the last line, what processes may differ in
         self.restart()
 
     def restart(self) -> None:
         """Forgets what was counted; the clock starts now, at the end of a step."""
         self._began, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
-        self._work = Work(0, 0)
+        self._work = TokenCounts(0, 0)
         self._skipped, self._last_step = 0.0, self._began
 
     def skip(self) -> None:
@@ -43,7 +43,7 @@ class Meter:
     def count(self, host: Any, waited: float) -> None:
         """One more step on this host batch; waited: seconds the device had nothing to do for it."""
         done = self._task.counts(host, getattr(self._model, "memory_tokens", 0))
-        self._work = Work(*(a + b for a, b in zip(self._work, done)))
+        self._work = TokenCounts(*(a + b for a, b in zip(self._work, done)))
         # A host batch is this process's share of the step.
         self._flops += self._task.step_flops(self._model, host, self._rates) * jax.process_count()
         self._steps += 1
@@ -79,7 +79,7 @@ class Meter:
             **{f"padding_{kind}": share for kind, share in stats["waste"].items()},
         }
         self.restart()
-        return {name: None if _not_finite(value) else value for name, value in row.items()}
+        return {name: None if _is_nonfinite(value) else value for name, value in row.items()}
 
     def _speed(self, steps_left: int) -> dict[str, float | None]:
         seconds = max(time.perf_counter() - self._began - self._skipped, 1e-9)
@@ -98,16 +98,16 @@ class Meter:
         return speed
 
 
-def _not_finite(value: Any) -> bool:
+def _is_nonfinite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)  # JSON has no name for it
 
 
-def optimiser_config(config: ConfigDict) -> OptimiserConfig:
+def optimizer_config(config: ConfigDict) -> OptimizerConfig:
     """The optimiser's part of a run's config."""
-    return OptimiserConfig(rates=dict(config.rates), steps=config.steps, **config.optimiser)
+    return OptimizerConfig(rates=dict(config.rates), steps=config.steps, **config.optimiser)
 
 
-class Log:
+class MetricsLogger:
     """The files of process 0, and its lines on stderr; other processes write nothing."""
 
     def __init__(
@@ -124,13 +124,13 @@ class Log:
         for name in ("log.jsonl", "validation.jsonl"):
             _truncate(workdir / name, step)
         self._workdir = workdir
-        self._loggers = loggers.opened(names, workdir, step, config or {})
+        self._loggers = loggers.open_loggers(names, workdir, step, config or {})
 
     def write(self, row: dict, steps: int) -> None:
         """One line everywhere."""
         if jax.process_index() == 0:
             self._line("log.jsonl", row)
-            say(line(row, steps))
+            say(format_metrics(row, steps))
 
     def validated(self, row: dict, answers: list[dict], pictures: Sequence[np.ndarray] = ()) -> None:
         """A validation: its numbers, the answers as text, once the videos as pictures."""
@@ -157,7 +157,7 @@ class Log:
         for logger in self._loggers:
             logger.numbers(row["step"], numbers)
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> "MetricsLogger":
         return self
 
     def __exit__(self, *_) -> None:
@@ -182,7 +182,7 @@ def _truncate(path: Path, step: int) -> None:
     fresh.replace(path)
 
 
-def line(row: dict, steps: int) -> str:
+def format_metrics(row: dict, steps: int) -> str:
     """A row for people."""
 
     def number(name: str, form: str, without: str = "-") -> str:
@@ -205,10 +205,12 @@ def line(row: dict, steps: int) -> str:
     for name, what in (("skipped", "skipped steps"), ("samples_skipped", "skipped samples")):
         if row[name]:
             parts.append(f"{what} {row[name]}")
-    return "  ".join([*parts, "ETA -" if row["eta_seconds"] is None else f"ETA {clock(row['eta_seconds'])}"])
+    return "  ".join(
+        [*parts, "ETA -" if row["eta_seconds"] is None else f"ETA {format_duration(row['eta_seconds'])}"]
+    )
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """ "2:03:04", or "3 d 02:03:04" from a day on."""
     days, rest = divmod(round(seconds), 86_400)
     hours, minutes = divmod(rest // 60, 60)

@@ -19,10 +19,10 @@ from typing import Any
 from tempo_jax.errors import TempoError, TryAgain
 
 FILE = "owner.json"
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 # Without a beat, after which an owner on another host is taken for dead; a network file system may show
 # another host's changes this late.
-PATIENCE_SECONDS = 40.0
+STALE_AFTER_SECONDS = 40.0
 
 
 class Owner:
@@ -50,7 +50,7 @@ class Owner:
     def __exit__(self, *_) -> None:
         self._ended.set()
         try:
-            if read(self._workdir).get("token") == self.token:
+            if read_owner(self._workdir).get("token") == self.token:
                 self._write(ended=True)
         except OSError:
             pass  # a full or vanished disk: the next owner sees that the lock is free
@@ -58,17 +58,17 @@ class Owner:
 
     def check(self) -> None:
         """TryAgain where another run has taken the folder over, after this one had stood still."""
-        now = read(self._workdir)
+        now = read_owner(self._workdir)
         if now and now.get("token") != self.token:
             raise TryAgain(
-                f"{self._workdir} was taken over by {_who(now)} while this run stood still: stop one of them"
+                f"{self._workdir} was taken over by {_describe_owner(now)} while this run stood still: stop one of them"
             )
 
     def _wait_for_the_last_owner(self) -> None:
         """Returns when there is none; on another host it may take PATIENCE_SECONDS to be sure of that."""
         began, first, told = time.monotonic(), self._beaten(), False
         while True:
-            free, last = lock(self._descriptor), read(self._workdir)
+            free, last = lock(self._descriptor), read_owner(self._workdir)
             elsewhere = last.get("host", "") != socket.gethostname()
             if free and (not last or last.get("ended")):
                 return
@@ -78,28 +78,28 @@ class Owner:
                 self._refuse(last)
             if self._beaten() != first:
                 self._refuse(last)
-            if time.monotonic() - began > PATIENCE_SECONDS:
+            if time.monotonic() - began > STALE_AFTER_SECONDS:
                 return
             if not told:
                 told = True
                 from tempo_jax.training.metrics import say
 
                 say(
-                    f"{self._workdir} was last trained in by {_who(last)}, which has not said that it ended: "
-                    f"looking for {PATIENCE_SECONDS:.0f} s whether it is alive"
+                    f"{self._workdir} was last trained in by {_describe_owner(last)}, which has not said that it ended: "
+                    f"looking for {STALE_AFTER_SECONDS:.0f} s whether it is alive"
                 )
             time.sleep(0.5)
 
     def _refuse(self, last: dict) -> None:
         raise TempoError(
-            f"{self._workdir} is being trained in by {_who(last)}: stop that run or choose another --workdir"
+            f"{self._workdir} is being trained in by {_describe_owner(last)}: stop that run or choose another --workdir"
         )
 
     def _beaten(self) -> int:
         return os.fstat(self._descriptor).st_mtime_ns
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
                 os.utime(self._descriptor)
             except OSError:
@@ -118,7 +118,7 @@ class Owner:
         os.ftruncate(self._descriptor, len(text))
 
 
-def read(workdir: Path) -> dict[str, Any]:
+def read_owner(workdir: Path) -> dict[str, Any]:
     """What the last owner wrote; empty where there was none."""
     try:
         found = json.loads((workdir / FILE).read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def read(workdir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _who(owner: dict) -> str:
+def _describe_owner(owner: dict) -> str:
     return "process {process} on {host} since {since}".format_map(
         {"process": "?", "host": "another host", "since": "?"} | owner
     )

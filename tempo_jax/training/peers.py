@@ -49,7 +49,7 @@ def joined(
     others to come, TryAgain's status 75 after that.
     """
     waited = max(wait_seconds - 5, 1)  # jax.distributed takes five more
-    with aborts.as_sentences(prog, _ended_itself), _waiting(prog, wait_seconds):
+    with aborts.as_messages(prog, _on_abort), _waiting(prog, wait_seconds):
         try:
             jax.distributed.initialize(
                 address,
@@ -62,7 +62,7 @@ def joined(
             if isinstance(error, TempoError):
                 raise
             raise TempoError(f"--distributed: {error} (--coordinator, --processes, --process)") from error
-    with aborts.as_sentences(prog, _ended_itself):
+    with aborts.as_messages(prog, _on_abort):
         done = threading.Event()
         threading.Thread(target=_listen, args=(prog, done), name="peers", daemon=True).start()
         try:
@@ -105,7 +105,7 @@ def exchange(text: str = "") -> list[str]:
     return [said[process] for process in range(jax.process_count())]
 
 
-def all_of(fact: bool) -> bool:
+def all_agree(fact: bool) -> bool:
     """Whether it holds in every process."""
     return all(text == "yes" for text in exchange("yes" if fact else "no"))
 
@@ -148,7 +148,7 @@ def check_alike(facts: dict[str, object]) -> None:
 def check_shared(workdir: Path, token: str) -> None:
     """TempoError where this process does not see the folder that process 0 owns by this token."""
     for _ in range(40):  # a network file system may show another host's files late
-        if owner.read(workdir).get("token") == token:
+        if owner.read_owner(workdir).get("token") == token:
             return
         time.sleep(0.25)
     raise TempoError(
@@ -175,17 +175,19 @@ def give_up(prog: str, error: Exception) -> None:
 def _fail(prog: str, error: BaseException) -> None:
     """Publishes the error, waits until the others know, and ends this process."""
     alone = not jax.distributed.is_initialized() or distributed.global_state.num_processes == 1
-    if not alone and _broken(error):
+    if not alone and _is_lost_connection(error):
         time.sleep(CAUSE_SECONDS)  # the thread that listens, or an abort, ends the process meanwhile
-        error = TryAgain(f"the connection to another process broke ({_line(error)}): run the command again")
-    status, text = _told(prog, error)
+        error = TryAgain(
+            f"the connection to another process broke ({_first_line(error)}): run the command again"
+        )
+    status, text = _exit_status_and_message(prog, error)
     with _ending:
         _decided.append(status)
         if not alone:
             mine = {"process": distributed.global_state.process_id, "status": status, "text": text}
             with contextlib.suppress(Exception):  # somebody else was first
                 distributed.global_state.client.key_value_set(_FAILED, json.dumps(mine))
-            _hear()
+            _acknowledge()
         if text:
             command_line.say(f"{prog}: {text}")
         if not alone:
@@ -193,7 +195,7 @@ def _fail(prog: str, error: BaseException) -> None:
         _end(status)
 
 
-def _told(prog: str, error: BaseException) -> tuple[int, str]:
+def _exit_status_and_message(prog: str, error: BaseException) -> tuple[int, str]:
     """Exit status and sentence, as command_line.run has them."""
     if isinstance(error, TempoError):
         return error.status, str(error)
@@ -206,13 +208,13 @@ def _told(prog: str, error: BaseException) -> tuple[int, str]:
     return 1, command_line.bug(error)
 
 
-def _broken(error: BaseException) -> bool:
+def _is_lost_connection(error: BaseException) -> bool:
     """Whether it only says that another process is not there any more."""
     theirs = isinstance(error, ValueError | RuntimeError) and not isinstance(error, TempoError)
     return theirs and any(word in str(error) for word in _BROKEN)
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
@@ -228,7 +230,7 @@ def _listen(prog: str, done: threading.Event) -> None:
             if done.is_set():
                 return
             _decided.append(failed["status"])
-            _hear()
+            _acknowledge()
             if distributed.global_state.process_id == 0 and failed["text"]:
                 who = f"process {failed['process']}"
                 named = failed["text"].startswith(f"{who} ")
@@ -237,7 +239,7 @@ def _listen(prog: str, done: threading.Event) -> None:
             _end(failed["status"])
 
 
-def _hear() -> None:
+def _acknowledge() -> None:
     with contextlib.suppress(Exception):
         state = distributed.global_state
         state.client.key_value_set(f"{_HEARD}/{state.process_id}", "yes")
@@ -259,7 +261,7 @@ def _wait_for_the_others() -> None:
         time.sleep(0.1)
 
 
-def _ended_itself(prog: str, sentence: str) -> None:
+def _on_abort(prog: str, sentence: str) -> None:
     """jax.distributed wanted to abort this process, for what the sentence says."""
     if _decided:  # it was about to end, for what has been said
         _end(_decided[0])

@@ -20,7 +20,7 @@ from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers
-from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths, steps
+from tempo_jax.training.checkpoints import DIGESTS, FOLDER, DataStates, by_name, leaf_names, steps
 from tempo_jax.training.metrics import say
 from tempo_jax.utils import digests, failures
 from tempo_jax.utils.tree import flatten
@@ -64,11 +64,11 @@ def restore(
                 "to begin anew"
             )
         folder = workdir / FOLDER / f"{left[0]}"
-        found, reason = _tried(config, workdir, folder, abstract, shards)
+        found, reason = _try_restore(config, workdir, folder, abstract, shards)
         if found is not None:
-            _tell(workdir, damaged, found.step, owned)
+            _set_aside(workdir, damaged, found.step, owned)
             return found
-        if not owned and not peers.all_of(folder.is_dir()):
+        if not owned and not peers.all_agree(folder.is_dir()):
             continue  # the run that owns it has newer ones now
         damaged[left[0]] = reason
         if not config.fallback:
@@ -78,23 +78,23 @@ def restore(
             )
 
 
-def _tried(config, workdir, folder: Path, abstract, shards) -> tuple[Restored | None, str]:
+def _try_restore(config, workdir, folder: Path, abstract, shards) -> tuple[Restored | None, str]:
     """The checkpoint, or why no process may use it: what one finds, all know."""
     info, state, data, complete, reason = {}, None, {}, False, ""
-    with _told() as problem:
+    with _report_damage() as problem:
         complete = verify(folder)
-        info = _info(folder)
-    if reason := _first(peers.exchange(problem[0])):
+        info = _metadata(folder)
+    if reason := _first_reason(peers.exchange(problem[0])):
         return None, reason
     configs.check_same_run(info["config"], config, workdir)
-    with _told() as problem:
+    with _report_damage() as problem:
         state, data = _load(folder, abstract, shards, complete)
-    if reason := _first(peers.exchange(problem[0])):
+    if reason := _first_reason(peers.exchange(problem[0])):
         return None, reason
     return Restored(int(folder.name), info, state, data), ""
 
 
-def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> None:
+def _set_aside(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> None:
     """Says what is not used, and puts it where no later start stumbles over it."""
     for number, reason in damaged.items():
         where = workdir / ASIDE / f"{number}"
@@ -113,7 +113,7 @@ def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> Non
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[list[str]]:
+def _report_damage() -> Iterator[list[str]]:
     """A list of one text: what was damaged inside."""
     problem = [""]
     try:
@@ -122,7 +122,7 @@ def _told() -> Iterator[list[str]]:
         problem[0] = str(error) or "unreadable"
 
 
-def _first(problems: Sequence[str]) -> str:
+def _first_reason(problems: Sequence[str]) -> str:
     return next((problem for problem in problems if problem), "")
 
 
@@ -152,8 +152,8 @@ def verify(step: Path) -> bool:
     return len(parts) == wanted and bool(parts)
 
 
-def _info(step: Path) -> dict:
-    with _damage(step):
+def _metadata(step: Path) -> dict:
+    with _classify_errors(step):
         info = ocp.checkpointables_metadata(step).custom_metadata
         if not isinstance(info, dict) or "config" not in info:
             raise ValueError("its metadata cannot be read")
@@ -162,16 +162,16 @@ def _info(step: Path) -> dict:
 
 def _load(step: Path, abstract: Any, shards: Sequence[int], complete: bool) -> tuple[Any, dict[int, Any]]:
     """State and data states. complete: all bytes are those that were written, so nothing is damaged."""
-    data = Shards(dict.fromkeys(shards))
-    with _damage(step, complete):
-        found = ocp.load_checkpointables(step, {"state": named(abstract), "data": data})
+    data = DataStates(dict.fromkeys(shards))
+    with _classify_errors(step, complete):
+        found = ocp.load_checkpointables(step, {"state": by_name(abstract), "data": data})
         leaves = flatten(found["state"])
-        names, structure = paths(abstract)
+        names, structure = leaf_names(abstract)
         return jax.tree.unflatten(structure, [leaves[name] for name in names]), data.states
 
 
 @contextlib.contextmanager
-def _damage(step: Path, sound: bool = False) -> Iterator[None]:
+def _classify_errors(step: Path, sound: bool = False) -> Iterator[None]:
     """Damaged for what cannot be understood; what the machine refuses is no damage and passes."""
     try:
         with checkpoint.damage_is_a_sentence(step):

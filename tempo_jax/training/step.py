@@ -15,7 +15,7 @@ from tempo_jax.sharding import RULES
 from tempo_jax.tasks import TASKS
 from tempo_jax.tasks.base import Task
 from tempo_jax.tasks.losses import Loss
-from tempo_jax.training.groups import group_of, join
+from tempo_jax.training.param_groups import group_of, merge
 
 Flat = dict[str, jax.Array]
 
@@ -23,7 +23,7 @@ Flat = dict[str, jax.Array]
 class State(NamedTuple):
     """What changes from step to step; master weights and optimiser state are float32."""
 
-    learning: Flat
+    trainable: Flat
     optimiser: Any
     step: jax.Array  # int32, updates asked for
     skipped: jax.Array  # int32, of them left out because loss or gradients were not finite
@@ -45,11 +45,11 @@ def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
-def initial(learning: Flat, optimiser: optax.GradientTransformation) -> State:
+def init_state(learning: Flat, optimiser: optax.GradientTransformation) -> State:
     return State(learning, optimiser.init(learning), jnp.int32(0), jnp.int32(0))
 
 
-def make_step(
+def make_train_step(
     config: Any,
     optimiser: optax.GradientTransformation,
     *,
@@ -65,24 +65,24 @@ def make_step(
     models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
     (embeddings.take).
     """
-    summed = _summed(config, task, dtype, remat, shards)
+    summed = _make_loss_fn(config, task, dtype, remat, shards)
 
     def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:
         def micro(carry, part):
-            (total, tokens), grads = jax.value_and_grad(summed, has_aux=True)(state.learning, frozen, part)
+            (total, tokens), grads = jax.value_and_grad(summed, has_aux=True)(state.trainable, frozen, part)
             return jax.tree.map(jnp.add, carry, (total, tokens, grads)), None
 
-        zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.learning))
+        zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.trainable))
         (total, tokens, grads), _ = jax.lax.scan(micro, zeros, batch)
         count = jnp.maximum(tokens, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        updates, moved = optimiser.update(grads, state.optimiser, state.learning)
-        new = (optax.apply_updates(state.learning, updates), moved)
+        updates, moved = optimiser.update(grads, state.optimiser, state.trainable)
+        new = (optax.apply_updates(state.trainable, updates), moved)
         # A step that is not finite leaves weights and optimiser as they were.
         learning, kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), new, (state.learning, state.optimiser)
+            lambda new, old: jnp.where(finite, new, old), new, (state.trainable, state.optimiser)
         )
         skipped = state.skipped + (~finite).astype(jnp.int32)
         metrics = Metrics(total / count, tokens, norm, finite, group_norms(grads))
@@ -95,7 +95,7 @@ def make_loss(
     config: Any, *, task: Task = TASKS["tempo"], dtype=jnp.bfloat16, shards: int = 1
 ) -> Callable[[Flat, Flat, Any], Loss]:
     """The pure function (learning, frozen, batch) -> summed loss and labels of a batch, without gradients."""
-    summed = _summed(config, task, dtype, "none", shards)
+    summed = _make_loss_fn(config, task, dtype, "none", shards)
 
     def measure(learning: Flat, frozen: Flat, batch: Any) -> Loss:
         def micro(carry, part):
@@ -107,12 +107,12 @@ def make_loss(
     return measure
 
 
-def _summed(config: Any, task: Task, dtype, remat: str, shards: int) -> Callable:
+def _make_loss_fn(config: Any, task: Task, dtype, remat: str, shards: int) -> Callable:
     """The loss of one micro-batch as (total, labels)."""
-    options = {"remat": remat} | ({"shards": shards} if task.pooled else {})
+    options = {"remat": remat} | ({"shards": shards} if task.has_segment_buffer else {})
 
     def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
-        params = join(cast(learning, dtype), cast(frozen, dtype))
+        params = merge(cast(learning, dtype), cast(frozen, dtype))
         result: Loss = task.loss(build.build(config, params), batch, **options)
         return result.total, result.tokens
 

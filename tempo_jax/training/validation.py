@@ -14,8 +14,8 @@ from PIL import Image
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS
-from tempo_jax.training import groups, peers, step
-from tempo_jax.training.run import Run
+from tempo_jax.training import param_groups, peers, step
+from tempo_jax.training.run_state import TrainRun
 from tempo_jax.video import open_video
 
 SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of a question's video
@@ -24,7 +24,7 @@ SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of a question's video
 class Validation:
     """Of one run; every process calls it. The batches are the same each time."""
 
-    def __init__(self, run: Run, make_batches: Callable[..., Any]):
+    def __init__(self, run: TrainRun, make_batches: Callable[..., Any]):
         """TempoError for sources and videos that are not there."""
         self._run, self._make, self._shown = run, make_batches, False
         self._settings = settings = run.config.validation
@@ -34,7 +34,7 @@ class Validation:
         self._config = config
         self._tokenizer = Tokenizer(run.tokenizer_folder)
         self._batches().close()  # a source that is not there shows before the first step
-        self._files = {question.video: _readable(question.video) for question in settings.questions}
+        self._files = {question.video: _check_readable(question.video) for question in settings.questions}
         task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
         self._loss = jax.jit(
             step.make_loss(run.model.config, task=task, dtype=dtype, shards=config.batch.shards)
@@ -47,7 +47,7 @@ class Validation:
         try:
             for _ in range(self._settings.batches):
                 placed = self._run.layout.place(next(batches))
-                more = jax.device_get(self._loss(self._run.state.learning, self._run.frozen, placed))
+                more = jax.device_get(self._loss(self._run.state.trainable, self._run.frozen, placed))
                 total, tokens = total + float(more.total), tokens + float(more.tokens)
         finally:
             batches.close()
@@ -63,7 +63,7 @@ class Validation:
         system, told = self._system(), []
         for question in self._settings.questions:
             # All processes ask or none: one alone would wait for ever, and a week's run needs no answer.
-            if peers.all_of(_state(question.video) == self._files[question.video]):
+            if peers.all_agree(_file_state(question.video) == self._files[question.video]):
                 text = self._answer(system, question)
             else:
                 text = "(not answered: its video is not there any more, or another file)"
@@ -80,7 +80,7 @@ class Validation:
         shown, self._shown = self._shown, True
         if shown or jax.process_index() != 0:
             return []
-        return [_strip(question.video) for question in self._settings.questions]
+        return [_frame_strip(question.video) for question in self._settings.questions]
 
     def __call__(self) -> tuple[dict[str, float], list[dict]]:
         """Loss and answers, and how long they took."""
@@ -95,12 +95,12 @@ class Validation:
 
         run, dtype = self._run, jnp.dtype(self._run.config.dtype)
         # Copies, since the engine takes apart what it is given.
-        params = groups.join(step.cast(run.state.learning, dtype), step.cast(run.frozen, dtype))
+        params = param_groups.merge(step.cast(run.state.trainable, dtype), step.cast(run.frozen, dtype))
         make = {"tempo": Tempo, "xcomp": XComp}[run.model.kind]
         return make(run.model.config, params, self._tokenizer, mesh=run.mesh if run.mesh.size > 1 else None)
 
 
-def _readable(video: str) -> tuple[int, int]:
+def _check_readable(video: str) -> tuple[int, int]:
     """Reads a question's video once, before the first step, and says which file it was."""
     if not Path(video).exists():
         raise TempoError(
@@ -108,10 +108,10 @@ def _readable(video: str) -> tuple[int, int]:
         )
     for _ in open_video(video).chunks(SHOWN_FRAMES):
         pass
-    return _state(video)
+    return _file_state(video)
 
 
-def _state(video: str) -> tuple[int, int] | None:
+def _file_state(video: str) -> tuple[int, int] | None:
     """Size and time of change of a file or folder; None where there is none."""
     try:
         found = Path(video).stat()
@@ -120,7 +120,7 @@ def _state(video: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _strip(video: str) -> np.ndarray:
+def _frame_strip(video: str) -> np.ndarray:
     """A few frames side by side, [H, W, 3]."""
     source = open_video(video, max_frames=SHOWN_FRAMES, min_frames=1)
     frames = np.concatenate(list(source.chunks(SHOWN_FRAMES)))[:SHOWN_FRAMES]

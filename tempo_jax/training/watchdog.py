@@ -21,7 +21,7 @@ COMPILES, COMPUTES, FEEDS, SAVES, VALIDATES = (
 UNLIMITED = (COMPILES, VALIDATES)  # may take as long as they take
 
 
-class _Doing(NamedTuple):
+class _Activity(NamedTuple):
     step: int
     what: str
     since: float
@@ -35,13 +35,13 @@ class Watchdog:
 
     def __init__(self, limits: ConfigDict, processes: int = 1, process: int = 0):
         self._limits, self._all, self._process = limits, processes, process
-        self._doing = _Doing(0, COMPILES, time.monotonic())
+        self._doing = _Activity(0, COMPILES, time.monotonic())
         self._ended = threading.Event()
         self._said: tuple[int, int] = (-1, 0)  # the step, and how often
 
     def __call__(self, step: int, what: str) -> None:
         """This process does `what` for `step` from now on."""
-        self._doing = _Doing(step, what, time.monotonic())
+        self._doing = _Activity(step, what, time.monotonic())
 
     def __enter__(self) -> "Watchdog":
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -69,7 +69,7 @@ class Watchdog:
         if seconds < self._limits.say * 2**times:
             return
         self._said = step, times + 1
-        text = f"{behind(found, self._all)} step {step} for {seconds:.0f} s"
+        text = f"{describe_stragglers(found, self._all)} step {step} for {seconds:.0f} s"
         if self._limits.stop and seconds >= self._limits.stop and not self._may_last(found):
             peers.give_up("train", TryAgain(f"{text}: run the same command again, or look at that host"))
         say(text)
@@ -79,11 +79,11 @@ class Watchdog:
         return any(doing["what"] in UNLIMITED for doing in found.values())
 
 
-def behind(found: dict[int, dict], processes: int) -> str:
+def describe_stragglers(found: dict[int, dict], processes: int) -> str:
     """ "process 3 (waits for its data) has not finished": those that keep the others waiting."""
     missing = [number for number in range(processes) if number not in found]
     if missing:
-        return f"{_named(missing)} (not begun) {'has' if len(missing) == 1 else 'have'} not finished"
+        return f"{_process_names(missing)} (not begun) {'has' if len(missing) == 1 else 'have'} not finished"
     step = min(doing["step"] for doing in found.values())
     late = {number: doing for number, doing in found.items() if doing["step"] == step}
     busy = {number: doing for number, doing in late.items() if doing["what"] != COMPUTES} or late
@@ -91,9 +91,9 @@ def behind(found: dict[int, dict], processes: int) -> str:
     if processes == 1:
         return f"the run ({', '.join(whats)}) has not finished"
     have = "has" if len(busy) == 1 else "have"
-    return f"{_named(sorted(busy))} ({', '.join(whats)}) {have} not finished"
+    return f"{_process_names(sorted(busy))} ({', '.join(whats)}) {have} not finished"
 
 
-def _named(numbers: list[int]) -> str:
+def _process_names(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
     return f"process{'' if len(numbers) == 1 else 'es'} {shown}"

@@ -7,7 +7,7 @@
 `tempo_jax.data.prepare` is the command around them; `tempo_jax.data.records.open_prepared` reads.
 """
 
-from tempo_jax.data.builders.base import Preparing
+from tempo_jax.data.builders.base import PreparedBuilder
 from tempo_jax.data.builders.llava import Llava
 from tempo_jax.data.builders.minireel import Minireel
 

@@ -19,13 +19,13 @@ from tempo_jax.errors import TempoError
 from tempo_jax.utils.progress import Reporter
 
 # Few enough that a reader may keep all of a set's files open, many enough to copy them in parallel.
-JOBS_PER_SHARD, MOST_SHARDS = 256, 256
-AHEAD = 4  # jobs under way per worker, so that a long video stops nobody
+JOBS_PER_SHARD, MAX_SHARDS = 256, 256
+JOBS_IN_FLIGHT_PER_WORKER = 4  # jobs under way per worker, so that a long video stops nobody
 
-Outcomes = list[dict[str, Any] | Skipped]
+Results = list[dict[str, Any] | Skipped]
 
 
-class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
+class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A builder of examples from independent jobs; subclasses say which.
 
     Shard by shard, as TFDS would otherwise hold the whole set in memory or, from a gigabyte on, ask for
@@ -41,7 +41,7 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
         self,
         *,
         jobs: Sequence[Any],
-        task: Callable[[Any], Outcomes],
+        task: Callable[[Any], Results],
         origin: dict[str, Any],
         settings: Settings,
         limit: Limit | None = None,
@@ -76,13 +76,13 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         count = len(self._jobs)
-        shards = min(MOST_SHARDS, -(-count // JOBS_PER_SHARD))
+        shards = min(MAX_SHARDS, -(-count // JOBS_PER_SHARD))
         ends = [count * (i + 1) // shards for i in range(shards)]
-        outcomes = in_order(self._task, self._jobs, self._workers)
+        outcomes = ordered_parallel_map(self._task, self._jobs, self._workers)
         ranges = zip([0, *ends], ends)
         return {SPLIT: [functools.partial(self._shard, outcomes, start, end) for start, end in ranges]}
 
-    def _shard(self, outcomes: Iterator[Outcomes], start: int, end: int) -> Iterator[tuple[int, dict]]:
+    def _shard(self, outcomes: Iterator[Results], start: int, end: int) -> Iterator[tuple[int, dict]]:
         for job in range(start, end):
             for outcome in next(outcomes):
                 if not isinstance(outcome, Skipped):
@@ -119,7 +119,9 @@ class Preparing(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.counts[f"size {height}x{width}"] += 1
 
 
-def in_order(task: Callable[[Any], Outcomes], jobs: Sequence[Any], workers: int) -> Iterator[Outcomes]:
+def ordered_parallel_map(
+    task: Callable[[Any], Results], jobs: Sequence[Any], workers: int
+) -> Iterator[Results]:
     """task(job) for every job, in order; with several workers, in processes of their own.
 
     Raises TempoError when one of them is killed.
@@ -129,12 +131,12 @@ def in_order(task: Callable[[Any], Outcomes], jobs: Sequence[Any], workers: int)
         return
     # Not forked: this process has threads, of jax if of nothing else.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_leave_interrupts)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts)
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     try:
         for job in jobs:
             waiting.append(pool.submit(task, job))
-            if len(waiting) >= AHEAD * workers:
+            if len(waiting) >= JOBS_IN_FLIGHT_PER_WORKER * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -146,6 +148,6 @@ def in_order(task: Callable[[Any], Outcomes], jobs: Sequence[Any], workers: int)
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
+def _ignore_interrupts() -> None:
     """Ctrl-C reaches the whole group; the first process ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tempo_jax.data import examples, readers
-from tempo_jax.data.builders.base import Preparing
+from tempo_jax.data.builders.base import PreparedBuilder
 from tempo_jax.data.preparation import Settings
 
 
-class Llava(Preparing):
+class Llava(PreparedBuilder):
     """Records of any format (tempo_jax.data.readers) with their pictures and videos."""
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tempo_jax.data import minireel
-from tempo_jax.data.builders.base import Preparing
+from tempo_jax.data.builders.base import PreparedBuilder
 from tempo_jax.data.minireel.reel import reel_records
 from tempo_jax.data.preparation import Settings
 from tempo_jax.data.records import to_example
@@ -37,7 +37,7 @@ class Preparer:
         return examples
 
 
-class Minireel(Preparing):
+class Minireel(PreparedBuilder):
     """Questions about `count` reels of a split; every question has its reel's frames with it."""
 
     def __init__(

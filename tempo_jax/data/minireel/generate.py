@@ -9,9 +9,9 @@ from tempo_jax.data.minireel.world import Actor, Event, Scene, Spec
 from tempo_jax.errors import TempoError
 
 LENGTHS = (16, 32, 64, 128, 256, 512)  # seconds, where the caller names none
-SHORTEST, LONGEST = 8, 6 * 3600
-SMALLEST, LARGEST = 32, 512
-MOST_REPEATS = 4  # of the event to count
+MIN_SECONDS, MAX_SECONDS = 8, 6 * 3600
+MIN_SIZE, MAX_SIZE = 32, 512
+MAX_REPEATS = 4  # of the event to count
 COUNTING_SEGMENTS = 8  # shorter videos have no room for an event that repeats
 _SALT = 20260408  # part of every seed, so that other code's seeds never make our videos
 _MAIN_SHARE, _LEAD_SHARE, _GUEST_SHARE = 0.6, 0.65, 0.4  # of the video: at least, at least, at most
@@ -28,12 +28,12 @@ def check(split: str, index: int, seconds: float, size: int, fps: float) -> None
         raise TempoError(f"There is no split {split!r}: choose one of {', '.join(world.SPLITS)}.")
     if index < 0:
         raise TempoError(f"Index {index} is below 0: videos are counted from 0.")
-    if not (math.isfinite(seconds) and SHORTEST <= seconds <= LONGEST):
+    if not (math.isfinite(seconds) and MIN_SECONDS <= seconds <= MAX_SECONDS):
         raise TempoError(
-            f"{seconds:g} seconds is not between {SHORTEST} and {LONGEST}: choose another length."
+            f"{seconds:g} seconds is not between {MIN_SECONDS} and {MAX_SECONDS}: choose another length."
         )
-    if not SMALLEST <= size <= LARGEST or size % 2:
-        raise TempoError(f"Size {size} is not an even number of pixels between {SMALLEST} and {LARGEST}.")
+    if not MIN_SIZE <= size <= MAX_SIZE or size % 2:
+        raise TempoError(f"Size {size} is not an even number of pixels between {MIN_SIZE} and {MAX_SIZE}.")
     if not (math.isfinite(fps) and 0 < fps <= 60):
         raise TempoError(f"{fps:g} frames per second is not above 0 and at most 60.")
 
@@ -55,7 +55,7 @@ def spec(
     sampled frames, so that in a longer video, sampled more thinly, they are still seen.
     Raises TempoError for a value out of range.
     """
-    check(split, index, SHORTEST if seconds is None else seconds, size, fps)
+    check(split, index, MIN_SECONDS if seconds is None else seconds, size, fps)
     if not (math.isfinite(sample_fps) and sample_fps > 0 and max_frames >= 2 * world.SEGMENT_FRAMES):
         raise TempoError("The model's sampling needs a rate above 0 fps and a limit of at least 16 frames.")
     rng = generator(split, index, 0)
@@ -146,7 +146,7 @@ def _what(
         shape = shapes.pop()
         colour, other = (palette.pop() for _ in range(2))
         counted = f"{colour} {shape}"
-        events = [("visit", colour, shape)] * int(rng.integers(1, MOST_REPEATS + 1))
+        events = [("visit", colour, shape)] * int(rng.integers(1, MAX_REPEATS + 1))
         if len(events) < room - 1 and rng.random() < 0.5:
             events.append(("visit", other, shape))
     turned = rng.choice([colour for colour in colours if colour != lead.colour])

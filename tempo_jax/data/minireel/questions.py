@@ -79,7 +79,7 @@ def _plain(text: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Draft:
+class _QuestionDraft:
     """A question before its options: `near` are wrong options of this video, `far` of the world."""
 
     asked: str
@@ -100,7 +100,7 @@ def _others(names: Iterable[str], answer: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name != answer)
 
 
-class _Author:
+class _QuestionGenerator:
     """Finds what can be asked about one video."""
 
     def __init__(self, spec: Spec, rng: np.random.Generator):
@@ -115,12 +115,12 @@ class _Author:
     def asked_about(self) -> list[Event]:
         return [*self.single, *self.turns]
 
-    def others(self) -> tuple[list[_Draft], ...]:
+    def others(self) -> tuple[list[_QuestionDraft], ...]:
         """Of each kind but needles, all there are."""
         whens = [draft for event in self.asked_about for draft in self.whens(event)]
         return whens, self.orders(), self.counts(), self.globals()
 
-    def needles(self, event: Event) -> list[_Draft]:
+    def needles(self, event: Event) -> list[_QuestionDraft]:
         """What one single event lets us ask for; the first draft is about the event's own look."""
         drafts = []
         if event.kind == "card":
@@ -139,7 +139,7 @@ class _Author:
 
     def _needle(
         self, asked: str, event: Event, answer: str, near: Iterable[str], far: Iterable[str], never: str = ""
-    ) -> list[_Draft]:
+    ) -> list[_QuestionDraft]:
         slots = {
             "colour": event.colour,
             "shape": event.shape,
@@ -147,9 +147,9 @@ class _Author:
             "lead": self.spec.lead.name,
         }
         near, far = (tuple(n for n in _others(names, answer) if n != never) for names in (near, far))
-        return [_Draft(asked, slots, answer, near, far, (_span(event),))]
+        return [_QuestionDraft(asked, slots, answer, near, far, (_span(event),))]
 
-    def whens(self, event: Event) -> list[_Draft]:
+    def whens(self, event: Event) -> list[_QuestionDraft]:
         """Centres of segments; wrong ones are other events' first."""
         length = self.spec.segment_seconds
         last = int(self.spec.seconds / length + 1e-6)  # whole segments
@@ -162,7 +162,7 @@ class _Author:
         (draft,) = self._needle(asked, event, label[segment], near, label)
         return [dataclasses.replace(draft, tolerance=round(length, 3))]
 
-    def orders(self) -> list[_Draft]:
+    def orders(self) -> list[_QuestionDraft]:
         """Neighbours that each appear once; so do the wrong options."""
         drafts = []
         spans = tuple(map(_span, self.shown))
@@ -173,7 +173,9 @@ class _Author:
                 continue
             for asked, known, answer in (("after", first, second), ("before", second, first)):
                 near = tuple(n for n in _others(names, answer.name) if n != known.name)
-                drafts.append(_Draft(asked, {"name": known.called}, answer.name, near, strange, spans))
+                drafts.append(
+                    _QuestionDraft(asked, {"name": known.called}, answer.name, near, strange, spans)
+                )
         return drafts
 
     def _strangers(self) -> tuple[str, ...]:
@@ -183,28 +185,28 @@ class _Author:
         names = [f"{self.rng.choice(colours)} {shape}" for shape in world.VISITORS if shape not in used]
         return (*names, *(f"letter {letter}" for letter in world.LETTERS if letter not in used))
 
-    def counts(self) -> list[_Draft]:
+    def counts(self) -> list[_QuestionDraft]:
         """The visit made for it: all counts are as likely."""
         name = self.spec.counted
         if name is None:
             return []
         spans = tuple(_span(event) for event in self.shown if event.name == name)
-        numbers = tuple(str(n + 1) for n in range(generate.MOST_REPEATS))
+        numbers = tuple(str(n + 1) for n in range(generate.MAX_REPEATS))
         answer = str(len(spans))
-        return [_Draft("count", {"name": name}, answer, _others(numbers, answer), (), spans)]
+        return [_QuestionDraft("count", {"name": name}, answer, _others(numbers, answer), (), spans)]
 
-    def globals(self) -> list[_Draft]:
+    def globals(self) -> list[_QuestionDraft]:
         whole = ((0.0, self.spec.seconds),)
         guests = tuple(guest.name for guest in self.spec.guests)
         places = _others((scene.place for scene in self.spec.scenes), self.spec.place)
         elsewhere = _others(world.PLACES, self.spec.place)
         return [
-            _Draft("most_place", {}, self.spec.place, places, elsewhere, whole),
-            _Draft("most_shape", {}, self.spec.lead.name, guests, (), whole),
+            _QuestionDraft("most_place", {}, self.spec.place, places, elsewhere, whole),
+            _QuestionDraft("most_shape", {}, self.spec.lead.name, guests, (), whole),
         ]
 
 
-def _finish(draft: _Draft, rng: np.random.Generator) -> Question:
+def _finish(draft: _QuestionDraft, rng: np.random.Generator) -> Question:
     """Choose three wrong options, shuffle, phrase."""
     near = [str(name) for name in rng.permutation(draft.near)]
     far = [
@@ -229,7 +231,7 @@ def _finish(draft: _Draft, rng: np.random.Generator) -> Question:
 def questions(spec: Spec) -> tuple[Question, ...]:
     """Up to three needles about different events, and one of each other kind that the video allows."""
     rng = generate.generator(spec.split, spec.index, 1)
-    author = _Author(spec, rng)
+    author = _QuestionGenerator(spec, rng)
     events = author.asked_about
     drafts = []
     for number in rng.permutation(len(events))[:NEEDLES]:
@@ -246,7 +248,7 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
 
     weights: of entries of texts.QUESTIONS.
     """
-    author = _Author(spec, rng)
+    author = _QuestionGenerator(spec, rng)
     drafts = [draft for event in author.asked_about for draft in author.needles(event)]
     drafts += [draft for possible in author.others() for draft in possible]
     names = sorted({draft.asked for draft in drafts})
@@ -256,13 +258,13 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
     return _finish(drafts[int(rng.integers(len(drafts)))], rng)
 
 
-def also_told(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
+def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
     """Other questions that the notes taken for `question` (segments.evidence) answer as well, in any order.
 
     For a question of order the other neighbour of the event it names, and when that was.
     """
-    author = _Author(spec, rng)
-    drafts: list[_Draft] = []
+    author = _QuestionGenerator(spec, rng)
+    drafts: list[_QuestionDraft] = []
     if question.kind == "order":
         drafts = author.orders()
         drafts += [d for event in author.single for d in author.whens(event)]

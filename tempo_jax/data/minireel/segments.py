@@ -19,7 +19,7 @@ from tempo_jax.data.samples import Sample
 
 
 @dataclasses.dataclass(frozen=True)
-class PerReel:
+class ReelSource:
     """`count` reels of a split, a sample from each; seconds: lengths of reels to choose from."""
 
     split: str = "train"
@@ -94,17 +94,17 @@ def evidence(question: Question, segment: Segment) -> str:
     event = segment.event
     if event is not None and question.asked in _NAMING and event.called == question.named:
         return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
-    return " and ".join(_parts(question, segment)) if matters(question, segment) else NOTHING
+    return " and ".join(_parts(question, segment)) if is_relevant(question, segment) else NOTHING
 
 
-def matters(question: Question, segment: Segment) -> bool:
+def is_relevant(question: Question, segment: Segment) -> bool:
     """Whether any of its frames shows what the answer rests on."""
     first, *_, last = segment.times
     near = [(start, end) for start, end in question.relevant_seconds if start <= last and first < end]
     return any(start <= t < end for start, end in near for t in segment.times)
 
 
-def tells(question: Question, segment: Segment) -> bool:
+def has_evidence(question: Question, segment: Segment) -> bool:
     """Whether it contributes anything, be it that the reader has to leave it out."""
     return evidence(question, segment) != NOTHING
 
@@ -123,7 +123,7 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
     return (segment.place,) if question.asked == "most_place" else segment.actors
 
 
-def resembles(question: Question, segment: Segment) -> bool:
+def is_distractor(question: Question, segment: Segment) -> bool:
     """Whether it shows what could be mistaken for what the question is about.
 
     Another visit, card, or the lead, or something of the other sort in the colour that the question names.
@@ -137,10 +137,10 @@ def resembles(question: Question, segment: Segment) -> bool:
         return event.kind == "turn"  # all that appears matters; a turn does not appear
     card = question.asked == "letter" or question.named.endswith(" card")
     same_sort = event.kind == ("card" if card else "visit")
-    return same_sort or (event.kind != "turn" and _in_its_colour(question, segment))
+    return same_sort or (event.kind != "turn" and _has_named_colour(question, segment))
 
 
-def _in_its_colour(question: Question, segment: Segment) -> bool:
+def _has_named_colour(question: Question, segment: Segment) -> bool:
     return segment.event is not None and segment.event.colour == question.named.split(" ")[0]
 
 
@@ -154,7 +154,7 @@ def corpus() -> Iterator[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentSource(PerReel):
+class SegmentSource(ReelSource):
     """Samples for task "svlm"; the same index, the same sample.
 
     size: of the frames, pixels. Half of the samples ask for Yes or No and the evidence, half for the
@@ -171,7 +171,7 @@ class SegmentSource(PerReel):
         rng = generate.generator(self.split, index, 2)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         asked = [reel.questions[i] for i in rng.permutation(len(reel.questions))[: self.questions]]
-        segment = choose(reel, asked[0], rng)
+        segment = draw_segment(reel, asked[0], rng)
         says = _relevant if rng.random() < 0.5 else _contributes
         turns = [turn for question in asked for turn in says(question, segment, rng)]
         conversation = (
@@ -197,7 +197,7 @@ def _turn(query: str, answer: str) -> list[dict]:
 
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """Yes or No and then the evidence, asked as in inference: memory tokens stand where this answer does."""
-    said = "Yes" if tells(question, segment) else "No"
+    said = "Yes" if has_evidence(question, segment) else "No"
     return _turn(_query(question, rng), f"{said}, {evidence(question, segment)}")
 
 
@@ -210,7 +210,7 @@ def _contributes(question: Question, segment: Segment, rng: np.random.Generator)
 SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}
 
 
-def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
+def draw_segment(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
     """A segment that matters or one that does not, as likely; of these, as many with an event as without.
 
     What does not matter and has an event is what is mistaken for what matters.
@@ -223,7 +223,9 @@ def choose(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
     return every[int(rng.choice(pool))]
 
 
-def contrast(reel: Reel, question: Question, rng: np.random.Generator, count: int) -> list[Segment]:
+def draw_contrasting_segments(
+    reel: Reel, question: Question, rng: np.random.Generator, count: int
+) -> list[Segment]:
     """Up to `count` different segments, in order of time; the first of them drawn matters, if any does.
 
     Of the others three in four tell nothing but could be mistaken for what does (see `resembles`), as far as
@@ -231,12 +233,12 @@ def contrast(reel: Reel, question: Question, rng: np.random.Generator, count: in
     """
     every, share = _segments(reel, question)
     order = rng.permutation(len(every))
-    alike = [i for i in order if resembles(question, every[i]) and not tells(question, every[i])]
+    alike = [i for i in order if is_distractor(question, every[i]) and not has_evidence(question, every[i])]
     chosen = [i for i in order if share[i] > 0][:1]
     while len(chosen) < min(count, len(every)):
         left = [i for i in alike if i not in chosen]
         if rng.random() < 0.5:  # there are few of these, and they are the hardest
-            left.sort(key=lambda i: not _in_its_colour(question, every[i]))
+            left.sort(key=lambda i: not _has_named_colour(question, every[i]))
         pool = left if left and rng.random() < 0.75 else [i for i in order if i not in chosen]
         chosen.append(pool[0])
     return [every[i] for i in sorted(chosen)]

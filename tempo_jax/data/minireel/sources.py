@@ -15,21 +15,21 @@ from tempo_jax.data import minireel
 from tempo_jax.data.minireel import generate
 from tempo_jax.data.minireel.questions import check_forms, check_names, draw_form, draw_question, turns
 from tempo_jax.data.minireel.reel import Reel
-from tempo_jax.data.minireel.segments import PerReel, caption_of, contrast
-from tempo_jax.data.minireel.text_sources import description, noted, told_of
+from tempo_jax.data.minireel.segments import ReelSource, caption_of, draw_contrasting_segments
+from tempo_jax.data.minireel.text_sources import caption_transcript_at, description, evidence_transcript
 from tempo_jax.data.minireel.texts import QUESTIONS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
-NOTE = "What appears?"
+EVIDENCE_PROMPT = "What appears?"
 _SALT = 20260409  # part of every seed, so that draws here and in minireel are independent
-_MOST = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # questions of a kind about one reel
+_MAX_QUESTIONS = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # questions of a kind about one reel
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderedFrames:
+class LazyFrames:
     """The sampled frames of a reel, drawn when they are looked at."""
 
     spec: minireel.Spec
@@ -73,7 +73,7 @@ class MinireelSource:
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"choice": 1.0})
     kinds: tuple[str, ...] = minireel.KINDS
     turns: int = 1
-    as_asked: bool = False
+    inference_prompt: bool = False
     described: bool = False
     look_fps: float = 0.0
 
@@ -93,7 +93,7 @@ class MinireelSource:
 
     @property
     def _asked(self) -> int:
-        return sum(_MOST[kind] for kind in self.kinds)
+        return sum(_MAX_QUESTIONS[kind] for kind in self.kinds)
 
     def _reel(self, number: int, seconds: float) -> minireel.Reel:
         same = {name: getattr(self, name) for name in ("size", "fps", "sample_fps", "max_frames")}
@@ -116,16 +116,16 @@ class MinireelSource:
         conversation = self._description(reel.spec) if self.described else []
         for number in [first, *others][: self.turns]:
             conversation += turns(questions[number], draw_form(self.forms, rng))
-        sample = about(reel.spec, conversation, self.looked_fps, self.max_frames)
-        return dataclasses.replace(sample, as_asked=self.as_asked)
+        sample = video_sample(reel.spec, conversation, self.looked_fps, self.max_frames)
+        return dataclasses.replace(sample, inference_prompt=self.inference_prompt)
 
     def _description(self, spec: minireel.Spec) -> list[dict]:
         chosen = sample_indices(spec.num_frames, spec.fps, self.looked_fps, max_frames=self.max_frames)
-        return description(told_of(spec, chosen / spec.fps))
+        return description(caption_transcript_at(spec, chosen / spec.fps))
 
 
 @dataclasses.dataclass(frozen=True)
-class EvidenceSource(PerReel):
+class SegmentEvidenceSource(ReelSource):
     """A few segments and a question, for the LLM to say what each contributes to the answer.
 
     The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of
@@ -148,22 +148,22 @@ class EvidenceSource(PerReel):
         rng = generate.generator(self.split, index, 9)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         question, reel = draw_question(spec, rng, self.asked), Reel(spec, ())
-        shown = contrast(reel, question, rng, self.segments)
+        shown = draw_contrasting_segments(reel, question, rng, self.segments)
         frames = np.concatenate([segment.times for segment in shown])
         return Sample(
             frames=reel.frames(np.round(frames * spec.fps).astype(int)),
             real_fps=1 / spec.stride,
             conversation=[
-                {"from": "human", "value": f"<image>\n{NOTE}"},
-                {"from": "gpt", "value": noted(spec, question, shown)},
+                {"from": "human", "value": f"<image>\n{EVIDENCE_PROMPT}"},
+                {"from": "gpt", "value": evidence_transcript(spec, question, shown)},
             ],
             start_seconds=float(frames[0]),
-            as_asked=True,
+            inference_prompt=True,
             asked=question.prompt if rng.random() < 0.7 else question.text,
         )
 
 
-def about(
+def video_sample(
     spec: minireel.Spec, conversation: list[dict], sample_fps: float = 2.0, max_frames: int = 1024
 ) -> Sample:
     """A conversation with the video in front of its first turn."""
@@ -171,7 +171,7 @@ def about(
     chosen = sample_indices(total, spec.fps, sample_fps, max_frames=max_frames)
     first = conversation[0] | {"value": f"<image>\n{conversation[0]['value']}"}
     return Sample(
-        frames=RenderedFrames(spec, tuple(chosen.tolist())),
+        frames=LazyFrames(spec, tuple(chosen.tolist())),
         real_fps=real_fps(len(chosen), total, spec.fps, sample_fps),
         conversation=[first, *conversation[1:]],
     )
@@ -182,7 +182,7 @@ _EVENTFUL = 0.6  # share of the glimpses that show an event
 
 
 @dataclasses.dataclass(frozen=True)
-class SnippetSource(PerReel):
+class ClipCaptionSource(ReelSource):
     """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels.
 
     picture: of a glimpse the first frame alone, as an image, for task "xcomp".

@@ -17,9 +17,16 @@ from functools import partial
 import numpy as np
 
 from tempo_jax.data.minireel import generate
-from tempo_jax.data.minireel.questions import Question, also_told, check_forms, check_names, draw_form, turns
+from tempo_jax.data.minireel.questions import (
+    Question,
+    check_forms,
+    check_names,
+    co_answerable,
+    draw_form,
+    turns,
+)
 from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import PerReel, Segment, caption, caption_of, evidence, tells
+from tempo_jax.data.minireel.segments import ReelSource, Segment, caption, caption_of, evidence, has_evidence
 from tempo_jax.data.minireel.texts import KINDS
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.data.samples import Sample
@@ -32,7 +39,7 @@ NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
-class ToldSource(PerReel):
+class CaptionTextSource(ReelSource):
     """Reels in words, with all their questions in one conversation; same index, same sample.
 
     Questions come in any order, each as multiple choice or in words with equal chances; up to `described`
@@ -45,7 +52,7 @@ class ToldSource(PerReel):
         rng = generate.generator(self.split, index, 3)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
         said = conversation(reel.questions, rng)
-        text = told(reel.spec)
+        text = caption_transcript(reel.spec)
         if reel.spec.seconds <= self.described * reel.spec.segment_seconds:
             said = description(text) + said
         said[0]["value"] = f"{text}\n{said[0]['value']}"
@@ -53,7 +60,7 @@ class ToldSource(PerReel):
 
 
 @dataclasses.dataclass(frozen=True)
-class NotedSource(PerReel):
+class EvidenceTextSource(ReelSource):
     """Reels with one question each and, of every segment, what it contributes to the answer.
 
     forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
@@ -86,21 +93,21 @@ class NotedSource(PerReel):
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
         notes = self._notes(reel.spec, question, rng)
-        more = also_told(reel.spec, question, rng)[: self.turns - 1] if self.turns > 1 else []
+        more = co_answerable(reel.spec, question, rng)[: self.turns - 1] if self.turns > 1 else []
         said = [turn for one in (question, *more) for turn in turns(one, draw_form(self.forms, rng))]
         said[0]["value"] = f"{notes}\n{said[0]['value']}"
         return Sample(NO_FRAMES, None, said)
 
     def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
         """Notes of the segments that tell something, and of `spare` others."""
-        times = _times(spec)
-        idle = [t.index for t in times if not tells(question, Segment(spec, t.index))]
+        times = _segment_times(spec)
+        idle = [t.index for t in times if not has_evidence(question, Segment(spec, t.index))]
         if self.spare is not None:
             kept = rng.permutation(idle)[: self.spare].tolist()
             times = [t for t in times if t.index in kept or t.index not in idle]
             idle = kept
         if self.slots == 1:
-            return _say(spec, times, partial(evidence, question))
+            return _transcript(spec, times, partial(evidence, question))
         least, most = sorted(rng.integers(1, self.slots + 1, 2).tolist())
         least = max(1, min(least, self.budget // len(times)))
         rest = self.budget - least * len(idle)
@@ -111,23 +118,23 @@ class NotedSource(PerReel):
             # Never less than the whole note: half of one answers nothing.
             return " ".join(np.resize(words, max(len(words), least if segment.index in idle else most)))
 
-        return _say(spec, times, repeated)
+        return _transcript(spec, times, repeated)
 
 
-def noted(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
+def evidence_transcript(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
     """Segments `shown`, each with its time tag and what it contributes to the answer."""
-    times = _times(spec)
-    return _say(spec, [times[segment.index] for segment in shown], partial(evidence, question))
+    times = _segment_times(spec)
+    return _transcript(spec, [times[segment.index] for segment in shown], partial(evidence, question))
 
 
-def told(spec: Spec) -> str:
+def caption_transcript(spec: Spec) -> str:
     """All segments under the standard sampling, each with its time tag and its caption."""
-    return _say(spec, _times(spec), caption)
+    return _transcript(spec, _segment_times(spec), caption)
 
 
-def told_of(spec: Spec, seconds: Sequence[float]) -> str:
+def caption_transcript_at(spec: Spec, seconds: Sequence[float]) -> str:
     """The segments that frames at these moments belong to, each with what those frames show."""
-    times, own = _times(spec), {}
+    times, own = _segment_times(spec), {}
     for moment in seconds:
         index = min(int(moment / spec.segment_seconds), len(times) - 1)
         own.setdefault(index, []).append(moment)
@@ -137,16 +144,16 @@ def told_of(spec: Spec, seconds: Sequence[float]) -> str:
         events = (spec.event_at(moment) for moment in moments)
         return caption_of(spec, moments[0], next((e for e in events if e is not None), None))
 
-    return _say(spec, [times[index] for index in own], say)
+    return _transcript(spec, [times[index] for index in own], say)
 
 
-def _times(spec: Spec) -> list[sampling.Segment]:
+def _segment_times(spec: Spec) -> list[sampling.Segment]:
     total = spec.num_frames
     chosen = sample_indices(total, spec.fps, 2.0)
     return sampling.segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
 
 
-def _say(spec: Spec, times: Sequence[sampling.Segment], say: Callable[[Segment], str]) -> str:
+def _transcript(spec: Spec, times: Sequence[sampling.Segment], say: Callable[[Segment], str]) -> str:
     # Words begin with a space, as in questions and answers: the same tokens there and here.
     return "".join(f"{time_tag(t.tag_seconds)} {say(Segment(spec, t.index))}" for t in times)
 

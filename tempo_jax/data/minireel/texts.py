@@ -75,7 +75,7 @@ def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
     return found and found[1]
 
 
-def _slots() -> dict[str, list[dict[str, str]]]:
+def _template_fields() -> dict[str, list[dict[str, str]]]:
     """What may stand in the gaps of each entry of QUESTIONS."""
     colours = [{"colour": colour} for colour in world.COLOURS]
     visits = [{"name": f"{colour} {shape}"} for colour, shape in product(world.COLOURS, world.VISITORS)]
@@ -108,7 +108,7 @@ def corpus(longest: int = 4101) -> Iterator[str]:
     Questions and answers come by themselves and as multiple choice; times as moments and as the time
     tags of the model's prompts, one for every 4 seconds of the shortest and every 32 of the longest.
     """
-    for asked, slots in _slots().items():
+    for asked, slots in _template_fields().items():
         for slot, phrasing in product(slots, QUESTIONS[asked][1]):
             yield phrasing.format(**slot)
     answers = list(_answers())

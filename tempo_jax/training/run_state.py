@@ -21,12 +21,12 @@ from tempo_jax.models import build
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
 from tempo_jax.tasks import TASKS
-from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
+from tempo_jax.training import checkpoints, initialization, optimizer, param_groups, peers, restore, step
 from tempo_jax.training import config as configs
-from tempo_jax.training.checkpoints import Checkpoints
-from tempo_jax.training.feed import Layout
+from tempo_jax.training.checkpoints import CheckpointManager
+from tempo_jax.training.device_prefetch import BatchSharding
 from tempo_jax.training.goodput import Goodput
-from tempo_jax.training.metrics import optimiser_config, say
+from tempo_jax.training.metrics import optimizer_config, say
 from tempo_jax.training.owner import Owner
 from tempo_jax.utils import failures, folders
 from tempo_jax.utils.paths import check_local
@@ -36,21 +36,21 @@ WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces
 
 
 @dataclasses.dataclass
-class Run:
+class TrainRun:
     """Everything a loop needs; `state` changes."""
 
     config: ConfigDict
     workdir: Path
     mesh: jax.sharding.Mesh
-    model: start.Architecture
-    layout: Layout
+    model: initialization.Architecture
+    layout: BatchSharding
     state: step.State
-    frozen: start.Flat
+    frozen: initialization.Flat
     data: dict[int, Any] | None  # states of the data shards, where the run goes on
     run_step: Callable[..., tuple[step.State, step.Metrics]]
     restored: int | None = None  # the step that the run goes on after
     not_finite: int = 0  # steps in a row up to there
-    checkpoints: Checkpoints | None = None  # where the run is owned
+    checkpoints: CheckpointManager | None = None  # where the run is owned
     owner: Owner | None = None  # on process 0
     goodput: Goodput = dataclasses.field(default_factory=Goodput)
 
@@ -80,7 +80,7 @@ class Run:
             "code": checkpoints.code_version(),
             "config": configs.to_json(self.config),
         }
-        params = groups.join(self.state.learning, self.frozen)
+        params = param_groups.merge(self.state.trainable, self.frozen)
         where, model = self.workdir / "model", self.model
         checkpoint.save(
             where, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=folders.FORCE
@@ -89,35 +89,35 @@ class Run:
 
 
 @contextlib.contextmanager
-def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
+def open_run(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
     """The run of a working directory, owned and inside its mesh. TempoError for what a user can mend.
 
     Every process enters. At the end checkpoints are written out.
     """
-    with _placed(config, workdir) as (workdir, mesh):
+    with _in_mesh(config, workdir) as (workdir, mesh):
         workdir.mkdir(parents=True, exist_ok=True)
         with _owned(workdir) as owner:
             goodput = Goodput()
             with goodput.spending("restore"):
-                run = (resume if restore.agreed_steps(workdir) else begin)(config, workdir, mesh)
+                run = (restore_run if restore.agreed_steps(workdir) else init_run)(config, workdir, mesh)
             run.goodput = goodput
-            with Checkpoints(workdir, config.checkpoints) as saved:
+            with CheckpointManager(workdir, config.checkpoints) as saved:
                 run.checkpoints, run.owner = saved, owner
-                _introduce(run)
+                _log_summary(run)
                 yield run
 
 
 @contextlib.contextmanager
-def read_only(config: ConfigDict, workdir: Path) -> Iterator[Run]:
+def read_only(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
     """The same for who only reads the last whole checkpoint, of a run that may be under way."""
-    with _placed(config, workdir) as (workdir, mesh):
+    with _in_mesh(config, workdir) as (workdir, mesh):
         if not restore.agreed_steps(workdir):
             raise TempoError(f"{workdir} holds no checkpoint: train first")
-        yield resume(config, workdir, mesh, owned=False)
+        yield restore_run(config, workdir, mesh, owned=False)
 
 
 @contextlib.contextmanager
-def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
+def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
     configs.check(config)
     check_local("the working directory", workdir)
     peers.check_alike(
@@ -126,7 +126,7 @@ def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shard
     )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
-    with placed, failures.as_sentences(), full_memory_is_a_sentence():
+    with placed, failures.as_sentences(), report_oom():
         yield Path(workdir).resolve(), mesh
 
 
@@ -142,16 +142,16 @@ def _owned(workdir: Path) -> Iterator[Owner | None]:
     yield None
 
 
-def _introduce(run: Run) -> None:
+def _log_summary(run: TrainRun) -> None:
     """What is about to happen, for people."""
-    counts = [sum(x.size for x in flat.values()) for flat in (run.state.learning, run.frozen)]
+    counts = [sum(x.size for x in flat.values()) for flat in (run.state.trainable, run.frozen)]
     shape = " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
     begun = f"going on after step {run.restored}" if run.restored is not None else "beginning"
     say(
         f"{run.workdir}: {begun}, {sum(counts):,} parameters of which {counts[0]:,} learn, on {shape} "
         f"({run.mesh.devices.flat[0].device_kind}); the first step takes long, since it is compiled"
     )
-    for rows in run.layout.uneven:
+    for rows in run.layout.undivided_rows:
         say(
             f"note: {rows} rows of a batch do not divide among the chips that share them, so some chips do "
             "the same work: choose batch.shards, pool and conversations to match"
@@ -159,7 +159,7 @@ def _introduce(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def full_memory_is_a_sentence() -> Iterator[None]:
+def report_oom() -> Iterator[None]:
     """A device's memory, that is."""
     try:
         yield
@@ -188,21 +188,21 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     return mesh
 
 
-def begin(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
+def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> TrainRun:
     """A run before its first step."""
     for source in config.init.values():
         if source and Path(source).exists():
             for name in WRITTEN:
                 folders.check_apart(workdir / name, source)
-    model = start.architecture(config)
-    folder = start.tokenizer_folder(config, workdir)
-    params = start.parameters(config, model.config, Tokenizer(folder), mesh)
-    learning, frozen = groups.split(nest(params), dict(config.rates))
+    model = initialization.architecture(config)
+    folder = initialization.tokenizer_folder(config, workdir)
+    params = initialization.parameters(config, model.config, Tokenizer(folder), mesh)
+    learning, frozen = param_groups.partition(nest(params), dict(config.rates))
     checkpoints.save_frozen(workdir, model.kind, model.config, frozen, folder, model.origin)
-    tx = optimiser.make(optimiser_config(config), learning)
+    tx = optimizer.make_optimizer(optimizer_config(config), learning)
 
-    def first(learning: start.Flat) -> step.State:
-        return step.initial({path: x.astype(jnp.float32) for path, x in learning.items()}, tx)
+    def first(learning: initialization.Flat) -> step.State:
+        return step.init_state({path: x.astype(jnp.float32) for path, x in learning.items()}, tx)
 
     where = state_shardings(jax.eval_shape(first, learning), mesh)
     del params
@@ -210,28 +210,28 @@ def begin(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
         (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
-    return _run(config, workdir, mesh, model, state, frozen, None, tx)
+    return _make_run(config, workdir, mesh, model, state, frozen, None, tx)
 
 
-def resume(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owned: bool = True) -> Run:
+def restore_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owned: bool = True) -> TrainRun:
     """A run after its last whole checkpoint, on any mesh and number of processes."""
     folder = workdir / "frozen"
     checkpoints.check_frozen(folder)
     found = checkpoint.read_model_json(folder)
-    model = start.Architecture(found.kind, found.config, found.origin)
+    model = initialization.Architecture(found.kind, found.config, found.origin)
     abstract, tx = abstract_state(config, found.config, mesh)
-    last = restore.restore(config, workdir, abstract, Layout(config, mesh).shards, owned=owned)
+    last = restore.restore(config, workdir, abstract, BatchSharding(config, mesh).shards, owned=owned)
     frozen = checkpoints.load_frozen(folder, mesh)
-    run = _run(config, workdir, mesh, model, last.state, frozen, last.data, tx)
+    run = _make_run(config, workdir, mesh, model, last.state, frozen, last.data, tx)
     return dataclasses.replace(run, restored=last.step, not_finite=int(last.info.get("not_finite", 0)))
 
 
 def abstract_state(config: ConfigDict, model: Any, mesh) -> tuple[step.State, Any]:
     """Shapes and places of a state, and its optimiser; nothing is allocated."""
-    learning, _ = groups.split(build.shapes(model), dict(config.rates))
+    learning, _ = param_groups.partition(build.shapes(model), dict(config.rates))
     learning = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in learning.items()}
-    tx = optimiser.make(optimiser_config(config), learning)
-    shapes = jax.eval_shape(functools.partial(step.initial, optimiser=tx), learning)
+    tx = optimizer.make_optimizer(optimizer_config(config), learning)
+    shapes = jax.eval_shape(functools.partial(step.init_state, optimiser=tx), learning)
 
     def place(x, where):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
@@ -243,8 +243,8 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     """Where a state lives: moments lie with their parameter, counters everywhere."""
 
     def place(path, leaf):
-        names = [key.key for key in path if getattr(key, "key", None) in shapes.learning]
-        if names and shapes.learning[names[-1]].shape == leaf.shape:
+        names = [key.key for key in path if getattr(key, "key", None) in shapes.trainable]
+        if names and shapes.trainable[names[-1]].shape == leaf.shape:
             return sharding.param_sharding(names[-1], leaf.shape, mesh)
         return jax.NamedSharding(mesh, jax.P())
 
@@ -273,14 +273,16 @@ def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh
     """
     task, dtype = TASKS[config.task], jnp.dtype(config.dtype)
     return jax.jit(
-        step.make_step(model, tx, task=task, dtype=dtype, remat=config.remat, shards=config.batch.shards),
+        step.make_train_step(
+            model, tx, task=task, dtype=dtype, remat=config.remat, shards=config.batch.shards
+        ),
         donate_argnums=0,
         out_shardings=(state_shardings(state, mesh), jax.NamedSharding(mesh, jax.P())),
         compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 
-def _run(config, workdir, mesh, model, state, frozen, data, tx) -> Run:
+def _make_run(config, workdir, mesh, model, state, frozen, data, tx) -> TrainRun:
     run_step = jitted_step(config, model.config, tx, state, mesh)
-    layout = Layout(config, mesh)
-    return Run(config, workdir, mesh, model, layout, state, frozen, data, run_step)
+    layout = BatchSharding(config, mesh)
+    return TrainRun(config, workdir, mesh, model, layout, state, frozen, data, run_step)

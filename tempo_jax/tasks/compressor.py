@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.data.batch_packing import Need, Shape
-from tempo_jax.data.samples import MARKS, Sample, check_fits
+from tempo_jax.data.batch_packing import BatchShape, SampleSize
+from tempo_jax.data.samples import MARKS, Sample, check_capacity
 from tempo_jax.models.config import Qwen3VLConfig, VideoConfig
 from tempo_jax.models.layers import remat_of_parts
 from tempo_jax.models.qwen3_vl import Qwen3VL, Rows
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, Tokenizer, pad_rows
 from tempo_jax.tasks import flops
-from tempo_jax.tasks.base import Task, Work, counts_of_segments, frames_u8, int32, prompt_rows
+from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, prompt_rows, segment_token_counts
 from tempo_jax.tasks.losses import Loss, cross_entropy
 
-STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
 
 
 class Batch(NamedTuple):
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     labels_PL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
 
 
-def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> Need:
+def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> SampleSize:
     """Of a conversation about one segment, as `collate` lays it out; it marks nothing as shown."""
     if any(mark in turn["value"] for turn in sample.conversation for mark in MARKS):
         raise ValueError("an <image> mark: the task svlm takes a segment's own questions, as minireel's")
@@ -43,10 +43,12 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> 
         raise ValueError(f"a segment of {len(sample.frames)} frames, not 1 to {frames}")
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], config.vision), config.vision)
     length = len(conversation_row(sample, tokenizer, visual)[0])
-    return Need(1, length, length, 0)
+    return SampleSize(1, length, length, 0)
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConfig, shape: Shape) -> Batch:
+def collate(
+    samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConfig, shape: BatchShape
+) -> Batch:
     """One batch of frames of one size. Raises TooLong when the samples do not fit `shape`.
 
     A sample's conversation: optionally a turn from "system", then "human" and "gpt" in turn; what the
@@ -56,7 +58,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConf
     grid = grid_of(*samples[0].frames.shape[1:3], vision)
     tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
     rows, labels = zip(*(conversation_row(sample, tokenizer, tokens) for sample in samples), strict=True)
-    check_fits(
+    check_capacity(
         ("segments", len(rows), shape.pool), ("compressor tokens", max(map(len, rows)), shape.row_length)
     )
     padding = shape.pool - len(rows)
@@ -101,25 +103,25 @@ def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple
 
 def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss."""
-    remat_vision, remat_text = remat_of_parts(remat, STACKS)
+    remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.see_frames(batch.frames_PFHWC, remat=remat_vision)
     hidden = model(visual, batch.rows, remat=remat_text)
     labels = jnp.pad(batch.labels_PL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.text.logits, hidden, labels)
 
 
-def forward_flops(config: Qwen3VLConfig, batch: Batch) -> Iterator[flops.Part]:
-    yield flops.Part("vision", *flops.vision(config.vision, batch.frames_PFHWC.shape))
+def forward_flops(config: Qwen3VLConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
+    yield flops.ModuleFlops("vision", *flops.vision(config.vision, batch.frames_PFHWC.shape))
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield flops.Part("svlm", *flops.decoder(config.text, micro * pool, length, batch.labels_PL))
+    yield flops.ModuleFlops("svlm", *flops.decoder(config.text, micro * pool, length, batch.labels_PL))
 
 
-def counts(batch: Batch, memory_tokens: int) -> Work:
+def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
     """Of a host batch."""
-    return counts_of_segments(batch, batch.labels_PL)
+    return segment_token_counts(batch, batch.labels_PL)
 
 
-def abstract_batch(model: Qwen3VLConfig, shape: Shape, frames: int, micro: int, shards: int):
+def abstract_batch(model: Qwen3VLConfig, shape: BatchShape, frames: int, micro: int, shards: int):
     pool = (micro, shards * shape.pool)
     return Batch(
         frames_u8(pool, frames, shape.size),
@@ -133,7 +135,7 @@ TASK = Task(
     kind="qwen3-vl",
     kinds=(),
     batch=Batch,
-    stacks=STACKS,
+    num_remat_stacks=NUM_REMAT_STACKS,
     sample_size=sample_size,
     collate=collate,
     loss=loss,

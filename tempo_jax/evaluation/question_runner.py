@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import ahead, rows, scoring
+from tempo_jax.evaluation import decode_workers, rows, scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
 from tempo_jax.evaluation.fallback import random_option
@@ -24,16 +24,16 @@ from tempo_jax.runtime.session import Turn
 Pair = tuple[Question, Setting]
 Batch = list[Pair]  # of one reading of one video
 Key = tuple[str, str]  # as rows.key
-CUT, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
-USAGE = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
+TRUNCATED, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
+USAGE_FIELDS = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
 
 
-def missing(pairs: Iterable[Pair], done: Container[Key]) -> list[Pair]:
+def pending(pairs: Iterable[Pair], done: Container[Key]) -> list[Pair]:
     """Those that are not done."""
     return [(question, setting) for question, setting in pairs if (question.id, setting.name) not in done]
 
 
-class Asker:
+class QuestionRunner:
     """Loads the model when it is first needed."""
 
     def __init__(self, config: ConfigDict, benchmark: Benchmark, videos: Videos):
@@ -46,8 +46,8 @@ class Asker:
         made of all pairs: one of which some are done is asked again as a whole, and gives the same answers.
         """
         readings: list[tuple[Path, list[Batch]]] = []
-        for (video, _), some in groupby(_in_readings(pairs), key=_reading):
-            batches = [batch for batch in _batches(list(some), self.config.batch) if missing(batch, done)]
+        for (video, _), some in groupby(_in_decode_order(pairs), key=_decode_key):
+            batches = [batch for batch in _batches(list(some), self.config.batch) if pending(batch, done)]
             if not batches:
                 continue
             question = batches[0][0][0]
@@ -59,15 +59,19 @@ class Asker:
             return
         self.system = SYSTEMS[self.config.system](self.config)
         jobs = [(path, self.system.sampling(batches[0][0][1].max_frames)) for path, batches in readings]
-        videos = ahead.opened(jobs, self.config.workers, self.config.ahead_mib << 20)
+        videos = decode_workers.prefetch_videos(jobs, self.config.workers, self.config.ahead_mib << 20)
         for (path, batches), found in zip(readings, videos, strict=True):
             yield from self._video(path, found, batches, done)
 
     def _video(
-        self, path: Path, found: ahead.Opened, batches: Sequence[Batch], done: Container[Key]
+        self,
+        path: Path,
+        found: decode_workers.PrefetchedVideo,
+        batches: Sequence[Batch],
+        done: Container[Key],
     ) -> Iterator[Row]:
         """The rows of one reading of a video."""
-        error = found.error or next((w for w in getattr(found.source, "warnings", ()) if CUT in w), "")
+        error = found.error or next((w for w in getattr(found.source, "warnings", ()) if TRUNCATED in w), "")
         clip, started = None, time.perf_counter()
         try:
             if not error:
@@ -120,7 +124,7 @@ class Asker:
             "random_option": guess,
             "right": (prediction or guess) == question.answer,
             "text": answer.text,
-            **{name: answer.usage[name] for name in USAGE},
+            **{name: answer.usage[name] for name in USAGE_FIELDS},
             "allocation": _allocation(answer),
             "auc": scoring.relevance_auc(answer.segments, question.spans),
             "warnings": list(answer.warnings),
@@ -137,7 +141,7 @@ class Asker:
             "random_option": "",
             "right": False,
             "text": "",
-            **dict.fromkeys(USAGE),
+            **dict.fromkeys(USAGE_FIELDS),
             "allocation": None,
             "auc": None,
             "warnings": [],
@@ -150,7 +154,7 @@ class Asker:
     def _failures(
         self, batches: Iterable[Batch], done: Container[Key], sentence: str, why: str, file: Any = None
     ) -> Iterator[Row]:
-        pairs = (pair for batch in batches for pair in missing(batch, done))
+        pairs = (pair for batch in batches for pair in pending(batch, done))
         return (self._failed(*pair, sentence, why, file) for pair in pairs)
 
     def _failed(self, question: Question, setting: Setting, sentence: str, why: str, file: Any = None) -> Row:
@@ -168,13 +172,13 @@ def file_state(path: Path) -> list[int] | None:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _reading(pair: Pair) -> tuple[str, int]:
+def _decode_key(pair: Pair) -> tuple[str, int]:
     """What takes a reading of the video of its own."""
     return pair[0].video, pair[1].max_frames
 
 
-def _in_readings(pairs: Sequence[Pair]) -> list[Pair]:
-    return sorted(pairs, key=lambda pair: (*_reading(pair), pair[0].id))
+def _in_decode_order(pairs: Sequence[Pair]) -> list[Pair]:
+    return sorted(pairs, key=lambda pair: (*_decode_key(pair), pair[0].id))
 
 
 def _batches(pairs: list[Pair], size: int) -> list[Batch]:

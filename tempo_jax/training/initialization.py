@@ -30,12 +30,12 @@ from tempo_jax.xcomp.token_compression import VARIANTS
 
 Flat = dict[str, jax.Array]
 # Names that config.init.tokenizer may have in place of a folder -> what writes it.
-OWN_TOKENIZERS: dict[str, Callable[[Path], None]] = {
+BUILTIN_TOKENIZERS: dict[str, Callable[[Path], None]] = {
     "demo": demo_tokenizer.write,  # ours for published vocabularies: Qwen's ids, mostly bytes
     "minireel": minireel_tokenizer.write,  # 768 tokens, for the presets with that vocabulary
 }
 # Component of Tempo -> (field of config.init, kind of checkpoint that fills it).
-PARTS = {"compressor": ("compressor", "qwen3-vl"), "llm": ("llm", "qwen3")}
+COMPONENTS = {"compressor": ("compressor", "qwen3-vl"), "llm": ("llm", "qwen3")}
 BACKBONES = {"qwen3-vl": "compressor", "qwen3": "llm"}  # kind of model -> its field in TempoConfig
 EMBEDDING, HEAD = "compressor/text/embed/embedding", "compressor/text/head/kernel"
 MEMORY, DIRECTION = "compressor/memory/embedding", "compressor/relevance/direction"
@@ -63,15 +63,15 @@ def architecture(config: ConfigDict) -> Architecture:
         raise TempoError(
             f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"
         )
-    for part, (field, needed) in PARTS.items():
+    for part, (field, needed) in COMPONENTS.items():
         if init[field]:
             theirs = checkpoint.read_model_json(init[field], needed).config
-            _check_same(f"config.init.{field}", theirs, getattr(model, part))
+            _check_architecture(f"config.init.{field}", theirs, getattr(model, part))
     origin = {name: value for name, value in init.items() if value}
     return Architecture(kind, model, {"trained from": origin or "random numbers"})
 
 
-def _check_same(name: str, theirs: Any, ours: Any) -> None:
+def _check_architecture(name: str, theirs: Any, ours: Any) -> None:
     ours, theirs = dataclasses.asdict(ours), dataclasses.asdict(theirs)
     for values in (ours, theirs):  # the compressor's own language head is not used
         values.get("text", {}).pop("tie_embeddings", None)
@@ -85,10 +85,10 @@ def _check_same(name: str, theirs: Any, ours: Any) -> None:
 def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """The folder of tokenizer files; one of our own is written into the working directory first."""
     given = config.init.tokenizer
-    if given in OWN_TOKENIZERS:
+    if given in BUILTIN_TOKENIZERS:
         with replacing(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
-                OWN_TOKENIZERS[given](folder)
+                BUILTIN_TOKENIZERS[given](folder)
         return workdir / "tokenizer"
     if given:
         return Path(given)
@@ -97,28 +97,28 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
             return checkpoint.tokenizer_path(source)
     raise TempoError(
         "there is no tokenizer: set config.init.tokenizer to a folder that has one, or to one of ours: "
-        f"{', '.join(OWN_TOKENIZERS)}"
+        f"{', '.join(BUILTIN_TOKENIZERS)}"
     )
 
 
 def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Flat:
     """All parameters as {path: array} on the mesh, in the dtype they are stored in (float32: random)."""
     shapes = flatten(build.shapes(model))
-    given = dict(_given(config, mesh))
+    given = dict(_load_given(config, mesh))
     base = {path: given.pop(path) for path in [HEAD] if path in given and path not in shapes}
     _check_shapes(shapes, given)
-    drawn = _random(model, config.seed, mesh, shapes.keys() - given.keys())
+    drawn = _init_random(model, config.seed, mesh, shapes.keys() - given.keys())
     params = drawn | given
     if TASKS[config.task].kind == "tempo" and not config.init.checkpoint:
-        params |= _new_of_tempo(params, base.get(HEAD), tokenizer.ids, config.seed, mesh)
+        params |= _init_tempo_parameters(params, base.get(HEAD), tokenizer.ids, config.seed, mesh)
     return params
 
 
-def _given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
+def _load_given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
     """Later ones replace earlier ones: config.init.llm the LLM of config.init.checkpoint."""
     if config.init.checkpoint:
         yield from flatten(checkpoint.load_params(config.init.checkpoint, shardings=mesh)).items()
-    for part, (field, _) in PARTS.items():
+    for part, (field, _) in COMPONENTS.items():
         if folder := config.init[field]:
             whole = nest(checkpoint.param_shapes(folder))
             where = tree_shardings(whole, mesh, f"{part}/")  # as a part, not as the model that it was
@@ -135,7 +135,7 @@ def _check_shapes(shapes: dict, given: dict) -> None:
         )
 
 
-def _random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
+def _init_random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
     """The wanted parameters of a fresh model; the numbers do not depend on the mesh."""
     if not wanted:
         return {}
@@ -157,7 +157,7 @@ def _scaled(path: str, x: jax.Array) -> jax.Array:
     return x
 
 
-def _new_of_tempo(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:
+def _init_tempo_parameters(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:
     """What Tempo adds to its compressor (facts/tempo.md §1.3, §3.1).
 
     Memory tokens [K, D]: Normal(mean_d, std_d) of the embedding's columns. Direction [D]: the language

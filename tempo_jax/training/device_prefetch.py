@@ -10,16 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tempo_jax import sharding
-from tempo_jax.data.buckets import buckets_of
+from tempo_jax.data.buckets import make_buckets
 from tempo_jax.errors import TryAgain
 from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
 
-AHEAD = 2  # batches that wait on the device
+PREFETCH_DEPTH = 2  # batches that wait on the device
 LAST_READ_SECONDS = 20.0  # that the batch under way may take when a run ends
 
 
-class Layout:
+class BatchSharding:
     """How a global batch of `config.batch.shards` shards lies on a mesh.
 
     Leaves are [micro-batches, shards x per shard, ...]; the rows are spread over data x fsdp, or over
@@ -32,22 +32,24 @@ class Layout:
         self.specs = batch_specs(TASKS[config.task])
         pool = max(1, config.batch.pool)
         sizes = {pool, config.batch.conversations}
-        for bucket in buckets_of(config.batch):  # steps of other sizes
+        for bucket in make_buckets(config.batch):  # steps of other sizes
             sizes |= {max(1, bucket.pool), bucket.conversations}
         needed: dict[int, set[int]] = {}
-        self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
+        self.undivided_rows: list[
+            int
+        ] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
             rows = self.count * per_shard
             spread = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
             if rows // spread.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
-                self.uneven.append(rows)
+                self.undivided_rows.append(rows)
             for device, (index,) in spread.devices_indices_map((rows,)).items():
                 start, stop, _ = index.indices(rows)
                 shards = range(start // per_shard, -(-stop // per_shard))
                 needed.setdefault(device.process_index, set()).update(shards)
         frames = "frames_PFHWC" in TASKS[config.task].batch._fields  # read by all chips (sharding.APART)
-        if frames and self.count * pool % mesh.size and self.count * pool not in self.uneven:
-            self.uneven.append(self.count * pool)
+        if frames and self.count * pool % mesh.size and self.count * pool not in self.undivided_rows:
+            self.undivided_rows.append(self.count * pool)
         mine = jax.process_index()
         self.shards = sorted(needed[mine])
         self.owned = [s for s in self.shards if mine == min(p for p, have in needed.items() if s in have)]
@@ -73,7 +75,7 @@ class Layout:
         return jax.make_array_from_callback(tuple(shape), where, rows)
 
 
-def _of_worker(error: BaseException) -> TryAgain | None:
+def _worker_error(error: BaseException) -> TryAgain | None:
     """Where a process that reads data is gone; grain says so in words only."""
     if not isinstance(error, RuntimeError) or "Worker process was terminated" not in str(error):
         return None
@@ -84,7 +86,7 @@ def _of_worker(error: BaseException) -> TryAgain | None:
     )
 
 
-class Fed(NamedTuple):
+class PrefetchedBatch(NamedTuple):
     """One batch: on the host, on the device, and what continues after it."""
 
     host: Any
@@ -92,15 +94,15 @@ class Fed(NamedTuple):
     states: dict[int, Any]  # of the data shards
 
 
-class Feed:
+class DevicePrefetcher:
     """Batches made and sent to the device by a thread, AHEAD of the step; an iterator of `Fed`.
 
     `batches`: an iterator with get_state(), stats and close(); exceptions in it surface at `next`.
     """
 
-    def __init__(self, batches: Any, layout: Layout):
+    def __init__(self, batches: Any, layout: BatchSharding):
         self._batches, self._layout = batches, layout
-        self._queue: queue.Queue = queue.Queue(AHEAD)
+        self._queue: queue.Queue = queue.Queue(PREFETCH_DEPTH)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
         self._thread.start()
@@ -110,9 +112,9 @@ class Feed:
             while not self._closed.is_set():
                 host = next(self._batches)
                 states = dict(self._batches.get_state())
-                self._put(Fed(host, self._layout.place(host), states))
+                self._put(PrefetchedBatch(host, self._layout.place(host), states))
         except BaseException as error:  # whatever it is, the step has to hear of it
-            self._put(_of_worker(error) or error)
+            self._put(_worker_error(error) or error)
 
     def _put(self, item: Any) -> None:
         while not self._closed.is_set():
@@ -125,10 +127,10 @@ class Feed:
         """Whether `next` would return at once."""
         return not self._queue.empty()
 
-    def __iter__(self) -> Iterator[Fed]:
+    def __iter__(self) -> Iterator[PrefetchedBatch]:
         return self
 
-    def __next__(self) -> Fed:
+    def __next__(self) -> PrefetchedBatch:
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item
@@ -139,7 +141,7 @@ class Feed:
         """What the pipeline tells of samples and padding so far."""
         return self._batches.stats
 
-    def __enter__(self) -> "Feed":
+    def __enter__(self) -> "DevicePrefetcher":
         return self
 
     def __exit__(self, *_) -> None:

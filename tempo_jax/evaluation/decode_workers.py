@@ -26,11 +26,11 @@ from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import Reading, Source, open_video
 
 BLOCK_BYTES = 8 << 20  # of frames that travel together
-DAMAGED = "The process that decoded {name} died: the file is damaged, or there was no memory left."
+WORKER_DIED = "The process that decoded {name} died: the file is damaged, or there was no memory left."
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class FrameSampling:
     """How frames are taken; of open_video."""
 
     fps: float
@@ -45,11 +45,11 @@ class Sampling:
         return open_video(path, config=self.config, sampler=self.sampler, **limits, **self.reading)
 
 
-Job = tuple[Path, Sampling]
+Job = tuple[Path, FrameSampling]
 
 
 @dataclasses.dataclass
-class Opened:
+class PrefetchedVideo:
     """A video that is about to be read. `decode_seconds` is complete once it has been."""
 
     source: Source | None
@@ -57,12 +57,12 @@ class Opened:
     decode_seconds: float = 0.0
 
 
-def opened(jobs: Sequence[Job], workers: int, ahead_bytes: int) -> Iterator[Opened]:
+def prefetch_videos(jobs: Sequence[Job], workers: int, ahead_bytes: int) -> Iterator[PrefetchedVideo]:
     """An Opened for every job, in order; the source of one must be read before the next is asked for."""
     if workers < 1:
         yield from map(_open_here, jobs)
         return
-    hands = [_Hand(jobs[i::workers], ahead_bytes // workers) for i in range(min(workers, len(jobs)))]
+    hands = [_DecodeWorker(jobs[i::workers], ahead_bytes // workers) for i in range(min(workers, len(jobs)))]
     try:
         for number in range(len(jobs)):
             yield from hands[number % len(hands)].next()
@@ -82,15 +82,15 @@ def _decoding(path: Path) -> Iterator[None]:
         raise TempoError(f"{path.name} cannot be decoded ({type(error).__name__}: {error}).") from error
 
 
-def _open_here(job: Job) -> Opened:
+def _open_here(job: Job) -> PrefetchedVideo:
     path, sampling = job
     started = time.perf_counter()
     try:
         with _decoding(path):
             source = sampling.open(path)
     except TempoError as error:
-        return Opened(None, str(error))
-    found = Opened(None, decode_seconds=time.perf_counter() - started)
+        return PrefetchedVideo(None, str(error))
+    found = PrefetchedVideo(None, decode_seconds=time.perf_counter() - started)
     read = source._read
 
     def timed(this: Source) -> Iterator[np.ndarray]:
@@ -105,7 +105,7 @@ def _open_here(job: Job) -> Opened:
     return found
 
 
-class _Hand:
+class _DecodeWorker:
     """One worker process and what comes from it."""
 
     def __init__(self, jobs: Sequence[Job], ahead_bytes: int):
@@ -119,7 +119,9 @@ class _Hand:
         ours, theirs = context.Pipe(duplex=False)
         self._dead, self._stopped = False, threading.Event()
         self._items: queue.Queue = queue.Queue(self._depth)
-        self._process = context.Process(target=_serve, args=(theirs, self._jobs[self._done :]), daemon=True)
+        self._process = context.Process(
+            target=_worker_main, args=(theirs, self._jobs[self._done :]), daemon=True
+        )
         self._process.start()
         theirs.close()  # or its end of the pipe would outlive it
         receive = threading.Thread(target=_receive, args=(ours, self._items, self._stopped), daemon=True)
@@ -130,7 +132,7 @@ class _Hand:
         self._dead = kind == "dead"
         return kind, value
 
-    def next(self) -> Iterator[Opened]:
+    def next(self) -> Iterator[PrefetchedVideo]:
         """The next video, once; afterwards whatever was not read of it is passed over."""
         name = self._jobs[self._done][0].name
         kind, value = self._get()
@@ -138,19 +140,19 @@ class _Hand:
             self._restart()
             kind, value = self._get()
         if kind == "opened":
-            found = Opened(None, decode_seconds=value.pop("decode_seconds"))
+            found = PrefetchedVideo(None, decode_seconds=value.pop("decode_seconds"))
             frames = self._frames(found, name)
-            found.source = Source(**value, _read=functools.partial(_until_warnings, frames))
+            found.source = Source(**value, _read=functools.partial(_split_trailer, frames))
             yield found
             with contextlib.suppress(TempoError):
                 collections.deque(frames, maxlen=0)
         else:
-            yield Opened(None, value if kind == "error" else DAMAGED.format(name=name))
+            yield PrefetchedVideo(None, value if kind == "error" else WORKER_DIED.format(name=name))
         self._done += 1
         if self._dead and self._done < len(self._jobs):
             self._restart()
 
-    def _frames(self, found: Opened, name: str) -> Iterator[Any]:
+    def _frames(self, found: PrefetchedVideo, name: str) -> Iterator[Any]:
         """Frames one by one, and at last the list of the source's warnings."""
         while True:
             kind, value = self._get()
@@ -161,7 +163,7 @@ class _Hand:
                 yield value["warnings"]
                 return
             else:
-                raise TempoError(value if kind == "error" else DAMAGED.format(name=name))
+                raise TempoError(value if kind == "error" else WORKER_DIED.format(name=name))
 
     def _restart(self) -> None:
         self.close()
@@ -173,7 +175,7 @@ class _Hand:
         self._process.join()
 
 
-def _until_warnings(frames: Iterator[Any], source: Source) -> Iterator[np.ndarray]:
+def _split_trailer(frames: Iterator[Any], source: Source) -> Iterator[np.ndarray]:
     for item in frames:
         if isinstance(item, list):
             source.warnings[:] = item
@@ -205,7 +207,7 @@ def _receive(pipe: Connection, items: queue.Queue, stopped: threading.Event) -> 
     put(("dead", None))
 
 
-def _serve(pipe: Connection, jobs: Sequence[Job]) -> None:
+def _worker_main(pipe: Connection, jobs: Sequence[Job]) -> None:
     """The worker: decodes its videos one after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first ends the others
     try:
@@ -219,7 +221,7 @@ def _serve(pipe: Connection, jobs: Sequence[Job]) -> None:
         pass  # nobody wants them any more
 
 
-def _send(pipe: Connection, path: Path, sampling: Sampling) -> None:
+def _send(pipe: Connection, path: Path, sampling: FrameSampling) -> None:
     started, busy = time.perf_counter(), 0.0
     source = sampling.open(path)
     fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}

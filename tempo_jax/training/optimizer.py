@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from tempo_jax.training.groups import group_of
+from tempo_jax.training.param_groups import group_of
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group.
 
     kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers, each by itself, and
@@ -30,7 +30,7 @@ class OptimiserConfig:
     final_ratio: float = 0.0  # of the peak, at the last step
 
 
-def schedule(config: OptimiserConfig, peak: float) -> optax.Schedule:
+def schedule(config: OptimizerConfig, peak: float) -> optax.Schedule:
     """Linear from 0 over the warm-up, then half a cosine to final_ratio x peak at the last step."""
     warmup = max(1, round(config.warmup_ratio * config.steps))
     return optax.warmup_cosine_decay_schedule(
@@ -38,7 +38,7 @@ def schedule(config: OptimiserConfig, peak: float) -> optax.Schedule:
     )
 
 
-def make(config: OptimiserConfig, paths: Iterable[str]) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, paths: Iterable[str]) -> optax.GradientTransformation:
     """The transformation for a flat dict of learning parameters with these paths.
 
     The norm that is clipped is that of all groups together. State is float32.
@@ -52,39 +52,39 @@ def make(config: OptimiserConfig, paths: Iterable[str]) -> optax.GradientTransfo
 
 
 # Root mean square of a matrix's update, in shares of the rate.
-MUON_SIZE = 0.6
+MUON_RMS = 0.6
 
 
-def _adamw(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.adamw(
         rate,
         b1=config.b1,
         b2=config.b2,
         weight_decay=config.weight_decay,
         mu_dtype=jnp.float32,
-        mask=_decays,
+        mask=_decay_mask,
     )
 
 
-def _muon(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def _muon(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     return contrib.muon(
         rate,
         weight_decay=config.weight_decay,
         mu_dtype=jnp.float32,
         adam_b1=config.b1,
         adam_b2=config.b2,
-        muon_weight_dimension_numbers=_matrices,
-        consistent_rms=MUON_SIZE,
+        muon_weight_dimension_numbers=_matrix_axes,
+        consistent_rms=MUON_RMS,
     )
 
 
-KINDS: dict[str, Callable[[OptimiserConfig, optax.Schedule], optax.GradientTransformation]] = {
+KINDS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {
     "adamw": _adamw,
     "muon": _muon,
 }
 
 
-def _matrices(params):
+def _matrix_axes(params):
     """Of each parameter the axes of inputs and outputs where it is a layer's matrix, else None.
 
     Layers are stacked: their axis comes first, each is orthogonalised by itself.
@@ -99,7 +99,7 @@ def _matrices(params):
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def _decays(params):
+def _decay_mask(params):
     """Weight decay is for matrices: norms and biases are vectors (stacked: one more axis), by name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not jax.tree_util.keystr(path).rstrip("']").endswith(("scale", "bias")), params

@@ -17,7 +17,7 @@ GROUPS: dict[str, str] = {
     "llm": r"(llm/)?(embed|layers|norm|head)/.*",
     "relevance": r"compressor/relevance/.*",  # the base model's Yes/No direction: never learned (§3.1)
 }
-LEARNABLE = tuple(name for name in GROUPS if name != "relevance")
+TRAINABLE_GROUPS = tuple(name for name in GROUPS if name != "relevance")
 
 
 def group_of(path: str) -> str:
@@ -28,15 +28,17 @@ def group_of(path: str) -> str:
     raise KeyError(path)
 
 
-def split(params: Mapping, rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(params: Mapping, rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flat {path: array} of the learning parameters and of the frozen ones.
 
     rates: learning rate of each group; 0 or absent freezes it. Frozen parameters cost no gradient
     and no optimiser memory, since only the first dict is differentiated.
     """
-    unknown = sorted(set(rates) - set(LEARNABLE))
+    unknown = sorted(set(rates) - set(TRAINABLE_GROUPS))
     if unknown:
-        raise TempoError(f"there is no parameter group {', '.join(unknown)}: use {', '.join(LEARNABLE)}")
+        raise TempoError(
+            f"there is no parameter group {', '.join(unknown)}: use {', '.join(TRAINABLE_GROUPS)}"
+        )
     flat = flatten(params)
     learning = {path for path in flat if rates.get(group_of(path), 0) > 0}
     if not learning:
@@ -46,6 +48,6 @@ def split(params: Mapping, rates: Mapping[str, float]) -> tuple[dict[str, Any], 
     }
 
 
-def join(learning: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
+def merge(learning: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
     """The nested parameter tree again."""
     return nest({**frozen, **learning})
