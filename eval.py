@@ -3,12 +3,12 @@
     python eval.py --config=configs/eval_lvbench.py --workdir=build/lvbench --config.data.path=LVBench
         [--config.checkpoint=DIR] [--config.budget=4096,8192] [--config.field=value ...]
 
-The same command continues a run that was interrupted. Several processes share the videos: start the
+Rerun the same command to resume an interrupted run. Several processes share the videos: start the
 command in each with --processes and --process, all with the same workdir, together or one after the other;
 on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md.
 Exit status: 0 finished, 3 finished, but questions are unanswered (videos missing or not decodable: the report
-lists them, and those that come later are asked about by the same command), 2 a mistake (one sentence on
-stderr), 75 try again (a process or host that vanished), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+lists them, and the same command answers those whose videos have come since), 2 usage error (one line on
+stderr), 75 try again (a process or host was lost), 1 internal error (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import os
@@ -18,37 +18,41 @@ from absl import flags
 from ml_collections import config_flags
 
 UNANSWERED = 3  # exit status
-FLAGS = flags.FlagValues()  # its own: train.py has flags of the same names
+FLAGS = flags.FlagValues()  # separate from the global ones: train.py has flags of the same names
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to evaluate: one of configs/eval_*.py.", flag_values=FLAGS, lock_config=True
 )
-_WORKDIR, _COORDINATOR = (
-    flags.DEFINE_string(name, None, text, flag_values=FLAGS)
-    for name, text in (
-        ("workdir", "Folder of the run: its rows and its report."),
-        ("coordinator", "host:port of process 0, with --distributed; found out on Cloud TPU."),
-    )
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: its rows and its report.", flag_values=FLAGS
 )
-_REPORT, _DISTRIBUTED, _NO_CACHE = (
-    flags.DEFINE_bool(name, False, text, flag_values=FLAGS)
-    for name, text in (
-        ("report", "Only write the report of what has been answered so far."),
-        ("distributed", "One of several processes that know each other."),
-        ("no-cache", "Compile anew, and keep nothing of it."),
-    )
+_REPORT = flags.DEFINE_bool(
+    "report", False, "Only write the report of what has been answered so far.", flag_values=FLAGS
 )
-_PROCESSES, _PROCESS, _WAIT = (
-    flags.DEFINE_integer(name, default, text, flag_values=FLAGS)
-    for name, default, text in (
-        ("processes", 1, "How many share the work; found out on Cloud TPU."),
-        ("process", 0, "Which one this is, from 0; found out on Cloud TPU."),
-        ("wait_seconds", 40, "For how long to wait for the others to come, with --distributed."),
-    )
+_NO_CACHE = flags.DEFINE_bool(
+    "no-cache", False, "Compile everything, without the compilation cache.", flag_values=FLAGS
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Enable multi-process evaluation (calls jax.distributed.initialize).",
+    flag_values=FLAGS,
+)  # fmt: skip
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, with --distributed (auto-detected on Cloud TPU).",
+    flag_values=FLAGS,
+)  # fmt: skip
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 1, "Number of processes that share the videos (auto-detected on Cloud TPU).",
+    flag_values=FLAGS,
+)  # fmt: skip
+_PROCESS = flags.DEFINE_integer(
+    "process", 0, "Index of this process, from 0 (auto-detected on Cloud TPU).", flag_values=FLAGS
+)
+_WAIT = flags.DEFINE_integer(
+    "wait_seconds", 40, "Seconds to wait for the other processes, with --distributed.", flag_values=FLAGS
 )
 
 
-def _who() -> tuple[int, int]:
-    """(which process this is, how many there are)."""
+def _process_and_count() -> tuple[int, int]:
+    """The index of this process and the number of processes."""
     if not _DISTRIBUTED.value:
         return _PROCESS.value, _PROCESSES.value
     import jax
@@ -63,26 +67,27 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
     from tempo_jax.cli import config_flags as cli_config
-    from tempo_jax.utils import command_line, compilation_cache
+    from tempo_jax.utils import command_line, compilation_cache, config_fields
 
     def command() -> int:
-        cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
+        fields = "tempo_jax/evaluation/config.py"
+        cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), fields, config_fields.RENAMED["eval"])
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         if not _DISTRIBUTED.value:
-            return work()
+            return evaluate()
         from tempo_jax.training import peers
 
-        here = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-        with peers.joined("eval", *(here if _COORDINATOR.value else (None,) * 3), _WAIT.value):
-            return work()
+        address = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        with peers.joined("eval", *(address if _COORDINATOR.value else (None,) * 3), _WAIT.value):
+            return evaluate()
 
-    def work() -> int:
+    def evaluate() -> int:
         if not _REPORT.value:
             compilation_cache.turn_on(command_line.say)
         from tempo_jax.evaluation.runner import Run
 
-        run = Run(_CONFIG.value, _WORKDIR.value, *_who())
+        run = Run(_CONFIG.value, _WORKDIR.value, *_process_and_count())
         if _REPORT.value:
             lines = run.report()
         else:
@@ -90,9 +95,9 @@ def main(argv: list[str]) -> int:
             lines = run.finish(wait=_DISTRIBUTED.value)
         for line in lines:
             print(line)
-        if lost := run.lost():
-            command_line.say(f"eval: not answered: {lost}; {run.workdir / 'report.md'} lists them.")
-        return UNANSWERED if lost else 0
+        if unanswered := run.unanswered():
+            command_line.say(f"eval: not answered: {unanswered}; {run.workdir / 'report.md'} lists them.")
+        return UNANSWERED if unanswered else 0
 
     return command_line.run("eval", command)
 

@@ -36,10 +36,16 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
     from tempo_jax.cli import config_flags as cli_config
-    from tempo_jax.utils import command_line, compilation_cache
+    from tempo_jax.utils import command_line, compilation_cache, config_fields
 
     def command() -> int:
-        cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
+        cli_config.parse(
+            argv,
+            flags.FLAGS,
+            (_CONFIG, _WORKDIR),
+            "tempo_jax/training/config.py",
+            config_fields.RENAMED["train"],
+        )
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         from tempo_jax.training import peers

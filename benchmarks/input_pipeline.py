@@ -29,7 +29,7 @@ sys.path.insert(0, str(REPO))
 
 # Videos of 4 to 32 segments; room for four of the longest.
 BATCH = {
-    "shards": 1, "micro_batches": 1, "pool": 128, "row_length": 224, "conversations": 10, "length": 768,
+    "shards": 1, "micro_batches": 1, "segments": 128, "compressor_length": 224, "sequences": 10, "sequence_length": 768,
 }  # fmt: skip
 SECONDS = (16, 32, 64, 128)
 RENDERED = {"kind": "minireel", "count": 2000, "seconds": SECONDS, "size": 64}
@@ -63,7 +63,7 @@ def pipeline(tokenizer, sources=(RENDERED,), **changes):
     from tempo_jax.models.presets import PRESETS
     from tempo_jax.tasks import TrainLoader
 
-    data = {"sources": sources, "window": 64, "threads": 1, "workers": 0} | changes
+    data = {"sources": sources, "packing_window": 64, "threads": 1, "workers": 0} | changes
     config = ConfigDict({"seed": 0, "task": "tempo", "batch": BATCH, "data": data})
     return contextlib.closing(TrainLoader(config, tokenizer, PRESETS["demo"], [0]))
 
@@ -103,7 +103,7 @@ def speed(tokenizer, stored: list[dict], batches: int) -> float:
                 next(made)
             seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
             samples = made.stats["samples"] - samples
-            frames = 8 * batches * BATCH["pool"] * (1 - made.stats["waste"]["segments"])
+            frames = 8 * batches * BATCH["segments"] * (1 - made.stats["waste"]["segments"])
         taken[name] = seconds / batches
         rates = f"{first:14.1f}{batches / seconds:14.2f}{samples / seconds:14.1f}{frames / seconds:14.0f}"
         # Of this process: a worker's is its own.
@@ -158,7 +158,9 @@ def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
     config = get_config(path)
     config.init.tokenizer = own_tokenizer or config.init.tokenizer
     model = PRESETS[config.model]
-    model = {"svlm": lambda: model.compressor, "llm": lambda: model.llm}.get(config.task, lambda: model)()
+    model = {"compressor": lambda: model.compressor, "llm": lambda: model.llm}.get(
+        config.task, lambda: model
+    )()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Tokenizer(initialization.tokenizer_folder(config, Path(folder)))
         heading()
@@ -179,13 +181,15 @@ def of_stages(batches: int) -> None:
         for path in sorted((REPO / "configs").glob("tempo_6b_stage*.py")):
             config, rng, used = get_config(path), np.random.default_rng(0), Counter()
             batch = config.batch
-            shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
+            shape = BatchShape(
+                batch.segments, batch.compressor_length, batch.sequences, batch.sequence_length
+            )
             weights = np.array([source.get("weight", 1.0) for source in config.data.sources])
             window = []
             for _ in range(batches):
-                while len(window) < config.data.window:
+                while len(window) < config.data.packing_window:
                     source = config.data.sources[rng.choice(len(weights), p=weights / weights.sum())]
-                    sample = assumed(ASSUMED[source.path], config.batch.sizes[0], rng)
+                    sample = assumed(ASSUMED[source.path], config.batch.frame_sizes[0], rng)
                     window.append(TASKS["tempo"].sample_size(sample, tokenizer, TEMPO_6B))
                 chosen = set(batch_packing.select_samples(window, shape))
                 used += batch_packing.occupancy([window[i] for i in chosen], shape)

@@ -93,7 +93,7 @@ def errors(folder: Path) -> list[dict]:
     found.append(_killed_reader(folder / "reader"))
     start = folder / "start"
     for error, sides in {
-        "other_config_on_1": [(start, "", {}), (start, "", {"rates.llm": 2e-3})],
+        "other_config_on_1": [(start, "", {}), (start, "", {"learning_rate.llm": 2e-3})],
         "unshared_workdir": [("run", "", {"mesh.fsdp": 4})] * 2,
         "absent_1": [(start, "", {})],
     }.items():

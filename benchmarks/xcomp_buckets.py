@@ -24,7 +24,7 @@ def main() -> None:
     batch = xcomp_2b_sct.get_config().batch
     plain = ConfigDict(batch.to_dict())
     plain.buckets = ()
-    print(f"buckets {tuple(batch.buckets)}, pool {batch.pool}, {COUNT} videos of each mixture")
+    print(f"buckets {tuple(batch.buckets)}, pool {batch.segments}, {COUNT} videos of each mixture")
     print("| frames, 16 to 1024 | padding of segments | without buckets | vision work with / without |")
     print("|---|---|---|---|")
     for name, make in MIXTURES.items():

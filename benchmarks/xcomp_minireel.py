@@ -5,7 +5,7 @@
     python train.py --config=configs/xcomp_minireel.py --workdir=build/xcomp/minireel
     python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct
     python train.py --config=configs/xcomp_minireel_sct.py --workdir=build/xcomp/sct_none \\
-        --config.compression=none
+        --config.lp_comp=none
     python benchmarks/xcomp_minireel.py --out build/xcomp.json
 
 Every question is asked of every row of ROWS: a checkpoint and which tokens its layers see. Held-out test
@@ -83,7 +83,7 @@ def nats(system, variant: str, args) -> float:
     source = open_source({**tuned.data.sources[0], "split": "test", "start": 0, "count": args.videos})
     config = dataclasses.replace(system.config, compression=token_compression.VARIANTS[variant])
     model = build.build(config, build.parameters(system.model))
-    shape = BatchShape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
+    shape = BatchShape(tuned.batch.segments, tuned.batch.compressor_length, 1, 1)
     run = jax.jit(lambda model, batch: xcomp.loss(model, batch, remat="none"))
     found = [
         run(model, xcomp.collate([source[number]], system.tokenizer, config, shape))

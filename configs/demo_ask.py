@@ -14,9 +14,9 @@ from configs import demo_see
 def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.init.checkpoint = "build/demo/see/model"
-    config.rates.update({"vision": 5e-4, "svlm": 1.5e-3})
+    config.learning_rate.update({"vision": 5e-4, "compressor": 1.5e-3})
     config.steps = 2200
-    config.batch.update({"pool": 20, "row_length": 272, "conversations": 1})
+    config.batch.update({"segments": 20, "compressor_length": 272, "sequences": 1})
     config.data.sources = (
         ConfigDict(
             {"kind": "minireel_segments", "count": 1_000_000, "seconds": (64, 512, 4096), "questions": 4}

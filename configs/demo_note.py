@@ -18,9 +18,9 @@ NOTED = {"kind": "minireel_noted", "count": 1_000_000, "slots": 16, "turns": 3}
 def get_config() -> ConfigDict:
     config = demo_see.get_config()
     config.task = "llm"
-    config.rates.update({"vision": 0.0, "svlm": 0.0, "llm": 2.5e-3})
+    config.learning_rate.update({"vision": 0.0, "compressor": 0.0, "llm": 2.5e-3})
     config.steps = 2000
-    config.batch.update({"pool": 1, "row_length": 1, "conversations": 9, "length": 400})
+    config.batch.update({"segments": 1, "compressor_length": 1, "sequences": 9, "sequence_length": 400})
     forms = {"text": 0.5, "worded": 0.5}
     short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
     some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}

@@ -15,9 +15,9 @@ from configs.demo_note import NOTED
 def get_config() -> ConfigDict:
     config = demo_note.get_config()
     config.init.checkpoint = "build/demo/note/model"
-    config.rates.llm = 2e-3
+    config.learning_rate.llm = 2e-3
     config.steps = 1800
-    config.batch.update({"conversations": 3, "length": 1200})
+    config.batch.update({"sequences": 3, "sequence_length": 1200})
     forms = {"text": 0.4, "worded": 0.6}
     short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
     some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}

@@ -13,17 +13,17 @@ from tempo_jax.training.config import default
 
 def get_config() -> ConfigDict:
     config = default()
-    config.task = "svlm"
+    config.task = "compressor"
     config.model = "demo"
     config.init.tokenizer = "minireel"
-    config.rates.update({"vision": 2e-3, "svlm": 2e-3})
-    config.optimiser.update({"kind": "muon", "b2": 0.99, "weight_decay": 0.01})
+    config.learning_rate.update({"vision": 2e-3, "compressor": 2e-3})
+    config.optimizer.update({"kind": "muon", "b2": 0.99, "weight_decay": 0.01})
     config.steps = 1500
-    config.batch.update({"pool": 62, "row_length": 46, "conversations": 1, "length": 1})
+    config.batch.update({"segments": 62, "compressor_length": 46, "sequences": 1, "sequence_length": 1})
     config.data.sources = (
         ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),
     )
-    config.data.window = 62
+    config.data.packing_window = 62
     config.dtype = "float32"  # two CPU cores have no use for bfloat16
     config.remat = "none"  # memory is no concern
     config.checkpoint_every = 400

@@ -25,9 +25,9 @@ def get_config() -> ConfigDict:
     config.init.compressor = "build/demo/ask/model"
     config.init.llm = "build/demo/note_long/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 3e-4, "svlm": 1e-3, "memory": 1e-2, "projector": 5e-3})
+    config.learning_rate.update({"vision": 3e-4, "compressor": 1e-3, "memory": 1e-2, "projector": 5e-3})
     config.steps = 2400
-    config.batch.update({"pool": 24, "row_length": 172, "conversations": 8, "length": 200})
+    config.batch.update({"segments": 24, "compressor_length": 172, "sequences": 8, "sequence_length": 200})
     evidence = {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 512, 4096)}
     config.data.sources = (ConfigDict({**evidence, "asked": ASKED}),)
     return config

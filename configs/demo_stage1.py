@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
     config.task = "tempo"
     config.init.checkpoint = "build/demo/stage0/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 0.0, "svlm": 0.0, "projector": 1e-3, "llm": 1e-3})
+    config.learning_rate.update({"vision": 0.0, "compressor": 0.0, "projector": 1e-3, "llm": 1e-3})
     config.steps = 600
-    config.batch.update({"pool": 40, "row_length": 172, "conversations": 2, "length": 1600})
+    config.batch.update({"segments": 40, "compressor_length": 172, "sequences": 2, "sequence_length": 1600})
     reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.9, "text": 0.1}, "as_asked": True}
     some = {**NOTED, "kinds": ("needle", "when", "order", "count")}
     config.data.sources = (

@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config.task = "tempo"
     config.init.checkpoint = "build/demo/stage1/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 0.0, "svlm": 0.0, "projector": 5e-4, "llm": 1e-3})
+    config.learning_rate.update({"vision": 0.0, "compressor": 0.0, "projector": 5e-4, "llm": 1e-3})
     config.steps = 200
-    config.batch.update({"pool": 128, "row_length": 196, "conversations": 1, "length": 2944})
+    config.batch.update({"segments": 128, "compressor_length": 196, "sequences": 1, "sequence_length": 2944})
     reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.8, "text": 0.2}, "as_asked": True}
     config.data.sources = (ConfigDict({**reels, "seconds": (64, 128, 256, 512, 4096)}),)
     return config

@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config.data.path = "build/minireel"
     config.min_frames = 4
     config.budget = (1024,)
-    config.reuse = "prefix"
+    config.video_cache = "prefix"
     return config

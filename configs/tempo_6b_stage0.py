@@ -8,7 +8,7 @@ data LCS-558K, memory tokens and projector learn. Nothing else of the recipe is 
 What learns, and its peak learning rate:
 
     vision     frozen   the vision tower
-    svlm       frozen   the compressor's decoder
+    compressor frozen   the compressor's decoder
     memory     1e-3     memory tokens
     projector  1e-3     compressor to LLM
     llm        frozen   the global LLM
@@ -40,10 +40,12 @@ def get_config() -> ConfigDict:
     config.model = "tempo-6b"
     config.init.compressor = "build/qwen3-vl-2b"
     config.init.llm = "build/qwen3-4b"
-    config.rates.update({"memory": 1e-3, "projector": 1e-3})
+    config.learning_rate.update({"memory": 1e-3, "projector": 1e-3})
     config.steps = 2_180
-    config.batch.update({"shards": 64, "pool": 4, "row_length": 448, "conversations": 1, "length": 1536})
-    config.batch.sizes = ((384, 512), (512, 384))
+    config.batch.update(
+        {"shards": 64, "segments": 4, "compressor_length": 448, "sequences": 1, "sequence_length": 1536}
+    )
+    config.batch.frame_sizes = ((384, 512), (512, 384))
     config.data.sources = (ConfigDict({"kind": "prepared", "path": "data/lcs"}),)
     config.data.workers = 1
     config.checkpoint_every = 500

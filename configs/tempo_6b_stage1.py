@@ -6,7 +6,7 @@ Nothing else of its recipe is public.
 What learns, and its peak learning rate:
 
     vision     2e-6     the vision tower
-    svlm       1e-5     the compressor's decoder
+    compressor 1e-5     the compressor's decoder
     memory     1e-5     memory tokens
     projector  1e-5     compressor to LLM
     llm        1e-5     the global LLM
@@ -39,10 +39,14 @@ def get_config() -> ConfigDict:
     config = default()
     config.model = "tempo-6b"
     config.init.checkpoint = "build/tempo_6b/stage0/model"
-    config.rates.update({"vision": 2e-6, "svlm": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5})
+    config.learning_rate.update(
+        {"vision": 2e-6, "compressor": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5}
+    )
     config.steps = 10_000
-    config.batch.update({"shards": 64, "pool": 8, "row_length": 896, "conversations": 1, "length": 2560})
-    config.batch.sizes = ((256, 512),)
+    config.batch.update(
+        {"shards": 64, "segments": 8, "compressor_length": 896, "sequences": 1, "sequence_length": 2560}
+    )
+    config.batch.frame_sizes = ((256, 512),)
     config.data.sources = (
         ConfigDict({"kind": "prepared", "path": "data/pictures", "weight": 1.0}),
         ConfigDict({"kind": "prepared", "path": "data/clips", "weight": 1.0}),

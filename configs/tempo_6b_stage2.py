@@ -6,7 +6,7 @@ ATA is off in training (§4.1). Nothing else of its recipe is public.
 What learns, and its peak learning rate:
 
     vision     2e-6     the vision tower
-    svlm       1e-5     the compressor's decoder
+    compressor 1e-5     the compressor's decoder
     memory     1e-5     memory tokens
     projector  1e-5     compressor to LLM
     llm        1e-5     the global LLM
@@ -37,10 +37,14 @@ def get_config() -> ConfigDict:
     config = default()
     config.model = "tempo-6b"
     config.init.checkpoint = "build/tempo_6b/stage1/model"
-    config.rates.update({"vision": 2e-6, "svlm": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5})
+    config.learning_rate.update(
+        {"vision": 2e-6, "compressor": 1e-5, "memory": 1e-5, "projector": 1e-5, "llm": 1e-5}
+    )
     config.steps = 10_000
-    config.batch.update({"shards": 64, "pool": 16, "row_length": 1024, "conversations": 1, "length": 3072})
-    config.batch.sizes = ((256, 512),)
+    config.batch.update(
+        {"shards": 64, "segments": 16, "compressor_length": 1024, "sequences": 1, "sequence_length": 3072}
+    )
+    config.batch.frame_sizes = ((256, 512),)
     config.batch.micro_batches = 2
     config.data.sources = (
         ConfigDict({"kind": "prepared", "path": "data/sft_pictures", "weight": 1.0}),

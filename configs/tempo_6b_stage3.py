@@ -7,7 +7,7 @@ memory tokens and about 350 of time tags a sample. Nothing else of its recipe is
 What learns, and its peak learning rate:
 
     vision     1e-6     the vision tower
-    svlm       5e-6     the compressor's decoder
+    compressor 5e-6     the compressor's decoder
     memory     5e-6     memory tokens
     projector  5e-6     compressor to LLM
     llm        5e-6     the global LLM
@@ -38,10 +38,14 @@ def get_config() -> ConfigDict:
     config = default()
     config.model = "tempo-6b"
     config.init.checkpoint = "build/tempo_6b/stage2/model"
-    config.rates.update({"vision": 1e-6, "svlm": 5e-6, "memory": 5e-6, "projector": 5e-6, "llm": 5e-6})
+    config.learning_rate.update(
+        {"vision": 1e-6, "compressor": 5e-6, "memory": 5e-6, "projector": 5e-6, "llm": 5e-6}
+    )
     config.steps = 4_000
-    config.batch.update({"shards": 64, "pool": 48, "row_length": 1024, "conversations": 1, "length": 7168})
-    config.batch.sizes = ((256, 512),)
+    config.batch.update(
+        {"shards": 64, "segments": 48, "compressor_length": 1024, "sequences": 1, "sequence_length": 7168}
+    )
+    config.batch.frame_sizes = ((256, 512),)
     config.data.sources = (
         ConfigDict({"kind": "prepared", "path": "data/long_videos", "weight": 4.0}),
         ConfigDict({"kind": "prepared", "path": "data/sft_videos", "weight": 1.0}),

@@ -9,7 +9,7 @@ that answers: for that see configs/demo_*.py.
 What learns, and its peak learning rate (ours: small models take larger ones than the 6B):
 
     vision     frozen   the vision tower
-    svlm       frozen   the compressor's decoder
+    compressor frozen   the compressor's decoder
     memory     1e-3     memory tokens
     projector  1e-3     compressor to LLM
     llm        frozen   the global LLM
@@ -30,13 +30,15 @@ def get_config(prepared: str = "") -> ConfigDict:
     config = default()
     config.model = "demo"
     config.init.tokenizer = "minireel"
-    config.rates.update({"memory": 1e-3, "projector": 1e-3})
+    config.learning_rate.update({"memory": 1e-3, "projector": 1e-3})
     config.steps = 60
-    config.batch.update({"shards": 1, "pool": 8, "row_length": 144, "conversations": 4, "length": 128})
+    config.batch.update(
+        {"shards": 1, "segments": 8, "compressor_length": 144, "sequences": 4, "sequence_length": 128}
+    )
     set_source(
         config, {"kind": "minireel", "seconds": 8, "kinds": ("global",), "forms": {"text": 1.0}}, prepared
     )
-    config.data.window = 16
+    config.data.packing_window = 16
     config.data.threads = 1
     config.dtype = "float32"  # a laptop's CPU has no use for bfloat16
     config.remat = "none"
@@ -49,5 +51,5 @@ def set_source(config: ConfigDict, minireel: dict, prepared: str) -> None:
     """minireel made on the fly, or the prepared data set that was named on the command line."""
     config.data.sources = (ConfigDict({"kind": "prepared", "path": prepared} if prepared else minireel),)
     if prepared:  # words that are not minireel's take several tokens each
-        config.batch.row_length += 256
-        config.batch.length += 512
+        config.batch.compressor_length += 256
+        config.batch.sequence_length += 512

@@ -9,7 +9,7 @@ that answers: for that see configs/demo_*.py.
 What learns, and its peak learning rate (ours: small models take larger ones than the 6B):
 
     vision     5e-4     the vision tower
-    svlm       1e-3     the compressor's decoder
+    compressor 1e-3     the compressor's decoder
     memory     1e-3     memory tokens
     projector  1e-3     compressor to LLM
     llm        1e-3     the global LLM
@@ -30,8 +30,10 @@ def get_config(prepared: str = "") -> ConfigDict:
     config = tiny_stage0.get_config()
     config.init.tokenizer = ""  # the checkpoint's own
     config.init.checkpoint = "build/tiny/stage0/model"
-    config.rates.update({"vision": 5e-4, "svlm": 1e-3, "memory": 1e-3, "projector": 1e-3, "llm": 1e-3})
+    config.learning_rate.update(
+        {"vision": 5e-4, "compressor": 1e-3, "memory": 1e-3, "projector": 1e-3, "llm": 1e-3}
+    )
     config.steps = 100
-    config.batch.update({"pool": 16, "length": 128})
+    config.batch.update({"segments": 16, "sequence_length": 128})
     tiny_stage0.set_source(config, {"kind": "minireel", "seconds": (8, 16), "forms": {"text": 1.0}}, prepared)
     return config

@@ -9,7 +9,7 @@ that answers: for that see configs/demo_*.py.
 What learns, and its peak learning rate (ours: small models take larger ones than the 6B):
 
     vision     2e-4     the vision tower
-    svlm       5e-4     the compressor's decoder
+    compressor 5e-4     the compressor's decoder
     memory     5e-4     memory tokens
     projector  5e-4     compressor to LLM
     llm        5e-4     the global LLM
@@ -30,8 +30,10 @@ def get_config(prepared: str = "") -> ConfigDict:
     config = tiny_stage0.get_config()
     config.init.tokenizer = ""  # the checkpoint's own
     config.init.checkpoint = "build/tiny/stage2/model"
-    config.rates.update({"vision": 2e-4, "svlm": 5e-4, "memory": 5e-4, "projector": 5e-4, "llm": 5e-4})
+    config.learning_rate.update(
+        {"vision": 2e-4, "compressor": 5e-4, "memory": 5e-4, "projector": 5e-4, "llm": 5e-4}
+    )
     config.steps = 40
-    config.batch.update({"pool": 32, "conversations": 2, "length": 448})
+    config.batch.update({"segments": 32, "sequences": 2, "sequence_length": 448})
     tiny_stage0.set_source(config, {"kind": "minireel", "seconds": 64}, prepared)
     return config

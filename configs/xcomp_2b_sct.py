@@ -8,7 +8,7 @@ cosine to 0; bfloat16; 128 to 1024 frames at up to 8 a second, in clips of 8; at
 What learns, and its peak learning rate:
 
     vision     frozen   the UMT tower
-    svlm       frozen   (Tempo's, not in this model)
+    compressor frozen   (Tempo's, not in this model)
     memory     frozen   (Tempo's, not in this model)
     projector  1e-5     vision tower to LLM
     llm        1e-5     embeddings, layers and norms
@@ -38,14 +38,14 @@ def get_config() -> ConfigDict:
     config.seed = 42
     config.model = "xcomp-2b"
     config.init.checkpoint = "build/xcomp_2b/base"
-    config.rates.update({"projector": 1e-5, "llm": 1e-5})
+    config.learning_rate.update({"projector": 1e-5, "llm": 1e-5})
     config.steps = 2_247
     # pool: clips of 8 frames; row_length: text tokens. An LLM row has room for both (tasks/xcomp.py).
     config.batch.update(
-        {"shards": 8, "micro_batches": 4, "pool": 128, "row_length": 1024, "conversations": 1}
+        {"shards": 8, "micro_batches": 4, "segments": 128, "compressor_length": 1024, "sequences": 1}
     )
     config.batch.buckets = (16, 32, 64, 96, 128)  # clips: short videos share a pool
-    config.batch.sizes = ((448, 448),)
+    config.batch.frame_sizes = ((448, 448),)
     config.data.sources = (
         ConfigDict({"kind": "prepared_part", "path": "data/xcomp_videos", "percent": 10.0, "stop": 0.25}),
     )

@@ -8,7 +8,7 @@ frame every second. Ours, all of it.
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
     vision     5e-4     the UMT tower, which is frozen in the published recipe
-    svlm       frozen   (Tempo's, not in this model)
+    compressor frozen   (Tempo's, not in this model)
     memory     frozen   (Tempo's, not in this model)
     projector  1e-3     vision tower to LLM
     llm        1e-3     the LLM
@@ -27,8 +27,8 @@ REELS = {**xcomp_minireel_see.REELS, "look_fps": 1.0, "forms": {"worded": 0.6, "
 def get_config() -> ConfigDict:
     config = xcomp_minireel_see.get_config()
     config.init.checkpoint = "build/xcomp/see/model"
-    config.rates.update({"vision": 5e-4, "projector": 1e-3, "llm": 1e-3})
-    config.batch.update({"micro_batches": 2, "pool": 32, "row_length": 216})
+    config.learning_rate.update({"vision": 5e-4, "projector": 1e-3, "llm": 1e-3})
+    config.batch.update({"micro_batches": 2, "segments": 32, "compressor_length": 216})
     config.data.sources = (
         ConfigDict({**REELS, "described": True}),
         ConfigDict({**REELS, "turns": 3}),

@@ -6,7 +6,7 @@ begin with. A picture is 16 tokens and has one caption. Ours.
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
     vision     2e-3     the UMT tower, which is frozen in the published recipe
-    svlm       frozen   (Tempo's, not in this model)
+    compressor frozen   (Tempo's, not in this model)
     memory     frozen   (Tempo's, not in this model)
     projector  2e-3     vision tower to LLM
     llm        2e-3     the LLM
@@ -23,17 +23,17 @@ def get_config() -> ConfigDict:
     config = default()
     config.task = "xcomp"
     config.model = "xcomp-demo"
-    config.compression = "none"
+    config.lp_comp = "none"
     config.init.tokenizer = "minireel"
-    config.rates.update({"vision": 2e-3, "projector": 2e-3, "llm": 2e-3})
-    config.optimiser.update({"kind": "muon", "b2": 0.99, "weight_decay": 0.01})
+    config.learning_rate.update({"vision": 2e-3, "projector": 2e-3, "llm": 2e-3})
+    config.optimizer.update({"kind": "muon", "b2": 0.99, "weight_decay": 0.01})
     config.steps = 1500
     config.dtype = "float32"
     config.remat = "none"
-    config.batch.update({"pool": 0, "row_length": 32, "conversations": 62})
+    config.batch.update({"segments": 0, "compressor_length": 32, "sequences": 62})
     config.data.sources = (
         ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512), "picture": True}),
     )
-    config.data.window = 62
+    config.data.packing_window = 62
     config.checkpoint_every = 250
     return config

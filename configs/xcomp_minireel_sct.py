@@ -1,12 +1,12 @@
 """A small XComp on minireel, last of four: supervised compression tuning, as xcomp_2b_sct.py in small.
 
 The model of xcomp_minireel.py learns to answer with LP-Comp switched on, from questions alone.
-`--config.compression=none` is the same tuning without it, to compare with (docs/xcomp.md).
+`--config.lp_comp=none` is the same tuning without it, to compare with (docs/xcomp.md).
 
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
     vision     frozen   the UMT tower
-    svlm       frozen   (Tempo's, not in this model)
+    compressor frozen   (Tempo's, not in this model)
     memory     frozen   (Tempo's, not in this model)
     projector  5e-4     vision tower to LLM
     llm        5e-4     the LLM
@@ -21,9 +21,9 @@ from configs import xcomp_minireel
 
 def get_config() -> ConfigDict:
     config = xcomp_minireel.get_config()
-    config.compression = "released"
+    config.lp_comp = "released"
     config.init.checkpoint = "build/xcomp/minireel/model"
-    config.rates.update({"vision": 0.0, "projector": 5e-4, "llm": 5e-4})
+    config.learning_rate.update({"vision": 0.0, "projector": 5e-4, "llm": 5e-4})
     config.steps = 400
     config.data.sources = (ConfigDict({**xcomp_minireel.REELS, "start": 100_000, "turns": 3}),)
     return config

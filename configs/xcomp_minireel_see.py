@@ -7,7 +7,7 @@ among questions. Ours.
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
     vision     1e-3     the UMT tower, which is frozen in the published recipe
-    svlm       frozen   (Tempo's, not in this model)
+    compressor frozen   (Tempo's, not in this model)
     memory     frozen   (Tempo's, not in this model)
     projector  2e-3     vision tower to LLM
     llm        2e-3     the LLM
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     config = xcomp_minireel_glimpse.get_config()
     config.init.checkpoint = "build/xcomp/glimpse/model"
     config.init.tokenizer = ""
-    config.rates.update({"vision": 1e-3})
-    config.batch.update({"micro_batches": 8, "pool": 8, "row_length": 160, "conversations": 1})
+    config.learning_rate.update({"vision": 1e-3})
+    config.batch.update({"micro_batches": 8, "segments": 8, "compressor_length": 160, "sequences": 1})
     config.data.sources = (ConfigDict({**REELS, "look_fps": 0.25, "described": True, "turns": 0}),)
-    config.data.window = 64
+    config.data.packing_window = 64
     return config

@@ -21,12 +21,12 @@ def padding(clips, batch, window: int = 64) -> float:
     """The share of the pool's clips that are nobody's, over a pass."""
     used, rooms = Counter(), buckets.make_buckets(batch)
     for number, bucket in enumerate(rooms):
-        shape = bucket.shape(BatchShape(batch.pool, batch.row_length, batch.conversations, 1 << 30))
+        shape = bucket.shape(BatchShape(batch.segments, batch.compressor_length, batch.sequences, 1 << 30))
         mine = [int(count) for count in clips if buckets.pick_bucket(int(count), rooms) == number]
-        waiting, most = [], min(window, 4 * bucket.conversations)
+        waiting, most = [], min(window, 4 * bucket.sequences)
         while mine or waiting:
             while mine and len(waiting) < most:
-                waiting.append(batch_packing.SampleSize(mine.pop(0), 0, 0, 0, alone=True))
+                waiting.append(batch_packing.SampleSize(mine.pop(0), 0, 0, 0, exclusive_row=True))
             if not mine and len(waiting) < most:
                 break  # the last ones: more samples follow in training
             chosen = batch_packing.select_samples(waiting, shape)

@@ -18,7 +18,7 @@ from tests.small_demo import DEMO
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TASK = TASKS["align"]
-SHAPE = BatchShape(pool=7, row_length=220, conversations=3, length=120)
+SHAPE = BatchShape(segments=7, compressor_length=220, sequences=3, sequence_length=120)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_what_a_batch_costs_and_holds(batch):
     segments = int((batch.relevant_P != IGNORE).sum())
     assert TASK.counts(stacked, DEMO.memory_tokens) == (segments * DEMO.memory_tokens, segments * 8)
     parts = {part.group: part for part in TASK.flops(DEMO, stacked)}
-    assert {*parts} == {"vision", "memory", "svlm", "projector", "llm"}
+    assert {*parts} == {"vision", "memory", "compressor", "projector", "llm"}
     products = batch.labels_PM.size * DEMO.llm.hidden_size * DEMO.llm.vocab_size
     assert parts["llm"] == ("llm", 2.0 * products, 0.0)
     assert TASK.step_flops(DEMO, stacked, {}) == sum(part.weights + part.scores for part in parts.values())

@@ -41,9 +41,11 @@ class Videos:
 def config(rooms=(2, 4, 8), **changes) -> ConfigDict:
     values = default()
     values.task = "xcomp"
-    values.batch.update({"shards": 2, "pool": 8, "row_length": 128, "conversations": 1, "length": 1})
+    values.batch.update(
+        {"shards": 2, "segments": 8, "compressor_length": 128, "sequences": 1, "sequence_length": 1}
+    )
     values.batch.buckets = rooms
-    values.data.update({"workers": 0, "window": 64, "threads": 1})
+    values.data.update({"workers": 0, "packing_window": 64, "threads": 1})
     values.data.sources = (ConfigDict({"kind": "videos"}),)
     values.update_from_flattened_dict(changes)
     return values
@@ -73,7 +75,7 @@ def test_shapes_of_buckets():
 @pytest.mark.parametrize("rooms", [(2, 4), (4, 2, 8), (0, 8), (2, 2, 8), (2.5, 8), ("2", 8)])
 def test_buckets_that_are_none_are_refused(rooms):
     with pytest.raises(TempoError, match=r"config.batch.buckets is .*ascending order"):
-        buckets.make_buckets(ConfigDict({"pool": 8, "conversations": 1, "buckets": rooms}))
+        buckets.make_buckets(ConfigDict({"segments": 8, "sequences": 1, "buckets": rooms}))
 
 
 def test_buckets_are_xcomps(batches):
@@ -161,7 +163,7 @@ def dataclass_free(batch):
 
 
 def test_too_long_is_what_no_bucket_has_room_for():
-    shape = BatchShape(8, 128, 1, 1, room=4)
-    need = batch_packing.SampleSize(5, 10, 10, 0, alone=True)
+    shape = BatchShape(8, 128, 1, 1, max_sample_segments=4)
+    need = batch_packing.SampleSize(5, 10, 10, 0, exclusive_row=True)
     assert batch_packing.capacity_problem(need, shape) == "more than 4 segments"
-    assert batch_packing.capacity_problem(need, dataclasses.replace(shape, room=None)) is None
+    assert batch_packing.capacity_problem(need, dataclasses.replace(shape, max_sample_segments=None)) is None

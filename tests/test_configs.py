@@ -31,7 +31,7 @@ def test_the_table_of_a_docstring_is_what_learns(name):
     rows = ROW.findall(module.__doc__)
     assert tuple(group for group, _ in rows) == TRAINABLE_GROUPS
     rates = {group: 0.0 if rate == "frozen" else float(rate) for group, rate in rows}
-    assert rates == dict(module.get_config().rates)
+    assert rates == dict(module.get_config().learning_rate)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -52,15 +52,15 @@ def test_the_longest_sample_that_is_promised_fits(name):
     """Memory tokens, a tag of 9 tokens a segment and some text, in the LLM; a segment and its question."""
     config, doc = load(name).get_config(), load(name).__doc__
     model, batch = PRESETS[config.model or "demo"], config.batch
-    shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
+    shape = BatchShape(batch.segments, batch.compressor_length, batch.sequences, batch.sequence_length)
     frames = [int(found) for found in re.findall(r"--max-frames=(\d+)", doc)]
     frames += [source.seconds * 2 for source in config.data.sources if isinstance(source.get("seconds"), int)]
     segments = -(-max(frames, default=1) // model.video.segment_frames)
-    assert segments <= shape.pool
-    assert shape.length >= segments * (model.memory_tokens + 9) + 32
-    patches = [h * w // model.compressor.vision.factor**2 for h, w in batch.sizes] or [16]
+    assert segments <= shape.segments
+    assert shape.sequence_length >= segments * (model.memory_tokens + 9) + 32
+    patches = [h * w // model.compressor.vision.factor**2 for h, w in batch.frame_sizes] or [16]
     slices = 1 if not frames else model.video.segment_frames // 2
-    assert shape.row_length >= slices * max(patches) + model.memory_tokens + 32
+    assert shape.compressor_length >= slices * max(patches) + model.memory_tokens + 32
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name.startswith("tiny")])
@@ -71,6 +71,9 @@ def test_the_data_of_the_tiny_stages_can_be_made(name):
 
 def test_a_prepared_set_is_named_after_a_colon():
     config, usual = load("tiny_stage2").get_config("data/mine"), load("tiny_stage2").get_config()
-    assert config.batch.length > usual.batch.length and config.batch.row_length > usual.batch.row_length
+    assert (
+        config.batch.sequence_length > usual.batch.sequence_length
+        and config.batch.compressor_length > usual.batch.compressor_length
+    )
     (source,) = config.data.sources
     assert source.to_dict() == {"kind": "prepared", "path": "data/mine"}

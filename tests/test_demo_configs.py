@@ -18,7 +18,7 @@ SAMPLES = 24
 PART = {
     "tempo": lambda model: model,
     "align": lambda model: model,
-    "svlm": lambda model: model.compressor,
+    "compressor": lambda model: model.compressor,
     "llm": lambda model: model.llm,
 }
 
@@ -49,7 +49,7 @@ def test_nearly_all_samples_fit(lesson, tokenizer):
     """What does not fit is skipped, and a lesson of which nothing fits would never begin."""
     config = load(lesson).get_config()
     batch, model = config.batch, PART[config.task](PRESETS[config.model])
-    shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
+    shape = BatchShape(batch.segments, batch.compressor_length, batch.sequences, batch.sequence_length)
     for source in map(open_source, config.data.sources):
         samples = [sample for index in range(SAMPLES) if (sample := source[index * 7])]
         refused = [

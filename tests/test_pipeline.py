@@ -43,10 +43,10 @@ def config(*sources, **changes) -> ConfigDict:
             "seed": 3,
             "task": "tempo",
             "batch": {
-                "shards": 1, "micro_batches": 1, "pool": 8, "row_length": 256, "conversations": 3,
-                "length": 256, "sizes": (),
+                "shards": 1, "micro_batches": 1, "segments": 8, "compressor_length": 256, "sequences": 3,
+                "sequence_length": 256, "frame_sizes": (),
             },
-            "data": {"sources": sources or ({"kind": "Numbered"},), "window": 6, "workers": 0, "threads": 2},
+            "data": {"sources": sources or ({"kind": "Numbered"},), "packing_window": 6, "workers": 0, "threads": 2},
         }
     )  # fmt: skip
     values.update_from_flattened_dict(changes)
@@ -101,7 +101,7 @@ def test_the_same_config_gives_the_same_batches(batches):
 
 def test_every_pass_has_every_sample_once_in_an_order_of_its_own(batches):
     """Of two shards together; without a window, as that mixes passes."""
-    made = batches(config(**{"data.window": 1, "batch.shards": 2}))
+    made = batches(config(**{"data.packing_window": 1, "batch.shards": 2}))
     seen = [int(v) for b in take(made, 20) for v in b.frames_PFHWC[0, ::8, 0, 0, 0, 0]]
     first, second = seen[:20], seen[20:]
     assert sorted(first) == sorted(second) == list(range(20))
@@ -135,7 +135,9 @@ def test_a_worker_process_changes_nothing(batches):
     here.set_state(state)
     assert_same(take(here, 2), expected)
     there.close()
-    hopeless = batches(config({"kind": "Hopeless"}, **{"data.workers": 1, "batch.sizes": ((SIZE, SIZE),)}))
+    hopeless = batches(
+        config({"kind": "Hopeless"}, **{"data.workers": 1, "batch.frame_sizes": ((SIZE, SIZE),)})
+    )
     with pytest.raises(TempoError, match=r"No sample .* is usable"):
         next(hopeless)
 
@@ -147,12 +149,12 @@ def test_processes_build_parts_of_the_same_global_batch(batches):
     take(whole, 2), take(left, 2)
     right.set_state(whole.get_state())
     ours, parts = next(whole), [next(left), next(right)]
-    assert ours.frames_PFHWC.shape[:2] == (2, 4 * given.batch.pool)
+    assert ours.frames_PFHWC.shape[:2] == (2, 4 * given.batch.segments)
     axis = lambda leaf: 2 if leaf.ndim == 4 and leaf.shape[1] == 3 else 1  # noqa: E731
     assert_same(ours, jax.tree.map(lambda a, b: np.concatenate([a, b], axis(a)), *parts))
     assert whole.get_state() == left.get_state() | right.get_state()
-    rows = ours.memory_index_BL.reshape(2, 4, given.batch.conversations, -1)
-    room = given.batch.pool * TINY.memory_tokens
+    rows = ours.memory_index_BL.reshape(2, 4, given.batch.sequences, -1)
+    room = given.batch.segments * TINY.memory_tokens
     for shard in range(4):  # each points into its own part of the pool
         used = rows[:, shard][rows[:, shard] >= 0]
         assert used.min() == shard * room and used.max() < (shard + 1) * room
@@ -172,7 +174,7 @@ def test_sources_are_mixed_by_weight(batches):
 
 
 def test_a_step_has_frames_of_one_size(batches):
-    given = config({"kind": "Mixed"}, **{"batch.sizes": ((64, 64), (SIZE, SIZE), (SIZE, SIZE))})
+    given = config({"kind": "Mixed"}, **{"batch.frame_sizes": ((64, 64), (SIZE, SIZE), (SIZE, SIZE))})
     made = batches(given)
     steps = take(made, 6)
     assert [b.frames_PFHWC.shape[3] for b in steps] == [64, SIZE, SIZE, 64, SIZE, SIZE]
@@ -195,8 +197,8 @@ def prepared(tmp_path_factory):
 
 def test_prepared_data_make_batches(batches, prepared):
     """Decoded when a batch is made: the frames, the conversations and the resume of the records."""
-    given = config({"kind": "prepared", "path": str(prepared)}, **{"batch.sizes": ((64, 64),)})
-    given.batch.update(row_length=1024, length=1024)
+    given = config({"kind": "prepared", "path": str(prepared)}, **{"batch.frame_sizes": ((64, 64),)})
+    given.batch.update(compressor_length=1024, sequence_length=1024)
     made = batches(given)
     first = next(made)
     state = made.get_state()
@@ -210,12 +212,12 @@ def test_prepared_data_make_batches(batches, prepared):
     assert_same(take(made, 3), expected)
     assert not made.stats["skipped"]
     with pytest.raises(TempoError, match=r"batch\.sizes lists 32x32, but the data have 64x64 \("):
-        batches(config({"kind": "prepared", "path": str(prepared)}, **{"batch.sizes": ((32, 32),)}))
+        batches(config({"kind": "prepared", "path": str(prepared)}, **{"batch.frame_sizes": ((32, 32),)}))
 
 
 def test_what_cannot_be_used_is_skipped_and_counted(batches, monkeypatch):
     """For ever: what is bad in one pass is bad in the next, and that is no reason to stop."""
-    made = batches(config({"kind": "Faulty", "count": 12}, **{"batch.sizes": ((SIZE, SIZE),)}))
+    made = batches(config({"kind": "Faulty", "count": 12}, **{"batch.frame_sizes": ((SIZE, SIZE),)}))
     monkeypatch.setattr(shard_stream, "_MIN_SKIP_LIMIT", 1)
     seen = [value for batch in take(made, 30) for value in values(batch)]
     assert set(seen) == {5, 11}
@@ -229,13 +231,13 @@ def test_what_cannot_be_used_is_skipped_and_counted(batches, monkeypatch):
 def test_endless_data_of_which_nothing_fits_is_given_up(batches, monkeypatch):
     monkeypatch.setattr(shard_stream, "_MAX_UNUSABLE_IN_A_ROW", 40)
     endless = {"kind": "minireel", "count": 10**9, "seconds": 16}
-    made = batches(config(endless, **{"batch.row_length": 20}))
+    made = batches(config(endless, **{"batch.compressor_length": 20}))
     with pytest.raises(TempoError, match=r"among 40 in a row; .* more than 20 compressor tokens"):
         next(made)
 
 
 def test_reasons_are_told_apart_up_to_a_limit(batches):
-    made = batches(config({"kind": "Unlucky", "count": 100}, **{"batch.sizes": ((SIZE, SIZE),)}))
+    made = batches(config({"kind": "Unlucky", "count": 100}, **{"batch.frame_sizes": ((SIZE, SIZE),)}))
     take(made, 20)
     skipped = made.stats["skipped"]
     assert len(skipped) == 33 and skipped["other reasons"] > 10
@@ -244,7 +246,7 @@ def test_reasons_are_told_apart_up_to_a_limit(batches):
 
 @pytest.mark.parametrize("given", [{"kind": "Hopeless"}, {"kind": "Numbered", "size": 64}])
 def test_data_without_a_usable_sample_end_in_one_sentence(batches, given):
-    made = batches(config(given, **{"batch.sizes": ((SIZE, SIZE),)}))
+    made = batches(config(given, **{"batch.frame_sizes": ((SIZE, SIZE),)}))
     with pytest.raises(TempoError, match=r"No sample with frames of 32x32 .* of this: (OSE|frames of)"):
         next(made)
     with pytest.raises(TempoError, match="No sample of the data can be read"):

@@ -28,7 +28,7 @@ def tokenizer(demo_tokenizer_dir):
 # Packing
 
 needs = st.builds(lambda segments: SampleSize(segments, 10 * segments, 10, 20), segments=st.integers(1, 12))
-SMALL = BatchShape(pool=12, row_length=10, conversations=3, length=20)
+SMALL = BatchShape(segments=12, compressor_length=10, sequences=3, sequence_length=20)
 
 
 @given(st.lists(needs, min_size=1, max_size=60), st.integers(1, 10))
@@ -45,11 +45,11 @@ def test_every_sample_is_placed_once_and_soon_and_batches_fit(stream, size):
         )
         batch = [window[i] for i in chosen]
         assert chosen[0] == 0  # the one that waited longest
-        assert len(batch) <= SMALL.conversations
-        assert sum(need.segments for _, need in batch) <= SMALL.pool
+        assert len(batch) <= SMALL.sequences
+        assert sum(need.segments for _, need in batch) <= SMALL.segments
         left = [entry for i, entry in enumerate(window) if i not in chosen]
-        room = SMALL.pool - sum(need.segments for _, need in batch)
-        full = len(batch) == SMALL.conversations
+        room = SMALL.segments - sum(need.segments for _, need in batch)
+        full = len(batch) == SMALL.sequences
         assert full or all(need.segments > room for _, need in left)  # nothing more would have fitted
         assert all(number - since[name] < size for name, _ in batch)
         placed += [name for name, _ in batch]
@@ -85,10 +85,10 @@ SHORT_END = dataclasses.replace(sample(1), frames=np.zeros((19, 64, 96, 3), np.u
 def test_need_is_what_collate_takes(given, tokenizer):
     need = TASKS["tempo"].sample_size(given, tokenizer, TINY)
     fits = {
-        "pool": need.segments,
-        "row_length": need.max_prompt_tokens,
-        "conversations": 1,
-        "length": need.tokens,
+        "segments": need.segments,
+        "compressor_length": need.max_prompt_tokens,
+        "sequences": 1,
+        "sequence_length": need.tokens,
     }
     made = collate([given], tokenizer, TINY, BatchShape(**fits))
     assert need.compressor_tokens == made.row_length_P.sum() + need.segments * TINY.memory_tokens
@@ -104,16 +104,18 @@ def unmarked(given):
 
 def test_need_of_a_segment_conversation(tokenizer):
     given, vlm = sample(1), TINY.compressor
-    with pytest.raises(ValueError, match="an <image> mark: the task svlm takes"):
-        TASKS["svlm"].sample_size(given, tokenizer, vlm)
+    with pytest.raises(ValueError, match="an <image> mark: the task compressor takes"):
+        TASKS["compressor"].sample_size(given, tokenizer, vlm)
     given = unmarked(given)
-    need = TASKS["svlm"].sample_size(given, tokenizer, vlm)
-    fits = BatchShape(pool=1, row_length=need.max_prompt_tokens, conversations=1, length=1)
+    need = TASKS["compressor"].sample_size(given, tokenizer, vlm)
+    fits = BatchShape(segments=1, compressor_length=need.max_prompt_tokens, sequences=1, sequence_length=1)
     compressor.collate([given], tokenizer, vlm, fits)
     with pytest.raises(SampleTooLong):
-        compressor.collate([given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1))
+        compressor.collate(
+            [given], tokenizer, vlm, dataclasses.replace(fits, compressor_length=fits.compressor_length - 1)
+        )
     with pytest.raises(ValueError, match="16 frames"):
-        TASKS["svlm"].sample_size(unmarked(sample(1, segments=2)), tokenizer, vlm)
+        TASKS["compressor"].sample_size(unmarked(sample(1, segments=2)), tokenizer, vlm)
 
 
 # Sources

@@ -23,7 +23,13 @@ pytestmark = pytest.mark.skipif(
 
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v6e:2x4")
 # The demo's compressor has heads of 64, which splash attention takes; rows of its 128 and more.
-TRAIN = ("dtype=bfloat16", "batch.shards=8", "batch.pool=4", "batch.conversations=1", "batch.row_length=128")
+TRAIN = (
+    "dtype=bfloat16",
+    "batch.shards=8",
+    "batch.segments=4",
+    "batch.sequences=1",
+    "batch.compressor_length=128",
+)
 TRAIN += ("remat=full",)  # last
 PEAK = 64 * 2**20  # bytes a chip: three float32 states of 3.5 M parameters over eight, and the batch
 
@@ -230,7 +236,7 @@ def test_a_search_compiles_side_by_side(monkeypatch):
     """Two at a time find what one plan does; of two slices weights are shared within each."""
     monkeypatch.setattr(search, "TENSOR", (1, 2))
     monkeypatch.setattr(search, "REMAT", ("full",))
-    changes = ["dtype=bfloat16", "batch.shards=4", "batch.conversations=1", "batch.length=128"]
+    changes = ["dtype=bfloat16", "batch.shards=4", "batch.sequences=1", "batch.sequence_length=128"]
     config = config_files.read_config("configs/demo_note.py", changes)
     where, lines = topology.parse("v5e:2x1", slices=2), []
     text, values = search.run(config, where, lines.append, jobs=2)

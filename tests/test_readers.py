@@ -61,8 +61,8 @@ def test_every_format_is_prepared_trained_on_and_read_back(name, media, place, t
     ]
     counts = {k.removeprefix("kind "): n for k, n in data.metadata["counts"].items() if k.startswith("kind ")}
     assert counts == kinds
-    config = tiny.config(place / "model", steps=2, **{"data.workers": 0, "data.window": 4})
-    config.batch.update({"shards": 1, "pool": 2, "row_length": 256, "length": 256})
+    config = tiny.config(place / "model", steps=2, **{"data.workers": 0, "data.packing_window": 4})
+    config.batch.update({"shards": 1, "segments": 2, "compressor_length": 256, "sequence_length": 256})
     config.data.sources = ({"kind": "prepared", "path": str(tmp_path / "auto")},)
     tokenizer = Tokenizer(place / "tokenizer")
     batch = next(TrainLoader(config, tokenizer, tiny.architecture(1), [0]))

@@ -52,13 +52,15 @@ def write(root, name, records, media):
 def config(task, *paths):
     values = default()
     values.task = task
-    values.batch.update({"shards": 1, "pool": 2, "row_length": 256, "conversations": 1, "length": 256})
-    values.data.update({"workers": 0, "window": 2, "threads": 1})
+    values.batch.update(
+        {"shards": 1, "segments": 2, "compressor_length": 256, "sequences": 1, "sequence_length": 256}
+    )
+    values.data.update({"workers": 0, "packing_window": 2, "threads": 1})
     values.data.sources = tuple({"kind": "prepared", "path": str(path)} for path in paths)
     return values
 
 
-MODELS = {"svlm": "compressor", "llm": "llm", "align": None, "tempo": None}
+MODELS = {"compressor": "compressor", "llm": "llm", "align": None, "tempo": None}
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,9 @@ MODELS = {"svlm": "compressor", "llm": "llm", "align": None, "tempo": None}
     [
         ("llm", "videos", "videos has samples of 2 video, but config.task=llm takes samples of text: use a"),
         (
-            "svlm",
+            "compressor",
             "shown",
-            "shown has samples of 3 image, 1 text, but config.task=svlm takes no prepared sets",
+            "shown has samples of 3 image, 1 text, but config.task=compressor takes no prepared sets",
         ),
         (
             "align",
@@ -123,7 +125,7 @@ def test_xcomps_time_message_with_leading_turns(leading, tokenizer):
     shape = config("xcomp").batch
     from tempo_jax.data.batch_packing import BatchShape
 
-    shape = BatchShape(shape.pool, shape.row_length, 1, 1)
+    shape = BatchShape(shape.segments, shape.compressor_length, 1, 1)
     sample = Sample(moving(16), 2.0, [*leading, *SHOWN])
     batch = TASKS["xcomp"].collate([sample], tokenizer, MICRO, shape)
     text = tokenizer.decode(batch.text_BS[0])
@@ -141,14 +143,14 @@ def test_xcomps_time_message_with_leading_turns(leading, tokenizer):
 
 def test_sizes_as_a_command_line_gives_them(sets, tokenizer):
     values = config("xcomp", sets / "shown")
-    values.batch.sizes = ("32x32",)
+    values.batch.frame_sizes = ("32x32",)
     data = TrainLoader(values, tokenizer, MICRO, [0])
     assert next(data).images_BHWC.shape[2:4] == (32, 32)
     data.close()
     for wrong in ("32", "32xx32", "wide"):
-        values.batch.sizes = (wrong,)
+        values.batch.frame_sizes = (wrong,)
         with pytest.raises(
-            TempoError, match=f"config.batch.sizes has '{wrong}': give height and width, as 64x64"
+            TempoError, match=f"config.batch.frame_sizes has '{wrong}': give height and width, as 64x64"
         ):
             TrainLoader(values, tokenizer, MICRO, [0])
 
@@ -158,9 +160,9 @@ def test_another_set_of_the_same_length_is_refused_by_name(sets, tmp_path):
     tiny.write_model(tmp_path)
 
     def values(name):
-        made = tiny.config(tmp_path / "model", steps=4, **{"data.workers": 0, "data.window": 2})
+        made = tiny.config(tmp_path / "model", steps=4, **{"data.workers": 0, "data.packing_window": 2})
         made.checkpoint_every = 1
-        made.batch.update({"shards": 1, "pool": 2, "row_length": 256, "length": 256})
+        made.batch.update({"shards": 1, "segments": 2, "compressor_length": 256, "sequence_length": 256})
         made.data.sources = ({"kind": "prepared", "path": str(sets / name)},)
         return made
 
@@ -186,8 +188,8 @@ def test_xcomp_trains_with_length_buckets(sets, tmp_path, tokenizer):
     checkpoint.save(tmp_path / "model", "xcomp", MICRO, params, tmp_path / "tokenizer")
     values = config("xcomp", sets / "videos")
     values.init.checkpoint = str(tmp_path / "model")
-    values.rates.update({"projector": 1e-3, "llm": 1e-3})
-    values.batch.update({"pool": 8, "buckets": (1, 8)})
+    values.learning_rate.update({"projector": 1e-3, "llm": 1e-3})
+    values.batch.update({"segments": 8, "buckets": (1, 8)})
     values.update({"steps": 6, "dtype": "float32", "log_every": 1, "checkpoint_every": 3})
     values.mesh.fsdp = 1
     assert loop.train(values, tmp_path / "work", TrainLoader) == "finished"

@@ -31,8 +31,8 @@ from tests.small_demo import DEMO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SHAPE = BatchShape(pool=4, row_length=160, conversations=3, length=420)
-PARTS = {"tempo": DEMO, "align": DEMO, "svlm": DEMO.compressor, "llm": DEMO.llm, "xcomp": XCOMP_DEMO}
+SHAPE = BatchShape(segments=4, compressor_length=160, sequences=3, sequence_length=420)
+PARTS = {"tempo": DEMO, "align": DEMO, "compressor": DEMO.compressor, "llm": DEMO.llm, "xcomp": XCOMP_DEMO}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_words_cost_tempo_what_they_cost_the_llm_alone(tokenizer, tempo):
 def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
     """Its hidden state where the answer begins is the one that relevance is read from."""
     sample = next(s for s in map(SegmentSource("train", 99, (64,)).__getitem__, range(99)) if _asks(s))
-    batch = TASKS["svlm"].collate([sample], tokenizer, DEMO.compressor, SHAPE)
+    batch = TASKS["compressor"].collate([sample], tokenizer, DEMO.compressor, SHAPE)
     answer = int(np.flatnonzero(batch.labels_PL[0] != IGNORE)[0])
     assert tokenizer.decode(batch.labels_PL[0, answer : answer + 1]) in ("Yes", "No")
     question = sample.conversation[1]["value"].removeprefix("\nQuery:\n")
@@ -74,7 +74,7 @@ def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
         x, deepstack = model.embed(visual, batch.rows)
         hidden = model.text(x, batch.rows.positions_3SL, deepstack_FBLD=deepstack)[0, length - 1]
         model.relevance.direction[...] = hidden / jnp.linalg.norm(hidden)
-        _, relevance = model(visual, batch.rows, jnp.full(SHAPE.pool, length))
+        _, relevance = model(visual, batch.rows, jnp.full(SHAPE.segments, length))
         return relevance[0], jax.nn.sigmoid(jnp.linalg.norm(hidden))
 
     got, want = both(tempo.compressor, jax.tree.map(jnp.asarray, batch), answer)
@@ -86,7 +86,7 @@ def test_conversations_in_one_row_do_not_see_each_other(tokenizer, tempo):
     clip = SegmentSource("train", 9)[0].frames
     turns = [{"from": "human", "value": "<image>\nWhat colour is the star?"}, {"from": "gpt", "value": "red"}]
     samples = [told(0), Sample(clip, 2.0, turns), told(2)]
-    shape = dataclasses.replace(SHAPE, conversations=1, length=900, size=(64, 64))
+    shape = dataclasses.replace(SHAPE, sequences=1, sequence_length=900, size=(64, 64))
     graph, weights, rest = nnx.split(tempo, nnx.Param, ...)
 
     @jax.jit
@@ -126,7 +126,7 @@ def _asks(sample: Sample) -> bool:
 
 def test_glimpses_and_segments_share_a_batch(tokenizer):
     samples = [ClipCaptionSource("train", 9)[0], SegmentSource("train", 9)[0]]
-    batch = TASKS["svlm"].collate(samples, tokenizer, DEMO.compressor, SHAPE)
+    batch = TASKS["compressor"].collate(samples, tokenizer, DEMO.compressor, SHAPE)
     assert batch.frames_PFHWC.shape[1] == 8
     assert (batch.frames_PFHWC[0, 2:] == batch.frames_PFHWC[0, 1]).all()
     assert batch.rows.visual_index_SL[0].max() == 15 and batch.rows.visual_index_SL[1].max() == 63
@@ -139,14 +139,14 @@ def test_needs_are_what_collate_takes(task, tokenizer):
     sample = {
         "tempo": Sample(clip, 2.0, turns),
         "align": SegmentEvidenceSource("train", 9, segments=2)[1],
-        "svlm": SegmentSource("train", 9)[1],
+        "compressor": SegmentSource("train", 9)[1],
         "llm": told(2),
         "xcomp": Sample(clip, 2.0, turns),
     }[task]
     need = TASKS[task].sample_size(sample, tokenizer, PARTS[task])
     tight = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
     TASKS[task].collate([sample], tokenizer, PARTS[task], tight)
-    for field in ("pool", "row_length", "length"):
+    for field in ("segments", "compressor_length", "sequence_length"):
         if getattr(tight, field):
             less = dataclasses.replace(tight, **{field: getattr(tight, field) - 1})
             with pytest.raises(SampleTooLong):

@@ -66,7 +66,7 @@ def test_the_model_is_a_native_checkpoint_with_frozen_parts_bit_identical(tiny_m
         learned = param_groups.group_of(path) in tiny_training.RATES
         assert learned != np.array_equal(x, before[path]), path
     origin = checkpoint.read_model_json(whole / "model", "tempo").origin
-    assert origin["step"] == STEPS and origin["config"]["rates"]["llm"] == 1e-3
+    assert origin["step"] == STEPS and origin["config"]["learning_rate"]["llm"] == 1e-3
     assert origin["code"].startswith(tempo_jax.__version__)
     answer = tempo_jax.load(whole / "model").ask(
         np.zeros((4, 32, 32, 3), np.uint8), "What?", max_new_tokens=2
@@ -144,7 +144,7 @@ def test_it_stops_when_nothing_is_finite_any_more(tiny_model, tmp_path):
     tokenizer = checkpoint.tokenizer_path(tiny_model)
     checkpoint.save(tmp_path / "broken", found.kind, found.config, params, tokenizer)
     with pytest.raises(TempoError, match="3 steps in a row, up to step 3, were not finite"):
-        tiny_training.train(tmp_path / "broken", tmp_path / "run", max_not_finite=3)
+        tiny_training.train(tmp_path / "broken", tmp_path / "run", max_nonfinite_steps=3)
     assert [(row["loss"], row["skipped"]) for row in rows(tmp_path / "run")] == [
         (None, 1),
         (None, 2),
@@ -153,8 +153,8 @@ def test_it_stops_when_nothing_is_finite_any_more(tiny_model, tmp_path):
 
 
 def test_another_run_in_the_same_folder_is_refused(tiny_model, whole):
-    with pytest.raises(TempoError, match=r"other settings \(rates.llm was 0.001 and is 0.002\)"):
-        tiny_training.train(tiny_model, whole, **{"rates.llm": 2e-3})
+    with pytest.raises(TempoError, match=r"other settings \(learning_rate.llm was 0.001 and is 0.002\)"):
+        tiny_training.train(tiny_model, whole, **{"learning_rate.llm": 2e-3})
 
 
 def test_what_may_differ_when_a_run_goes_on(tiny_model):
@@ -173,10 +173,10 @@ def test_what_may_differ_when_a_run_goes_on(tiny_model):
 def test_a_run_older_than_a_field_goes_on_with_its_default(tiny_model):
     config = tiny_training.config(tiny_model)
     saved = configs.to_json(config)
-    del saved["optimiser"]["kind"]
+    del saved["optimizer"]["kind"]
     configs.check_same_run(saved, config, "w")
-    config.optimiser.kind = "muon"
-    with pytest.raises(TempoError, match=r"optimiser.kind was 'adamw' and is 'muon'"):
+    config.optimizer.kind = "muon"
+    with pytest.raises(TempoError, match=r"optimizer.kind was 'adamw' and is 'muon'"):
         configs.check_same_run(saved, config, "w")
 
 
@@ -218,7 +218,7 @@ def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):
     assert layout.undivided_rows == [3] and layout.shards == [0, 1, 2]
     placed = layout._place(np.arange(6).reshape(1, 3, 2), jax.P(None, ("data", "fsdp")))
     np.testing.assert_array_equal(placed, np.arange(6).reshape(1, 3, 2))
-    config = tiny_training.config(tiny_model, **{"batch.shards": 2, "batch.pool": 1})
+    config = tiny_training.config(tiny_model, **{"batch.shards": 2, "batch.segments": 1})
     assert device_prefetch.BatchSharding(config, sharding.make_mesh(data=2)).undivided_rows == []
     assert device_prefetch.BatchSharding(config, sharding.make_mesh(data=2, tensor=2)).undivided_rows == [
         2
@@ -256,8 +256,8 @@ def test_the_feed_runs_ahead_but_states_belong_to_their_batch(tiny_model):
     """Of the real pipeline: after the state of batch 2 comes batch 3, and lies on the mesh as it should."""
     config = tiny_training.config(tiny_model, **{"batch.shards": 2})
     reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "forms": {"text": 1.0}}
-    config.data.update({"sources": (ConfigDict(reel),), "window": 4, "threads": 1})
-    config.batch.update({"pool": 8, "row_length": 512, "conversations": 2, "length": 512})
+    config.data.update({"sources": (ConfigDict(reel),), "packing_window": 4, "threads": 1})
+    config.batch.update({"segments": 8, "compressor_length": 512, "sequences": 2, "sequence_length": 512})
     found = checkpoint.read_model_json(tiny_model).config
     tokenizer = Tokenizer(checkpoint.tokenizer_path(tiny_model))
     layout = device_prefetch.BatchSharding(config, sharding.make_mesh(data=2))
@@ -302,10 +302,15 @@ def test_a_killed_reader_is_a_sentence(tiny_model):
 
 
 def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
-    changes = {"steps": 0, "rates.llm": -1.0, "task": "dance", "mesh.data": -1, "mesh.fsdp": -1}
+    changes = {"steps": 0, "learning_rate.llm": -1.0, "task": "dance", "mesh.data": -1, "mesh.fsdp": -1}
     with pytest.raises(TempoError) as caught:
         configs.check(tiny_training.config(tiny_model, **changes))
-    for part in ("config.task is 'dance'", "config.steps is 0", "config.rates.llm is -1", "more than one -1"):
+    for part in (
+        "config.task is 'dance'",
+        "config.steps is 0",
+        "config.learning_rate.llm is -1",
+        "more than one -1",
+    ):
         assert part in str(caught.value)
 
 
@@ -313,7 +318,7 @@ def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
     "arguments, sentence",
     [
         (["--config.bogus=1"], "the config has no field bogus"),
-        (["--config.rates.bogus=1"], "the config has no field bogus"),
+        (["--config.learning_rate.bogus=1"], "the config has no field bogus"),
         (["--config.steps=many"], "--config.steps=many"),
         (["--bogus=1"], "Unknown command line flag 'bogus'"),
         (["bogus"], "'bogus' is no flag"),

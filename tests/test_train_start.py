@@ -90,7 +90,7 @@ def test_backbones_fill_their_parts_and_the_rest_follows_from_them(small, preset
 
 
 def test_a_single_backbone_takes_its_part_of_a_preset(small, preset):
-    values = config(task="svlm")
+    values = config(task="compressor")
     assert initialization.architecture(values).config == small[1].compressor
     assert initialization.architecture(config(task="llm")).config == small[1].llm
 

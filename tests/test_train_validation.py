@@ -128,7 +128,7 @@ def test_goodput_counts_every_second_once(monkeypatch):
     [
         ({"validation.every": 2}, "without config.validation.sources"),
         ({"validation.questions": (ASKED,)}, "every config.validation.every"),
-        ({"task": "svlm", "validation.questions": (ASKED,)}, "config.task=tempo or xcomp, not svlm"),
+        ({"task": "compressor", "validation.questions": (ASKED,)}, "config.task=tempo or xcomp, not compressor"),
         ({"checkpoints.best": 1}, "needs a validation at each checkpoint"),
         ({"loggers": ("paper",)}, "config.loggers has 'paper': use any of tensorboard, wandb, mlflow"),
     ],

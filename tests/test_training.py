@@ -42,7 +42,7 @@ def sample(recorded):
 
 @pytest.fixture(scope="module")
 def batch(sample):
-    shape = BatchShape(pool=4, row_length=768, conversations=2, length=128)
+    shape = BatchShape(segments=4, compressor_length=768, sequences=2, sequence_length=128)
     return jax.tree.map(jnp.asarray, collate([sample], RecordedTokenizer(), TINY, shape))
 
 
@@ -119,10 +119,12 @@ def test_chunked_cross_entropy_equals_the_plain_one(chunk):
 
 def test_what_does_not_fit_is_said(sample):
     for change, word in (
-        ({"pool": 2}, "segments"),
-        ({"row_length": 640}, "compressor"),
-        ({"length": 64}, "tokens"),
+        ({"segments": 2}, "segments"),
+        ({"compressor_length": 640}, "compressor"),
+        ({"sequence_length": 64}, "tokens"),
     ):
-        shape = BatchShape(**{**{"pool": 4, "row_length": 768, "conversations": 1, "length": 128}, **change})
+        shape = BatchShape(
+            **{**{"segments": 4, "compressor_length": 768, "sequences": 1, "sequence_length": 128}, **change}
+        )
         with pytest.raises(SampleTooLong, match=word):
             collate([sample], RecordedTokenizer(), TINY, shape)

@@ -19,7 +19,7 @@ from tests.systems import recorded_frames, relative, weights
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ALL = dict.fromkeys(param_groups.TRAINABLE_GROUPS, 1e-3)
-SHAPE = BatchShape(pool=2, row_length=512, conversations=1, length=256)
+SHAPE = BatchShape(segments=2, compressor_length=512, sequences=1, sequence_length=256)
 
 
 def conversation(question, answer):
@@ -35,7 +35,7 @@ def batches(demo_tokenizer_dir):
         for seed, count, question, answer in ((1, 11, "What?", "A red ball."), (2, 16, "Why so?", "No."))
     ]
     parts = [collate([s], tokenizer, TINY, SHAPE) for s in samples]
-    both = collate(samples, tokenizer, TINY, BatchShape(4, SHAPE.row_length, 4, SHAPE.length))
+    both = collate(samples, tokenizer, TINY, BatchShape(4, SHAPE.compressor_length, 4, SHAPE.sequence_length))
     stack = lambda *trees: jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *trees)  # noqa: E731
     return stack(*parts), stack(both)
 
@@ -54,7 +54,7 @@ def train(batch, rates=ALL, steps=3, mesh=None, dtype=jnp.float32):
         )
         shardings = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), step.batch_specs())
         batch = jax.device_put(batch, shardings)
-    config = optimizer.OptimizerConfig(rates=rates, steps=10, warmup_ratio=0.1)
+    config = optimizer.OptimizerConfig(learning_rates=rates, steps=10, warmup_ratio=0.1)
     tx = optimizer.make_optimizer(config, learning)
     run = jax.jit(step.make_train_step(TINY, tx, dtype=dtype))
     state, history = step.init_state(learning, tx), []
@@ -95,7 +95,7 @@ def test_frozen_parts_stay_bit_identical_and_cost_no_optimiser_memory(batches):
     rates = {"memory": 1e-3, "projector": 1e-3}
     _, state, frozen = train(batches[0], rates)
     assert set(state.trainable) == {p for p in flatten(params()) if param_groups.group_of(p) in rates}
-    numbers = sum(x.size for x in jax.tree.leaves(state.optimiser))
+    numbers = sum(x.size for x in jax.tree.leaves(state.optimizer))
     assert numbers <= 2 * sum(x.size for x in state.trainable.values()) + 10
     before = flatten(params())
     for path, x in frozen.items():
@@ -130,7 +130,7 @@ def test_every_parameter_has_a_group_and_mistakes_are_said():
 
 
 def test_schedule():
-    config = optimizer.OptimizerConfig({}, steps=100, warmup_ratio=0.1, final_ratio=0.1)
+    config = optimizer.OptimizerConfig({}, steps=100, warmup_ratio=0.1, final_lr_fraction=0.1)
     rate = optimizer.schedule(config, 2.0)
     assert float(rate(0)) == 0 and float(rate(10)) == 2.0
     assert abs(float(rate(100)) - 0.2) < 1e-6 and float(rate(55)) == pytest.approx(1.1, abs=0.01)

@@ -68,7 +68,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
     """The lines of a run that goes on after step `begin`."""
     config = configs.default()
     config.update({"steps": steps, "log_every": log_every, "task": "llm"})
-    config.rates.llm = 1e-3
+    config.learning_rate.llm = 1e-3
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     state, model = types.SimpleNamespace(skipped=0), types.SimpleNamespace(config=TINY.llm)
     run = types.SimpleNamespace(config=config, model=model, mesh=mesh, state=state)

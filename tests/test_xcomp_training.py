@@ -31,7 +31,7 @@ from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SHAPE = BatchShape(pool=6, row_length=96, conversations=2, length=1)
+SHAPE = BatchShape(segments=6, compressor_length=96, sequences=2, sequence_length=1)
 TURNS = [{"from": "human", "value": "<image>\nwhat is red?"}, {"from": "gpt", "value": "the ball"}]
 
 
@@ -112,13 +112,13 @@ def test_rows_of_a_batch_cost_what_they_cost_alone(tokenizer):
 
 def test_samples_share_batches_one_to_a_row(tokenizer):
     needs = [TASKS["xcomp"].sample_size(sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
-    assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.alone for need in needs)
+    assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.exclusive_row for need in needs)
     assert select_samples(needs, SHAPE) == [0, 3]
     picture = TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
-    assert picture.segments == 0 and picture.alone
+    assert picture.segments == 0 and picture.exclusive_row
     single = dataclasses.replace(MICRO, clip_frames=1)
     assert TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, single).segments == 0
-    nothing = BatchShape(0, SHAPE.row_length, 1, 1)
+    nothing = BatchShape(0, SHAPE.compressor_length, 1, 1)
     batch = TASKS["xcomp"].collate([Sample(tiny.moving(1, 3), None, TURNS)], tokenizer, single, nothing)
     assert (batch.memory_index_BL == -1).all(), "an image takes nothing of the pool, whatever a clip is"
     with pytest.raises(ValueError, match="no frames"):
@@ -171,17 +171,17 @@ def test_configs_are_valid_runs(name):
     rows = re.findall(r"^    (\w+) +(frozen|\d[\d.e-]*)\b", module.__doc__, re.MULTILINE)
     assert tuple(group for group, _ in rows) == TRAINABLE_GROUPS
     rates = {group: 0.0 if rate == "frozen" else float(rate) for group, rate in rows}
-    assert rates == dict(config.rates)
+    assert rates == dict(config.learning_rate)
     assert f"python train.py --config=configs/{name}.py --workdir=build/xcomp" in module.__doc__
 
 
 def test_the_published_values():
     config = importlib.import_module("configs.xcomp_2b_sct").get_config()
     batch = config.batch
-    assert config.steps == 2247 and batch.shards * batch.micro_batches * batch.conversations == 32
-    assert batch.pool * 8 == 1024 and config.optimiser.warmup_ratio == 0.03
-    assert (config.optimiser.b1, config.optimiser.b2, config.optimiser.clip_norm) == (0.9, 0.999, 1.0)
-    assert config.optimiser.weight_decay == 0 and config.optimiser.final_ratio == 0
+    assert config.steps == 2247 and batch.shards * batch.micro_batches * batch.sequences == 32
+    assert batch.segments * 8 == 1024 and config.optimizer.warmup_ratio == 0.03
+    assert (config.optimizer.b1, config.optimizer.b2, config.optimizer.clip_norm) == (0.9, 0.999, 1.0)
+    assert config.optimizer.weight_decay == 0 and config.optimizer.final_lr_fraction == 0
 
 
 def test_paths_of_the_model_are_known_to_groups():
@@ -194,14 +194,14 @@ def test_compression_by_name():
     """A run may train another LP-Comp than the preset's; a name that is none, or of another task, is said."""
     config = importlib.import_module("configs.xcomp_minireel_glimpse").get_config()
     assert initialization.architecture(config).config.compression == VARIANTS["none"]
-    config.compression = ""
+    config.lp_comp = ""
     assert initialization.architecture(config).config.compression == VARIANTS["released"]
-    config.compression = "cosine"
-    with pytest.raises(TempoError, match=r"config\.compression is 'cosine': use one of released, paper"):
+    config.lp_comp = "cosine"
+    with pytest.raises(TempoError, match=r"config\.lp_comp is 'cosine': use one of released, paper"):
         configs.check(config)
     other = importlib.import_module("configs.demo_see").get_config()
     other.compression = "none"
-    with pytest.raises(TempoError, match=r"config\.compression is for config\.task=xcomp, not svlm"):
+    with pytest.raises(TempoError, match=r"config\.lp_comp is for config\.task=xcomp, not compressor"):
         configs.check(other)
 
 
@@ -238,9 +238,9 @@ def test_a_run_validates_and_answers_as_its_model_does(tokenizer, tmp_path):
     reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "look_fps": 1.0, "turns": 1}
     config = configs.default()
     config.task, config.init.checkpoint, config.steps = "xcomp", str(tmp_path / "start"), 2
-    config.rates.llm, config.dtype, config.remat, config.log_every = 1e-3, "float32", "none", 1
-    config.batch.update({"pool": 4, "row_length": 400, "conversations": 1, "length": 400})
-    config.data.update({"sources": (ConfigDict(reel),), "window": 4, "threads": 1})
+    config.learning_rate.llm, config.dtype, config.remat, config.log_every = 1e-3, "float32", "none", 1
+    config.batch.update({"segments": 4, "compressor_length": 400, "sequences": 1, "sequence_length": 400})
+    config.data.update({"sources": (ConfigDict(reel),), "packing_window": 4, "threads": 1})
     asked = ConfigDict({"video": str(tmp_path / "video.npy"), "question": "What?", "max_frames": 16})
     validation = {"every": 2, "sources": (ConfigDict(reel | {"split": "validation"}),), "batches": 1}
     config.validation.update(validation | {"questions": (asked,), "max_new_tokens": 3})

@@ -84,10 +84,12 @@ def config(model: Path, **changes):
 
     values = default()
     values.init.checkpoint = str(model)
-    values.rates.update(RATES)
+    values.learning_rate.update(RATES)
     values.update({"steps": STEPS, "dtype": "float32", "log_every": 1, "checkpoint_every": 3})
     values.mesh.fsdp = 1
-    values.batch.update({"shards": SHARDS, "pool": 1, "row_length": 128, "conversations": 1, "length": 64})
+    values.batch.update(
+        {"shards": SHARDS, "segments": 1, "compressor_length": 128, "sequences": 1, "sequence_length": 64}
+    )
     values.update_from_flattened_dict({name: _listed(value) for name, value in changes.items()})
     return values
 
@@ -127,14 +129,14 @@ class Batches:
         from tempo_jax.tasks.tempo import collate
 
         batch = self.config.batch
-        shape = BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length)
+        shape = BatchShape(batch.segments, batch.compressor_length, batch.sequences, batch.sequence_length)
         rng = np.random.default_rng((shard, number))
         frames = rng.integers(0, 255, (1, 32, 32, 3), np.uint8)
         answer = ("Red.", "No ball.")[rng.integers(2)]
         talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
         one = collate([Sample(frames, None, talk)], self.tokenizer, self.model, shape)
         index = one.memory_index_BL
-        offset = shard * batch.pool * self.model.memory_tokens
+        offset = shard * batch.segments * self.model.memory_tokens
         return one._replace(memory_index_BL=np.where(index >= 0, index + offset, index))
 
     def get_state(self):

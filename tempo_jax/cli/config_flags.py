@@ -1,21 +1,35 @@
 """Command lines of absl flags and an ml_collections config, a mistake in them one sentence."""
 
 import os
+from collections.abc import Mapping
 
 from absl import flags
 
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import config_fields
 
 
 def parse(
-    argv: list[str], known: flags.FlagValues, required: tuple[flags.FlagHolder, ...], fields: str
+    argv: list[str],
+    known: flags.FlagValues,
+    required: tuple[flags.FlagHolder, ...],
+    fields: str,
+    renamed: Mapping[str, str],
 ) -> None:
     """Reads the `known` flags and locks the config, which is the first of `required`.
 
-    fields: the file that has the config's fields, for whoever named one that there is not.
+    Args:
+      argv: Words of the command line, the program's name first.
+      known: The flags that the command has.
+      required: Flags that must be given; the first one holds the config.
+      fields: The file that defines the config's fields, for the error about an unknown one.
+      renamed: Old paths of fields and their present ones (`config_fields.RENAMED`).
+
+    Raises:
+      TempoError: A flag, field or value is unknown, malformed or missing.
     """
     try:
-        rest = known(argv)
+        rest = known(config_fields.current_arguments(argv, renamed))
         for flag in required:
             if flag.value is None:
                 raise TempoError(f"--{flag.name} is missing (see python {os.path.basename(argv[0])} --help)")

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 class BatchShape:
     """Of one shard's one micro-batch."""
 
-    pool: int  # segments
-    row_length: int  # compressor prompt, memory tokens included
-    conversations: int  # LLM rows; each takes conversations, one after the other, while they fit
-    length: int  # of an LLM row: prompts and answers, memory tokens included
+    segments: int  # segments
+    compressor_length: int  # compressor prompt, memory tokens included
+    sequences: int  # LLM rows; each takes conversations, one after the other, while they fit
+    sequence_length: int  # of an LLM row: prompts and answers, memory tokens included
     size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
-    room: int | None = None  # segments of one conversation; None: as many as the pool has
+    max_sample_segments: int | None = None  # segments of one conversation; None: as many as the pool has
 
 
 def first_fit_decreasing(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
@@ -43,15 +43,19 @@ class SampleSize:
     compressor_tokens: int  # of all its segments
     max_prompt_tokens: int  # of them; each has Shape.row_length to itself
     tokens: int  # LLM prompt and answer; conversations share rows of Shape.length
-    alone: bool = False  # has an LLM row to itself
+    exclusive_row: bool = False  # has an LLM row to itself
 
 
 def capacity_problem(need: SampleSize, shape: BatchShape) -> str | None:
     """Why a batch of `shape` can never hold the sample, or None."""
     for what, needed, room in (
-        ("segments", need.segments, shape.pool if shape.room is None else shape.room),
-        ("compressor tokens in a segment", need.max_prompt_tokens, shape.row_length),
-        ("LLM tokens", need.tokens, shape.length),
+        (
+            "segments",
+            need.segments,
+            shape.segments if shape.max_sample_segments is None else shape.max_sample_segments,
+        ),
+        ("compressor tokens in a segment", need.max_prompt_tokens, shape.compressor_length),
+        ("LLM tokens", need.tokens, shape.sequence_length),
     ):
         if needed > room:
             return f"more than {room} {what}"
@@ -63,15 +67,15 @@ def select_samples(window: Sequence[SampleSize], shape: BatchShape) -> list[int]
 
     Each must fit by itself (too_long).
     """
-    chosen, room = [0], shape.pool - window[0].segments
+    chosen, room = [0], shape.segments - window[0].segments
     # Largest first; of equals the one that came first.
     rest = sorted(range(1, len(window)), key=lambda i: (-window[i].segments, i))
     for position in rest:
         together = [window[i].tokens for i in (*chosen, position)]
-        if window[position].alone and len(chosen) >= shape.conversations:
+        if window[position].exclusive_row and len(chosen) >= shape.sequences:
             continue
         if window[position].segments <= room and first_fit_decreasing(
-            together, shape.conversations, shape.length
+            together, shape.sequences, shape.sequence_length
         ):
             chosen.append(position)
             room -= window[position].segments
@@ -82,11 +86,11 @@ def occupancy(needs: Sequence[SampleSize], shape: BatchShape) -> Counter:
     """What one batch holds and could hold, by kind: {"segments": …, "segments_room": …, …}; they add up."""
     return Counter(
         segments=sum(need.segments for need in needs),
-        segments_room=shape.pool,
+        segments_room=shape.segments,
         compressor_tokens=sum(need.compressor_tokens for need in needs),
-        compressor_tokens_room=shape.pool * shape.row_length,
+        compressor_tokens_room=shape.segments * shape.compressor_length,
         llm_tokens=sum(need.tokens for need in needs),
-        llm_tokens_room=shape.conversations * shape.length,
+        llm_tokens_room=shape.sequences * shape.sequence_length,
     )
 
 

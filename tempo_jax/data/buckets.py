@@ -23,22 +23,26 @@ CYCLE_STEPS = 256  # steps
 class Bucket:
     """One shape of a shard's micro-batch. room: clips of one conversation; pool: of all of them."""
 
-    room: int
-    pool: int
-    conversations: int
+    max_sample_segments: int
+    segments: int
+    sequences: int
 
     def shape(self, shape: BatchShape) -> BatchShape:
         """The same with this bucket's sizes."""
-        sizes = {"room": self.room, "pool": self.pool, "conversations": self.conversations}
+        sizes = {
+            "max_sample_segments": self.max_sample_segments,
+            "segments": self.segments,
+            "sequences": self.sequences,
+        }
         return dataclasses.replace(shape, **sizes)
 
 
 def make_buckets(batch: Any) -> tuple[Bucket, ...]:
     """Those of a config's `batch`, the smallest first; one alone where it names none.
 
-    TempoError where batch.buckets does not go up to batch.pool.
+    TempoError where batch.buckets does not go up to batch.segments.
     """
-    pool, rows = batch.pool, batch.conversations
+    pool, rows = batch.segments, batch.sequences
     rooms = tuple(batch.get("buckets", ()))
     if not rooms:
         return (Bucket(pool, pool, rows),)
@@ -46,7 +50,7 @@ def make_buckets(batch: Any) -> tuple[Bucket, ...]:
     if not whole or list(rooms) != sorted(set(rooms)) or rooms[-1] != pool:
         raise TempoError(
             f"config.batch.buckets is {rooms}: give numbers of clips in ascending order, the last one that "
-            f"of config.batch.pool ({pool})."
+            f"of config.batch.segments ({pool})."
         )
     return tuple(_bucket(room, pool, rows) for room in rooms)
 
@@ -59,7 +63,9 @@ def _bucket(room: int, pool: int, rows: int) -> Bucket:
 
 def pick_bucket(segments: int, buckets: Sequence[Bucket]) -> int | None:
     """The number of the smallest bucket that has room; None where none has."""
-    return next((number for number, bucket in enumerate(buckets) if segments <= bucket.room), None)
+    return next(
+        (number for number, bucket in enumerate(buckets) if segments <= bucket.max_sample_segments), None
+    )
 
 
 def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tuple[int, ...]:
@@ -81,7 +87,7 @@ def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tupl
     for number, bucket in enumerate(buckets):
         if weights[number]:
             mean = max(totals[number] / weights[number], 1e-9)
-            batches[number] = weights[number] / min(bucket.conversations, max(1.0, bucket.pool / mean))
+            batches[number] = weights[number] / min(bucket.sequences, max(1.0, bucket.segments / mean))
     if not batches:
         return (len(buckets) - 1,)
     whole = sum(batches.values())

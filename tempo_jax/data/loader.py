@@ -7,9 +7,9 @@ The config fixes how many shards a global batch is made of, not the number of pr
 owns the contiguous shards [p*shards/n, (p+1)*shards/n), so one, two or four processes see the same
 batches, and a shard's small state restores on any of them.
 
-Frames of one step have one size, everywhere: the size of step t is batch.sizes[t % len(batch.sizes)]
+Frames of one step have one size, everywhere: the size of step t is batch.frame_sizes[t % len(batch.frame_sizes)]
 (repeat a size there to have it more often), each shard has a stream of its own per size, and samples of
-other sizes are left out and counted. Where batch.sizes is empty, the data must have one size only.
+other sizes are left out and counted. Where batch.frame_sizes is empty, the data must have one size only.
 
 A sample that cannot be read, or never fits, is skipped and counted with its reason.
 """
@@ -223,14 +223,14 @@ def _pipeline_spec(
         task=task,
         tokenizer=tokenizer,
         model=model_config,
-        shape=BatchShape(batch.pool, batch.row_length, batch.conversations, batch.length),
-        sizes=_frame_sizes(_parse_sizes(batch.get("sizes", ())), sources),
+        shape=BatchShape(batch.segments, batch.compressor_length, batch.sequences, batch.sequence_length),
+        sizes=_frame_sizes(_parse_sizes(batch.get("frame_sizes", ())), sources),
         buckets=rooms,
         cycle=_bucket_cycle(rooms, sources, weights, tokenizer, model_config, task)
         if len(rooms) > 1
         else (0,),
         micro_batches=batch.micro_batches,
-        window=data.window,
+        window=data.packing_window,
         threads=data.threads,
         weights=weights,
         sources=sources,
@@ -272,14 +272,16 @@ def _bucket_cycle(rooms, sources, weights, tokenizer: Tokenizer, model: Any, tas
 
 
 def _parse_sizes(sizes: Sequence[Any]) -> tuple[tuple[int, int], ...]:
-    """Sizes as pairs, or as --config.batch.sizes=64x64 gives them. TempoError for what is none."""
+    """Sizes as pairs, or as --config.batch.frame_sizes=64x64 gives them. TempoError for what is none."""
     found = []
     for size in sizes if not isinstance(sizes, str) else sizes.split(","):
         parts = size.split("x") if isinstance(size, str) else size
         try:
             height, width = (int(part) for part in parts)
         except (TypeError, ValueError) as error:
-            raise TempoError(f"config.batch.sizes has {size!r}: give height and width, as 64x64.") from error
+            raise TempoError(
+                f"config.batch.frame_sizes has {size!r}: give height and width, as 64x64."
+            ) from error
         found.append((height, width))
     return tuple(found)
 
@@ -300,11 +302,11 @@ def _frame_sizes(
     if len(counts) > 1 and not sizes:
         raise TempoError(
             f"The data have frames of {len(counts)} sizes, height x width {found}: list those to train on in "
-            "batch.sizes, or prepare the data with --sizes."
+            "batch.frame_sizes, or prepare the data with --sizes."
         )
     for height, width in sizes:
         if (height, width) not in counts:
-            raise TempoError(f"batch.sizes lists {height}x{width}, but the data have {found}.")
+            raise TempoError(f"batch.frame_sizes lists {height}x{width}, but the data have {found}.")
     return sizes or tuple(counts)
 
 

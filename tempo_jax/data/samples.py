@@ -94,15 +94,15 @@ def pack_sequences(
     TooLong where they do not fit.
     """
     lengths = [len(columns[0]) for columns in texts]
-    check_capacity(("tokens", max(lengths), shape.length))
-    rows = first_fit_decreasing(lengths, shape.conversations, shape.length)
+    check_capacity(("tokens", max(lengths), shape.sequence_length))
+    rows = first_fit_decreasing(lengths, shape.sequences, shape.sequence_length)
     if rows is None:
         raise SampleTooLong(
-            f"{len(texts)} conversations of {sum(lengths)} tokens do not fit {shape.conversations} rows of "
-            f"{shape.length}"
+            f"{len(texts)} conversations of {sum(lengths)} tokens do not fit {shape.sequences} rows of "
+            f"{shape.sequence_length}"
         )
-    tables = [np.full((shape.conversations, shape.length), fill, np.int32) for fill in (*fills, 0)]
-    used, numbers = [0] * shape.conversations, [0] * shape.conversations
+    tables = [np.full((shape.sequences, shape.sequence_length), fill, np.int32) for fill in (*fills, 0)]
+    used, numbers = [0] * shape.sequences, [0] * shape.sequences
     for columns, length, row in zip(texts, lengths, rows, strict=True):
         start, numbers[row] = used[row], numbers[row] + 1
         for table, values in zip(tables, (*columns, [numbers[row]] * length), strict=True):

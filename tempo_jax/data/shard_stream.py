@@ -70,7 +70,7 @@ class _Reader:
                 return _Skipped("the source has none there")
             need = recipe.need(sample)
             # Without segments and images any size would do: the first one's stream has it.
-            any_size = not need.segments and not need.alone
+            any_size = not need.segments and not need.exclusive_row
             size = recipe.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
             if size != self.slot.size:
                 return _Skipped(_OTHER_SIZE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
@@ -229,7 +229,7 @@ class _Stream:
         self._shape = recipe.shape_of(slot)
         self._maps = recipe.streams(shard, slot)
         # More than a few batches' samples would wait for nothing, and long ones are large.
-        most = recipe.window if len(recipe.buckets) == 1 else 4 * self._shape.conversations
+        most = recipe.window if len(recipe.buckets) == 1 else 4 * self._shape.sequences
         self._most = min(recipe.window, most)
         # One thread is the caller's own: nothing is handed over. More pay where files are read and images
         # decoded; Python code, as minireel's, runs in one at a time anyway.
@@ -329,7 +329,11 @@ class _ShardIterator(grain.DatasetIterator):
 
     def _name(self, slot: StreamKey) -> str:
         height, width = slot.size
-        room = f"/{self._recipe.buckets[slot.bucket].room}" if len(self._recipe.buckets) > 1 else ""
+        room = (
+            f"/{self._recipe.buckets[slot.bucket].max_sample_segments}"
+            if len(self._recipe.buckets) > 1
+            else ""
+        )
         return f"{height}x{width}{room}"
 
     def close(self) -> None:

@@ -39,10 +39,10 @@ class Benchmark:
     parse: Callable[[str, str, tuple[str, ...]], str]
     optional: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     copy: str = ""
-    before: str = ""
-    between: str = ""
+    prompt_prefix: str = ""
+    options_prefix: str = ""
     option: str = "{option}"
-    after: str = ""
+    prompt_suffix: str = ""
     letters: str = "ABCD"
     new_tokens: int = 16
     mean_of: str = ""
@@ -54,7 +54,7 @@ class Benchmark:
         lines = [
             self.option.format(letter=letter, option=option) for letter, option in zip(self.letters, options)
         ]
-        asked = "\n".join([self.before + question + self.between, *lines]) + self.after
+        asked = "\n".join([self.prompt_prefix + question + self.options_prefix, *lines]) + self.prompt_suffix
         return asked.replace("<image>", "")
 
 
@@ -67,7 +67,7 @@ LVBENCH = Benchmark(
     columns={"video": ("video_path", "key"), "question": ("question",), "answer": ("answer",)},
     optional={"id": ("uid", "question_id"), "options": ("options",)},
     option="({letter}) {option}",
-    after="\nAnswer the question with the option letter",
+    prompt_suffix="\nAnswer the question with the option letter",
     groups={"task": ("question_type",), "genre": ("type",)},
     parse=parsing.by_format,
 )
@@ -82,11 +82,11 @@ VIDEOMME = Benchmark(
         "answer": ("answer",),
     },
     optional={"id": ("question_id",)},
-    before=(
+    prompt_prefix=(
         "Select the best answer to the following multiple-choice question based on the video and the "
         "subtitles. Respond with only the letter (A, B, C, or D) of the correct option.\n"
     ),
-    after=f"\n\n{DIRECTLY}",
+    prompt_suffix=f"\n\n{DIRECTLY}",
     groups={"duration": ("duration",), "domain": ("domain",), "task": ("task_type",)},
     parse=parsing.by_format,
 )  # fmt: skip
@@ -102,7 +102,7 @@ MLVU = Benchmark(
     columns={"video": ("video_name", "video"), "question": ("question",), "answer": ("answer",)},
     optional={"options": ("candidates",)},
     option="({letter}) {option}",
-    after="\nOnly give the best option.\nBest option: (",
+    prompt_suffix="\nOnly give the best option.\nBest option: (",
     groups={"task": ("task_type", "question_type")},
     mean_of="task",
     parse=parsing.by_format,
@@ -126,7 +126,7 @@ LONGVIDEOBENCH = Benchmark(
         "subtitles_from": ("starting_timestamp_for_subtitles",), "duration": ("duration",),
     },
     option="{letter}. {option}",
-    after=f"\n{DIRECTLY}\n",
+    prompt_suffix=f"\n{DIRECTLY}\n",
     letters="ABCDE",
     new_tokens=32,
     groups={"duration": ("duration_group",), "category": ("question_category",)},
@@ -143,7 +143,7 @@ MINIREEL = Benchmark(
     },
     optional={"id": ("id",), "spans": ("relevant_seconds",)},
     option="({letter}) {option}",
-    after="\nAnswer the question with the option letter",
+    prompt_suffix="\nAnswer the question with the option letter",
     groups={"kind": ("kind",), "seconds": ("seconds",)},
     parse=parsing.by_words,
 )  # fmt: skip

@@ -13,16 +13,18 @@ from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.tempo.options import FLOOR
+from tempo_jax.utils import config_fields
 from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.video.sources import SAMPLINGS
 
+RENAMED = config_fields.RENAMED["eval"]
 VIDEO_CACHES = ("vision", "prefix")
 DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
 # What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
 # axes may come and go; those that were asked are not asked again.
 RESUME_MUTABLE_FIELDS = (
-    "checkpoint", "data", "limit", "allow_missing", "reuse", "workers", "ahead_mib", "chunk_segments", "mesh",
-    "published", *settings.AXES,
+    "checkpoint", "data", "limit", "allow_missing", "video_cache", "decode_workers", "prefetch_mib",
+    "chunk_segments", "mesh", "show_published", *settings.AXES,
 )  # fmt: skip
 
 
@@ -62,14 +64,16 @@ def default() -> ConfigDict:
 
     config.context_length = 32_768
     config.dtype = ""  # empty: as stored; int8, fp8: bfloat16, matrices in 8 bits
-    config.batch = 4  # questions about one video whose answers are written together
-    config.reuse = "vision"  # or prefix: what is kept of a video for its further questions
+    config.decode_batch = 4  # questions about one video whose answers are written together
+    config.video_cache = "vision"  # or prefix: what is kept of a video for its further questions
     config.chunk_segments = 8  # segments at a time, per device
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over a process's own devices
-    config.workers = 1  # processes that decode the next videos; 0: none, each is decoded when it is asked
-    config.ahead_mib = 2048  # of frames that they may be ahead
-    config.published = True  # published numbers beside ours
-    return config
+    config.decode_workers = (
+        1  # processes that decode the next videos; 0: none, each is decoded when it is asked
+    )
+    config.prefetch_mib = 2048  # of frames that they may be ahead
+    config.show_published = True  # published numbers beside ours
+    return config_fields.with_old_names(config, RENAMED)
 
 
 def check(config: ConfigDict) -> None:
@@ -77,6 +81,7 @@ def check(config: ConfigDict) -> None:
     if config.system not in SYSTEMS:
         raise TempoError(f"config.system is {config.system!r}: use one of {', '.join(SYSTEMS)}")
     benchmark(config.benchmark, config.system)
+    config_fields.check_known(config, default())
     problems = list(_problems(config))
     if problems:
         raise TempoError("; ".join(problems))
@@ -88,7 +93,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
             yield f"config.{name} is empty: give a folder"
         elif found := url(value):
             yield f"config.{name} is the URL {found}: {MOUNT}"
-    for name, allowed in (("reuse", VIDEO_CACHES), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
+    for name, allowed in (("video_cache", VIDEO_CACHES), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"
     if config.subtitles and "subtitles" not in benchmark(config.benchmark, config.system).optional:
@@ -126,8 +131,8 @@ def _axis_problems(config: ConfigDict) -> Iterator[str]:
 
 
 _MINIMA = (
-    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("batch", 1), ("chunk_segments", 1),
-    ("workers", 0), ("ahead_mib", 1),
+    ("limit", 0), ("min_frames", 1), ("seed", 0), ("context_length", 1), ("decode_batch", 1),
+    ("chunk_segments", 1), ("decode_workers", 0), ("prefetch_mib", 1),
 )  # fmt: skip
 
 
@@ -141,7 +146,9 @@ def resume_key(config: ConfigDict) -> dict[str, Any]:
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: Any) -> None:
     """TempoError when what answers depend on has changed since the run in `workdir` was begun."""
-    saved = {name: value for name, value in resume_key(default()).items() if name in now} | saved
+    saved = {name: value for name, value in resume_key(default()).items() if name in now} | (
+        config_fields.migrate(saved, RENAMED)
+    )
     changed = [
         f"{name} was {saved.get(name)!r} and is {now.get(name)!r}"
         for name in sorted(saved.keys() | now.keys())

@@ -47,7 +47,9 @@ class QuestionRunner:
         """
         readings: list[tuple[Path, list[Batch]]] = []
         for (video, _), some in groupby(_in_decode_order(pairs), key=_decode_key):
-            batches = [batch for batch in _batches(list(some), self.config.batch) if pending(batch, done)]
+            batches = [
+                batch for batch in _batches(list(some), self.config.decode_batch) if pending(batch, done)
+            ]
             if not batches:
                 continue
             question = batches[0][0][0]
@@ -59,7 +61,9 @@ class QuestionRunner:
             return
         self.system = SYSTEMS[self.config.system](self.config)
         jobs = [(path, self.system.sampling(batches[0][0][1].max_frames)) for path, batches in readings]
-        videos = decode_workers.prefetch_videos(jobs, self.config.workers, self.config.ahead_mib << 20)
+        videos = decode_workers.prefetch_videos(
+            jobs, self.config.decode_workers, self.config.prefetch_mib << 20
+        )
         for (path, batches), found in zip(readings, videos, strict=True):
             yield from self._video(path, found, batches, done)
 

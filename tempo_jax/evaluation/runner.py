@@ -43,7 +43,7 @@ class Run:
         )
         self.questions = everything[: config.limit or None]
         self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
-        self.about = {
+        self.metadata = {
             "model": checkpoint_id.fingerprint(config.checkpoint, config.system),
             "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
             "config": configs.resume_key(config),
@@ -55,9 +55,9 @@ class Run:
         """Notes what the answers depend on; TempoError where those of this workdir depend on other things."""
         path = self.workdir / "run.json"
         now = {
-            "model": self.about["model"]["fingerprint"],
-            "annotations": self.about["annotations"]["fingerprint"],
-            **self.about["config"],
+            "model": self.metadata["model"]["fingerprint"],
+            "annotations": self.metadata["annotations"]["fingerprint"],
+            **self.metadata["config"],
         }
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
@@ -71,15 +71,15 @@ class Run:
             raise TempoError(f"{path} is damaged: choose another --workdir.") from error
 
     @property
-    def pairs(self) -> list[Pair]:
+    def items(self) -> list[Pair]:
         """Every question under every setting."""
         return list(itertools.product(self.questions, self.grid))
 
     @property
-    def mine(self) -> list[Pair]:
+    def own_items(self) -> list[Pair]:
         """Those of this process's videos."""
         names = set(sorted({question.video for question in self.questions})[self.process :: self.processes])
-        return [(question, setting) for question, setting in self.pairs if question.video in names]
+        return [(question, setting) for question, setting in self.items if question.video in names]
 
     def ask(self) -> None:
         """Asks this process's part of what is missing.
@@ -88,7 +88,7 @@ class Run:
         """
         done = self._settled(rows.read(self.workdir))
         self._check_videos()
-        mine = self.mine
+        mine = self.own_items
         todo = len(pending(mine, done))
         if not todo:
             return
@@ -132,7 +132,7 @@ class Run:
         """TempoError where more than MOST_MISSING of the videos are needed and not there, unless allowed."""
         answered = rows.read(self.workdir)
         answered = {key for key, row in answered.items() if not rows.unanswered(row)}
-        needed = {question.video: question for question, _ in pending(self.pairs, answered)}
+        needed = {question.video: question for question, _ in pending(self.items, answered)}
         lost = [name for name, question in needed.items() if self._path(question) is None]
         total = len({question.video for question in self.questions})
         if len(lost) > MAX_MISSING_FRACTION * total and not self.config.allow_missing:
@@ -143,13 +143,13 @@ class Run:
                 "go on without them with --config.allow_missing=True."
             )
 
-    def lost(self) -> str:
+    def unanswered(self) -> str:
         """What has no answer and why: of the run or, while others go on, of this process's part."""
         found = rows.read(self.workdir)
-        whole = not pending(self.pairs, found)
+        whole = not pending(self.items, found)
         kinds = Counter(
             rows.unanswered(found[question.id, setting.name])
-            for question, setting in (self.pairs if whole else self.mine)
+            for question, setting in (self.items if whole else self.own_items)
             if (question.id, setting.name) in found
         )
         return report.lost({kind: kinds[kind] for kind in rows.UNANSWERED})
@@ -157,9 +157,9 @@ class Run:
     def report(self) -> list[str]:
         """Writes the report of all rows that are there; the lines to print."""
         done = rows.read(self.workdir)
-        found = results.results(self.benchmark, self.questions, self.grid, done, self.about)
+        found = results.results(self.benchmark, self.questions, self.grid, done, self.metadata)
         seconds = results.seconds(self.grid, self.questions, done)
-        report.write(self.workdir, found, seconds, self.config.published)
+        report.write(self.workdir, found, seconds, self.config.show_published)
         return report.table(found)
 
     def finish(self, wait: bool) -> list[str]:
@@ -167,7 +167,7 @@ class Run:
 
         The lines to print.
         """
-        while pending(self.pairs, rows.read(self.workdir)):
+        while pending(self.items, rows.read(self.workdir)):
             if not wait:
                 return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
             time.sleep(POLL_SECONDS)

@@ -34,7 +34,7 @@ class TempoSystem:
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""
-        prefix, batch = self.config.reuse == "prefix", self.config.batch
+        prefix, batch = self.config.video_cache == "prefix", self.config.decode_batch
         return self.model.open(source, keep=True, prefix_cache=prefix, questions=batch)
 
     def options(self, setting: Setting, new_tokens: int) -> Options:

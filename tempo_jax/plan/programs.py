@@ -25,7 +25,7 @@ def _kind(config: ConfigDict) -> Any:
     from tempo_jax.plan import programs_tempo, programs_train, programs_xcomp
 
     if "ask" not in config:
-        if "rates" not in config:
+        if "learning_rate" not in config:
             raise TempoError(
                 "the config is neither a training run nor has it an `ask` part: see configs/ask_6b.py"
             )

@@ -39,7 +39,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
         function=run_state.jitted_step(config, model, tx, state, mesh),
         args=(state, _frozen(config, model, mesh), _placed(config, batch, mesh)),
         kwargs={},
-        flops=TASKS[config.task].step_flops(model, host, dict(config.rates)),
+        flops=TASKS[config.task].step_flops(model, host, dict(config.learning_rate)),
         tokens=_tokens(batch),
         runs=1,
         labels=_chunks_with_labels(model, host),
@@ -55,16 +55,20 @@ def _architecture(config: ConfigDict) -> Any:
 
 
 def _frozen(config: ConfigDict, model: Any, mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    _, frozen = param_groups.partition(build.shapes(model), dict(config.rates))
+    _, frozen = param_groups.partition(build.shapes(model), dict(config.learning_rate))
     return {path: abstract.parameter(path, x, jnp.dtype(config.dtype), mesh) for path, x in frozen.items()}
 
 
 def _shape(config: ConfigDict, model: Any) -> tuple[BatchShape, int]:
     """Sizes of a micro-batch, the largest frames of those the config lists, and frames a segment."""
     batch = config.batch
-    sizes = [tuple(size) for size in batch.sizes] or [_usual_size(model)]
+    sizes = [tuple(size) for size in batch.frame_sizes] or [_usual_size(model)]
     shape = BatchShape(
-        batch.pool, batch.row_length, batch.conversations, batch.length, max(sizes, key=np.prod)
+        batch.segments,
+        batch.compressor_length,
+        batch.sequences,
+        batch.sequence_length,
+        max(sizes, key=np.prod),
     )
     if isinstance(model, XCompConfig):
         return shape, model.clip_frames

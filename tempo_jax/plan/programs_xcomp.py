@@ -96,11 +96,11 @@ def _llm(config, preset: XCompConfig, model, mesh, prompt: engine.Prompt, kept: 
     sizes = options | {"room": room, "plan": plan, "capacity": capacity}
     args = (model, _pool(preset, model, mesh, kept), scalar, prompt, abstract.sampling(mesh))
     flops = cost.prefill_flops(preset, text, room.frames)
-    tokens = room.length(preset.frame_tokens)
+    tokens = room.sequence_length(preset.frame_tokens)
     yield Program("prefill", engine.prefill, args, sizes, flops, tokens, 1)
 
     prefilled = jax.eval_shape(functools.partial(engine.prefill, **sizes), *args)
-    seen = int(np.mean([room.length(count) for count in plan.tokens[1:]]))
+    seen = int(np.mean([room.sequence_length(count) for count in plan.tokens[1:]]))
     penalty = {"repetition_penalty": abstract.shape(mesh, (), jnp.float32)}
     yield abstract.decode_step(
         mesh, model.llm, prefilled.generation, seen, config.ask.new_tokens, **options, **penalty

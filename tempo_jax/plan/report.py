@@ -75,7 +75,7 @@ def traffic(found: Finding) -> list[dict[str, Any]]:
 
 def _total(plan: Plan) -> str:
     if not plan.fits:
-        return "does not fit: take more chips, a smaller batch.pool, or remat=full"
+        return "does not fit: take more chips, a smaller batch.segments, or remat=full"
     if plan.training:
         return f"step time {_time(plan.seconds)} (data input and checkpoints not counted)"
     return (

@@ -148,7 +148,7 @@ def batches(config: ConfigDict, mesh: Changes) -> list[Changes]:
 
 
 def _even(config: ConfigDict, changes: Changes) -> bool:
-    rows = changes["batch.shards"] * config.batch.conversations
+    rows = changes["batch.shards"] * config.batch.sequences
     return rows % (changes["mesh.data"] * changes["mesh.fsdp"]) == 0
 
 

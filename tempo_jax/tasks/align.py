@@ -45,11 +45,13 @@ class Batch(NamedTuple):
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> SampleSize:
     """Of a video whose last turn has a note for each segment, as `collate` lays it out."""
-    need = tempo.sample_size(sample, tokenizer, config)
+    sample_size_ = tempo.sample_size(sample, tokenizer, config)
     notes = len(TAG.split(sample.conversation[-1]["value"])) - 1
-    if notes != need.segments:
-        raise ValueError(f"{notes} notes for {need.segments} segments: the task align takes minireel's notes")
-    return need
+    if notes != sample_size_.segments:
+        raise ValueError(
+            f"{notes} notes for {sample_size_.segments} segments: the task align takes minireel's notes"
+        )
+    return sample_size_
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: BatchShape) -> Batch:
@@ -65,8 +67,8 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
     segments = (batch.memory_index_BL.max() + 1) // memory
     if segments != len(notes):
         raise ValueError(f"{len(notes)} notes for {segments} segments")
-    labels = np.full((shape.pool, memory), IGNORE, np.int32)
-    relevant = np.full(shape.pool, IGNORE, np.int32)
+    labels = np.full((shape.segments, memory), IGNORE, np.int32)
+    relevant = np.full(shape.segments, IGNORE, np.int32)
     for segment, note in enumerate(notes):
         labels[segment] = np.resize(tokenizer.encode(note), memory)
         relevant[segment] = note != f" {NOTHING}"
@@ -84,18 +86,26 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
-    said = model.projector(memory_PMD).astype(jnp.float32)
+    projected = model.projector(memory_PMD).astype(jnp.float32)
     table = model.llm.embed.embedding[...].astype(jnp.float32)
-    size = jnp.sum(table**2, axis=-1)
-    distance = (jnp.sum(said**2, axis=-1, keepdims=True) - 2 * said @ table.T + size) / jnp.mean(size)
-    known = batch.labels_PM != IGNORE
-    own = jnp.take_along_axis(distance, jnp.maximum(batch.labels_PM, 0)[..., None], axis=-1)[..., 0]
-    words = jax.nn.logsumexp(-INVERSE_TEMPERATURE * distance, axis=-1) + INVERSE_TEMPERATURE * own + own
-    chance = jnp.clip(relevance_P.astype(jnp.float32), 1e-6, 1 - 1e-6)
-    doubt = -jnp.log(jnp.where(batch.relevant_P == 1, chance, 1 - chance))
-    total = jnp.sum(jnp.where(known, words, 0.0))
-    total += RELEVANCE_WEIGHT * jnp.sum(jnp.where(batch.relevant_P != IGNORE, doubt, 0.0))
-    return Loss(total, jnp.sum(known, dtype=jnp.float32))
+    squared_norm = jnp.sum(table**2, axis=-1)
+    distance = (
+        jnp.sum(projected**2, axis=-1, keepdims=True) - 2 * projected @ table.T + squared_norm
+    ) / jnp.mean(squared_norm)
+    is_labeled = batch.labels_PM != IGNORE
+    label_distance = jnp.take_along_axis(distance, jnp.maximum(batch.labels_PM, 0)[..., None], axis=-1)[
+        ..., 0
+    ]
+    token_loss = (
+        jax.nn.logsumexp(-INVERSE_TEMPERATURE * distance, axis=-1)
+        + INVERSE_TEMPERATURE * label_distance
+        + label_distance
+    )
+    relevance = jnp.clip(relevance_P.astype(jnp.float32), 1e-6, 1 - 1e-6)
+    bce = -jnp.log(jnp.where(batch.relevant_P == 1, relevance, 1 - relevance))
+    total = jnp.sum(jnp.where(is_labeled, token_loss, 0.0))
+    total += RELEVANCE_WEIGHT * jnp.sum(jnp.where(batch.relevant_P != IGNORE, bce, 0.0))
+    return Loss(total, jnp.sum(is_labeled, dtype=jnp.float32))
 
 
 def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
@@ -113,10 +123,10 @@ def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
 
 
 def abstract_batch(model, shape: BatchShape, frames: int, micro: int, shards: int):
-    pool = (micro, shards * shape.pool)
+    pool = (micro, shards * shape.segments)
     return Batch(
         frames_u8(pool, frames, shape.size),
-        prompt_rows(pool, shape.row_length),
+        prompt_rows(pool, shape.compressor_length),
         int32(*pool),
         int32(*pool, model.memory_tokens),
         int32(*pool),

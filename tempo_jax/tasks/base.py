@@ -60,9 +60,9 @@ class Task:
         """Whether conversations point at segments or clips of a pool."""
         return "memory_index_BL" in self.batch._fields
 
-    def step_flops(self, config: Any, batch: Any, rates: Mapping[str, float]) -> float:
+    def step_flops(self, config: Any, batch: Any, learning_rates: Mapping[str, float]) -> float:
         """FLOPs of one optimizer step. batch: arrays with leading axes [micro-batches, rows]."""
-        return flops.train_step_flops(self.flops(config, batch), rates)
+        return flops.train_step_flops(self.flops(config, batch), learning_rates)
 
 
 def labeled_positions(labels: np.ndarray) -> int:

@@ -37,7 +37,9 @@ class Batch(NamedTuple):
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> SampleSize:
     """Of a conversation about one segment, as `collate` lays it out; it marks nothing as shown."""
     if any(mark in turn["value"] for turn in sample.conversation for mark in MARKS):
-        raise ValueError("an <image> mark: the task svlm takes a segment's own questions, as minireel's")
+        raise ValueError(
+            "an <image> mark: the task compressor takes a segment's own questions, as minireel's"
+        )
     frames = VideoConfig().segment_frames
     if not 0 < len(sample.frames) <= frames:
         raise ValueError(f"a segment of {len(sample.frames)} frames, not 1 to {frames}")
@@ -59,12 +61,13 @@ def collate(
     tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
     rows, labels = zip(*(conversation_row(sample, tokenizer, tokens) for sample in samples), strict=True)
     check_capacity(
-        ("segments", len(rows), shape.pool), ("compressor tokens", max(map(len, rows)), shape.row_length)
+        ("segments", len(rows), shape.segments),
+        ("compressor tokens", max(map(len, rows)), shape.compressor_length),
     )
-    padding = shape.pool - len(rows)
+    padding = shape.segments - len(rows)
     merged_grid = (grid[0] // merge, grid[1] // merge)
-    table = pad_rows([*rows, *[rows[-1]] * padding], shape.row_length, merged_grid, tokenizer.ids)
-    labels_PL = np.full((shape.pool, shape.row_length), IGNORE, np.int32)
+    table = pad_rows([*rows, *[rows[-1]] * padding], shape.compressor_length, merged_grid, tokenizer.ids)
+    labels_PL = np.full((shape.segments, shape.compressor_length), IGNORE, np.int32)
     for row, learned in zip(labels_PL, labels):
         row[: len(learned)] = learned
     frames = _same_count([sample.frames for sample in samples])
@@ -113,7 +116,7 @@ def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
 def forward_flops(config: Qwen3VLConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
     yield flops.ModuleFlops("vision", *flops.vision(config.vision, batch.frames_PFHWC.shape))
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield flops.ModuleFlops("svlm", *flops.decoder(config.text, micro * pool, length, batch.labels_PL))
+    yield flops.ModuleFlops("compressor", *flops.decoder(config.text, micro * pool, length, batch.labels_PL))
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
@@ -122,16 +125,16 @@ def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
 
 
 def abstract_batch(model: Qwen3VLConfig, shape: BatchShape, frames: int, micro: int, shards: int):
-    pool = (micro, shards * shape.pool)
+    pool = (micro, shards * shape.segments)
     return Batch(
         frames_u8(pool, frames, shape.size),
-        prompt_rows(pool, shape.row_length),
-        int32(*pool, shape.row_length),
+        prompt_rows(pool, shape.compressor_length),
+        int32(*pool, shape.compressor_length),
     )
 
 
 TASK = Task(
-    name="svlm",
+    name="compressor",
     kind="qwen3-vl",
     kinds=(),
     batch=Batch,

@@ -42,11 +42,11 @@ class ModuleFlops(NamedTuple):
     scores: float
 
 
-def train_step_flops(parts: Iterable[ModuleFlops], rates: Mapping[str, float]) -> float:
+def train_step_flops(parts: Iterable[ModuleFlops], learning_rates: Mapping[str, float]) -> float:
     """FLOPs of one optimiser step, from its forward parts in their order."""
     total, below = 0.0, False  # `below`: something that this part's input depends on learns
     for part in parts:
-        learns = rates.get(part.group, 0) > 0
+        learns = learning_rates.get(part.group, 0) > 0
         below |= learns
         backward = part.weights + 2 * part.scores if below else 0.0  # scores: both factors are activations
         total += part.weights + part.scores + backward + part.weights * learns
@@ -100,7 +100,7 @@ def memory_flops(config: TempoConfig, batch: Any) -> Iterator[ModuleFlops]:
     yield ModuleFlops("vision", *vision(svlm.vision, batch.frames_PFHWC.shape))
     yield ModuleFlops("memory", 0.0, 0.0)  # stands at the decoder's input
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield ModuleFlops("svlm", *decoder(svlm.text, micro * pool, length))
+    yield ModuleFlops("compressor", *decoder(svlm.text, micro * pool, length))
     places = projector_layers(config.projector)
     projector = sum((inner if place == 0 else outer) * outer for place in places)
     yield ModuleFlops("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)

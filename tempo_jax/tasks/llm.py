@@ -66,7 +66,7 @@ def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
 
 
 def abstract_batch(model, shape: BatchShape, frames: int, micro: int, shards: int):
-    texts = (micro, shards * shape.conversations, shape.length)
+    texts = (micro, shards * shape.sequences, shape.sequence_length)
     return Batch(*(int32(*texts) for _ in Batch._fields))
 
 

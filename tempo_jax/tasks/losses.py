@@ -21,9 +21,9 @@ class Loss(NamedTuple):
 
 def positions_in(conversation_BL: jax.Array) -> jax.Array:
     """Positions that start from 0 with every conversation of a row, int32 [B, L]."""
-    place = jnp.broadcast_to(jnp.arange(conversation_BL.shape[1]), conversation_BL.shape)
+    position = jnp.broadcast_to(jnp.arange(conversation_BL.shape[1]), conversation_BL.shape)
     before = jnp.pad(conversation_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    return place - jax.lax.cummax(jnp.where(conversation_BL != before, place, 0), axis=1)
+    return position - jax.lax.cummax(jnp.where(conversation_BL != before, position, 0), axis=1)
 
 
 def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
@@ -43,19 +43,19 @@ def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
     labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=IGNORE).reshape(batch, -1, chunk)
 
     @jax.checkpoint
-    def nats(place_BC, labels_BC) -> Loss:
-        logits = logits_of(jnp.take_along_axis(hidden_BLD, place_BC[..., None], axis=1))
+    def token_nll(position_BC, labels_BC) -> Loss:
+        logits = logits_of(jnp.take_along_axis(hidden_BLD, position_BC[..., None], axis=1))
         chosen = jnp.take_along_axis(logits, jnp.maximum(labels_BC, 0)[..., None], axis=-1)[..., 0]
         counts = labels_BC != IGNORE
-        cost = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0.0)
-        return Loss(jnp.sum(cost), jnp.sum(counts, dtype=jnp.float32))
+        nll = jnp.where(counts, jax.nn.logsumexp(logits, axis=-1) - chosen, 0.0)
+        return Loss(jnp.sum(nll), jnp.sum(counts, dtype=jnp.float32))
 
     zero = Loss(jnp.float32(0), jnp.float32(0))
 
-    def part(carry: Loss, block) -> tuple[Loss, None]:
-        place, labels = block
-        some = jnp.any(labels != IGNORE)
-        found = jax.lax.cond(some, nats, lambda *_: zero, place, labels)
-        return Loss(carry.total + found.total, carry.tokens + found.tokens), None
+    def add_chunk(carry: Loss, block) -> tuple[Loss, None]:
+        position, labels = block
+        has_labels = jnp.any(labels != IGNORE)
+        chunk_loss = jax.lax.cond(has_labels, token_nll, lambda *_: zero, position, labels)
+        return Loss(carry.total + chunk_loss.total, carry.tokens + chunk_loss.tokens), None
 
-    return jax.lax.scan(part, zero, (jnp.moveaxis(order, 1, 0), jnp.moveaxis(labels, 1, 0)))[0]
+    return jax.lax.scan(add_chunk, zero, (jnp.moveaxis(order, 1, 0), jnp.moveaxis(labels, 1, 0)))[0]

@@ -112,13 +112,15 @@ def _splice(ids, labels, block_ids, block_memory):
 
 def _pad(frames, rows, texts, shape: BatchShape, memory: int, merged_grid, ids) -> Batch:
     longest_row = max(map(len, rows)) + memory
-    check_capacity(("segments", len(rows), shape.pool), ("compressor tokens", longest_row, shape.row_length))
-    frames += [frames[-1]] * (shape.pool - len(frames))
+    check_capacity(
+        ("segments", len(rows), shape.segments), ("compressor tokens", longest_row, shape.compressor_length)
+    )
+    frames += [frames[-1]] * (shape.segments - len(frames))
     lengths = [len(row) for row in rows]
     # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
     laid_out = [[*row, *[PADDING_ID] * memory] for row in rows]
-    padding = shape.pool - len(rows)
-    table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.row_length, merged_grid, ids)
+    padding = shape.segments - len(rows)
+    table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.compressor_length, merged_grid, ids)
     token_ids, memory_index, labels, conversation = pack_sequences(texts, (PADDING_ID, -1, IGNORE), shape)
     return Batch(
         frames_PFHWC=np.stack(frames),
@@ -166,10 +168,10 @@ def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
 
 
 def abstract_batch(model, shape: BatchShape, frames: int, micro: int, shards: int):
-    pool, texts = (micro, shards * shape.pool), (micro, shards * shape.conversations, shape.length)
+    pool, texts = (micro, shards * shape.segments), (micro, shards * shape.sequences, shape.sequence_length)
     return Batch(
         frames_u8(pool, frames, shape.size),
-        prompt_rows(pool, shape.row_length),
+        prompt_rows(pool, shape.compressor_length),
         int32(*pool),
         *(int32(*texts) for _ in range(4)),
     )

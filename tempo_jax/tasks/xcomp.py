@@ -87,11 +87,11 @@ def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray,
     human = [number for number, turn in enumerate(sample.conversation) if turn["from"] == "human"]
     if not human:
         raise ValueError("no human turn in a conversation")
-    shown = next((number for number in human if has_visual_mark(sample.conversation[number])), human[0])
+    shown_turn = next((number for number in human if has_visual_mark(sample.conversation[number])), human[0])
     turns = [
         _without_marks(turn) if number in human else turn for number, turn in enumerate(sample.conversation)
     ]
-    turns[shown]["value"] = f"<image>\n{message}{turns[shown]['value'].strip()}"
+    turns[shown_turn]["value"] = f"<image>\n{message}{turns[shown_turn]['value'].strip()}"
     ids, labels = tokenizer.training_prompt(turns)
     marks = np.flatnonzero(ids == IMAGE_PLACEHOLDER)
     if len(marks) != 1:
@@ -116,7 +116,7 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Sa
     frames = frame_indices(sample)
     ids, _, _ = text(sample, tokenizer, len(frames))
     clips = 0 if is_image(sample) else len(frames) // config.clip_frames
-    return SampleSize(clips, len(ids), len(ids), 0, alone=True)
+    return SampleSize(clips, len(ids), len(ids), 0, exclusive_row=True)
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: BatchShape) -> Batch:
@@ -125,23 +125,30 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
     shape: pool counts clips, row_length a row's text tokens, conversations rows of one conversation each, and
     of as many images. A pool of 0 takes images alone.
     """
-    check_capacity(("conversations", len(samples), shape.conversations))
+    check_capacity(("sequences", len(samples), shape.sequences))
     per_clip, tokens = config.clip_frames, config.memory_tokens
-    texts = np.full((shape.conversations, shape.row_length), PADDING_ID, np.int32)
+    texts = np.full((shape.sequences, shape.compressor_length), PADDING_ID, np.int32)
     labels = np.full_like(texts, IGNORE)
     index = np.full(
-        (shape.conversations, visual_capacity(shape.pool if shape.room is None else shape.room, config)),
+        (
+            shape.sequences,
+            visual_capacity(
+                shape.segments if shape.max_sample_segments is None else shape.max_sample_segments, config
+            ),
+        ),
         -1,
         np.int32,
     )
-    lengths = np.zeros((3, shape.conversations), np.int32)  # before the video, frames, after it
+    lengths = np.zeros((3, shape.sequences), np.int32)  # before the video, frames, after it
     clips: list[np.ndarray] = []
-    images = np.zeros((shape.conversations, *(shape.size or samples[0].frames.shape[1:3]), 3), np.uint8)
+    images = np.zeros((shape.sequences, *(shape.size or samples[0].frames.shape[1:3]), 3), np.uint8)
     for row, sample in enumerate(samples):
         numbers = frame_indices(sample)
         ids, learned, prefix = text(sample, tokenizer, len(numbers))
         count = 0 if is_image(sample) else len(numbers) // per_clip
-        check_capacity(("clips", len(clips) + count, shape.pool), ("text tokens", len(ids), shape.row_length))
+        check_capacity(
+            ("clips", len(clips) + count, shape.segments), ("text tokens", len(ids), shape.compressor_length)
+        )
         texts[row, : len(ids)], labels[row, : len(ids)] = ids, learned
         index[row, : count * tokens] = len(clips) * tokens + np.arange(count * tokens)
         lengths[:, row] = prefix, len(numbers), len(ids) - prefix
@@ -150,8 +157,8 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
             continue
         frames = np.asarray(sample.frames)[numbers]
         clips += list(frames.reshape(count, per_clip, *frames.shape[1:]))
-    nobodys = clips[-1] if clips else np.zeros((per_clip, *images.shape[1:]), np.uint8)
-    clips += [nobodys] * (max(1, shape.pool) - len(clips))  # compiled programs want clips
+    padding_clip = clips[-1] if clips else np.zeros((per_clip, *images.shape[1:]), np.uint8)
+    clips += [padding_clip] * (max(1, shape.segments) - len(clips))  # compiled programs want clips
     return Batch(np.stack(clips), images, index, texts, labels, *lengths)
 
 
@@ -179,17 +186,19 @@ def loss_of_visual(
     room = token_compression.Room(
         batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens
     )
-    made = plan(config.compression, config.llm.num_layers, config.frame_tokens)
+    schedule = plan(config.compression, config.llm.num_layers, config.frame_tokens)
     text, visual = token_compression.places(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)
-    own = jnp.clip(visual, 0, config.frame_tokens - 1)[..., None]
+    token_in_frame = jnp.clip(visual, 0, config.frame_tokens - 1)[..., None]
     image = (visual >= 0) & (batch.frames_B == 1)[:, None]
-    x = jnp.where(image[..., None], jnp.take_along_axis(images_BVD.astype(x.dtype), own, axis=1), x)
-    hidden = token_compression.forward(model.llm, x, rows, room, made, remat=remat)
+    x = jnp.where(
+        image[..., None], jnp.take_along_axis(images_BVD.astype(x.dtype), token_in_frame, axis=1), x
+    )
+    hidden = token_compression.forward(model.llm, x, rows, room, schedule, remat=remat)
     labels = jnp.take_along_axis(batch.labels_BS, jnp.maximum(text, 0), axis=1)
-    labels = token_compression.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, made)
+    labels = token_compression.compress_labels(jnp.where(text >= 0, labels, IGNORE), rows, room, schedule)
     shifted = jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.llm.logits, hidden, shifted)
 
@@ -225,9 +234,9 @@ def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
 
 
 def abstract_batch(model: XCompConfig, shape: BatchShape, frames: int, micro: int, shards: int):
-    pool, rows = (micro, shards * max(1, shape.pool)), (micro, shards * shape.conversations)
-    texts = (*rows, shape.row_length)
-    index = int32(*rows, visual_capacity(shape.pool, model))
+    pool, rows = (micro, shards * max(1, shape.segments)), (micro, shards * shape.sequences)
+    texts = (*rows, shape.compressor_length)
+    index = int32(*rows, visual_capacity(shape.segments, model))
     images = jax.ShapeDtypeStruct((*rows, *shape.size, 3), jnp.uint8)
     return Batch(
         frames_u8(pool, frames, shape.size), images, index, int32(*texts), int32(*texts), *(int32(*rows),) * 3

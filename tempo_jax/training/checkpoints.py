@@ -27,11 +27,13 @@ from orbax.checkpoint import v1 as ocp
 import tempo_jax
 from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.training import peers
+from tempo_jax.training import param_groups, peers
 from tempo_jax.utils import digests, failures
 from tempo_jax.utils.folders import FORCE, replacing
 from tempo_jax.utils.tree import flatten, nest
 
+# Names in checkpoints that fields of `State` and groups of parameters have had since the first format.
+STORED_NAMES = {"trainable": "learning", "optimizer": "optimiser"} | param_groups.STORED_NAMES
 FOLDER, DIGESTS = "checkpoints", "digests"
 
 
@@ -274,7 +276,13 @@ def _context() -> ocp.Context:
 def leaf_names(tree: Any) -> tuple[list[str], Any]:
     """A name for every leaf that does not depend on optax's classes, and the tree's structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves], structure
+    return ["/".join(_stored_name(key) for key in path) for path, _ in leaves], structure
+
+
+def _stored_name(key: Any) -> str:
+    """The part of a leaf's name that one key of its path is in checkpoints."""
+    name = jax.tree_util.keystr((key,), simple=True)
+    return STORED_NAMES.get(name, name)
 
 
 def by_name(tree: Any) -> dict:

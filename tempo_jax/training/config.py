@@ -15,15 +15,17 @@ from tempo_jax.tasks import TASKS
 from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimizer import KINDS
 from tempo_jax.training.param_groups import TRAINABLE_GROUPS
+from tempo_jax.utils import config_fields
 from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.xcomp.token_compression import VARIANTS
 
+RENAMED = config_fields.RENAMED["train"]
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
 RESUME_MUTABLE_FIELDS = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
-    "keep", "fallback", "watchdog", "validation", "loggers", "max_not_finite", "profile_step", "init",
+    "keep", "fallback", "watchdog", "validation", "loggers", "max_nonfinite_steps", "profile_step", "init",
 )  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def default() -> ConfigDict:
     config.task = "tempo"  # tasks.TASKS
     config.model = ""  # a name in models.presets.PRESETS; empty: the architecture of init.checkpoint
 
-    config.compression = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
+    config.lp_comp = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
@@ -44,31 +46,31 @@ def default() -> ConfigDict:
     # init.compressor.
     config.init.tokenizer = ""
 
-    config.rates = ConfigDict(dict.fromkeys(TRAINABLE_GROUPS, 0.0))  # peak learning rates; 0 freezes
-    config.optimiser = ConfigDict()
-    config.optimiser.kind = "adamw"  # training.optimiser.KINDS
-    config.optimiser.warmup_ratio = 0.03
-    config.optimiser.weight_decay = 0.0
-    config.optimiser.clip_norm = 1.0
-    config.optimiser.b1 = 0.9
-    config.optimiser.b2 = 0.999
-    config.optimiser.final_ratio = 0.0  # of the peak, at the last step
+    config.learning_rate = ConfigDict(dict.fromkeys(TRAINABLE_GROUPS, 0.0))  # peak learning rates; 0 freezes
+    config.optimizer = ConfigDict()
+    config.optimizer.kind = "adamw"  # training.optimiser.KINDS
+    config.optimizer.warmup_ratio = 0.03
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.final_lr_fraction = 0.0  # of the peak, at the last step
     config.steps = 1000
 
     config.batch = ConfigDict()
     config.batch.shards = 1  # independent parts of the global batch, whoever builds them
     config.batch.micro_batches = 1  # whose gradients are added up
     # Of one shard's one micro-batch (batch_packing.Shape):
-    config.batch.pool = 16
-    config.batch.row_length = 768
-    config.batch.conversations = 1
-    config.batch.length = 4096
+    config.batch.segments = 16
+    config.batch.compressor_length = 768
+    config.batch.sequences = 1
+    config.batch.sequence_length = 4096
     config.batch.buckets = ()  # of task xcomp: clips of a conversation at most, up to pool (data.buckets)
-    config.batch.sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
+    config.batch.frame_sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
 
     config.data = ConfigDict()
     config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
-    config.data.window = 64  # samples looked at together for packing
+    config.data.packing_window = 64  # samples looked at together for packing
     config.data.workers = 0  # processes that read ahead, per shard
     config.data.threads = 4  # that read, per shard
 
@@ -96,20 +98,21 @@ def default() -> ConfigDict:
     config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
     # When nothing has moved for that many seconds: `say` who keeps the others waiting, `stop` with status 75.
     config.watchdog = ConfigDict({"say": 120.0, "stop": 1800.0})
-    config.max_not_finite = 10  # in a row before training stops
+    config.max_nonfinite_steps = 10  # in a row before training stops
     config.profile_step = -1  # traced into workdir/profile
-    return config
+    return config_fields.with_old_names(config, RENAMED)
 
 
 def check(config: ConfigDict) -> None:
     """Raises one TempoError that names everything wrong with the values."""
+    config_fields.check_known(config, default())
     problems = list(_problems(config))
     if problems:
         raise TempoError("; ".join(problems))
 
 
 def _problems(config: ConfigDict) -> Iterator[str]:
-    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("optimiser.kind", KINDS)):
+    for name, allowed in (("task", TASKS), ("dtype", DTYPES), ("optimizer.kind", KINDS)):
         value = _field(config, name)
         if value not in allowed:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
@@ -119,11 +122,11 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         yield str(error)
     if config.model and config.model not in PRESETS:
         yield f"config.model is {config.model!r}: use one of {', '.join(sorted(PRESETS))}"
-    if config.compression:
+    if config.lp_comp:
         if config.task != "xcomp":
-            yield f"config.compression is for config.task=xcomp, not {config.task}: leave it empty"
-        elif config.compression not in VARIANTS:
-            yield f"config.compression is {config.compression!r}: use one of {', '.join(VARIANTS)}"
+            yield f"config.lp_comp is for config.task=xcomp, not {config.task}: leave it empty"
+        elif config.lp_comp not in VARIANTS:
+            yield f"config.lp_comp is {config.lp_comp!r}: use one of {', '.join(VARIANTS)}"
     if not config.model and not config.init.checkpoint:
         yield "config.model and config.init.checkpoint are both empty: give one of them"
     whole = config.task not in TASKS or TASKS[config.task].kind == "tempo"
@@ -132,10 +135,10 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     for name, path in config.init.items():
         if found := url(path):
             yield f"config.init.{name} is the URL {found}: {MOUNT}"
-    if not any(config.rates.values()):
-        yield "config.rates are all 0: give at least one group a learning rate"
-    if config.task != "xcomp" and config.batch.pool == 0:
-        yield "config.batch.pool is 0, which only pictures in config.task=xcomp do without: give at least 1"
+    if not any(config.learning_rate.values()):
+        yield "config.learning_rate are all 0: give at least one group a learning rate"
+    if config.task != "xcomp" and config.batch.segments == 0:
+        yield "config.batch.segments is 0, which only pictures in config.task=xcomp do without: give at least 1"
     for name, fine, wanted in _BOUNDS:
         value = _field(config, name)
         if not fine(value):
@@ -177,27 +180,27 @@ _POSITIVE = (
     "checkpoints.latest",
     "validation.batches",
     "validation.max_new_tokens",
-    "max_not_finite",
-    "data.window",
+    "max_nonfinite_steps",
+    "data.packing_window",
     "data.threads",
 )
-_BATCH = ("shards", "micro_batches", "row_length", "conversations", "length")
+_BATCH = ("shards", "micro_batches", "compressor_length", "sequences", "sequence_length")
 _AXIS = (lambda value: value == -1 or value >= 1, "at least 1, or -1 for whatever is left")
 _SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     *((name, *_at_least(1)) for name in (*_POSITIVE, *(f"batch.{name}" for name in _BATCH))),
-    *((f"rates.{name}", *_at_least(0)) for name in TRAINABLE_GROUPS),
+    *((f"learning_rate.{name}", *_at_least(0)) for name in TRAINABLE_GROUPS),
     *((f"mesh.{name}", *_AXIS) for name in ("data", "fsdp", "tensor")),
-    *((f"optimiser.{name}", *_SHARE) for name in ("warmup_ratio", "b1", "b2")),
-    ("optimiser.weight_decay", *_at_least(0)),
-    ("optimiser.final_ratio", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("optimiser.clip_norm", lambda value: value > 0, "above 0"),
+    *((f"optimizer.{name}", *_SHARE) for name in ("warmup_ratio", "b1", "b2")),
+    ("optimizer.weight_decay", *_at_least(0)),
+    ("optimizer.final_lr_fraction", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("optimizer.clip_norm", lambda value: value > 0, "above 0"),
     *((f"checkpoints.{name}", *_at_least(0)) for name in ("every", "best")),
     ("validation.every", *_at_least(0)),
     ("watchdog.say", lambda value: value > 0, "above 0"),
     ("watchdog.stop", *_at_least(0)),
     ("data.workers", lambda value: value in (0, 1), "0 or 1, a process that reads ahead for each shard"),
-    ("batch.pool", *_at_least(0)),
+    ("batch.segments", *_at_least(0)),
 )
 
 
@@ -224,7 +227,7 @@ def _plain(value: Any) -> Any:
 
 def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
     """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
-    old, new = leaves(saved), leaves(to_json(config))
+    old, new = (leaves(config_fields.migrate(values, RENAMED)) for values in (saved, to_json(config)))
     usual = leaves(to_json(default()))  # what a field had that is newer than the run
     old |= {name: usual[name] for name in new.keys() & usual.keys() - old.keys()}
     changed = [

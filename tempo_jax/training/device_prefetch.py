@@ -30,10 +30,10 @@ class BatchSharding:
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
         self.mesh, self.count = mesh, config.batch.shards
         self.specs = batch_specs(TASKS[config.task])
-        pool = max(1, config.batch.pool)
-        sizes = {pool, config.batch.conversations}
+        pool = max(1, config.batch.segments)
+        sizes = {pool, config.batch.sequences}
         for bucket in make_buckets(config.batch):  # steps of other sizes
-            sizes |= {max(1, bucket.pool), bucket.conversations}
+            sizes |= {max(1, bucket.segments), bucket.sequences}
         needed: dict[int, set[int]] = {}
         self.undivided_rows: list[
             int

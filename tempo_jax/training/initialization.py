@@ -57,8 +57,8 @@ def architecture(config: ConfigDict) -> Architecture:
     model = PRESETS[config.model] if config.model else found
     if isinstance(model, TempoConfig) and kind in BACKBONES:
         model = getattr(model, BACKBONES[kind])
-    if config.compression:
-        model = dataclasses.replace(model, compression=VARIANTS[config.compression])
+    if config.lp_comp:
+        model = dataclasses.replace(model, compression=VARIANTS[config.lp_comp])
     if not isinstance(model, KINDS[kind]):
         raise TempoError(
             f"config.model {config.model!r} is no {kind} model, which config.task={config.task} trains"

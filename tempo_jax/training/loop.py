@@ -62,43 +62,43 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
         validation = Validation(run, make_batches) if config.validation.every else None
         feed = exits.enter_context(DevicePrefetcher(batches, run.layout))
         stopped = exits.enter_context(preemption_guard())
-        dog = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
-        watch, saved = StepMonitor(run, log, feed), run.restored
+        watchdog_ = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
+        monitor, saved = StepMonitor(run, log, feed), run.restored
         due, working = False, watchdog.COMPILES
         run.goodput.loop()
         while done < config.steps:
-            dog(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
-            fed, waited = watch.next()
+            watchdog_(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
+            batch, input_stall_seconds = monitor.next()
             done += 1
-            dog(done, working)
-            with profiled(run, done), watch.first_compiles():
-                run.state, metrics = run.run_step(run.state, run.frozen, fed.device)
-                watch.record(done, fed, metrics, waited)
+            watchdog_(done, working)
+            with profiled(run, done), monitor.first_compiles():
+                run.state, metrics = run.run_step(run.state, run.frozen, batch.device)
+                monitor.record(done, batch, metrics, input_stall_seconds)
             working = watchdog.COMPUTES
             stop, loss = stopped(done), None
             due |= stop or done % config.checkpoint_every == 0 or done == config.steps
             if validation is not None and done % config.validation.every == 0:
-                watch.finish()
-                dog(done, watchdog.VALIDATES)
+                monitor.finish()
+                watchdog_(done, watchdog.VALIDATES)
                 with run.goodput.spending("validation"):
                     loss = _validate(validation, log, done)
-                watch.restart()
+                monitor.restart()
             if due:
-                watch.finish()  # a loss that stops the run must not reach a checkpoint first
-            if due and not watch.not_finite:  # inside a streak of them the save waits for its end
-                dog(done, watchdog.SAVES)
+                monitor.finish()  # a loss that stops the run must not reach a checkpoint first
+            if due and not monitor.not_finite:  # inside a streak of them the save waits for its end
+                watchdog_(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
-                    run.save(done, fed.states, watch.not_finite, loss)
+                    run.save(done, batch.states, monitor.not_finite, loss)
                 saved, due = done, False
             run.checkpoints.check()
             if stop:
                 run.checkpoints.wait()
                 say(f"stopped after step {done}, {_saved_state(done, saved)}: the same command goes on")
                 return PREEMPTED
-        watch.finish()
-        if watch.not_finite:
+        monitor.finish()
+        if monitor.not_finite:
             say(
-                f"the last {watch.not_finite} steps were not finite and are not saved: the model has the "
+                f"the last {monitor.not_finite} steps were not finite and are not saved: the model has the "
                 "weights from before them"
             )
     return FINISHED
@@ -138,10 +138,10 @@ class StepMonitor:
             return next(self._feed), 0.0
         self.finish()
         began = time.perf_counter()
-        fed = next(self._feed)
-        waited = time.perf_counter() - began
-        self._run.goodput.add("input", waited)
-        return fed, waited
+        batch = next(self._feed)
+        input_stall_seconds = time.perf_counter() - began
+        self._run.goodput.add("input", input_stall_seconds)
+        return batch, input_stall_seconds
 
     @contextlib.contextmanager
     def first_compiles(self) -> Iterator[None]:
@@ -157,10 +157,12 @@ class StepMonitor:
         """What has happened since the last step is none of the next one's time."""
         self._meter.skip()
 
-    def record(self, number: int, fed: PrefetchedBatch, metrics: step.Metrics, waited: float) -> None:
+    def record(
+        self, number: int, batch: PrefetchedBatch, metrics: step.Metrics, input_stall_seconds: float
+    ) -> None:
         """A step has been handed to the device: now there is time for the one before."""
         self.finish()
-        self._pending = number, fed, metrics, waited
+        self._pending = number, batch, metrics, input_stall_seconds
         if all(
             x.is_ready() for x in jax.tree.leaves(metrics)
         ):  # where steps are done when they are handed over
@@ -170,7 +172,7 @@ class StepMonitor:
         """Waits for the step under way and tells of it; TempoError at too many that are not finite."""
         if self._pending is None:
             return
-        (number, fed, metrics, waited), self._pending = self._pending, None
+        (number, batch, metrics, input_stall_seconds), self._pending = self._pending, None
         found = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))
         loss, norm, finite = found.loss, found.gradient_norm, found.finite
         config = self._run.config
@@ -181,7 +183,7 @@ class StepMonitor:
             if line := compilation_cache.counts.line():
                 say(line)
         else:
-            self._meter.count(fed.host, waited)
+            self._meter.count(batch.host, input_stall_seconds)
         self._first = False
         stats = self._feed.stats
         self._tell(stats["skipped"])
@@ -190,10 +192,10 @@ class StepMonitor:
             shares = self._run.goodput.shares()
             row |= {f"goodput_{kind}": share for kind, share in shares.items()} | self._of_hosts()
             self._log.write(row, config.steps)
-        if self.not_finite >= config.max_not_finite:
+        if self.not_finite >= config.max_nonfinite_steps:
             raise TempoError(
                 f"loss or gradients of {self.not_finite} steps in a row, up to step {number}, were not "
-                "finite and left the weights as they were: lower config.rates or look at the data"
+                "finite and left the weights as they were: lower config.learning_rate or look at the data"
             )
 
     def _of_hosts(self) -> dict:

@@ -16,6 +16,7 @@ from tempo_jax.tasks import TASKS, flops
 from tempo_jax.tasks.base import TokenCounts
 from tempo_jax.training import loggers
 from tempo_jax.training.optimizer import OptimizerConfig, schedule
+from tempo_jax.training.param_groups import STORED_NAMES
 
 
 class ThroughputMeter:
@@ -23,7 +24,7 @@ class ThroughputMeter:
 
     def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
         self._model, self._steps_to_do, self._task = model, config.steps, TASKS[config.task]
-        self._rates = {name: rate for name, rate in config.rates.items() if rate > 0}
+        self._rates = {name: rate for name, rate in config.learning_rate.items() if rate > 0}
         self._schedule = schedule(optimizer_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
         self._peak = flops.peak_flops(mesh.devices.flat[0])
@@ -70,7 +71,10 @@ class ThroughputMeter:
             "step": step,
             "loss": loss,
             "gradient_norm": norm,
-            **{f"gradient_norm_{group}": value for group, value in group_norms.items()},
+            **{
+                f"gradient_norm_{STORED_NAMES.get(group, group)}": value
+                for group, value in group_norms.items()
+            },
             "lr": factor * max(self._rates.values()),
             "skipped": skipped,
             **self._speed(self._steps_to_do - step),
@@ -104,7 +108,7 @@ def _is_nonfinite(value: Any) -> bool:
 
 def optimizer_config(config: ConfigDict) -> OptimizerConfig:
     """The optimiser's part of a run's config."""
-    return OptimizerConfig(rates=dict(config.rates), steps=config.steps, **config.optimiser)
+    return OptimizerConfig(learning_rates=dict(config.learning_rate), steps=config.steps, **config.optimizer)
 
 
 class MetricsLogger:

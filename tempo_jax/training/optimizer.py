@@ -19,7 +19,7 @@ class OptimizerConfig:
     scales it to MUON_SIZE; the rest moves by Adam with Nesterov's momentum, without decay (optax.contrib).
     """
 
-    rates: Mapping[str, float]
+    learning_rates: Mapping[str, float]
     steps: int
     kind: str = "adamw"
     warmup_ratio: float = 0.03  # share of the steps, the ancestors' value (facts §4.2)
@@ -27,14 +27,14 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.999
-    final_ratio: float = 0.0  # of the peak, at the last step
+    final_lr_fraction: float = 0.0  # of the peak, at the last step
 
 
 def schedule(config: OptimizerConfig, peak: float) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then half a cosine to final_ratio x peak at the last step."""
+    """Linear from 0 over the warm-up, then half a cosine to final_lr_fraction x peak at the last step."""
     warmup = max(1, round(config.warmup_ratio * config.steps))
     return optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup, max(config.steps, warmup + 1), peak * config.final_ratio
+        0.0, peak, warmup, max(config.steps, warmup + 1), peak * config.final_lr_fraction
     )
 
 
@@ -46,7 +46,8 @@ def make_optimizer(config: OptimizerConfig, paths: Iterable[str]) -> optax.Gradi
     labels = {path: group_of(path) for path in paths}
     update = KINDS[config.kind]
     groups = {
-        name: update(config, schedule(config, config.rates[name])) for name in sorted(set(labels.values()))
+        name: update(config, schedule(config, config.learning_rates[name]))
+        for name in sorted(set(labels.values()))
     }
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(groups, labels))
 

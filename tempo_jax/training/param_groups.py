@@ -11,12 +11,14 @@ from tempo_jax.utils.tree import flatten, nest
 # backbone alone, belongs to exactly one.
 GROUPS: dict[str, str] = {
     "vision": r"(compressor/)?vision/.*",
-    "svlm": r"(compressor/)?text/.*",
+    "compressor": r"(compressor/)?text/.*",
     "memory": r"compressor/memory/.*",
     "projector": r"projector/.*",
     "llm": r"(llm/)?(embed|layers|norm|head)/.*",
     "relevance": r"compressor/relevance/.*",  # the base model's Yes/No direction: never learned (§3.1)
 }
+# Groups whose name in checkpoints and in log.jsonl is an older one.
+STORED_NAMES = {"compressor": "svlm"}
 TRAINABLE_GROUPS = tuple(name for name in GROUPS if name != "relevance")
 
 
@@ -28,26 +30,26 @@ def group_of(path: str) -> str:
     raise KeyError(path)
 
 
-def partition(params: Mapping, rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(params: Mapping, learning_rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Flat {path: array} of the learning parameters and of the frozen ones.
 
     rates: learning rate of each group; 0 or absent freezes it. Frozen parameters cost no gradient
     and no optimiser memory, since only the first dict is differentiated.
     """
-    unknown = sorted(set(rates) - set(TRAINABLE_GROUPS))
+    unknown = sorted(set(learning_rates) - set(TRAINABLE_GROUPS))
     if unknown:
         raise TempoError(
             f"there is no parameter group {', '.join(unknown)}: use {', '.join(TRAINABLE_GROUPS)}"
         )
     flat = flatten(params)
-    learning = {path for path in flat if rates.get(group_of(path), 0) > 0}
-    if not learning:
+    trainable = {path for path in flat if learning_rates.get(group_of(path), 0) > 0}
+    if not trainable:
         raise TempoError("every parameter group is frozen: give at least one a learning rate above 0")
-    return {p: x for p, x in flat.items() if p in learning}, {
-        p: x for p, x in flat.items() if p not in learning
+    return {p: x for p, x in flat.items() if p in trainable}, {
+        p: x for p, x in flat.items() if p not in trainable
     }
 
 
-def merge(learning: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
+def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
     """The nested parameter tree again."""
-    return nest({**frozen, **learning})
+    return nest({**frozen, **trainable})

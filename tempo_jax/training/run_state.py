@@ -169,7 +169,7 @@ def report_oom() -> Iterator[None]:
         reason = str(error).splitlines()[0][:200]
         raise TempoError(
             f"training does not fit into the memory of the devices ({reason}): take smaller micro-batches "
-            "(config.batch.pool, length), config.remat=full, or more devices for config.mesh.fsdp"
+            "(config.batch.segments, length), config.remat=full, or more devices for config.mesh.fsdp"
         ) from error
 
 
@@ -197,16 +197,16 @@ def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Trai
     model = initialization.architecture(config)
     folder = initialization.tokenizer_folder(config, workdir)
     params = initialization.parameters(config, model.config, Tokenizer(folder), mesh)
-    learning, frozen = param_groups.partition(nest(params), dict(config.rates))
+    trainable, frozen = param_groups.partition(nest(params), dict(config.learning_rate))
     checkpoints.save_frozen(workdir, model.kind, model.config, frozen, folder, model.origin)
-    tx = optimizer.make_optimizer(optimizer_config(config), learning)
+    tx = optimizer.make_optimizer(optimizer_config(config), trainable)
 
-    def first(learning: initialization.Flat) -> step.State:
-        return step.init_state({path: x.astype(jnp.float32) for path, x in learning.items()}, tx)
+    def first(trainable: initialization.Flat) -> step.State:
+        return step.init_state({path: x.astype(jnp.float32) for path, x in trainable.items()}, tx)
 
-    where = state_shardings(jax.eval_shape(first, learning), mesh)
+    where = state_shardings(jax.eval_shape(first, trainable), mesh)
     del params
-    state = jax.jit(first, out_shardings=where, donate_argnums=0)(learning)
+    state = jax.jit(first, out_shardings=where, donate_argnums=0)(trainable)
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
         (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -228,10 +228,10 @@ def restore_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owne
 
 def abstract_state(config: ConfigDict, model: Any, mesh) -> tuple[step.State, Any]:
     """Shapes and places of a state, and its optimiser; nothing is allocated."""
-    learning, _ = param_groups.partition(build.shapes(model), dict(config.rates))
-    learning = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in learning.items()}
-    tx = optimizer.make_optimizer(optimizer_config(config), learning)
-    shapes = jax.eval_shape(functools.partial(step.init_state, optimiser=tx), learning)
+    trainable, _ = param_groups.partition(build.shapes(model), dict(config.learning_rate))
+    trainable = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in trainable.items()}
+    tx = optimizer.make_optimizer(optimizer_config(config), trainable)
+    shapes = jax.eval_shape(functools.partial(step.init_state, optimizer=tx), trainable)
 
     def place(x, where):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)

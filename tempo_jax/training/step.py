@@ -24,7 +24,7 @@ class State(NamedTuple):
     """What changes from step to step; master weights and optimiser state are float32."""
 
     trainable: Flat
-    optimiser: Any
+    optimizer: Any
     step: jax.Array  # int32, updates asked for
     skipped: jax.Array  # int32, of them left out because loss or gradients were not finite
 
@@ -33,7 +33,7 @@ class Metrics(NamedTuple):
     loss: jax.Array  # mean nats per label
     tokens: jax.Array  # labels that counted
     gradient_norm: jax.Array  # before clipping
-    finite: jax.Array  # bool
+    is_finite: jax.Array  # bool
     group_norms: Flat  # the same of each learning group of parameters
 
 
@@ -45,13 +45,13 @@ def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
-def init_state(learning: Flat, optimiser: optax.GradientTransformation) -> State:
-    return State(learning, optimiser.init(learning), jnp.int32(0), jnp.int32(0))
+def init_state(trainable: Flat, optimizer: optax.GradientTransformation) -> State:
+    return State(trainable, optimizer.init(trainable), jnp.int32(0), jnp.int32(0))
 
 
 def make_train_step(
     config: Any,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     task: Task = TASKS["tempo"],
     dtype=jnp.bfloat16,
@@ -65,11 +65,11 @@ def make_train_step(
     models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
     (embeddings.take).
     """
-    summed = _make_loss_fn(config, task, dtype, remat, shards)
+    loss_fn = _make_loss_fn(config, task, dtype, remat, shards)
 
     def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:
         def micro(carry, part):
-            (total, tokens), grads = jax.value_and_grad(summed, has_aux=True)(state.trainable, frozen, part)
+            (total, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable, frozen, part)
             return jax.tree.map(jnp.add, carry, (total, tokens, grads)), None
 
         zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.trainable))
@@ -77,16 +77,16 @@ def make_train_step(
         count = jnp.maximum(tokens, 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        updates, moved = optimiser.update(grads, state.optimiser, state.trainable)
+        is_finite = jnp.isfinite(norm) & jnp.isfinite(total)
+        updates, moved = optimizer.update(grads, state.optimizer, state.trainable)
         new = (optax.apply_updates(state.trainable, updates), moved)
         # A step that is not finite leaves weights and optimiser as they were.
-        learning, kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), new, (state.trainable, state.optimiser)
+        trainable, kept = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old), new, (state.trainable, state.optimizer)
         )
-        skipped = state.skipped + (~finite).astype(jnp.int32)
-        metrics = Metrics(total / count, tokens, norm, finite, group_norms(grads))
-        return State(learning, kept, state.step + 1, skipped), metrics
+        skipped = state.skipped + (~is_finite).astype(jnp.int32)
+        metrics = Metrics(total / count, tokens, norm, is_finite, group_norms(grads))
+        return State(trainable, kept, state.step + 1, skipped), metrics
 
     return step
 
@@ -95,11 +95,11 @@ def make_loss(
     config: Any, *, task: Task = TASKS["tempo"], dtype=jnp.bfloat16, shards: int = 1
 ) -> Callable[[Flat, Flat, Any], Loss]:
     """The pure function (learning, frozen, batch) -> summed loss and labels of a batch, without gradients."""
-    summed = _make_loss_fn(config, task, dtype, "none", shards)
+    loss_fn = _make_loss_fn(config, task, dtype, "none", shards)
 
-    def measure(learning: Flat, frozen: Flat, batch: Any) -> Loss:
+    def measure(trainable: Flat, frozen: Flat, batch: Any) -> Loss:
         def micro(carry, part):
-            return jax.tree.map(jnp.add, carry, summed(learning, frozen, part)), None
+            return jax.tree.map(jnp.add, carry, loss_fn(trainable, frozen, part)), None
 
         (total, tokens), _ = jax.lax.scan(micro, (jnp.float32(0), jnp.float32(0)), batch)
         return Loss(total, tokens)
@@ -111,12 +111,12 @@ def _make_loss_fn(config: Any, task: Task, dtype, remat: str, shards: int) -> Ca
     """The loss of one micro-batch as (total, labels)."""
     options = {"remat": remat} | ({"shards": shards} if task.has_segment_buffer else {})
 
-    def summed(learning: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
-        params = merge(cast(learning, dtype), cast(frozen, dtype))
+    def loss_fn(trainable: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
+        params = merge(cast(trainable, dtype), cast(frozen, dtype))
         result: Loss = task.loss(build.build(config, params), batch, **options)
         return result.total, result.tokens
 
-    return summed
+    return loss_fn
 
 
 def group_norms(grads: Flat) -> Flat:

@@ -11,4 +11,4 @@ from tempo_jax.data.builders.base import PreparedBuilder
 from tempo_jax.data.builders.llava import Llava
 from tempo_jax.data.builders.minireel import Minireel
 
-__all__ = ["Llava", "Minireel", "Preparing"]
+__all__ = ["Llava", "Minireel", "PreparedBuilder"]

@@ -155,7 +155,7 @@ def corpus() -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentSource(ReelSource):
-    """Samples for task "svlm"; the same index, the same sample.
+    """Samples for task "compressor"; the same index, the same sample.
 
     size: of the frames, pixels. Half of the samples ask for Yes or No and the evidence, half for the
     evidence alone; the first question of half of them is about a segment that matters, where one does and

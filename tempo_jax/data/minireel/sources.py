@@ -183,7 +183,7 @@ _EVENTFUL = 0.6  # share of the glimpses that show an event
 
 @dataclasses.dataclass(frozen=True)
 class ClipCaptionSource(ReelSource):
-    """Samples for task "svlm"; the same index, the same sample. size: of the frames, pixels.
+    """Samples for task "compressor"; the same index, the same sample. size: of the frames, pixels.
 
     picture: of a glimpse the first frame alone, as an image, for task "xcomp".
     """

@@ -72,7 +72,7 @@ class EvidenceTextSource(ReelSource):
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
     kinds: Sequence[str] = KINDS
-    spare: int | None = None
+    num_distractors: int | None = None
     slots: int = 1
     budget: int = 512
     turns: int = 1
@@ -102,8 +102,8 @@ class EvidenceTextSource(ReelSource):
         """Notes of the segments that tell something, and of `spare` others."""
         times = _segment_times(spec)
         idle = [t.index for t in times if not has_evidence(question, Segment(spec, t.index))]
-        if self.spare is not None:
-            kept = rng.permutation(idle)[: self.spare].tolist()
+        if self.num_distractors is not None:
+            kept = rng.permutation(idle)[: self.num_distractors].tolist()
             times = [t for t in times if t.index in kept or t.index not in idle]
             idle = kept
         if self.slots == 1:
