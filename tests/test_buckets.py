@@ -117,7 +117,7 @@ def test_samples_of_other_buckets_are_not_read_where_lengths_are_known(batches):
 
 def test_lengths_that_nobody_tells_are_looked_up(batches):
     told, untold = (batches(Videos(lengths(60), tells)) for tells in (True, False))
-    assert told._recipe.cycle == untold._recipe.cycle
+    assert told._spec.cycle == untold._spec.cycle
     for _ in range(6):
         for a, b in zip(next(told), next(untold), strict=True):
             np.testing.assert_array_equal(a, b)

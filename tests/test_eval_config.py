@@ -62,11 +62,11 @@ MISTAKES = [
     (["--config.budget=()"], "config.budget is empty"),
     (["--config.max_frames=4"], "config.max_frames has 4: it must be a whole number of at least 8"),
     (["--config.strategy=head,tale"], "config.strategy has 'tale': use some of head, tail, random, tome"),
-    (["--config.reuse=all"], "config.reuse is 'all': use one of vision, prefix"),
+    (["--config.video_cache=all"], "config.video_cache is 'all': use one of vision, prefix"),
     (["--config.dtype=int4"], "config.dtype is 'int4': use one of bfloat16, float32, int8, fp8"),
     (["--config.fps=0"], "config.fps is 0.0: it must be above 0"),
     (["--config.drop_ratio=2"], "config.drop_ratio is 2.0"),
-    (["--config.workers=-1"], "config.workers is -1: it must be at least 0"),
+    (["--config.decode_workers=-1"], "config.decode_workers is -1: it must be at least 0"),
     (["--config.benchmark=mvbench"], "config.benchmark is 'mvbench': use one of lvbench, videomme"),
     (["--config.data.path="], "config.data.path is empty: give a folder"),
     (["--config.data.path=gs://b/x"], "config.data.path is the URL gs://b/x: mount"),
@@ -132,7 +132,7 @@ def test_the_command_prints_the_result_and_reports_halves(run, root):
     assert "--config.allow_missing=True" in err and not (root / "work" / "rows").exists()
     allowed = "--config.allow_missing=True"
     status, out, err = run("--process=1", "--processes=2", allowed)
-    assert "This part is done; the others of 2 go on" in out
+    assert "Process 0 finished; others of 2 processes are still " in out
     assert status == (3 if "not answered" in err else 0)
     status, out, _ = run("--report=True")
     assert "without a letter" in out

@@ -196,6 +196,6 @@ def test_xcomp_trains_with_length_buckets(sets, tmp_path, tokenizer):
     found = tiny.rows(tmp_path / "work")
     assert len(found) == 6 and all(np.isfinite(row["loss"]) for row in found)
     data = TrainLoader(values, tokenizer, MICRO, [0])
-    shapes = {next(data).frames_B.shape[1:] for _ in range(len(data._recipe.cycle))}
+    shapes = {next(data).frames_B.shape[1:] for _ in range(len(data._spec.cycle))}
     assert shapes == {(16,), (1,)}
     data.close()

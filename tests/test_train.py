@@ -123,7 +123,7 @@ def same(workdir, other):
 def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, tmp_path):
     full = child(tiny_model, tmp_path, "full_disk")
     assert full.returncode == 2, full.stderr[-3000:]
-    assert "disk is full; that of step 3 is whole: free some space" in full.stderr.splitlines()[-1]
+    assert "disk is full; that of step 3 is intact: free some space" in full.stderr.splitlines()[-1]
     assert "Traceback" not in full.stderr and "Warning" not in full.stderr
     tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, 
 def test_sigterm_saves_and_stops(tiny_model, whole, tmp_path):
     killed = child(tiny_model, tmp_path, "terminate")
     assert killed.returncode == 143, killed.stderr[-3000:]
-    assert "which is saved: the same command goes on" in killed.stderr and "Traceback" not in killed.stderr
+    assert "Rerun the same command to resume" in killed.stderr and "Traceback" not in killed.stderr
     tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 
@@ -143,7 +143,7 @@ def test_it_stops_when_nothing_is_finite_any_more(tiny_model, tmp_path):
     found = checkpoint.read_model_json(tiny_model)
     tokenizer = checkpoint.tokenizer_path(tiny_model)
     checkpoint.save(tmp_path / "broken", found.kind, found.config, params, tokenizer)
-    with pytest.raises(TempoError, match="3 steps in a row, up to step 3, were not finite"):
+    with pytest.raises(TempoError, match="3 steps in a row, up to step 3, were non-finite"):
         tiny_training.train(tmp_path / "broken", tmp_path / "run", max_nonfinite_steps=3)
     assert [(row["loss"], row["skipped"]) for row in rows(tmp_path / "run")] == [
         (None, 1),
@@ -200,7 +200,7 @@ def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
         assert made(make, fsdp=-1).size == 8 and not capsys.readouterr().err
         assert made(make, data=3, fsdp=2).size == 6
         assert capsys.readouterr().err == (
-            "note: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 for "
+            "Warning: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 for "
             "one axis takes the others as well\n"
         )
         with pytest.raises(

@@ -77,7 +77,7 @@ def test_an_owner_on_another_host_lives_as_long_as_it_beats(tmp_path, soon, caps
         thread.join()
     with Owner(tmp_path) as mine:
         assert owner.read_owner(tmp_path)["token"] == mine.token
-    assert "looking for 1 s whether it is alive" in capsys.readouterr().err
+    assert "watching for 1 s whether it is alive" in capsys.readouterr().err
 
 
 def test_an_owner_that_said_that_it_ended_is_not_waited_for(tmp_path):

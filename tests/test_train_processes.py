@@ -60,7 +60,7 @@ def test_two_processes_are_one_and_stop_together(tiny_model, tmp_path):
     finally:
         results = finish(children)
     assert [status for status, _ in results] == [143, 143], results[0][1][-3000:] + results[1][1][-3000:]
-    assert "which is saved: the same command goes on" in results[0][1]
+    assert "Rerun the same command to resume" in results[0][1]
     assert "step" not in results[1][1], "process 0 speaks for all"
     saved = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
     files = {path.name for path in (workdir / "checkpoints" / str(saved) / "data").glob("*.json")}

@@ -179,14 +179,14 @@ def test_nothing_inside_a_streak_is_saved(tiny_model, tmp_path, streaks, capsys)
     tiny_training.train(tiny_model, tmp_path, max_nonfinite_steps=3)
     assert restore.steps(tmp_path) == [5], "that of step 3 waited, that of step 6 is left out"
     assert rows(tmp_path)[-1]["step"] == STEPS
-    assert "the last 1 steps were not finite and are not saved" in capsys.readouterr().err
+    assert "The last 1 steps were non-finite and are not saved" in capsys.readouterr().err
 
 
 def test_a_streak_goes_on_where_a_run_does(tiny_model, copy, streaks, monkeypatch):
     info = {"config": json.loads((copy / "config.json").read_text()), "not_finite": 2}
     monkeypatch.setattr(restore, "_metadata", lambda step: info)
     streaks.update({7})
-    with pytest.raises(TempoError, match="3 steps in a row, up to step 7, were not finite"):
+    with pytest.raises(TempoError, match="3 steps in a row, up to step 7, were non-finite"):
         tiny_training.train(tiny_model, copy, steps=9, max_nonfinite_steps=3)
 
 

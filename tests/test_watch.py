@@ -112,4 +112,4 @@ def test_every_reason_to_skip_samples_is_told_once(clock, capsys):
     found = rows(clock, 4, skipping={3: ["too long", "too long"], 0: ["too long", "OSError: no a.png"]})
     assert [row["samples_skipped"] for row in found] == [2, 4]
     said = capsys.readouterr().err.splitlines()
-    assert said == ["samples are skipped: too long", "samples are skipped: OSError: no a.png"]
+    assert said == ["Skipping samples: too long", "Skipping samples: OSError: no a.png"]

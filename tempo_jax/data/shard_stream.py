@@ -1,8 +1,12 @@
-"""One data shard: an endless stream of batches made from its part of the sources.
+"""One data shard: an endless stream of batches from its part of the sources.
 
-Packing looks at what samples need, not at their pixels: a window holds samples with their frames still
-encoded (or not yet rendered), and frames are made when their batch is. The state of a shard is where its
-sources stand and which samples are in the window; a restored shard reads those again.
+Packing needs the sizes of samples, not their pixels: the packing window holds samples with their frames still
+encoded (or not yet rendered), and frames are decoded when their batch is made. The state of a shard, JSON:
+
+    {"batches": batches so far, "lengths": [samples of each source], "sources": [source_identity of each],
+     "streams": {"HEIGHTxWIDTH[/clips]": {"read": grain's state, "window": [[source, index], ...]}}}
+
+A restored shard reads the samples of its windows again.
 """
 
 import concurrent.futures
@@ -24,18 +28,16 @@ from tempo_jax.data.task import Task
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 
-SKIPPED = "skipped: "  # what the names of counts of skipped samples begin with
-_MIN_SKIP_LIMIT = 500  # samples
-_MAX_UNUSABLE_IN_A_ROW = (
-    2000  # unusable ones in a row: made-up data has no end, and nobody should wait for it
-)
+SKIPPED = "skipped: "  # prefix of the names of counts of skipped samples
+_MIN_SKIP_LIMIT = 500  # consecutive samples, however small the sources are
+_MAX_UNUSABLE_IN_A_ROW = 2000  # samples: generated data has no end that would stop the search
 _CHANGED = "The data are not those of the saved state: start a new run from the checkpoint's weights."
-_OTHER_SIZE = "of another size or length bucket"  # not lost: the stream of that one has it
+_OTHER_SIZE = "of another size or length bucket"  # used by the stream of that size and bucket
 
 
 @dataclasses.dataclass(frozen=True)
 class _Item:
-    """A usable sample and where it came from, so that it can be read again."""
+    """A usable sample and its origin, by which it can be read again."""
 
     sample: Sample
     need: batch_packing.SampleSize
@@ -45,63 +47,65 @@ class _Item:
 
 @dataclasses.dataclass(frozen=True)
 class _Skipped:
+    """A sample that is not used, and why."""
+
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """A source as grain sees it: every element is an _Item (index yet unknown) or _Skipped."""
+    """A source as grain reads it: every element is an _Item (its index set later) or _Skipped."""
 
     source: RandomAccess
     number: int
     slot: "StreamKey"
-    recipe: "PipelineSpec"
+    spec: "PipelineSpec"
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> _Item | _Skipped:
-        recipe = self.recipe
+        spec = self.spec
         try:
-            if recipe.elsewhere(self.source, index, self.slot.bucket):
+            if spec.is_other_bucket(self.source, index, self.slot.bucket):
                 return _Skipped(_OTHER_SIZE)  # without reading it
             sample = self.source[index]
             if sample is None:
                 return _Skipped("the source has none there")
-            need = recipe.need(sample)
-            # Without segments and images any size would do: the first one's stream has it.
+            need = spec.need(sample)
+            # A sample without frames fits any size: the stream of the first one uses it.
             any_size = not need.segments and not need.exclusive_row
-            size = recipe.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
+            size = spec.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
             if size != self.slot.size:
-                return _Skipped(_OTHER_SIZE if size in recipe.sizes else f"frames of {size[0]}x{size[1]}")
-        except Exception as error:  # whatever a damaged record makes of itself: never fatal
+                return _Skipped(_OTHER_SIZE if size in spec.sizes else f"frames of {size[0]}x{size[1]}")
+        except Exception as error:  # any error of a damaged record: never fatal
             return _Skipped(_reason(error))
-        if reason := batch_packing.capacity_problem(need, recipe.buckets[-1].shape(recipe.shape)):
+        if reason := batch_packing.capacity_problem(need, spec.buckets[-1].shape(spec.shape)):
             return _Skipped(reason)
-        if buckets.pick_bucket(need.segments, recipe.buckets) != self.slot.bucket:
+        if buckets.pick_bucket(need.segments, spec.buckets) != self.slot.bucket:
             return _Skipped(_OTHER_SIZE)
         return _Item(sample, need, self.number, -1)
 
 
 def source_identity(source: RandomAccess) -> dict[str, Any]:
-    """{"length", "name", "fingerprint"}; the fingerprint is empty where only the config says what it is."""
+    """Returns {"length", "name", "fingerprint"}; generated sources have no fingerprint."""
     names = {name: str(getattr(source, name, "")) for name in ("name", "fingerprint")}
     return {"length": len(source)} | names
 
 
-def check_same_sources(state: Mapping, recipe: "PipelineSpec") -> None:
-    """TempoError, by name, where the sources are not those of a saved state."""
+def check_same_sources(state: Mapping, spec: "PipelineSpec") -> None:
+    """Raises a TempoError that names the source that differs from a saved state."""
     saved = state.get("sources") or [{"length": length} for length in state["lengths"]]
-    now = recipe.identity()
+    now = spec.identity()
     for number, (old, new) in enumerate(zip(saved, now), start=1):
         both = old.get("fingerprint") and new["fingerprint"]
         if old["length"] != new["length"] or (both and old["fingerprint"] != new["fingerprint"]):
             raise TempoError(
                 f"The data are not those of the saved state: source {number}, "
-                f"{new['name'] or 'made on the fly'}, had {_describe_source(old)} and has {_describe_source(new)}. Put the old one "
-                "back, or start a new run from the checkpoint's weights."
+                f"{new['name'] or 'made on the fly'}, had {_describe_source(old)} and has {_describe_source(new)}. "
+                "Put the old one back, or start a new run from the checkpoint's weights."
             )
-    if len(saved) != len(now) or len(state["streams"]) != len(recipe.slots()):
+    if len(saved) != len(now) or len(state["streams"]) != len(spec.slots()):
         raise TempoError(_CHANGED)
 
 
@@ -119,7 +123,7 @@ def _with_index(index: int, item: _Item | _Skipped) -> _Item | _Skipped:
 
 
 class StreamKey(NamedTuple):
-    """What the batches of one stream have in common."""
+    """What the batches of one stream share: frame size and length bucket."""
 
     size: tuple[int, int]  # (height, width) of frames
     bucket: int = 0
@@ -127,15 +131,15 @@ class StreamKey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PipelineSpec:
-    """What every shard does with samples; small, and can be pickled."""
+    """What every shard does with samples; small, and picklable."""
 
     task: Task
     tokenizer: Tokenizer
     model: Any
     shape: BatchShape
-    sizes: tuple[tuple[int, int], ...]  # of step t: sizes[t % len(sizes)]
+    sizes: tuple[tuple[int, int], ...]  # frame sizes (height, width): step t uses sizes[t % len(sizes)]
     buckets: tuple[buckets.Bucket, ...]
-    cycle: tuple[int, ...]  # of buckets, the next one when every size has had its turn
+    cycle: tuple[int, ...]  # of buckets, advanced after a round of all sizes
     micro_batches: int
     window: int
     threads: int
@@ -148,26 +152,26 @@ class PipelineSpec:
         return self.task.sample_size(sample, self.tokenizer, self.model)
 
     def shape_of(self, slot: StreamKey) -> BatchShape:
-        """Of its batches."""
+        """Returns the shape of a stream's batches."""
         return dataclasses.replace(self.buckets[slot.bucket].shape(self.shape), size=slot.size)
 
     def collate(self, samples: Sequence[Sample], slot: StreamKey) -> Any:
         return self.task.collate(samples, self.tokenizer, self.model, self.shape_of(slot))
 
     def slot(self, step: int) -> StreamKey:
-        """That of a step; the same on every shard."""
+        """Returns the stream of a step, the same on every shard."""
         round_, turn = divmod(step, len(self.sizes))
         return StreamKey(self.sizes[turn], self.cycle[round_ % len(self.cycle)])
 
     def slots(self) -> list[StreamKey]:
-        """All that there are."""
+        """Returns all streams."""
         return [
             StreamKey(size, number)
             for size in dict.fromkeys(self.sizes)
             for number in dict.fromkeys(self.cycle)
         ]
 
-    def elsewhere(self, source: RandomAccess, index: int, bucket: int) -> bool:
+    def is_other_bucket(self, source: RandomAccess, index: int, bucket: int) -> bool:
         """Whether a sample is known to be of another bucket before it is read."""
         counts = getattr(source, "frame_counts", None) if len(self.buckets) > 1 else None
         if counts is None:
@@ -196,9 +200,9 @@ def _decode_into(frames: Any, numbers: Sequence[int], out: np.ndarray) -> None:
 
 
 class _SkipLimit:
-    """Counts samples skipped in a row; gives up after two passes over the data, but not before 500.
+    """Limits consecutive skipped samples: two passes over the data, but at least _MIN_SKIP_LIMIT.
 
-    Gives up earlier, after 2000, where they are not merely of another size.
+    Of samples that are skipped for another reason than their size, _MAX_UNUSABLE_IN_A_ROW are enough.
     """
 
     def __init__(self, limit: int, size: tuple[int, int]):
@@ -222,63 +226,63 @@ class _SkipLimit:
 
 
 class _Stream:
-    """One shard's samples of one size, in batches."""
+    """The batches of one shard, frame size and bucket."""
 
-    def __init__(self, recipe: PipelineSpec, shard: int, slot: StreamKey, map_in_threads: Callable):
-        self._recipe, self._slot, self._map = recipe, slot, map_in_threads
-        self._shape = recipe.shape_of(slot)
-        self._maps = recipe.streams(shard, slot)
-        # More than a few batches' samples would wait for nothing, and long ones are large.
-        most = recipe.window if len(recipe.buckets) == 1 else 4 * self._shape.sequences
-        self._most = min(recipe.window, most)
-        # One thread is the caller's own: nothing is handed over. More pay where files are read and images
-        # decoded; Python code, as minireel's, runs in one at a time anyway.
-        threads = recipe.threads if recipe.threads > 1 else 0
+    def __init__(self, spec: PipelineSpec, shard: int, slot: StreamKey, map_in_threads: Callable):
+        self._spec, self._slot, self._map = spec, slot, map_in_threads
+        self._shape = spec.shape_of(slot)
+        self._maps = spec.streams(shard, slot)
+        # With buckets, samples of a few batches are enough, and long ones are large.
+        size = spec.window if len(spec.buckets) == 1 else 4 * self._shape.sequences
+        self._window_size = min(spec.window, size)
+        # With one thread, the caller reads. More pay off where files are read and images decoded; Python code
+        # such as minireel's holds the GIL.
+        threads = spec.threads if spec.threads > 1 else 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         parts = [part.to_iter_dataset(options) for part in self._maps]
-        self.iterator = iter(grain.IterDataset.mix(parts, weights=list(recipe.weights)))
+        self.iterator = iter(grain.IterDataset.mix(parts, weights=list(spec.weights)))
         self._window: list[_Item] = []
-        # So many samples in a row hold a whole pass over every source, wherever they begin; over small
-        # sources several, as a shard has but its part of each.
-        pairs = zip(recipe.sources, recipe.weights, strict=True)
-        whole = max(math.ceil(len(source) * sum(recipe.weights) / weight) for source, weight in pairs)
+        # This many consecutive samples contain a whole pass over every source, wherever they start; several
+        # passes over small sources, of which a shard has only a part.
+        pairs = zip(spec.sources, spec.weights, strict=True)
+        whole = max(math.ceil(len(source) * sum(spec.weights) / weight) for source, weight in pairs)
         limit = max(2 * whole, _MIN_SKIP_LIMIT)
-        self._unread, self._unmade = _SkipLimit(limit, slot.size), _SkipLimit(limit, slot.size)
+        self._read_limit, self._decode_limit = _SkipLimit(limit, slot.size), _SkipLimit(limit, slot.size)
 
     def next(self, counts: Counter) -> Any:
-        """The next batch; what was read, used and skipped on the way is added to `counts`."""
+        """Returns the next batch, and adds what was used and skipped to `counts`."""
         while True:
             self._fill(counts)
             chosen = batch_packing.select_samples([item.need for item in self._window], self._shape)
             items = [self._window[position] for position in chosen]
             self._window = [item for n, item in enumerate(self._window) if n not in set(chosen)]
-            made = [(item, sample) for item in items if (sample := self._develop(item.sample, counts))]
+            made = [(item, sample) for item in items if (sample := self._decode_frames(item.sample, counts))]
             if made:
-                self._unmade.reset()
+                self._decode_limit.reset()
                 counts.update(batch_packing.occupancy([item.need for item, _ in made], self._shape))
                 counts["samples"] += len(made)
-                return self._recipe.collate([sample for _, sample in made], self._slot)
+                return self._spec.collate([sample for _, sample in made], self._slot)
 
     def _fill(self, counts: Counter) -> None:
-        while len(self._window) < self._most:
+        while len(self._window) < self._window_size:
             item = next(self.iterator)
             if isinstance(item, _Item):
-                self._unread.reset()
+                self._read_limit.reset()
                 self._window.append(item)
             else:
-                self._unread.skip(item.reason, counts)
+                self._read_limit.skip(item.reason, counts)
 
-    def _develop(self, sample: Sample, counts: Counter) -> Sample | None:
-        """The sample with its frames in memory; None, and counted, where they cannot be made."""
+    def _decode_frames(self, sample: Sample, counts: Counter) -> Sample | None:
+        """Returns the sample with its frames in memory, or None, counted, where they cannot be decoded."""
         if isinstance(sample.frames, np.ndarray):
             return sample
         try:
             numbers = range(len(sample.frames))
-            parts = [numbers[part :: self._recipe.threads] for part in range(self._recipe.threads)]
+            parts = [numbers[part :: self._spec.threads] for part in range(self._spec.threads)]
             frames = np.empty(sample.frames.shape, np.uint8)
             list(self._map(lambda part: _decode_into(sample.frames, part, frames), parts))
-        except Exception as error:  # a damaged image: not found before it was decoded
-            self._unmade.skip(_reason(error), counts)
+        except Exception as error:  # a damaged image, which only decoding shows
+            self._decode_limit.skip(_reason(error), counts)
             return None
         return dataclasses.replace(sample, frames=frames)
 
@@ -296,21 +300,21 @@ class _Stream:
 
 
 class _ShardIterator(grain.DatasetIterator):
-    """One shard's batches, as (batch, counts, state after it as JSON)."""
+    """Iterates over one shard's (batch, counts, state after it as JSON)."""
 
-    def __init__(self, recipe: PipelineSpec, shard: int, state: Mapping | None):
-        self._pool = concurrent.futures.ThreadPoolExecutor(recipe.threads) if recipe.threads > 1 else None
+    def __init__(self, spec: PipelineSpec, shard: int, state: Mapping | None):
+        self._pool = concurrent.futures.ThreadPoolExecutor(spec.threads) if spec.threads > 1 else None
         mapped = self._pool.map if self._pool else map
-        self._streams = {slot: _Stream(recipe, shard, slot, mapped) for slot in recipe.slots()}
+        self._streams = {slot: _Stream(spec, shard, slot, mapped) for slot in spec.slots()}
         super().__init__([stream.iterator for stream in self._streams.values()])
-        self._recipe, self._batches = recipe, 0
-        self._identity = recipe.identity()
+        self._spec, self._batches = spec, 0
+        self._identity = spec.identity()
         if state is not None:
             self.set_state(state)
 
     def __next__(self) -> tuple[Any, Counter, str]:
-        step = self._batches // self._recipe.micro_batches
-        stream = self._streams[self._recipe.slot(step)]
+        step = self._batches // self._spec.micro_batches
+        stream = self._streams[self._spec.slot(step)]
         counts = Counter()
         batch = stream.next(counts)
         self._batches += 1
@@ -322,7 +326,7 @@ class _ShardIterator(grain.DatasetIterator):
         return {"batches": self._batches, "lengths": lengths, "sources": self._identity, "streams": streams}
 
     def set_state(self, state: Mapping) -> None:
-        check_same_sources(state, self._recipe)
+        check_same_sources(state, self._spec)
         self._batches = state["batches"]
         for slot, stream in self._streams.items():
             stream.set_state(state["streams"][self._name(slot)])
@@ -330,9 +334,7 @@ class _ShardIterator(grain.DatasetIterator):
     def _name(self, slot: StreamKey) -> str:
         height, width = slot.size
         room = (
-            f"/{self._recipe.buckets[slot.bucket].max_sample_segments}"
-            if len(self._recipe.buckets) > 1
-            else ""
+            f"/{self._spec.buckets[slot.bucket].max_sample_segments}" if len(self._spec.buckets) > 1 else ""
         )
         return f"{height}x{width}{room}"
 
@@ -343,12 +345,14 @@ class _ShardIterator(grain.DatasetIterator):
 
 
 class ShardDataset(grain.IterDataset):
-    """One shard's batches, from a state on; each comes with the state after it, so that it does not
-    matter who runs ahead: reading threads, a worker process, the assembly."""
+    """One shard's batches, starting from a state.
 
-    def __init__(self, recipe: PipelineSpec, shard: int, state: Mapping | None):
+    Each batch comes with the state after it, so that prefetching threads and processes do not matter.
+    """
+
+    def __init__(self, spec: PipelineSpec, shard: int, state: Mapping | None):
         super().__init__()
-        self._arguments = recipe, shard, state
+        self._arguments = spec, shard, state
 
     def __iter__(self) -> _ShardIterator:
         return _ShardIterator(*self._arguments)

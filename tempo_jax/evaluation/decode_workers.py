@@ -1,8 +1,8 @@
-"""The next videos, decoded by worker processes while the device is busy with this one.
+"""Worker processes that decode the next videos while the device is busy with this one.
 
-Each worker decodes every n-th video and sends its frames through a pipe, from which a thread of ours
-fills a queue; a full queue is what makes a worker wait. Whatever is wrong with a video, and were it the
-death of the process that decodes it, is that video's error and nobody else's.
+Each worker decodes every n-th video and sends its frames through a pipe, from which a thread of this process
+fills a queue; a full queue makes the worker wait. An error of a video, even a crash of the process that
+decodes it, affects that video only.
 """
 
 import collections
@@ -25,19 +25,19 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import Reading, Source, open_video
 
-BLOCK_BYTES = 8 << 20  # of frames that travel together
+BLOCK_BYTES = 8 << 20  # of frames in one message
 WORKER_DIED = "The process that decoded {name} died: the file is damaged, or there was no memory left."
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameSampling:
-    """How frames are taken; of open_video."""
+    """How frames are sampled: the arguments of `video.open_video`."""
 
     fps: float
     min_frames: int
     max_frames: int
     config: VideoConfig
-    sampler: Callable | None = None  # a module's own function: it goes to another process
+    sampler: Callable | None = None  # a module-level function, since it is pickled
     reading: Reading = dataclasses.field(default_factory=Reading)
 
     def open(self, path: Path) -> Source:
@@ -50,30 +50,38 @@ Job = tuple[Path, FrameSampling]
 
 @dataclasses.dataclass
 class PrefetchedVideo:
-    """A video that is about to be read. `decode_seconds` is complete once it has been."""
+    """A video whose frames are about to be read, or its error; `decode_seconds` is final after reading."""
 
     source: Source | None
     error: str = ""
     decode_seconds: float = 0.0
 
 
-def prefetch_videos(jobs: Sequence[Job], workers: int, ahead_bytes: int) -> Iterator[PrefetchedVideo]:
-    """An Opened for every job, in order; the source of one must be read before the next is asked for."""
+def prefetch_videos(jobs: Sequence[Job], workers: int, prefetch_bytes: int) -> Iterator[PrefetchedVideo]:
+    """Yields a PrefetchedVideo for every job, in order; read each source before requesting the next.
+
+    Args:
+      jobs: Path and frame sampling of each video.
+      workers: Number of worker processes; 0 decodes in this process, when frames are read.
+      prefetch_bytes: Most bytes of decoded frames in the queues of all workers.
+    """
     if workers < 1:
         yield from map(_open_here, jobs)
         return
-    hands = [_DecodeWorker(jobs[i::workers], ahead_bytes // workers) for i in range(min(workers, len(jobs)))]
+    queue_bytes = prefetch_bytes // workers
+    pool = [_DecodeWorker(jobs[i::workers], queue_bytes) for i in range(min(workers, len(jobs)))]
     try:
         for number in range(len(jobs)):
-            yield from hands[number % len(hands)].next()
+            with pool[number % len(pool)].next_video() as video:
+                yield video
     finally:
-        for hand in hands:
-            hand.close()
+        for worker in pool:
+            worker.close()
 
 
 @contextlib.contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Whatever the libraries make of a broken file is one sentence about it."""
+    """Turns any exception of the decoding libraries into a TempoError about the file."""
     try:
         yield
     except (TempoError, ConnectionError):
@@ -90,41 +98,41 @@ def _open_here(job: Job) -> PrefetchedVideo:
             source = sampling.open(path)
     except TempoError as error:
         return PrefetchedVideo(None, str(error))
-    found = PrefetchedVideo(None, decode_seconds=time.perf_counter() - started)
+    video = PrefetchedVideo(None, decode_seconds=time.perf_counter() - started)
     read = source._read
 
     def timed(this: Source) -> Iterator[np.ndarray]:
         with _decoding(path), contextlib.closing(read(this)) as frames:
             started = time.perf_counter()
             for frame in frames:
-                found.decode_seconds += time.perf_counter() - started
+                video.decode_seconds += time.perf_counter() - started
                 yield frame
                 started = time.perf_counter()
 
-    found.source = dataclasses.replace(source, _read=timed)
-    return found
+    video.source = dataclasses.replace(source, _read=timed)
+    return video
 
 
 class _DecodeWorker:
-    """One worker process and what comes from it."""
+    """One worker process and the queue of its results."""
 
-    def __init__(self, jobs: Sequence[Job], ahead_bytes: int):
+    def __init__(self, jobs: Sequence[Job], prefetch_bytes: int):
         self._jobs = list(jobs)
-        self._depth = max(2, ahead_bytes // BLOCK_BYTES)
+        self._depth = max(2, prefetch_bytes // BLOCK_BYTES)
         self._done = 0
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # this process has threads, of jax if of nothing else
-        ours, theirs = context.Pipe(duplex=False)
+        context = multiprocessing.get_context("spawn")  # this process has threads, so it must not be forked
+        receiver, sender = context.Pipe(duplex=False)
         self._dead, self._stopped = False, threading.Event()
         self._items: queue.Queue = queue.Queue(self._depth)
         self._process = context.Process(
-            target=_worker_main, args=(theirs, self._jobs[self._done :]), daemon=True
+            target=_worker_main, args=(sender, self._jobs[self._done :]), daemon=True
         )
         self._process.start()
-        theirs.close()  # or its end of the pipe would outlive it
-        receive = threading.Thread(target=_receive, args=(ours, self._items, self._stopped), daemon=True)
+        sender.close()  # otherwise the pipe would stay open after the worker has ended
+        receive = threading.Thread(target=_receive, args=(receiver, self._items, self._stopped), daemon=True)
         receive.start()
 
     def _get(self) -> tuple[str, Any]:
@@ -132,18 +140,19 @@ class _DecodeWorker:
         self._dead = kind == "dead"
         return kind, value
 
-    def next(self) -> Iterator[PrefetchedVideo]:
-        """The next video, once; afterwards whatever was not read of it is passed over."""
+    @contextlib.contextmanager
+    def next_video(self) -> Iterator[PrefetchedVideo]:
+        """Yields the worker's next video; on exit, frames that were not read are discarded."""
         name = self._jobs[self._done][0].name
         kind, value = self._get()
-        if kind == "dead":  # perhaps of what came before
+        if kind == "dead":  # perhaps of an earlier video
             self._restart()
             kind, value = self._get()
         if kind == "opened":
-            found = PrefetchedVideo(None, decode_seconds=value.pop("decode_seconds"))
-            frames = self._frames(found, name)
-            found.source = Source(**value, _read=functools.partial(_split_trailer, frames))
-            yield found
+            video = PrefetchedVideo(None, decode_seconds=value.pop("decode_seconds"))
+            frames = self._frames(video, name)
+            video.source = Source(**value, _read=functools.partial(_split_trailer, frames))
+            yield video
             with contextlib.suppress(TempoError):
                 collections.deque(frames, maxlen=0)
         else:
@@ -152,14 +161,14 @@ class _DecodeWorker:
         if self._dead and self._done < len(self._jobs):
             self._restart()
 
-    def _frames(self, found: PrefetchedVideo, name: str) -> Iterator[Any]:
-        """Frames one by one, and at last the list of the source's warnings."""
+    def _frames(self, video: PrefetchedVideo, name: str) -> Iterator[Any]:
+        """Yields frames one by one, and last the list of the source's warnings."""
         while True:
             kind, value = self._get()
             if kind == "frames":
                 yield from value
             elif kind == "end":
-                found.decode_seconds += value["seconds"]
+                video.decode_seconds += value["seconds"]
                 yield value["warnings"]
                 return
             else:
@@ -184,7 +193,7 @@ def _split_trailer(frames: Iterator[Any], source: Source) -> Iterator[np.ndarray
 
 
 def _receive(pipe: Connection, items: queue.Queue, stopped: threading.Event) -> None:
-    """Everything from a worker into its queue, and ("dead", None) after the last."""
+    """Moves all results of a worker into its queue, and ("dead", None) at the end."""
 
     def put(item: Any) -> None:
         while not stopped.is_set():
@@ -208,8 +217,10 @@ def _receive(pipe: Connection, items: queue.Queue, stopped: threading.Event) -> 
 
 
 def _worker_main(pipe: Connection, jobs: Sequence[Job]) -> None:
-    """The worker: decodes its videos one after the other."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first ends the others
+    """Decodes the worker's videos one after the other."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole process group; the parent ends the workers
     try:
         for path, sampling in jobs:
             try:
@@ -218,11 +229,11 @@ def _worker_main(pipe: Connection, jobs: Sequence[Job]) -> None:
             except TempoError as error:
                 pipe.send(("error", str(error)))
     except ConnectionError:
-        pass  # nobody wants them any more
+        pass  # the parent has closed the pipe
 
 
 def _send(pipe: Connection, path: Path, sampling: FrameSampling) -> None:
-    started, busy = time.perf_counter(), 0.0
+    started, decode_seconds = time.perf_counter(), 0.0
     source = sampling.open(path)
     fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}
     fields["warnings"] = list(source.warnings)
@@ -230,9 +241,9 @@ def _send(pipe: Connection, path: Path, sampling: FrameSampling) -> None:
     frame_bytes = source.height * source.width * 3
     started = time.perf_counter()
     for block in source.chunks(max(1, BLOCK_BYTES // frame_bytes)):
-        busy += time.perf_counter() - started
+        decode_seconds += time.perf_counter() - started
         pipe.send(("frames", block.shape))
         pipe.send_bytes(block.data.cast("B"))
         started = time.perf_counter()
-    busy += time.perf_counter() - started
-    pipe.send(("end", {"warnings": list(source.warnings), "seconds": busy}))
+    decode_seconds += time.perf_counter() - started
+    pipe.send(("end", {"warnings": list(source.warnings), "seconds": decode_seconds}))

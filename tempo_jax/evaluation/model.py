@@ -25,5 +25,5 @@ def mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
     sizes = sharding.filled(sizes, len(devices), "config.mesh.")
     made = sharding.make_mesh(**sizes, devices=devices)
     if note := sharding.left_out(made, len(devices), "config.mesh."):
-        command_line.say(f"note: {note}")
+        command_line.say(f"Warning: {note}")
     return made if made.size > 1 else None

@@ -1,12 +1,17 @@
-"""From questions about videos to rows: the part of a run that needs the model."""
+"""Answers questions about videos with the model, one decode pass per video and frame sampling.
 
+The last bits of logits depend on what else is in a batch, so the order and the batches of a run must not
+depend on what is already answered: `schedule` makes them of all items, and whole batches are repeated.
+"""
+
+import dataclasses
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -21,81 +26,138 @@ from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.runtime.session import Turn
 
-Pair = tuple[Question, Setting]
-Batch = list[Pair]  # of one reading of one video
-Key = tuple[str, str]  # as rows.key
+Key = tuple[str, str]  # (question, setting), as rows.key
 TRUNCATED, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
 USAGE_FIELDS = ("frames", "segments", "visual_tokens", "tokens_per_frame", "prompt_tokens", "new_tokens")
 
 
-def pending(pairs: Iterable[Pair], done: Container[Key]) -> list[Pair]:
-    """Those that are not done."""
-    return [(question, setting) for question, setting in pairs if (question.id, setting.name) not in done]
+class EvalItem(NamedTuple):
+    """One question under one setting."""
+
+    question: Question
+    setting: Setting
+
+    @property
+    def key(self) -> Key:
+        return self.question.id, self.setting.name
+
+
+Batch = list[EvalItem]  # answered together
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeJob:
+    """What one decode pass over a video serves: batches that share the video and its frame sampling."""
+
+    question: Question  # any of them, which names the video
+    max_frames: int
+    batches: tuple[Batch, ...]
+
+
+def schedule(items: Iterable[EvalItem], batch_size: int) -> list[DecodeJob]:
+    """Makes the order of a run, which depends on nothing but its items.
+
+    Args:
+      items: Every question under every setting, in any order.
+      batch_size: Number of questions that are answered together.
+
+    Returns:
+      Decode passes in order of video and number of frames. Within one, `batch_size` questions come under one
+      setting and then under the next, so that only the first setting runs the compressor.
+    """
+
+    def decode_key(item: EvalItem) -> tuple[str, int]:
+        return item.question.video, item.setting.max_frames
+
+    ordered = sorted(items, key=lambda item: (*decode_key(item), item.question.id))
+    jobs = []
+    for (_, max_frames), group in groupby(ordered, key=decode_key):
+        batches = _batches(list(group), batch_size)
+        jobs.append(DecodeJob(batches[0][0].question, max_frames, tuple(batches)))
+    return jobs
+
+
+def _batches(items: list[EvalItem], size: int) -> list[Batch]:
+    """Splits the items of one decode pass into batches of one setting each."""
+    ids = sorted({item.question.id for item in items})
+    batch_of = {question: number // size for number, question in enumerate(ids)}
+
+    def batch_key(item: EvalItem) -> tuple[int, str]:
+        return batch_of[item.question.id], item.setting.name
+
+    return [list(batch) for _, batch in groupby(sorted(items, key=batch_key), key=batch_key)]
+
+
+def pending(items: Iterable[EvalItem], done: Container[Key]) -> list[EvalItem]:
+    """Returns the items that have no row yet."""
+    return [item for item in items if item.key not in done]
 
 
 class QuestionRunner:
-    """Loads the model when it is first needed."""
+    """Runs the model over questions; loads it when it is first needed."""
 
     def __init__(self, config: ConfigDict, benchmark: Benchmark, videos: Videos):
         self.config, self.benchmark, self.videos = config, benchmark, videos
 
-    def rows(self, pairs: Sequence[Pair], done: Container[Key] = ()) -> Iterator[Row]:
-        """A row for every pair that is not done, those of one video and number of frames together.
+    def rows(self, items: Sequence[EvalItem], done: Container[Key] = ()) -> Iterator[Row]:
+        """Yields a row for every item that is not done, decode pass by decode pass.
 
-        pairs: all of these videos. The last bits of logits depend on what else is in a batch, so batches are
-        made of all pairs: one of which some are done is asked again as a whole, and gives the same answers.
+        A batch of which some items are done is repeated as a whole: that gives the same answers.
+
+        Args:
+          items: All items of their videos, done or not.
+          done: Keys of the items that have a row.
         """
-        readings: list[tuple[Path, list[Batch]]] = []
-        for (video, _), some in groupby(_in_decode_order(pairs), key=_decode_key):
-            batches = [
-                batch for batch in _batches(list(some), self.config.decode_batch) if pending(batch, done)
-            ]
+        jobs: list[tuple[Path, DecodeJob]] = []
+        for job in schedule(items, self.config.decode_batch):
+            batches = tuple(batch for batch in job.batches if pending(batch, done))
             if not batches:
                 continue
-            question = batches[0][0][0]
+            job = dataclasses.replace(job, question=batches[0][0].question, batches=batches)
             try:
-                readings.append((self.videos.find(video, *question.also), batches))
+                jobs.append((self.videos.find(job.question.video, *job.question.also), job))
             except TempoError as error:
                 yield from self._failures(batches, done, str(error), rows.MISSING)
-        if not readings:
+        if not jobs:
             return
         self.system = SYSTEMS[self.config.system](self.config)
-        jobs = [(path, self.system.sampling(batches[0][0][1].max_frames)) for path, batches in readings]
         videos = decode_workers.prefetch_videos(
-            jobs, self.config.decode_workers, self.config.prefetch_mib << 20
+            [(path, self.system.sampling(job.max_frames)) for path, job in jobs],
+            self.config.decode_workers,
+            self.config.prefetch_mib << 20,
         )
-        for (path, batches), found in zip(readings, videos, strict=True):
-            yield from self._video(path, found, batches, done)
+        for (path, job), video in zip(jobs, videos, strict=True):
+            yield from self._decode_pass(path, video, job.batches, done)
 
-    def _video(
+    def _decode_pass(
         self,
         path: Path,
-        found: decode_workers.PrefetchedVideo,
+        video: decode_workers.PrefetchedVideo,
         batches: Sequence[Batch],
         done: Container[Key],
     ) -> Iterator[Row]:
-        """The rows of one reading of a video."""
-        error = found.error or next((w for w in getattr(found.source, "warnings", ()) if TRUNCATED in w), "")
+        """Yields the rows of one decode pass."""
+        error = video.error or next((w for w in getattr(video.source, "warnings", ()) if TRUNCATED in w), "")
         clip, started = None, time.perf_counter()
         try:
             if not error:
-                clip = self.system.open(found.source)
-        except TempoError as broken:
-            error = str(broken)
+                clip = self.system.open(video.source)
+        except TempoError as cause:
+            error = str(cause)
         if clip is None:
             state = file_state(path)
-            why = rows.UNDECODABLE if state else rows.MISSING  # moved away since it was looked for
-            yield from self._failures(batches, done, error, why, state)
+            reason = rows.UNDECODABLE if state else rows.MISSING  # moved since it was looked for
+            yield from self._failures(batches, done, error, reason, state)
             return
         wait = clip.waited_seconds
-        spent = {
-            "decode": found.decode_seconds,
+        seconds = {
+            "decode": video.decode_seconds,
             "wait": wait,
             "vision": max(0.0, time.perf_counter() - started - wait),
         }
-        asked = sum(map(len, batches))
-        shared = {stage: value / asked for stage, value in spent.items()}
-        damage = next((w for w in found.source.warnings if DAMAGED in w), "")
+        num_answers = sum(map(len, batches))
+        shared = {stage: value / num_answers for stage, value in seconds.items()}
+        damage = next((w for w in video.source.warnings if DAMAGED in w), "")
         for batch in batches:
             for row in self._batch(clip, batch):
                 row["damage"] = damage
@@ -104,14 +166,16 @@ class QuestionRunner:
                     yield row
 
     def _batch(self, clip: Any, batch: Batch) -> list[Row]:
-        """Questions read one after the other, their answers written together."""
+        """Answers one batch: sequential prefill, batched decoding."""
         started = time.perf_counter()
-        new = self.benchmark.new_tokens
-        turns = [Turn(question.prompt, self.system.options(setting, new)) for question, setting in batch]
+        new_tokens = self.benchmark.new_tokens
+        turns = [
+            Turn(question.prompt, self.system.options(setting, new_tokens)) for question, setting in batch
+        ]
         clip.answer(turns)
         compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
         share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
-        return [self._answered(*pair, turn, share) for pair, turn in zip(batch, turns, strict=True)]
+        return [self._answered(*item, turn, share) for item, turn in zip(batch, turns, strict=True)]
 
     def _answered(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
         if isinstance(turn.error, TempoError):
@@ -158,17 +222,25 @@ class QuestionRunner:
     def _failures(
         self, batches: Iterable[Batch], done: Container[Key], sentence: str, why: str, file: Any = None
     ) -> Iterator[Row]:
-        pairs = (pair for batch in batches for pair in pending(batch, done))
-        return (self._failed(*pair, sentence, why, file) for pair in pairs)
+        items = (item for batch in batches for item in pending(batch, done))
+        return (self._failed(*item, sentence, why, file) for item in items)
 
     def _failed(self, question: Question, setting: Setting, sentence: str, why: str, file: Any = None) -> Row:
-        """`file`: the state of the video that could not be decoded: another one is asked about again."""
-        kept = {"file": file} if file else {}
-        return self._row(question, setting) | {"failure": sentence, "unanswered": why} | kept
+        """Makes the row of an unanswered question.
+
+        Args:
+          question: The question.
+          setting: The setting that it was asked under.
+          sentence: The error message.
+          why: One of rows.UNANSWERED.
+          file: State of a video that cannot be decoded; when it changes, the question is asked again.
+        """
+        state = {"file": file} if file else {}
+        return self._row(question, setting) | {"failure": sentence, "unanswered": why} | state
 
 
 def file_state(path: Path) -> list[int] | None:
-    """Size and time of a file, by which another one of its name is known; None where there is none."""
+    """Returns size and modification time of a file, None where there is none."""
     try:
         state = os.stat(path)
     except OSError:
@@ -176,27 +248,8 @@ def file_state(path: Path) -> list[int] | None:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _decode_key(pair: Pair) -> tuple[str, int]:
-    """What takes a reading of the video of its own."""
-    return pair[0].video, pair[1].max_frames
-
-
-def _in_decode_order(pairs: Sequence[Pair]) -> list[Pair]:
-    return sorted(pairs, key=lambda pair: (*_decode_key(pair), pair[0].id))
-
-
-def _batches(pairs: list[Pair], size: int) -> list[Batch]:
-    """`size` questions under one setting, then the same under the next: only the first compresses."""
-    numbers = {name: number // size for number, name in enumerate(sorted({q.id for q, _ in pairs}))}
-
-    def batch(pair: Pair) -> tuple[int, str]:
-        return numbers[pair[0].id], pair[1].name
-
-    return [list(some) for _, some in groupby(sorted(pairs, key=batch), key=batch)]
-
-
 def _allocation(answer: Any) -> dict[str, float] | None:
-    """Tokens of segments in short; None for an image."""
+    """Summarizes the tokens of segments; None for an image."""
     tokens = [segment.tokens for segment in answer.segments]
     if not tokens:
         return None

@@ -1,7 +1,7 @@
-"""Asks a model a benchmark's questions: videos one after the other, each decoded and seen once.
+"""Runs a benchmark: videos one after the other, each decoded and encoded once for all of its questions.
 
-A row per answer goes to workdir/rows/<process>.jsonl as it comes, and what is there is not asked again;
-so a run may be killed at any moment, and processes share the videos without talking to each other.
+Each answer is appended to workdir/rows/<process>.jsonl, and questions with a row there are not asked again;
+so a run may be killed at any moment, and processes share the videos without communication.
 """
 
 import itertools
@@ -17,18 +17,28 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation.protocols import benchmark
-from tempo_jax.evaluation.question_runner import Key, Pair, QuestionRunner, file_state, pending
+from tempo_jax.evaluation.question_runner import EvalItem, Key, QuestionRunner, file_state, pending
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import ProgressReporter
 from tempo_jax.training.checkpoints import code_version
 from tempo_jax.utils.paths import check_local
 
 POLL_SECONDS = 0.5
-MAX_MISSING_FRACTION = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder
+MAX_MISSING_FRACTION = 0.01  # of the videos: more hint at an archive not unpacked, or at the wrong folder
 
 
 class Run:
-    """One process's part of an evaluation in `workdir`; TempoError for what a user can mend."""
+    """One process's part of an evaluation.
+
+    Args:
+      config: An evaluation config, see `evaluation.config.default`.
+      workdir: Folder of the run.
+      process: Index of this process.
+      processes: Number of processes that share the videos.
+
+    Raises:
+      TempoError: The config, the data or the folder does not allow the run.
+    """
 
     def __init__(self, config: ConfigDict, workdir: str | os.PathLike, process: int = 0, processes: int = 1):
         configs.check(config)
@@ -38,21 +48,21 @@ class Run:
         self.config, self.workdir = config, Path(workdir)
         self.process, self.processes = process, processes
         self.benchmark, self.grid = benchmark(config.benchmark, config.system), settings.grid(config)
-        everything = annotations.read(
+        questions = annotations.read(
             self.benchmark, config.data.path, config.data.annotations, subtitles=config.subtitles
         )
-        self.questions = everything[: config.limit or None]
+        self.questions = questions[: config.limit or None]
         self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
         self.metadata = {
             "model": checkpoint_id.fingerprint(config.checkpoint, config.system),
-            "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
+            "annotations": {"fingerprint": annotations.fingerprint(questions), "questions": len(questions)},
             "config": configs.resume_key(config),
             "code": code_version(),
         }
-        self._begin()
+        self._open_workdir()
 
-    def _begin(self) -> None:
-        """Notes what the answers depend on; TempoError where those of this workdir depend on other things."""
+    def _open_workdir(self) -> None:
+        """Writes run.json, what answers depend on; raises TempoError where it is there with other values."""
         path = self.workdir / "run.json"
         now = {
             "model": self.metadata["model"]["fingerprint"],
@@ -71,20 +81,21 @@ class Run:
             raise TempoError(f"{path} is damaged: choose another --workdir.") from error
 
     @property
-    def items(self) -> list[Pair]:
+    def items(self) -> list[EvalItem]:
         """Every question under every setting."""
-        return list(itertools.product(self.questions, self.grid))
+        return [EvalItem(*item) for item in itertools.product(self.questions, self.grid)]
 
     @property
-    def own_items(self) -> list[Pair]:
-        """Those of this process's videos."""
+    def own_items(self) -> list[EvalItem]:
+        """The items of this process's videos."""
         names = set(sorted({question.video for question in self.questions})[self.process :: self.processes])
-        return [(question, setting) for question, setting in self.items if question.video in names]
+        return [item for item in self.items if item.question.video in names]
 
     def ask(self) -> None:
-        """Asks this process's part of what is missing.
+        """Answers the pending questions of this process.
 
-        TempoError, before anything is asked, where too many videos are not there.
+        Raises:
+          TempoError: Too many videos are missing; raised before anything is asked.
         """
         done = self._settled(rows.read(self.workdir))
         self._check_videos()
@@ -103,7 +114,7 @@ class Run:
             writer.close()
 
     def _settled(self, found: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
-        """Without what is to be asked again: of videos that have come since, or are other files now."""
+        """Leaves out rows to repeat: of videos that have been added or replaced since."""
         of = {question.id: question for question in self.questions}
         paths: dict[str, Path | None] = {}
 
@@ -140,11 +151,11 @@ class Run:
             raise TempoError(
                 f"{len(lost)} of {total} videos are missing in {self.videos.root} and the folders below it "
                 f"({named}): download or unpack them, check config.data.path and config.data.videos, or "
-                "go on without them with --config.allow_missing=True."
+                "continue without them with --config.allow_missing=True."
             )
 
     def unanswered(self) -> str:
-        """What has no answer and why: of the run or, while others go on, of this process's part."""
+        """Summarizes unanswered questions: of the run or, while others are running, of this process."""
         found = rows.read(self.workdir)
         whole = not pending(self.items, found)
         kinds = Counter(
@@ -155,7 +166,7 @@ class Run:
         return report.lost({kind: kinds[kind] for kind in rows.UNANSWERED})
 
     def report(self) -> list[str]:
-        """Writes the report of all rows that are there; the lines to print."""
+        """Writes the report of all rows so far and returns the lines to print."""
         done = rows.read(self.workdir)
         found = results.results(self.benchmark, self.questions, self.grid, done, self.metadata)
         seconds = results.seconds(self.grid, self.questions, done)
@@ -163,13 +174,20 @@ class Run:
         return report.table(found)
 
     def finish(self, wait: bool) -> list[str]:
-        """Writes the report if this process is the last one; wait: process 0 does, when all are done.
+        """Writes the report if this process is the last one.
 
-        The lines to print.
+        Args:
+          wait: Whether to wait for the other processes; process 0 then writes the report.
+
+        Returns:
+          The lines to print.
         """
         while pending(self.items, rows.read(self.workdir)):
             if not wait:
-                return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
+                return [
+                    f"Process {self.process} finished; others of {self.processes} processes are still "
+                    f"running in {self.workdir}."
+                ]
             time.sleep(POLL_SECONDS)
         if wait and self.process:
             return []

@@ -1,12 +1,12 @@
-"""What a run needs to go on: `workdir/frozen` once, `workdir/checkpoints/<step>` again and again.
+"""Writing the checkpoints of a run: `workdir/frozen` once, `workdir/checkpoints/<step>` regularly.
 
-    frozen/             model.json, tokenizer/ and the parameters that never change
-    checkpoints/<step>  state (learning parameters, optimiser, step, skipped), data/shard_<i>.json, as
-                        metadata the config, the code version and the streak of steps that were not finite,
-                        and, as soon as they are taken, digests/<process>.json of all its files
+    frozen/             model.json, tokenizer/ and the frozen parameters
+    checkpoints/<step>  state (trainable parameters, optimizer, step, skipped), data/shard_<i>.json, as
+                        metadata the config, the code version and the streak of non-finite steps, and, once
+                        they are computed, digests/<process>.json of all its files
 
-Orbax writes a step beside its place and renames it when it is whole: a save that is killed or finds the
-disk full leaves the earlier ones as they were. Every process calls everything. `restore` reads.
+Orbax writes a step under a temporary name and renames it when it is complete: a save that is killed or finds
+the disk full leaves the earlier ones intact. Every process calls everything. `restore` reads.
 """
 
 import base64
@@ -40,13 +40,17 @@ FOLDER, DIGESTS = "checkpoints", "digests"
 class CheckpointManager:
     """Writes the checkpoints of a working directory, which the caller owns (`owner`).
 
-    keep: config.checkpoints. What an interrupted save left is taken away.
+    Leftovers of an interrupted save are deleted.
+
+    Args:
+      workdir: The working directory.
+      keep: `config.checkpoints`: which of them are preserved.
     """
 
     def __init__(self, workdir: Path, keep: Any):
         self.workdir, self._saving, self._digesting = workdir, None, None
-        self._trouble: list[Exception] = []
-        # Orbax tells of every step it takes, and of a failure in its own words before it raises.
+        self._digest_errors: list[Exception] = []
+        # Orbax logs every step it takes, and a failure in its own words before it raises.
         logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
             (workdir / FOLDER).resolve(),
@@ -55,16 +59,16 @@ class CheckpointManager:
             cleanup_tmp_directories=True,
         )
         if jax.process_count() > 1:
-            self._tell_at_once()
+            self._fail_at_once()
 
-    def _tell_at_once(self) -> None:
-        """Where this process cannot write its part, Orbax waits for the others before it raises: in vain."""
+    def _fail_at_once(self) -> None:
+        """Ends all processes when this one cannot write: Orbax would wait for the others before it raises."""
         manager = self._steps._manager
         wait = manager._wait_for_checkpointers
 
         def watched() -> None:
             try:
-                with self._failure_is_a_sentence(self._saving):
+                with self._report_save_failure(self._saving):
                     wait()
             except Exception as error:
                 peers.give_up("train", error)
@@ -73,20 +77,27 @@ class CheckpointManager:
 
     @property
     def latest(self) -> int | None:
-        """The last step that is written."""
+        """The last step whose checkpoint is complete."""
         return self._steps.latest.step if self._steps.latest else None
 
     def save(
         self, step: int, state: Any, data: dict[int, Any], info: dict, loss: float | None = None
     ) -> None:
-        """Begins to write step `step`; returns when the device's memory may be reused.
+        """Starts to write a checkpoint; returns when the device's memory may be reused.
 
-        data: states of the data shards that this process answers for. loss: of validation after this step,
-        by which the best are kept. TempoError when this or the save before could not be written.
+        Args:
+          step: The step.
+          state: The training state.
+          data: States of the data shards that this process writes.
+          info: Metadata, as JSON values.
+          loss: Validation loss after this step, by which the best checkpoints are kept.
+
+        Raises:
+          TempoError: This save or the previous one could not be written.
         """
         self.wait()
         self._saving = step
-        with self._failure_is_a_sentence(step):
+        with self._report_save_failure(step):
             self._steps.save_checkpointables_async(
                 step,
                 {"state": by_name(state), "data": DataStates(data)},
@@ -96,23 +107,23 @@ class CheckpointManager:
             )
 
     def check(self) -> None:
-        """Raises TempoError when the save under way is known to have failed; does not wait."""
+        """Raises TempoError if the save in progress is known to have failed; does not wait."""
         if self._saving is not None and not self._steps.is_saving_in_progress():
-            self._written()
-        self._say_trouble()
+            self._finish_save()
+        self._raise_digest_errors()
 
     def wait(self) -> None:
-        """Until everything is written; TempoError when it could not be."""
+        """Waits until everything is written; raises TempoError if it could not be."""
         if self._saving is not None:
-            self._written()
+            self._finish_save()
         if self._digesting is not None:
             self._digesting[1].join()
-        self._say_trouble()
+        self._raise_digest_errors()
 
-    def _written(self) -> None:
-        """The save under way has ended, or is waited for: a thread reads it back for its digests."""
+    def _finish_save(self) -> None:
+        """Waits for the save in progress and starts the thread that computes its digests."""
         step = self._saving
-        with self._failure_is_a_sentence(step):
+        with self._report_save_failure(step):
             self._steps.wait()
         self._saving = None
         thread = threading.Thread(target=self._digest, args=(step,), name="digests", daemon=True)
@@ -123,12 +134,12 @@ class CheckpointManager:
         try:
             write_digests(self.workdir / FOLDER / f"{step}")
         except Exception as error:
-            self._trouble.append(error)
+            self._digest_errors.append(error)
 
-    def _say_trouble(self) -> None:
-        if self._trouble:
-            with self._failure_is_a_sentence(self._digesting[0]):
-                raise self._trouble.pop()
+    def _raise_digest_errors(self) -> None:
+        if self._digest_errors:
+            with self._report_save_failure(self._digesting[0]):
+                raise self._digest_errors.pop()
 
     def __enter__(self) -> "CheckpointManager":
         return self
@@ -138,18 +149,18 @@ class CheckpointManager:
             self._steps.close()
             if error is None:
                 self.wait()
-        except Exception:  # what went wrong first is what counts
+        except Exception:  # the first error is the one to report
             if error is None:
                 raise
 
     @property
-    def _whole(self) -> str:
-        whole = steps(self.workdir)
-        return f"that of step {whole[0]} is whole" if whole else "there is no earlier one"
+    def _latest_intact(self) -> str:
+        complete = steps(self.workdir)
+        return f"that of step {complete[0]} is intact" if complete else "there is no earlier one"
 
     @contextlib.contextmanager
-    def _failure_is_a_sentence(self, step: int | None) -> Iterator[None]:
-        """What the system refuses, a full disk say; other errors pass."""
+    def _report_save_failure(self, step: int | None) -> Iterator[None]:
+        """Turns what the system refuses, such as a full disk, into a TempoError; other errors pass."""
         try:
             yield
         except Exception as error:
@@ -159,49 +170,49 @@ class CheckpointManager:
             full = refused.code in failures.FULL
             raise TempoError(
                 f"the checkpoint of step {step} could not be written because "
-                f"{'the disk is full' if full else refused}; {self._whole}: "
-                f"{'free some space' if full else 'mend that'} and run the same command again"
+                f"{'the disk is full' if full else refused}; {self._latest_intact}: "
+                f"{'free some space' if full else 'fix that'} and rerun the same command"
             ) from error
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps that are written, the last one first; a save under way or cut off is none of them."""
+    """Returns the steps with a complete checkpoint, the last one first."""
     folder = workdir / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _preservation_policy(keep: Any) -> Any:
-    """The last ones, those whose step is a multiple, those of the least validation loss."""
+    """Keeps the last ones, those whose step is a multiple, and those of the lowest validation loss."""
     policies = ocp.training.preservation_policies
-    kept = [policies.LatestN(keep.latest)]
+    policy = [policies.LatestN(keep.latest)]
     if keep.every:
-        kept.append(policies.EveryNSteps(keep.every))
+        policy.append(policies.EveryNSteps(keep.every))
     if keep.best:
-        kept.append(
+        policy.append(
             policies.BestN(
                 get_metric_fn=lambda metrics: -metrics["validation_loss"],
                 n=keep.best,
                 keep_checkpoints_without_metrics=False,
             )
         )
-    return policies.AnyPreservationPolicy(kept)
+    return policies.AnyPreservationPolicy(policy)
 
 
 def write_digests(step: Path) -> None:
-    """This process's share of a checkpoint's digests: step/digests/<process>.json, read by `restore`."""
-    parts, mine = jax.process_count(), jax.process_index()
+    """Writes this process's part of a checkpoint's digests, step/digests/<process>.json, for `restore`."""
+    parts, process = jax.process_count(), jax.process_index()
     files = {
         name: digests.of_file(path)
         for name, path in _files(step)
-        if zlib.crc32(name.encode()) % parts == mine
+        if zlib.crc32(name.encode()) % parts == process
     }
     folder = step / DIGESTS
     folder.mkdir(exist_ok=True)
     text = json.dumps({"parts": parts, "files": files}, separators=(",", ":"))
-    fresh = folder / f".{mine}.incomplete"
+    fresh = folder / f".{process}.incomplete"
     fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(folder / f"{mine}.json")
+    fresh.replace(folder / f"{process}.json")
 
 
 def _files(step: Path) -> Iterator[tuple[str, Path]]:
@@ -212,7 +223,7 @@ def _files(step: Path) -> Iterator[tuple[str, Path]]:
 
 
 def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
-    """Writes workdir/frozen: all that the checkpoints of the steps leave out."""
+    """Writes workdir/frozen: everything that the checkpoints of the steps leave out."""
     with replacing(workdir / "frozen", FORCE) as folder:
         if frozen:
             with checkpoint.saving_context(), checkpoint.quiet():
@@ -222,31 +233,31 @@ def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: 
 
 
 def check_frozen(folder: Path) -> None:
-    """TempoError where workdir/frozen is not there."""
+    """Raises TempoError where workdir/frozen is missing."""
     if not (folder / "model.json").exists():
         raise TempoError(f"{folder} is missing, which every checkpoint of the run needs: {_PUT_BACK}")
 
 
 def load_frozen(folder: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """The parameters that never change, {path: array}.
+    """Loads the frozen parameters, {path: array}.
 
-    One process looks at every byte, as at those of a checkpoint; several at a part each (`digests`).
+    A single process verifies every byte by its digest; several processes read only their own part.
     """
     if not (folder / "params").exists():
         return {}
-    every = jax.process_count() == 1 and (folder / digests.FILE).is_file()
+    verify = jax.process_count() == 1 and (folder / digests.FILE).is_file()
     try:
-        return flatten(checkpoint.load_params(folder, shardings=mesh, verify=every))
+        return flatten(checkpoint.load_params(folder, shardings=mesh, verify=verify))
     except TempoError as error:
         raise TempoError(f"{str(error).rsplit(': ', 1)[0]}: {_PUT_BACK}") from error
 
 
-_PUT_BACK = "put a copy of that folder back (a new run with the same config begins with the same)"
+_PUT_BACK = "put a copy of that folder back (a new run with the same config starts with the same one)"
 
 
 @functools.cache
 def code_version() -> str:
-    """The package's version, and the commit where the code is a git checkout."""
+    """Returns the version of the package, and the commit where the code is a git checkout."""
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
@@ -259,7 +270,7 @@ def code_version() -> str:
 
 
 def code_digest() -> str:
-    """Of the package's own source files: processes that train together have the same."""
+    """Returns a digest of the package's source files, which must be the same in all processes."""
     root = Path(tempo_jax.__file__).parent
     crc = 0
     for path in sorted(root.rglob("*.py")):
@@ -269,12 +280,12 @@ def code_digest() -> str:
 
 def _context() -> ocp.Context:
     context = checkpoint.saving_context()
-    context.memory.deepcopy_host_arrays = True  # training goes on while they are written
+    context.memory.deepcopy_host_arrays = True  # training continues while they are written
     return context
 
 
 def leaf_names(tree: Any) -> tuple[list[str], Any]:
-    """A name for every leaf that does not depend on optax's classes, and the tree's structure."""
+    """Names every leaf independently of optax's classes; returns the names and the tree's structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return ["/".join(_stored_name(key) for key in path) for path, _ in leaves], structure
 
@@ -292,7 +303,7 @@ def by_name(tree: Any) -> dict:
 class DataStates:
     """States of data shards as an Orbax "checkpointable": one small JSON file each.
 
-    save: writes `states`; load: replaces the values of `states` by what the files hold.
+    `save` writes `states`; `load` replaces the values of `states` by those of the files.
     """
 
     def __init__(self, states: dict[int, Any]):

@@ -1,6 +1,6 @@
-"""What a training run is: one ConfigDict, checked before anything slow happens.
+"""The config of a training run: one ConfigDict, checked before anything slow happens.
 
-Every file in configs/ starts from `default()` and changes what is its own.
+Every file in configs/ starts from `default()` and changes a few fields.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from tempo_jax.xcomp.token_compression import VARIANTS
 RENAMED = config_fields.RENAMED["train"]
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
-# What may differ when a run continues: nothing that changes a number of it on the same devices.
+# Fields that may differ when a run is resumed: those that change none of its numbers on the same devices.
 RESUME_MUTABLE_FIELDS = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
     "keep", "fallback", "watchdog", "validation", "loggers", "max_nonfinite_steps", "profile_step", "init",
@@ -30,7 +30,10 @@ RESUME_MUTABLE_FIELDS = (
 
 
 def default() -> ConfigDict:
-    """All fields with their types; a field that is not here is a mistake."""
+    """Returns all fields with their types and default values.
+
+    Unknown fields are rejected by `check`; `config_fields.RENAMED` has the old names that still work.
+    """
     config = ConfigDict()
     config.seed = 0
     config.task = "tempo"  # tasks.TASKS
@@ -40,71 +43,71 @@ def default() -> ConfigDict:
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
-    config.init.compressor = ""  # task tempo: native qwen3-vl checkpoint that fills compressor/*
-    config.init.llm = ""  # task tempo: native qwen3 checkpoint that fills llm/*, also over init.checkpoint
-    # Folder of tokenizer files, or a name in start.OWN_TOKENIZERS; empty: that of init.checkpoint or
-    # init.compressor.
+    config.init.compressor = ""  # tasks tempo and align: native qwen3-vl checkpoint that fills compressor/*
+    config.init.llm = ""  # the same: native qwen3 checkpoint for llm/*; it replaces that of init.checkpoint
+    # Folder of tokenizer files, or a name in initialization.BUILTIN_TOKENIZERS; empty: that of
+    # init.checkpoint or init.compressor.
     config.init.tokenizer = ""
 
     config.learning_rate = ConfigDict(dict.fromkeys(TRAINABLE_GROUPS, 0.0))  # peak learning rates; 0 freezes
     config.optimizer = ConfigDict()
-    config.optimizer.kind = "adamw"  # training.optimiser.KINDS
+    config.optimizer.kind = "adamw"  # training.optimizer.KINDS
     config.optimizer.warmup_ratio = 0.03
     config.optimizer.weight_decay = 0.0
     config.optimizer.clip_norm = 1.0
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
-    config.optimizer.final_lr_fraction = 0.0  # of the peak, at the last step
+    config.optimizer.final_lr_fraction = 0.0  # learning rate at the last step, as a fraction of the peak
     config.steps = 1000
 
     config.batch = ConfigDict()
-    config.batch.shards = 1  # independent parts of the global batch, whoever builds them
-    config.batch.micro_batches = 1  # whose gradients are added up
-    # Of one shard's one micro-batch (batch_packing.Shape):
-    config.batch.segments = 16
-    config.batch.compressor_length = 768
-    config.batch.sequences = 1
-    config.batch.sequence_length = 4096
+    config.batch.shards = 1  # data shards of the global batch; independent of the number of processes
+    config.batch.micro_batches = 1  # micro-batches whose gradients are accumulated in a step
+    # Sizes of one micro-batch of one shard (batch_packing.BatchShape):
+    config.batch.segments = 16  # segment buffer; task xcomp: clips
+    config.batch.compressor_length = 768  # tokens of a compressor prompt; task xcomp: text tokens
+    config.batch.sequences = 1  # LLM sequences, into which conversations are packed
+    config.batch.sequence_length = 4096  # tokens of an LLM sequence
     config.batch.buckets = ()  # of task xcomp: clips of a conversation at most, up to pool (data.buckets)
     config.batch.frame_sizes = ()  # (height, width) of frames, step after step; empty: the data's only one
 
     config.data = ConfigDict()
     config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
-    config.data.packing_window = 64  # samples looked at together for packing
-    config.data.workers = 0  # processes that read ahead, per shard
-    config.data.threads = 4  # that read, per shard
+    config.data.packing_window = 64  # samples among which a batch is packed
+    config.data.workers = 0  # worker processes that prefetch, per shard
+    config.data.threads = 4  # reading threads, per shard
 
     config.validation = ConfigDict()
     config.validation.every = 0  # steps; 0 for never
-    config.validation.sources = ()  # as data.sources, of data that are not trained on
-    config.validation.batches = 8  # of the size of a step's
-    # ConfigDicts {video, question, max_frames (may be left out)}, of tasks tempo and xcomp: answered by the
-    # weights as they are.
+    config.validation.sources = ()  # as data.sources, of held-out data
+    config.validation.batches = 8  # batches of a validation, each of a step's size
+    # ConfigDicts {video, question, max_frames (optional)}, for tasks tempo and xcomp: answered with the
+    # current weights and logged.
     config.validation.questions = ()
     config.validation.max_new_tokens = 32
     config.loggers = ("tensorboard",)  # names in training.loggers.LOGGERS
 
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
-    config.dtype = "bfloat16"  # of the computation; master weights are float32
-    # What the backward pass computes again (models.layers.REMAT): for all, or for each stack of layers in the
-    # order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: all remaining devices
+    config.dtype = "bfloat16"  # dtype of the computation; master weights are float32
+    # Rematerialization policy (models.layers.REMAT) of all layer stacks, or one for each in the order in
+    # which they run: "full,full,attention" for vision tower, compressor and LLM.
     config.remat = "full"
 
     config.log_every = 10  # steps, as the next ones
     config.checkpoint_every = 500
-    # Which checkpoints stay: the `latest`, those whose step is a multiple of `every`, the `best` by
+    # Checkpoints to keep: the `latest`, those whose step is a multiple of `every`, and the `best` by
     # validation loss (of steps that are both saved and validated); 0 for none.
     config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
-    config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
-    # When nothing has moved for that many seconds: `say` who keeps the others waiting, `stop` with status 75.
+    config.fallback = True  # a damaged last checkpoint is set aside, and the previous one is restored
+    # Seconds without progress until stragglers are reported (`say`), and until the run ends (`stop`).
     config.watchdog = ConfigDict({"say": 120.0, "stop": 1800.0})
-    config.max_nonfinite_steps = 10  # in a row before training stops
-    config.profile_step = -1  # traced into workdir/profile
+    config.max_nonfinite_steps = 10  # consecutive non-finite steps before training stops
+    config.profile_step = -1  # step that is traced into workdir/profile
     return config_fields.with_old_names(config, RENAMED)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises one TempoError that names everything wrong with the values."""
+    """Raises one TempoError that names every invalid value and unknown field."""
     config_fields.check_known(config, default())
     problems = list(_problems(config))
     if problems:
@@ -138,7 +141,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if not any(config.learning_rate.values()):
         yield "config.learning_rate are all 0: give at least one group a learning rate"
     if config.task != "xcomp" and config.batch.segments == 0:
-        yield "config.batch.segments is 0, which only pictures in config.task=xcomp do without: give at least 1"
+        yield "config.batch.segments is 0, which is for images in config.task=xcomp only: give at least 1"
     for name, fine, wanted in _BOUNDS:
         value = _field(config, name)
         if not fine(value):
@@ -211,7 +214,7 @@ def _field(config: ConfigDict, name: str) -> Any:
 
 
 def to_json(config: ConfigDict) -> dict:
-    """Plain values, as they are written beside checkpoints."""
+    """Returns the config as plain values, as they are stored with checkpoints."""
     return _plain(config.to_dict())
 
 
@@ -226,10 +229,10 @@ def _plain(value: Any) -> Any:
 
 
 def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
-    """Raises TempoError when a run in `workdir` was started with values that make other numbers."""
+    """Raises TempoError when the run in `workdir` was started with values that give other numbers."""
     old, new = (leaves(config_fields.migrate(values, RENAMED)) for values in (saved, to_json(config)))
-    usual = leaves(to_json(default()))  # what a field had that is newer than the run
-    old |= {name: usual[name] for name in new.keys() & usual.keys() - old.keys()}
+    defaults = leaves(to_json(default()))  # of fields that are newer than the run
+    old |= {name: defaults[name] for name in new.keys() & defaults.keys() - old.keys()}
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -243,7 +246,7 @@ def check_same_run(saved: dict, config: ConfigDict, workdir: Any) -> None:
 
 
 def _is_mutable(name: str) -> bool:
-    """Data may lie elsewhere than they did, too."""
+    """Returns whether a field may change when a run is resumed; paths of data may, too."""
     moved = name.startswith("data.sources.") and name.endswith(".path")
     return moved or any(f"{name}.".startswith(f"{free}.") for free in RESUME_MUTABLE_FIELDS)
 

@@ -1,8 +1,8 @@
-"""Global batches on a mesh: which shards a process builds, and a thread that stays ahead of the step."""
+"""Global batches on a mesh: which data shards a process builds, and a thread that prefetches batches."""
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,47 +15,74 @@ from tempo_jax.errors import TryAgain
 from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
 
-PREFETCH_DEPTH = 2  # batches that wait on the device
-LAST_READ_SECONDS = 20.0  # that the batch under way may take when a run ends
+PREFETCH_DEPTH = 2  # batches that are ready on the device
+LAST_READ_SECONDS = 20.0  # to wait for the batch in progress when a run ends
+
+
+def assign_shards(row_ranges: Iterable[tuple[int, int, int]], per_shard: int) -> dict[int, set[int]]:
+    """Finds the data shards that each process has to build.
+
+    Four shards of two rows on two processes that hold half of the rows each:
+    `assign_shards([(0, 0, 4), (1, 4, 8)], per_shard=2)` is `{0: {0, 1}, 1: {2, 3}}`.
+
+    Args:
+      row_ranges: (process, first row, end) of the rows of the global batch on each device.
+      per_shard: Number of rows of one data shard.
+
+    Returns:
+      {process: shards with at least one row on its devices}.
+    """
+    assignment: dict[int, set[int]] = {}
+    for process, start, stop in row_ranges:
+        shards = range(start // per_shard, -(-stop // per_shard))
+        assignment.setdefault(process, set()).update(shards)
+    return assignment
 
 
 class BatchSharding:
-    """How a global batch of `config.batch.shards` shards lies on a mesh.
+    """How a global batch of `config.batch.shards` data shards lies on a mesh.
 
-    Leaves are [micro-batches, shards x per shard, ...]; the rows are spread over data x fsdp, or over
-    fewer axes where the numbers do not divide. `shards`: those this process needs, ascending; `owned`:
-    those it answers for in checkpoints, so that each is written once.
+    Leaves are [micro-batches, shards x rows of a shard, ...]; rows are sharded over data x fsdp, or over
+    fewer axes where the numbers are not divisible.
+
+    Attributes:
+      shards: Data shards that this process builds, ascending.
+      owned: Those of them that this process writes to checkpoints, so that each is written once.
+      undivided_rows: Numbers of rows that are not divisible by the devices that share them.
     """
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
         self.mesh, self.count = mesh, config.batch.shards
         self.specs = batch_specs(TASKS[config.task])
-        pool = max(1, config.batch.segments)
-        sizes = {pool, config.batch.sequences}
+        segments = max(1, config.batch.segments)
+        rows_of_a_shard = {segments, config.batch.sequences}
         for bucket in make_buckets(config.batch):  # steps of other sizes
-            sizes |= {max(1, bucket.segments), bucket.sequences}
-        needed: dict[int, set[int]] = {}
-        self.undivided_rows: list[
-            int
-        ] = []  # numbers of rows that do not divide among the chips that share them
-        for per_shard in sizes:
+            rows_of_a_shard |= {max(1, bucket.segments), bucket.sequences}
+        assignment: dict[int, set[int]] = {}
+        self.undivided_rows: list[int] = []
+        for per_shard in rows_of_a_shard:
             rows = self.count * per_shard
-            spread = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
-            if rows // spread.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
+            placement = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
+            if rows // placement.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
                 self.undivided_rows.append(rows)
-            for device, (index,) in spread.devices_indices_map((rows,)).items():
-                start, stop, _ = index.indices(rows)
-                shards = range(start // per_shard, -(-stop // per_shard))
-                needed.setdefault(device.process_index, set()).update(shards)
-        frames = "frames_PFHWC" in TASKS[config.task].batch._fields  # read by all chips (sharding.APART)
-        if frames and self.count * pool % mesh.size and self.count * pool not in self.undivided_rows:
-            self.undivided_rows.append(self.count * pool)
-        mine = jax.process_index()
-        self.shards = sorted(needed[mine])
-        self.owned = [s for s in self.shards if mine == min(p for p, have in needed.items() if s in have)]
+            row_ranges = (
+                (device.process_index, *index.indices(rows)[:2])
+                for device, (index,) in placement.devices_indices_map((rows,)).items()
+            )
+            for process, shards in assign_shards(row_ranges, per_shard).items():
+                assignment.setdefault(process, set()).update(shards)
+        # The vision encoder shards frames over all devices.
+        has_frames = "frames_PFHWC" in TASKS[config.task].batch._fields
+        frame_rows = self.count * segments
+        if has_frames and frame_rows % mesh.size and frame_rows not in self.undivided_rows:
+            self.undivided_rows.append(frame_rows)
+        process = jax.process_index()
+        self.shards = sorted(assignment[process])
+        writers = {s: min(p for p, shards in assignment.items() if s in shards) for s in self.shards}
+        self.owned = [shard for shard in self.shards if writers[shard] == process]
 
     def place(self, batch: Any) -> Any:
-        """The global device arrays of a host batch that holds this process's shards."""
+        """Returns the global device arrays of a host batch that holds this process's shards."""
         return jax.tree.map(self._place, batch, self.specs)
 
     def _place(self, local: np.ndarray, spec: jax.P) -> jax.Array:
@@ -65,18 +92,18 @@ class BatchSharding:
         shape[axis] = per_shard * self.count
         names = ["none"] * len(shape)
         names[axis] = "segments"
-        where = jax.NamedSharding(self.mesh, sharding.spec(names, shape, self.mesh))
+        placement = jax.NamedSharding(self.mesh, sharding.spec(names, shape, self.mesh))
 
         def rows(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[axis].indices(shape[axis])
             first = self.shards.index(start // per_shard) * per_shard + start % per_shard
             return local[(*index[:axis], slice(first, first + stop - start))]
 
-        return jax.make_array_from_callback(tuple(shape), where, rows)
+        return jax.make_array_from_callback(tuple(shape), placement, rows)
 
 
 def _worker_error(error: BaseException) -> TryAgain | None:
-    """Where a process that reads data is gone; grain says so in words only."""
+    """Recognizes a data worker process that has died, which grain reports as text only."""
     if not isinstance(error, RuntimeError) or "Worker process was terminated" not in str(error):
         return None
     code = str(error).partition("exit code ")[2].split(".")[0]
@@ -87,7 +114,7 @@ def _worker_error(error: BaseException) -> TryAgain | None:
 
 
 class PrefetchedBatch(NamedTuple):
-    """One batch: on the host, on the device, and what continues after it."""
+    """One batch on the host and on the device, with the state of the data after it."""
 
     host: Any
     device: Any
@@ -95,9 +122,11 @@ class PrefetchedBatch(NamedTuple):
 
 
 class DevicePrefetcher:
-    """Batches made and sent to the device by a thread, AHEAD of the step; an iterator of `Fed`.
+    """An iterator of PrefetchedBatch whose thread stays PREFETCH_DEPTH batches ahead of the step.
 
-    `batches`: an iterator with get_state(), stats and close(); exceptions in it surface at `next`.
+    Args:
+      batches: An iterator with get_state(), stats and close(); its exceptions surface at `next`.
+      layout: How its batches lie on the mesh.
     """
 
     def __init__(self, batches: Any, layout: BatchSharding):
@@ -113,7 +142,7 @@ class DevicePrefetcher:
                 host = next(self._batches)
                 states = dict(self._batches.get_state())
                 self._put(PrefetchedBatch(host, self._layout.place(host), states))
-        except BaseException as error:  # whatever it is, the step has to hear of it
+        except BaseException as error:  # of any kind: the step has to raise it
             self._put(_worker_error(error) or error)
 
     def _put(self, item: Any) -> None:
@@ -124,7 +153,7 @@ class DevicePrefetcher:
                 continue
 
     def ready(self) -> bool:
-        """Whether `next` would return at once."""
+        """Returns whether `next` would return at once."""
         return not self._queue.empty()
 
     def __iter__(self) -> Iterator[PrefetchedBatch]:
@@ -138,14 +167,14 @@ class DevicePrefetcher:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What the pipeline tells of samples and padding so far."""
+        """Statistics of the pipeline: samples, skipped samples and padding so far."""
         return self._batches.stats
 
     def __enter__(self) -> "DevicePrefetcher":
         return self
 
     def __exit__(self, *_) -> None:
-        """Stops the thread, then the pipeline; a read that hangs holds nobody up for long."""
+        """Stops the thread, then the pipeline, waiting at most LAST_READ_SECONDS for a read that hangs."""
         self._closed.set()
         self._thread.join(LAST_READ_SECONDS)
         self._batches.close()

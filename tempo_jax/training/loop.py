@@ -1,4 +1,4 @@
-"""The training loop. Started again with the same command, a run goes on after its last checkpoint."""
+"""The training loop. Rerunning the same command resumes a run from its last checkpoint."""
 
 import contextlib
 import signal
@@ -27,10 +27,18 @@ FINISHED, PREEMPTED = "finished", "preempted"
 
 
 def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | None = None) -> str:
-    """Trains until config.steps and writes workdir/model; FINISHED, or PREEMPTED after SIGTERM.
+    """Trains until `config.steps` and writes workdir/model. Every process of a distributed run calls it.
 
-    make_batches: makes the iterator of batches; tasks.Batches. TempoError for anything a user
-    can mend. Every process of a distributed run calls it.
+    Args:
+      config: A training config, see `training.config.default`.
+      workdir: Folder of the run; a run that is there is resumed.
+      make_batches: Makes the iterator of batches; `tasks.TrainLoader` where it is None.
+
+    Returns:
+      FINISHED, or PREEMPTED after SIGTERM.
+
+    Raises:
+      TempoError: The config, the data or the machine does not allow it; the message says what to do.
     """
     if make_batches is None:
         from tempo_jax.tasks import TrainLoader as make_batches
@@ -45,13 +53,13 @@ def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | 
 
 
 def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes workdir/model from the last whole checkpoint, whatever its step; the run may be under way."""
+    """Writes workdir/model from the last intact checkpoint of any step; the run may be in progress."""
     with read_only(config, workdir) as run:
         run.export()
 
 
 def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
-    """Steps until the last one or SIGTERM, saving as it goes."""
+    """Runs steps and saves checkpoints until the last step or SIGTERM."""
     config, done = run.config, int(run.state.step)
     tokenizer = Tokenizer(run.tokenizer_folder)
     batches = make_batches(config, tokenizer, run.model.config, run.layout.shards)
@@ -62,15 +70,15 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
         validation = Validation(run, make_batches) if config.validation.every else None
         feed = exits.enter_context(DevicePrefetcher(batches, run.layout))
         stopped = exits.enter_context(preemption_guard())
-        watchdog_ = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
+        watcher = exits.enter_context(Watchdog(config.watchdog, jax.process_count(), jax.process_index()))
         monitor, saved = StepMonitor(run, log, feed), run.restored
         due, working = False, watchdog.COMPILES
         run.goodput.loop()
         while done < config.steps:
-            watchdog_(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
+            watcher(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
             batch, input_stall_seconds = monitor.next()
             done += 1
-            watchdog_(done, working)
+            watcher(done, working)
             with profiled(run, done), monitor.first_compiles():
                 run.state, metrics = run.run_step(run.state, run.frozen, batch.device)
                 monitor.record(done, batch, metrics, input_stall_seconds)
@@ -79,61 +87,63 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
             due |= stop or done % config.checkpoint_every == 0 or done == config.steps
             if validation is not None and done % config.validation.every == 0:
                 monitor.finish()
-                watchdog_(done, watchdog.VALIDATES)
+                watcher(done, watchdog.VALIDATES)
                 with run.goodput.spending("validation"):
                     loss = _validate(validation, log, done)
                 monitor.restart()
             if due:
                 monitor.finish()  # a loss that stops the run must not reach a checkpoint first
-            if due and not monitor.not_finite:  # inside a streak of them the save waits for its end
-                watchdog_(done, watchdog.SAVES)
+            if due and not monitor.nonfinite_steps:  # within a streak of non-finite steps, saving waits
+                watcher(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
-                    run.save(done, batch.states, monitor.not_finite, loss)
+                    run.save(done, batch.states, monitor.nonfinite_steps, loss)
                 saved, due = done, False
             run.checkpoints.check()
             if stop:
                 run.checkpoints.wait()
-                say(f"stopped after step {done}, {_saved_state(done, saved)}: the same command goes on")
+                say(f"Preempted: {_saved_state(done, saved)}. Rerun the same command to resume.")
                 return PREEMPTED
         monitor.finish()
-        if monitor.not_finite:
+        if monitor.nonfinite_steps:
             say(
-                f"the last {monitor.not_finite} steps were not finite and are not saved: the model has the "
-                "weights from before them"
+                f"The last {monitor.nonfinite_steps} steps were non-finite and are not saved: the model has "
+                "the weights from before them."
             )
     return FINISHED
 
 
 def _validate(validation: Validation, log: MetricsLogger, done: int) -> float:
-    """The loss, after everything has been told."""
+    """Logs a validation and returns its loss."""
     numbers, answers = validation()
     log.validated({"step": done} | numbers, answers, validation.pictures())
     return numbers["validation_loss"]
 
 
 def _saved_state(done: int, saved: int | None) -> str:
+    """What of a preempted run is in a checkpoint."""
     if saved == done:
-        return "which is saved"
-    last = "there is no checkpoint" if saved is None else f"the last checkpoint is that of step {saved}"
-    return f"which was not finite and is not saved; {last}"
+        return f"checkpoint saved at step {done}"
+    last = "there is no checkpoint" if saved is None else f"the last checkpoint is of step {saved}"
+    return f"step {done} was non-finite and is not saved; {last}"
 
 
 class StepMonitor:
-    """Reads metrics one step late, so that the device never waits for them; stops at too many NaNs.
+    """Reads metrics one step late, so that the device never waits for them, and logs them.
 
-    not_finite: steps in a row that were not, up to the last one that is known.
+    Attributes:
+      nonfinite_steps: Length of the current streak of non-finite steps, as far as metrics have been read.
     """
 
     def __init__(self, run: TrainRun, log: MetricsLogger, feed: DevicePrefetcher):
         self._run, self._log, self._feed = run, log, feed
         self._meter = ThroughputMeter(run.config, run.model.config, run.mesh)
         self._pending: tuple[int, PrefetchedBatch, step.Metrics, float] | None = None
-        self._skipped, self.not_finite = int(run.state.skipped), run.not_finite
+        self._skipped, self.nonfinite_steps = int(run.state.skipped), run.nonfinite_steps
         self._first = True
-        self._told: set[str] = set()  # reasons to skip samples
+        self._reported: set[str] = set()  # reasons why samples are skipped
 
     def next(self) -> tuple[PrefetchedBatch, float]:
-        """The next batch, and for how many seconds the device had nothing to do before it came."""
+        """Returns the next batch and the seconds for which the device was idle before it came."""
         if self._feed.ready():
             return next(self._feed), 0.0
         self.finish()
@@ -145,7 +155,7 @@ class StepMonitor:
 
     @contextlib.contextmanager
     def first_compiles(self) -> Iterator[None]:
-        """Around every step: the first one, which compiles, is waited for."""
+        """Wraps every step; the first one, which compiles, is waited for."""
         if not self._first:
             yield
             return
@@ -154,30 +164,28 @@ class StepMonitor:
             self.finish()
 
     def restart(self) -> None:
-        """What has happened since the last step is none of the next one's time."""
+        """Leaves the time since the last step out of the rates."""
         self._meter.skip()
 
     def record(
         self, number: int, batch: PrefetchedBatch, metrics: step.Metrics, input_stall_seconds: float
     ) -> None:
-        """A step has been handed to the device: now there is time for the one before."""
+        """Takes note of a dispatched step and logs the one before it."""
         self.finish()
         self._pending = number, batch, metrics, input_stall_seconds
-        if all(
-            x.is_ready() for x in jax.tree.leaves(metrics)
-        ):  # where steps are done when they are handed over
+        if all(x.is_ready() for x in jax.tree.leaves(metrics)):  # backends that dispatch synchronously
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the step under way and tells of it; TempoError at too many that are not finite."""
+        """Waits for the step in progress and logs it; raises TempoError after too many non-finite steps."""
         if self._pending is None:
             return
         (number, batch, metrics, input_stall_seconds), self._pending = self._pending, None
-        found = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))
-        loss, norm, finite = found.loss, found.gradient_norm, found.finite
+        values = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))
+        loss, norm, is_finite = values.loss, values.gradient_norm, values.is_finite
         config = self._run.config
-        self.not_finite = 0 if finite else self.not_finite + 1
-        self._skipped += not finite
+        self.nonfinite_steps = 0 if is_finite else self.nonfinite_steps + 1
+        self._skipped += not is_finite
         if self._first:
             self._meter.restart()  # the first step compiles
             if line := compilation_cache.counts.line():
@@ -186,47 +194,47 @@ class StepMonitor:
             self._meter.count(batch.host, input_stall_seconds)
         self._first = False
         stats = self._feed.stats
-        self._tell(stats["skipped"])
-        if number % config.log_every == 0 or number == config.steps or not finite:
-            row = self._meter.row(number, loss, norm, found.group_norms, self._skipped, stats)
+        self._report_skips(stats["skipped"])
+        if number % config.log_every == 0 or number == config.steps or not is_finite:
+            row = self._meter.row(number, loss, norm, values.group_norms, self._skipped, stats)
             shares = self._run.goodput.shares()
             row |= {f"goodput_{kind}": share for kind, share in shares.items()} | self._of_hosts()
             self._log.write(row, config.steps)
-        if self.not_finite >= config.max_nonfinite_steps:
+        if self.nonfinite_steps >= config.max_nonfinite_steps:
             raise TempoError(
-                f"loss or gradients of {self.not_finite} steps in a row, up to step {number}, were not "
-                "finite and left the weights as they were: lower config.learning_rate or look at the data"
+                f"loss or gradients of {self.nonfinite_steps} steps in a row, up to step {number}, were "
+                "non-finite and left the weights unchanged: lower config.learning_rate or check the data"
             )
 
     def _of_hosts(self) -> dict:
-        """What each process last told of its own speed, where there are several."""
+        """Collects the step and input times that each process last published."""
         peers.publish("speed", self._meter.last)
-        found = peers.published("speed")
-        names = self._meter.last if found else ()
+        speeds = peers.published("speed")
+        names = self._meter.last if speeds else ()
         processes = range(jax.process_count())
-        return {f"hosts_{name}": [found.get(p, {}).get(name) for p in processes] for name in names}
+        return {f"hosts_{name}": [speeds.get(p, {}).get(name) for p in processes] for name in names}
 
-    def _tell(self, reasons: Iterable[str]) -> None:
-        """Says why samples are skipped, each reason once; log lines have their number only."""
+    def _report_skips(self, reasons: Iterable[str]) -> None:
+        """Reports each reason for skipping samples once; log lines have only their number."""
         for reason in reasons:
-            if reason not in self._told:
-                self._told.add(reason)
-                say(f"samples are skipped: {reason}")
+            if reason not in self._reported:
+                self._reported.add(reason)
+                say(f"Skipping samples: {reason}")
 
 
 @contextlib.contextmanager
 def preemption_guard() -> Iterator[Callable[[int], bool]]:
-    """Yields stopped(step): whether to save and stop after it, the same answer in every process."""
+    """Yields a function of the step that says, alike in every process, whether to save and stop after it."""
     if jax.process_count() > 1:  # jax.distributed listens to SIGTERM, and tells every process
         yield multihost_utils.reached_preemption_sync_point
         return
-    asked = threading.Event()
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    previous = signal.signal(signal.SIGTERM, lambda *_: requested.set())
     try:
-        yield lambda step: asked.is_set()
+        yield lambda step: requested.is_set()
     finally:
         signal.signal(signal.SIGTERM, previous)
 

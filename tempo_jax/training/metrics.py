@@ -1,4 +1,4 @@
-"""What a run tells: a line every few steps, the same as JSON lines and to its loggers."""
+"""Metrics of a run: a line on stderr every few steps, the same as JSON lines and to its loggers."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tempo_jax.training.param_groups import STORED_NAMES
 
 
 class ThroughputMeter:
-    """Rates since the last line, in seconds of the wall clock: from the end of a step to that of another."""
+    """Measures rates since the last log line, in wall-clock time from the end of one step to another's."""
 
     def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
         self._model, self._steps_to_do, self._task = model, config.steps, TASKS[config.task]
@@ -28,24 +28,24 @@ class ThroughputMeter:
         self._schedule = schedule(optimizer_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
         self._peak = flops.peak_flops(mesh.devices.flat[0])
-        self.last: dict[str, float | None] = {}  # of the last line, what processes may differ in
+        self.last: dict[str, float | None] = {}  # of the last line, values that differ among processes
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted; the clock starts now, at the end of a step."""
+        """Resets the counters and starts the clock, at the end of a step."""
         self._began, self._steps, self._waited, self._flops = time.perf_counter(), 0, 0.0, 0.0
         self._work = TokenCounts(0, 0)
         self._skipped, self._last_step = 0.0, self._began
 
     def skip(self) -> None:
-        """The time since the last step counts for none."""
+        """Leaves the time since the last step out of the rates."""
         self._skipped += time.perf_counter() - self._last_step
 
     def count(self, host: Any, waited: float) -> None:
-        """One more step on this host batch; waited: seconds the device had nothing to do for it."""
+        """Counts a step on a host batch, for which the device was idle for `waited` seconds."""
         done = self._task.counts(host, getattr(self._model, "memory_tokens", 0))
         self._work = TokenCounts(*(a + b for a, b in zip(self._work, done)))
-        # A host batch is this process's share of the step.
+        # A host batch is this process's part of the step.
         self._flops += self._task.step_flops(self._model, host, self._rates) * jax.process_count()
         self._steps += 1
         self._waited += waited
@@ -60,10 +60,18 @@ class ThroughputMeter:
         skipped: int,
         stats: Mapping[str, Any],
     ) -> dict:
-        """All values of one line, and a new start. stats: of tasks.Batches.
+        """Returns all values of one log line, and resets the counters.
 
-        Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
-        rates are means over the steps counted since the last line, None where there are none.
+        Loss and gradient norm are those of this step, so that a resumed run repeats them bit for bit; rates
+        are means over the steps counted since the last line, None where there are none.
+
+        Args:
+          step: The step.
+          loss: Its loss, nats per label.
+          norm: Its gradient norm, before clipping.
+          group_norms: The same of each parameter group.
+          skipped: Number of skipped steps of the run.
+          stats: `TrainLoader.stats`.
         """
         # The schedule does not count skipped steps, and this step was taken at the count before it.
         factor = float(self._schedule(max(step - 1 - skipped, 0)))
@@ -107,19 +115,23 @@ def _is_nonfinite(value: Any) -> bool:
 
 
 def optimizer_config(config: ConfigDict) -> OptimizerConfig:
-    """The optimiser's part of a run's config."""
+    """Returns the optimizer settings of a training config."""
     return OptimizerConfig(learning_rates=dict(config.learning_rate), steps=config.steps, **config.optimizer)
 
 
 class MetricsLogger:
-    """The files of process 0, and its lines on stderr; other processes write nothing."""
+    """Writes log files, log lines and loggers on process 0; does nothing on other processes."""
 
     def __init__(
         self, workdir: Path, step: int, names: Iterable[str] = ("tensorboard",), config: dict | None = None
     ):
-        """Continues after `step`: what an interrupted run wrote beyond it is taken back.
+        """Opens the log after `step`; rows that an interrupted run wrote beyond it are deleted.
 
-        names: of loggers.LOGGERS. config: what they show the run by.
+        Args:
+          workdir: Folder of the run.
+          step: The step that the run resumes from; 0 for a new one.
+          names: Names in `loggers.LOGGERS`.
+          config: The config, for the loggers.
         """
         self._files: dict[str, TextIO] = {}
         self._loggers: list[loggers.Logger] = []
@@ -131,18 +143,18 @@ class MetricsLogger:
         self._loggers = loggers.open_loggers(names, workdir, step, config or {})
 
     def write(self, row: dict, steps: int) -> None:
-        """One line everywhere."""
+        """Logs a row of `ThroughputMeter.row`; `steps` is the number of steps of the run."""
         if jax.process_index() == 0:
             self._line("log.jsonl", row)
             say(format_metrics(row, steps))
 
     def validated(self, row: dict, answers: list[dict], pictures: Sequence[np.ndarray] = ()) -> None:
-        """A validation: its numbers, the answers as text, once the videos as pictures."""
+        """Logs a validation: its metrics, the answers as text and, once, frames of the videos."""
         if jax.process_index() != 0:
             return
         self._line("validation.jsonl", row | ({"answers": answers} if answers else {}))
         say(
-            f"validation after step {row['step']}: loss {row['validation_loss']:.4f} a label over "
+            f"validation after step {row['step']}: loss {row['validation_loss']:.4f} per label over "
             f"{row['validation_tokens']:,.0f} labels, {row['validation_seconds']:.3g} s"
         )
         for logger in self._loggers:
@@ -170,7 +182,7 @@ class MetricsLogger:
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drops rows after `step` and a line that was cut off in the middle."""
+    """Deletes rows after `step`, and a truncated line."""
     if not path.exists():
         return
     kept = []
@@ -187,21 +199,21 @@ def _truncate(path: Path, step: int) -> None:
 
 
 def format_metrics(row: dict, steps: int) -> str:
-    """A row for people."""
+    """Formats a row as a log line."""
 
     def number(name: str, form: str, without: str = "-") -> str:
         return without if row[name] is None else format(row[name], form)
 
     parts = [
         f"step {row['step']}/{steps}",
-        f"loss {number('loss', '.4f', 'not finite')}",
-        f"grad {number('gradient_norm', '.3g', 'not finite')}",
+        f"loss {number('loss', '.4f', 'non-finite')}",
+        f"grad {number('gradient_norm', '.3g', 'non-finite')}",
         f"lr {row['lr']:.3g}",
         f"{number('step_seconds', '.3g')} s/step",
         f"{number('tokens_per_second_per_chip', ',.0f')} tokens/s/chip",
         f"{number('frames_per_second', ',.1f')} frames/s",
         f"MFU {number('mfu', '.1%')}",
-        f"data wait {number('data_wait', '.0%')}",
+        f"input stall {number('data_wait', '.0%')}",
     ]
     padding = [f"{name[8:]} {share:.0%}" for name, share in row.items() if name.startswith("padding_")]
     if padding:
@@ -215,13 +227,13 @@ def format_metrics(row: dict, steps: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """ "2:03:04", or "3 d 02:03:04" from a day on."""
+    """Formats seconds as "2:03:04", or "3 d 02:03:04" from a day on."""
     days, rest = divmod(round(seconds), 86_400)
     hours, minutes = divmod(rest // 60, 60)
     return f"{f'{days} d ' if days else ''}{hours:02d}:{minutes:02d}:{rest % 60:02d}"
 
 
 def say(text: str) -> None:
-    """A line of process 0 on stderr."""
+    """Prints a line on stderr, on process 0 only."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)

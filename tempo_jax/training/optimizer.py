@@ -1,4 +1,4 @@
-"""AdamW or Muon with warm-up, cosine decay, global-norm clipping and a learning rate per parameter group."""
+"""AdamW or Muon with warmup, cosine decay, global-norm clipping and a learning rate per parameter group."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -13,25 +13,34 @@ from tempo_jax.training.param_groups import group_of
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """rates: peak learning rate of each group (`groups.GROUPS`); 0 or absent freezes the group.
+    """Settings of the optimizer.
 
-    kind: a name in KINDS. "muon" orthogonalises the momentum of matrices inside layers, each by itself, and
-    scales it to MUON_SIZE; the rest moves by Adam with Nesterov's momentum, without decay (optax.contrib).
+    Attributes:
+      learning_rates: Peak learning rate of each group (`param_groups.GROUPS`); 0 or absent freezes the group.
+      steps: Number of steps of the schedule.
+      kind: A name in KINDS. "muon" orthogonalizes the momentum of each layer's matrices and scales it to
+        MUON_RMS; other parameters use Adam with Nesterov momentum, without decay (optax.contrib).
+      warmup_ratio: Fraction of the steps with a rising rate; the default is that of the reference recipes.
+      weight_decay: Decoupled decay of matrices.
+      clip_norm: Bound on the global gradient norm.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      final_lr_fraction: Rate at the last step, as a fraction of the peak.
     """
 
     learning_rates: Mapping[str, float]
     steps: int
     kind: str = "adamw"
-    warmup_ratio: float = 0.03  # share of the steps, the ancestors' value (facts §4.2)
+    warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.999
-    final_lr_fraction: float = 0.0  # of the peak, at the last step
+    final_lr_fraction: float = 0.0
 
 
 def schedule(config: OptimizerConfig, peak: float) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then half a cosine to final_lr_fraction x peak at the last step."""
+    """Returns a linear warmup from 0 and a cosine decay to final_lr_fraction x peak at the last step."""
     warmup = max(1, round(config.warmup_ratio * config.steps))
     return optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup, max(config.steps, warmup + 1), peak * config.final_lr_fraction
@@ -39,9 +48,9 @@ def schedule(config: OptimizerConfig, peak: float) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, paths: Iterable[str]) -> optax.GradientTransformation:
-    """The transformation for a flat dict of learning parameters with these paths.
+    """Returns the gradient transformation for a flat dict of trainable parameters with these paths.
 
-    The norm that is clipped is that of all groups together. State is float32.
+    The clipped norm is that of all groups together. Optimizer state is float32.
     """
     labels = {path: group_of(path) for path in paths}
     update = KINDS[config.kind]
@@ -52,7 +61,7 @@ def make_optimizer(config: OptimizerConfig, paths: Iterable[str]) -> optax.Gradi
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(groups, labels))
 
 
-# Root mean square of a matrix's update, in shares of the rate.
+# Root mean square of a matrix's update, as a fraction of the learning rate.
 MUON_RMS = 0.6
 
 
@@ -86,22 +95,22 @@ KINDS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTrans
 
 
 def _matrix_axes(params):
-    """Of each parameter the axes of inputs and outputs where it is a layer's matrix, else None.
+    """Returns the input and output axes of each layer's matrices, and None for other parameters.
 
-    Layers are stacked: their axis comes first, each is orthogonalised by itself.
+    Layers are stacked along the first axis; each is orthogonalized separately.
     """
 
     def axes(path, value):
         name = jax.tree_util.keystr(path)
-        inside = "layers/" in name or "blocks/" in name
-        matrix = inside and name.rstrip("']").endswith("kernel")
-        return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1) if matrix else None
+        in_layer = "layers/" in name or "blocks/" in name
+        is_matrix = in_layer and name.rstrip("']").endswith("kernel")
+        return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1) if is_matrix else None
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _decay_mask(params):
-    """Weight decay is for matrices: norms and biases are vectors (stacked: one more axis), by name."""
+    """Masks weight decay to matrices; norm scales and biases are recognized by name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not jax.tree_util.keystr(path).rstrip("']").endswith(("scale", "bias")), params
     )

@@ -1,9 +1,9 @@
-"""A working directory has one owner: the trainer that runs in it (process 0, where there are several).
+"""Ownership of a working directory: one trainer (its process 0) at a time.
 
-workdir/owner.json says who: {"host", "process", "since", "token", "ended"}. The owner holds a lock on that
-file, which the system takes back when its process ends, however it ends, and touches it every few seconds:
+workdir/owner.json names the owner: {"host", "process", "since", "token", "ended"}. The owner holds a lock on
+that file, which the system releases when its process ends, however it ends, and touches it every few seconds:
 on file systems whose locks other hosts do not see, an owner that still touches it is alive.
-Only an owner changes anything that is there; exporting and evaluating read.
+Only an owner writes to the folder; exporting and evaluating only read.
 """
 
 import datetime
@@ -20,15 +20,16 @@ from tempo_jax.errors import TempoError, TryAgain
 
 FILE = "owner.json"
 HEARTBEAT_SECONDS = 5.0
-# Without a beat, after which an owner on another host is taken for dead; a network file system may show
+# Time without a heartbeat after which an owner on another host counts as dead; network file systems may show
 # another host's changes this late.
 STALE_AFTER_SECONDS = 40.0
 
 
 class Owner:
-    """Holds a working directory while it is entered; TempoError where somebody else does.
+    """Owns a working directory while it is entered; raises TempoError where another trainer does.
 
-    token: a word of this owner alone, which whoever sees the same folder can read there.
+    Attributes:
+      token: A random word of this owner, by which other processes recognize the same folder.
     """
 
     def __init__(self, workdir: Path):
@@ -57,11 +58,12 @@ class Owner:
         os.close(self._descriptor)
 
     def check(self) -> None:
-        """TryAgain where another run has taken the folder over, after this one had stood still."""
+        """Raises TryAgain where another run has taken the folder over, after this one was stalled."""
         now = read_owner(self._workdir)
         if now and now.get("token") != self.token:
             raise TryAgain(
-                f"{self._workdir} was taken over by {_describe_owner(now)} while this run stood still: stop one of them"
+                f"{self._workdir} was taken over by {_describe_owner(now)} while this run was stalled: "
+                "stop one of them"
             )
 
     def _wait_for_the_last_owner(self) -> None:
@@ -85,14 +87,15 @@ class Owner:
                 from tempo_jax.training.metrics import say
 
                 say(
-                    f"{self._workdir} was last trained in by {_describe_owner(last)}, which has not said that it ended: "
-                    f"looking for {STALE_AFTER_SECONDS:.0f} s whether it is alive"
+                    f"{self._workdir} was last used by {_describe_owner(last)}, which did not end properly: "
+                    f"watching for {STALE_AFTER_SECONDS:.0f} s whether it is alive"
                 )
             time.sleep(0.5)
 
     def _refuse(self, last: dict) -> None:
         raise TempoError(
-            f"{self._workdir} is being trained in by {_describe_owner(last)}: stop that run or choose another --workdir"
+            f"{self._workdir} is being trained in by {_describe_owner(last)}: stop that run or choose "
+            "another --workdir"
         )
 
     def _beaten(self) -> int:
@@ -119,12 +122,12 @@ class Owner:
 
 
 def read_owner(workdir: Path) -> dict[str, Any]:
-    """What the last owner wrote; empty where there was none."""
+    """Returns what the last owner wrote; empty where there was none."""
     try:
-        found = json.loads((workdir / FILE).read_text(encoding="utf-8"))
+        values = json.loads((workdir / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _describe_owner(owner: dict) -> str:
@@ -134,7 +137,7 @@ def _describe_owner(owner: dict) -> str:
 
 
 def lock(descriptor: int) -> bool | None:
-    """Whether the lock of an open file is ours now; None where the file system has no locks."""
+    """Tries to lock an open file: whether that succeeded, or None where the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -1,4 +1,4 @@
-"""Which parameters learn, and how fast: one table of named parts (facts/tempo.md §1.3, §4.1)."""
+"""Groups of parameters that are trained or frozen together, each with its own learning rate."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.tree import flatten, nest
 
-# Group -> the native paths it owns. Every parameter of Tempo, or of a
-# backbone alone, belongs to exactly one.
+# Group -> the native parameter paths it owns. Every parameter of a system, or of a backbone alone, belongs to
+# exactly one.
 GROUPS: dict[str, str] = {
     "vision": r"(compressor/)?vision/.*",
     "compressor": r"(compressor/)?text/.*",
     "memory": r"compressor/memory/.*",
     "projector": r"projector/.*",
     "llm": r"(llm/)?(embed|layers|norm|head)/.*",
-    "relevance": r"compressor/relevance/.*",  # the base model's Yes/No direction: never learned (§3.1)
+    "relevance": r"compressor/relevance/.*",  # the base model's Yes/No direction, never trained
 }
 # Groups whose name in checkpoints and in log.jsonl is an older one.
 STORED_NAMES = {"compressor": "svlm"}
@@ -23,7 +23,7 @@ TRAINABLE_GROUPS = tuple(name for name in GROUPS if name != "relevance")
 
 
 def group_of(path: str) -> str:
-    """The group a native parameter path belongs to; KeyError for a path of no group."""
+    """Returns the group of a native parameter path; raises KeyError for a path of no group."""
     for name, pattern in GROUPS.items():
         if re.fullmatch(pattern, path):
             return name
@@ -31,10 +31,19 @@ def group_of(path: str) -> str:
 
 
 def partition(params: Mapping, learning_rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flat {path: array} of the learning parameters and of the frozen ones.
+    """Splits parameters into trainable and frozen ones.
 
-    rates: learning rate of each group; 0 or absent freezes it. Frozen parameters cost no gradient
-    and no optimiser memory, since only the first dict is differentiated.
+    Frozen parameters cost no gradient and no optimizer memory, since only the first dict is differentiated.
+
+    Args:
+      params: The nested parameter tree.
+      learning_rates: Learning rate of each group; 0 or absent freezes it.
+
+    Returns:
+      Flat {path: array} of the trainable parameters, and of the frozen ones.
+
+    Raises:
+      TempoError: A group is unknown, or every group is frozen.
     """
     unknown = sorted(set(learning_rates) - set(TRAINABLE_GROUPS))
     if unknown:
@@ -51,5 +60,5 @@ def partition(params: Mapping, learning_rates: Mapping[str, float]) -> tuple[dic
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
-    """The nested parameter tree again."""
+    """Returns the nested parameter tree of both parts."""
     return nest({**frozen, **trainable})

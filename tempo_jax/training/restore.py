@@ -1,6 +1,6 @@
-"""Reading the checkpoints of a run: the newest that is whole, by the digests that were taken of it.
+"""Reading the checkpoints of a run: the newest one that is intact, as its digests show.
 
-A damaged one is named and, by whoever owns the working directory, set aside as workdir/damaged/<step>.
+A damaged one is reported and, by the owner of the working directory, moved to workdir/damaged/<step>.
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ ASIDE = "damaged"
 
 
 class Restored(NamedTuple):
-    """`info`: what was noted with the step: "config", "code", "not_finite"."""
+    """A restored checkpoint; `info` is its metadata: "config", "code", "not_finite"."""
 
     step: int
     info: dict
@@ -38,48 +38,58 @@ class Restored(NamedTuple):
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written; the text says how that shows."""
+    """A checkpoint differs from what was written; the message says how."""
 
 
 def agreed_steps(workdir: Path) -> list[int]:
-    """The steps that process 0 sees; every process calls it."""
+    """Returns the steps that process 0 sees; every process calls it."""
     return json.loads(peers.exchange(json.dumps(steps(workdir)))[0])
 
 
 def restore(
     config: ConfigDict, workdir: Path, abstract: Any, shards: Sequence[int], *, owned: bool
 ) -> Restored:
-    """The newest whole checkpoint in the places of `abstract`; every process calls it.
+    """Restores the newest intact checkpoint; every process calls it.
 
-    owned: whether damaged ones may be set aside. TempoError where none is whole, where config.fallback
-    forbids to take an earlier one, or where the run has other settings.
+    Args:
+      config: The config of the run.
+      workdir: The working directory.
+      abstract: The state as shapes with shardings.
+      shards: Data shards whose states are read.
+      owned: Whether damaged checkpoints may be moved aside.
+
+    Returns:
+      The checkpoint, with its state on the devices.
+
+    Raises:
+      TempoError: None is intact, `config.fallback` forbids an earlier one, or the run has other settings.
     """
     damaged: dict[int, str] = {}
     while True:
-        left = [step for step in agreed_steps(workdir) if step not in damaged]
-        if not left:
-            told = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        candidates = [step for step in agreed_steps(workdir) if step not in damaged]
+        if not candidates:
+            reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
             raise TempoError(
-                f"no checkpoint in {workdir} is whole ({told}): put a copy back, or choose another --workdir "
-                "to begin anew"
+                f"no checkpoint in {workdir} is intact ({reasons}): put a copy back, or choose another "
+                "--workdir to start a new run"
             )
-        folder = workdir / FOLDER / f"{left[0]}"
-        found, reason = _try_restore(config, workdir, folder, abstract, shards)
-        if found is not None:
-            _set_aside(workdir, damaged, found.step, owned)
-            return found
+        folder = workdir / FOLDER / f"{candidates[0]}"
+        restored, reason = _try_restore(config, workdir, folder, abstract, shards)
+        if restored is not None:
+            _set_aside(workdir, damaged, restored.step, owned)
+            return restored
         if not owned and not peers.all_agree(folder.is_dir()):
-            continue  # the run that owns it has newer ones now
-        damaged[left[0]] = reason
+            continue  # its owner has replaced it by newer ones
+        damaged[candidates[0]] = reason
         if not config.fallback:
             raise TempoError(
-                f"the checkpoint of step {left[0]} in {workdir} is damaged ({reason}): put a copy back, or "
-                "leave out --config.fallback=False to go on with the one before it"
+                f"the checkpoint of step {candidates[0]} in {workdir} is damaged ({reason}): put a copy back, "
+                "or leave out --config.fallback=False to resume from the previous one"
             )
 
 
 def _try_restore(config, workdir, folder: Path, abstract, shards) -> tuple[Restored | None, str]:
-    """The checkpoint, or why no process may use it: what one finds, all know."""
+    """Returns the checkpoint, or the reason, agreed among processes, why it cannot be used."""
     info, state, data, complete, reason = {}, None, {}, False, ""
     with _report_damage() as problem:
         complete = verify(folder)
@@ -95,26 +105,26 @@ def _try_restore(config, workdir, folder: Path, abstract, shards) -> tuple[Resto
 
 
 def _set_aside(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> None:
-    """Says what is not used, and puts it where no later start stumbles over it."""
+    """Reports damaged checkpoints and moves them out of the way of later starts."""
     for number, reason in damaged.items():
-        where = workdir / ASIDE / f"{number}"
+        target = workdir / ASIDE / f"{number}"
         if owned:
-            for more in range(1, 1000):
-                if not where.exists():
+            for attempt in range(1, 1000):
+                if not target.exists():
                     break
-                where = where.with_name(f"{number}.{more}")
+                target = target.with_name(f"{number}.{attempt}")
             peers.exchange()
             if jax.process_index() == 0:
-                where.parent.mkdir(exist_ok=True)
-                (workdir / FOLDER / f"{number}").rename(where)
-        aside = f"it is set aside as {where}, and " if owned else ""
+                target.parent.mkdir(exist_ok=True)
+                (workdir / FOLDER / f"{number}").rename(target)
+        aside = f"it is set aside as {target}, and " if owned else ""
         say(f"the checkpoint of step {number} is damaged ({reason}): {aside}that of step {step} is used")
     peers.exchange()
 
 
 @contextlib.contextmanager
 def _report_damage() -> Iterator[list[str]]:
-    """A list of one text: what was damaged inside."""
+    """Yields a list of one text, which tells what Damaged was raised inside."""
     problem = [""]
     try:
         yield problem
@@ -127,27 +137,33 @@ def _first_reason(problems: Sequence[str]) -> str:
 
 
 def verify(step: Path) -> bool:
-    """Whether all files have digests; Damaged where one is not what its digest is of.
+    """Compares files with their digests; each process reads its part of them.
 
-    Each process reads its share of the bytes.
+    Returns:
+      Whether all files have digests.
+
+    Raises:
+      Damaged: A file is missing or does not match its digest.
     """
-    said: dict[str, dict] = {}
+    expected: dict[str, dict] = {}
     parts = sorted((step / DIGESTS).glob("*.json"))
     wanted = len(parts) or 1
     for path in parts:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            said |= values["files"]
+            expected |= values["files"]
             wanted = int(values["parts"])
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{DIGESTS}/{path.name} is no list of digests") from error
-    if missing := [name for name in said if not (step / name).is_file()]:
+    if missing := [name for name in expected if not (step / name).is_file()]:
         raise Damaged(f"{missing[0]} is missing")
-    mine = sorted(said)[jax.process_index() :: jax.process_count()]
+    own_files = sorted(expected)[jax.process_index() :: jax.process_count()]
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for name, found in zip(mine, pool.map(lambda name: digests.of_file(step / name), mine), strict=True):
+        for name, actual in zip(
+            own_files, pool.map(lambda name: digests.of_file(step / name), own_files), strict=True
+        ):
             for key, what in (("bytes", "size"), ("crc32", "bytes")):
-                if found[key] != said[name].get(key):
+                if actual[key] != expected[name].get(key):
                     raise Damaged(f"{name} has not the {what} that its digest is of")
     return len(parts) == wanted and bool(parts)
 
@@ -161,18 +177,18 @@ def _metadata(step: Path) -> dict:
 
 
 def _load(step: Path, abstract: Any, shards: Sequence[int], complete: bool) -> tuple[Any, dict[int, Any]]:
-    """State and data states. complete: all bytes are those that were written, so nothing is damaged."""
+    """Loads the state and the data states; `complete` says that all bytes have been verified."""
     data = DataStates(dict.fromkeys(shards))
     with _classify_errors(step, complete):
-        found = ocp.load_checkpointables(step, {"state": by_name(abstract), "data": data})
-        leaves = flatten(found["state"])
+        values = ocp.load_checkpointables(step, {"state": by_name(abstract), "data": data})
+        leaves = flatten(values["state"])
         names, structure = leaf_names(abstract)
         return jax.tree.unflatten(structure, [leaves[name] for name in names]), data.states
 
 
 @contextlib.contextmanager
 def _classify_errors(step: Path, sound: bool = False) -> Iterator[None]:
-    """Damaged for what cannot be understood; what the machine refuses is no damage and passes."""
+    """Raises Damaged for unreadable content; what the machine refuses is no damage and passes."""
     try:
         with checkpoint.damage_is_a_sentence(step):
             yield

@@ -1,4 +1,4 @@
-"""A run in its working directory: begun from a config, or taken up where its last checkpoint left it.
+"""A run in its working directory: started from a config, or restored from its last checkpoint.
 
 workdir/owner.json  config.json  log.jsonl  tensorboard/  frozen/  checkpoints/<step>/  model/ (at the end)
 """
@@ -37,7 +37,7 @@ WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces
 
 @dataclasses.dataclass
 class TrainRun:
-    """Everything a loop needs; `state` changes."""
+    """Everything that the training loop needs; only `state` changes."""
 
     config: ConfigDict
     workdir: Path
@@ -46,11 +46,11 @@ class TrainRun:
     layout: BatchSharding
     state: step.State
     frozen: initialization.Flat
-    data: dict[int, Any] | None  # states of the data shards, where the run goes on
+    data: dict[int, Any] | None  # states of the data shards of a resumed run
     run_step: Callable[..., tuple[step.State, step.Metrics]]
-    restored: int | None = None  # the step that the run goes on after
-    not_finite: int = 0  # steps in a row up to there
-    checkpoints: CheckpointManager | None = None  # where the run is owned
+    restored: int | None = None  # the step of the checkpoint that the run resumes from
+    nonfinite_steps: int = 0  # length of the streak of non-finite steps before it
+    checkpoints: CheckpointManager | None = None  # None where the run is only read
     owner: Owner | None = None  # on process 0
     goodput: Goodput = dataclasses.field(default_factory=Goodput)
 
@@ -58,10 +58,14 @@ class TrainRun:
     def tokenizer_folder(self) -> Path:
         return checkpoint.tokenizer_path(self.workdir / "frozen")
 
-    def save(self, done: int, data: dict[int, Any], not_finite: int, loss: float | None = None) -> None:
-        """Begins a checkpoint of the state after step `done`; data: the shards' states after it.
+    def save(self, done: int, data: dict[int, Any], nonfinite_steps: int, loss: float | None = None) -> None:
+        """Starts to write a checkpoint of the state after step `done`.
 
-        not_finite: steps in a row. loss: of the validation after this step.
+        Args:
+          done: The step.
+          data: States of the data shards after the step.
+          nonfinite_steps: Length of the current streak of non-finite steps.
+          loss: Validation loss after the step, if it was validated.
         """
         if self.owner is not None:
             self.owner.check()
@@ -69,7 +73,7 @@ class TrainRun:
         info = {
             "config": configs.to_json(self.config),
             "code": checkpoints.code_version(),
-            "not_finite": not_finite,
+            "not_finite": nonfinite_steps,  # its name in checkpoints
         }
         self.checkpoints.save(done, self.state, states, info, loss)
 
@@ -81,18 +85,21 @@ class TrainRun:
             "config": configs.to_json(self.config),
         }
         params = param_groups.merge(self.state.trainable, self.frozen)
-        where, model = self.workdir / "model", self.model
+        target, model = self.workdir / "model", self.model
         checkpoint.save(
-            where, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=folders.FORCE
+            target, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=folders.FORCE
         )
-        say(f"the model is in {where}")
+        say(f"The model is in {target}.")
 
 
 @contextlib.contextmanager
 def open_run(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
-    """The run of a working directory, owned and inside its mesh. TempoError for what a user can mend.
+    """Enters the run of a working directory, owning the folder and inside its mesh.
 
-    Every process enters. At the end checkpoints are written out.
+    Every process enters. Pending checkpoints are written at the end.
+
+    Raises:
+      TempoError: The config, the folder or the machine does not allow the run.
     """
     with _in_mesh(config, workdir) as (workdir, mesh):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -109,7 +116,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
 
 @contextlib.contextmanager
 def read_only(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
-    """The same for who only reads the last whole checkpoint, of a run that may be under way."""
+    """Enters a run to read its last intact checkpoint; the run may be in progress elsewhere."""
     with _in_mesh(config, workdir) as (workdir, mesh):
         if not restore.agreed_steps(workdir):
             raise TempoError(f"{workdir} holds no checkpoint: train first")
@@ -132,7 +139,7 @@ def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shar
 
 @contextlib.contextmanager
 def _owned(workdir: Path) -> Iterator[Owner | None]:
-    """Process 0 owns the folder; the others make sure that they see the same one."""
+    """Owns the folder on process 0; the other processes check that they see the same folder."""
     if jax.process_index() == 0:
         with Owner(workdir) as owner, peers.at_end(lambda: owner.__exit__(None)):
             peers.exchange(owner.token)
@@ -143,24 +150,24 @@ def _owned(workdir: Path) -> Iterator[Owner | None]:
 
 
 def _log_summary(run: TrainRun) -> None:
-    """What is about to happen, for people."""
+    """Logs what is about to be trained, and on what."""
     counts = [sum(x.size for x in flat.values()) for flat in (run.state.trainable, run.frozen)]
-    shape = " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
-    begun = f"going on after step {run.restored}" if run.restored is not None else "beginning"
+    mesh = " ".join(f"{name}={size}" for name, size in run.mesh.shape.items())
+    start = "Starting run" if run.restored is None else f"Resuming from step {run.restored}"
     say(
-        f"{run.workdir}: {begun}, {sum(counts):,} parameters of which {counts[0]:,} learn, on {shape} "
-        f"({run.mesh.devices.flat[0].device_kind}); the first step takes long, since it is compiled"
+        f"{start} in {run.workdir}: {sum(counts):,} parameters ({counts[0]:,} trainable), mesh {mesh} "
+        f"({run.mesh.devices.flat[0].device_kind}). The first step includes compilation."
     )
     for rows in run.layout.undivided_rows:
         say(
-            f"note: {rows} rows of a batch do not divide among the chips that share them, so some chips do "
-            "the same work: choose batch.shards, pool and conversations to match"
+            f"Warning: {rows} batch rows are not divisible by the devices that share them, so some devices "
+            "do the same work: adjust config.batch.shards, batch.segments or batch.sequences."
         )
 
 
 @contextlib.contextmanager
 def report_oom() -> Iterator[None]:
-    """A device's memory, that is."""
+    """Turns a device that runs out of memory into a TempoError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -168,15 +175,23 @@ def report_oom() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0][:200]
         raise TempoError(
-            f"training does not fit into the memory of the devices ({reason}): take smaller micro-batches "
-            "(config.batch.segments, length), config.remat=full, or more devices for config.mesh.fsdp"
+            f"training does not fit into device memory ({reason}): use smaller micro-batches "
+            "(config.batch.segments, sequence_length), config.remat=full, or more devices (config.mesh.fsdp)"
         ) from error
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave.
+    """Makes the mesh of `config.mesh` over the devices of all processes.
 
-    A mesh that leaves devices out is said, or refused where another process would have none.
+    Args:
+      config: A config with a section `mesh`; -1 there is replaced by what the other axes leave.
+      devices: The devices to use; all where it is None.
+
+    Returns:
+      The mesh. One that leaves devices idle is logged.
+
+    Raises:
+      TempoError: The sizes do not fit the devices, or a process would have none.
     """
     count = jax.device_count() if devices is None else len(devices)
     mesh = sharding.make_mesh(**sharding.filled(dict(config.mesh), count, "config.mesh."), devices=devices)
@@ -184,12 +199,12 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
         if jax.process_count() > 1:
             raise TempoError(f"{note}, as it must with several processes")
         if devices is None:
-            say(f"note: {note}")
+            say(f"Warning: {note}")
     return mesh
 
 
 def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> TrainRun:
-    """A run before its first step."""
+    """Initializes a run before its first step."""
     for source in config.init.values():
         if source and Path(source).exists():
             for name in WRITTEN:
@@ -204,9 +219,9 @@ def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Trai
     def first(trainable: initialization.Flat) -> step.State:
         return step.init_state({path: x.astype(jnp.float32) for path, x in trainable.items()}, tx)
 
-    where = state_shardings(jax.eval_shape(first, trainable), mesh)
+    shardings = state_shardings(jax.eval_shape(first, trainable), mesh)
     del params
-    state = jax.jit(first, out_shardings=where, donate_argnums=0)(trainable)
+    state = jax.jit(first, out_shardings=shardings, donate_argnums=0)(trainable)
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
         (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -214,7 +229,7 @@ def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Trai
 
 
 def restore_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owned: bool = True) -> TrainRun:
-    """A run after its last whole checkpoint, on any mesh and number of processes."""
+    """Restores a run from its last intact checkpoint, on any mesh and number of processes."""
     folder = workdir / "frozen"
     checkpoints.check_frozen(folder)
     found = checkpoint.read_model_json(folder)
@@ -223,24 +238,24 @@ def restore_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, owne
     last = restore.restore(config, workdir, abstract, BatchSharding(config, mesh).shards, owned=owned)
     frozen = checkpoints.load_frozen(folder, mesh)
     run = _make_run(config, workdir, mesh, model, last.state, frozen, last.data, tx)
-    return dataclasses.replace(run, restored=last.step, not_finite=int(last.info.get("not_finite", 0)))
+    return dataclasses.replace(run, restored=last.step, nonfinite_steps=int(last.info.get("not_finite", 0)))
 
 
 def abstract_state(config: ConfigDict, model: Any, mesh) -> tuple[step.State, Any]:
-    """Shapes and places of a state, and its optimiser; nothing is allocated."""
+    """Returns a state as shapes with shardings, and its optimizer; nothing is allocated."""
     trainable, _ = param_groups.partition(build.shapes(model), dict(config.learning_rate))
     trainable = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in trainable.items()}
     tx = optimizer.make_optimizer(optimizer_config(config), trainable)
     shapes = jax.eval_shape(functools.partial(step.init_state, optimizer=tx), trainable)
 
-    def place(x, where):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    def place(x, placement):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)
 
     return jax.tree.map(place, shapes, state_shardings(shapes, mesh)), tx
 
 
 def state_shardings(shapes: step.State, mesh) -> step.State:
-    """Where a state lives: moments lie with their parameter, counters everywhere."""
+    """Returns the sharding of a state: moments as their parameter, counters replicated."""
 
     def place(path, leaf):
         names = [key.key for key in path if getattr(key, "key", None) in shapes.trainable]
@@ -251,9 +266,9 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-# What libtpu does not do by itself, by platform (docs/plans.md has what it is worth). VMEM that a fusion may
-# take, KiB: its larger products lack room for better tiles. All-gathers of the next weights behind products.
-# Asking, whose products are smaller, gains nothing by the first; the others were not tried there.
+# XLA options by platform; docs/plans.md has what they gain. The first one raises the VMEM of a fusion (KiB),
+# so that large matmuls get better tiles; the others overlap the all-gathers of the next weights with matmuls.
+# Inference, whose matmuls are smaller, gains nothing from the first; the others were not tried there.
 COMPILER_OPTIONS = {
     "tpu": {
         "xla_tpu_scoped_vmem_limit_kib": "65536",
@@ -267,9 +282,14 @@ COMPILER_OPTIONS = {
 
 
 def jitted_step(config: ConfigDict, model: Any, tx: Any, state: step.State, mesh) -> Callable[..., Any]:
-    """The compiled program of a step, the state donated; the planner compiles this very one.
+    """Returns the jitted train step, which donates the state; the planner compiles the same function.
 
-    state: arrays or their shapes. model: its config.
+    Args:
+      config: The training config.
+      model: The model's config.
+      tx: The optimizer.
+      state: Arrays of the state, or their shapes.
+      mesh: The mesh of the run.
     """
     task, dtype = TASKS[config.task], jnp.dtype(config.dtype)
     return jax.jit(

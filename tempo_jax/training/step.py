@@ -1,4 +1,4 @@
-"""One optimiser step: accumulated gradients, clipping, update; not-finite steps are skipped."""
+"""One optimizer step: gradient accumulation, clipping and update; non-finite steps are skipped."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,27 +21,30 @@ Flat = dict[str, jax.Array]
 
 
 class State(NamedTuple):
-    """What changes from step to step; master weights and optimiser state are float32."""
+    """The training state. Master weights and optimizer state are float32.
+
+    Checkpoints know the fields by older names (`checkpoints.STORED_NAMES`).
+    """
 
     trainable: Flat
     optimizer: Any
-    step: jax.Array  # int32, updates asked for
-    skipped: jax.Array  # int32, of them left out because loss or gradients were not finite
+    step: jax.Array  # int32, steps taken, skipped ones included
+    skipped: jax.Array  # int32, steps skipped because loss or gradients were non-finite
 
 
 class Metrics(NamedTuple):
-    loss: jax.Array  # mean nats per label
-    tokens: jax.Array  # labels that counted
+    loss: jax.Array  # mean negative log-likelihood per label, nats
+    tokens: jax.Array  # number of labels
     gradient_norm: jax.Array  # before clipping
     is_finite: jax.Array  # bool
-    group_norms: Flat  # the same of each learning group of parameters
+    group_norms: Flat  # gradient norm of each trainable parameter group
 
 
 def batch_specs(task: Task = TASKS["tempo"]) -> Any:
-    """How a batch of micro-batches lies on a mesh: segments and conversations over data x fsdp."""
-    spread = RULES["segments"]
-    row = P(None, spread)
-    rows = Rows(row, row, P(None, None, spread))
+    """Partition specs of a batch [micro-batches, rows, ...]: rows are sharded over data x fsdp."""
+    axes = RULES["segments"]
+    row = P(None, axes)
+    rows = Rows(row, row, P(None, None, axes))
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
@@ -58,18 +61,29 @@ def make_train_step(
     remat: str = "full",
     shards: int = 1,
 ) -> Callable[[State, Flat, Any], tuple[State, Metrics]]:
-    """The pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
+    """Makes the pure function (state, frozen, batch) -> (state, metrics); jit it and donate the state.
 
-    Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
-    division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
-    models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
-    (embeddings.take).
+    Leaves of `batch` have a leading axis of micro-batches. Their gradients are summed before one division by
+    the number of labels, so accumulation equals one large batch.
+
+    Args:
+      config: The model's config.
+      optimizer: Transformation of the gradients of the trainable parameters.
+      task: What is trained.
+      dtype: Dtype of the computation; master weights stay float32.
+      remat: Rematerialization policies of the task's layer stacks (models.layers.remat_of_parts).
+      shards: Number of data shards that the batch was assembled from.
+
+    Returns:
+      The train step.
     """
     loss_fn = _make_loss_fn(config, task, dtype, remat, shards)
 
     def step(state: State, frozen: Flat, batch: Any) -> tuple[State, Metrics]:
-        def micro(carry, part):
-            (total, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable, frozen, part)
+        def micro(carry, micro_batch):
+            (total, tokens), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.trainable, frozen, micro_batch
+            )
             return jax.tree.map(jnp.add, carry, (total, tokens, grads)), None
 
         zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.trainable))
@@ -78,15 +92,15 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / count, grads)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        updates, moved = optimizer.update(grads, state.optimizer, state.trainable)
-        new = (optax.apply_updates(state.trainable, updates), moved)
-        # A step that is not finite leaves weights and optimiser as they were.
-        trainable, kept = jax.tree.map(
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+        new = (optax.apply_updates(state.trainable, updates), optimizer_state)
+        # A non-finite step leaves weights and optimizer state unchanged.
+        trainable, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(is_finite, new, old), new, (state.trainable, state.optimizer)
         )
         skipped = state.skipped + (~is_finite).astype(jnp.int32)
         metrics = Metrics(total / count, tokens, norm, is_finite, group_norms(grads))
-        return State(trainable, kept, state.step + 1, skipped), metrics
+        return State(trainable, optimizer_state, state.step + 1, skipped), metrics
 
     return step
 
@@ -94,7 +108,7 @@ def make_train_step(
 def make_loss(
     config: Any, *, task: Task = TASKS["tempo"], dtype=jnp.bfloat16, shards: int = 1
 ) -> Callable[[Flat, Flat, Any], Loss]:
-    """The pure function (learning, frozen, batch) -> summed loss and labels of a batch, without gradients."""
+    """Makes the pure function (trainable, frozen, batch) -> summed loss and label count."""
     loss_fn = _make_loss_fn(config, task, dtype, "none", shards)
 
     def measure(trainable: Flat, frozen: Flat, batch: Any) -> Loss:
@@ -108,7 +122,7 @@ def make_loss(
 
 
 def _make_loss_fn(config: Any, task: Task, dtype, remat: str, shards: int) -> Callable:
-    """The loss of one micro-batch as (total, labels)."""
+    """Makes the function from parameters and one micro-batch to (summed loss, label count)."""
     options = {"remat": remat} | ({"shards": shards} if task.has_segment_buffer else {})
 
     def loss_fn(trainable: Flat, frozen: Flat, batch: Any) -> tuple[jax.Array, jax.Array]:
@@ -120,7 +134,7 @@ def _make_loss_fn(config: Any, task: Task, dtype, remat: str, shards: int) -> Ca
 
 
 def group_norms(grads: Flat) -> Flat:
-    """{group: norm} of flat gradients."""
+    """Returns the gradient norm of each parameter group."""
     names = sorted({group_of(path) for path in grads})
     return {
         name: optax.tree.norm([g for path, g in sorted(grads.items()) if group_of(path) == name])
@@ -129,5 +143,5 @@ def group_norms(grads: Flat) -> Flat:
 
 
 def cast(flat: Flat, dtype) -> Flat:
-    """The weights that are computed with."""
+    """Casts parameters to the dtype of the computation; a few stay float32."""
     return {path: x if path.endswith(FLOAT32_ALWAYS) else x.astype(dtype) for path, x in flat.items()}

@@ -1,7 +1,7 @@
-"""Who has not finished which step, and why: said when a step takes long, the end of a run that hangs.
+"""A watchdog that reports which processes hold up a step, and ends a run that hangs.
 
-Each process notes what it is doing, a thread of process 0 looks at all of them: most hangs on a pod are one
-host that waits for its data or its disk, and all others waiting for it inside a step.
+Each process publishes what it is doing, and a thread of process 0 compares them: most hangs on a pod are one
+host that waits for its data or its disk, while all others wait for it inside a step.
 """
 
 import threading
@@ -18,7 +18,7 @@ POLL_SECONDS = 2.0
 COMPILES, COMPUTES, FEEDS, SAVES, VALIDATES = (
     "compiles its first step", "computes", "waits for its data", "saves", "validates",
 )  # fmt: skip
-UNLIMITED = (COMPILES, VALIDATES)  # may take as long as they take
+UNLIMITED = (COMPILES, VALIDATES)  # activities of any duration
 
 
 class _Activity(NamedTuple):
@@ -28,19 +28,22 @@ class _Activity(NamedTuple):
 
 
 class Watchdog:
-    """Watches this process, and from process 0 all of them, while it is entered.
+    """Watches this process, and on process 0 all of them, while it is entered.
 
-    limits: config.watchdog, `say` and `stop` in seconds.
+    Args:
+      limits: `config.watchdog`: seconds without progress before a report (`say`) and before the end (`stop`).
+      processes: Number of processes.
+      process: Index of this one.
     """
 
     def __init__(self, limits: ConfigDict, processes: int = 1, process: int = 0):
         self._limits, self._all, self._process = limits, processes, process
         self._doing = _Activity(0, COMPILES, time.monotonic())
         self._ended = threading.Event()
-        self._said: tuple[int, int] = (-1, 0)  # the step, and how often
+        self._reported: tuple[int, int] = (-1, 0)  # the step, and the number of reports about it
 
     def __call__(self, step: int, what: str) -> None:
-        """This process does `what` for `step` from now on."""
+        """Records that this process does `what` for `step` from now on."""
         self._doing = _Activity(step, what, time.monotonic())
 
     def __enter__(self) -> "Watchdog":
@@ -56,36 +59,36 @@ class Watchdog:
             seconds = time.monotonic() - now.since
             peers.publish("doing", {"step": now.step, "what": now.what, "seconds": seconds})
             if self._process == 0:
-                found = peers.published("doing")
-                mine = {"step": now.step, "what": now.what, "seconds": seconds}
-                self._look({**found, 0: mine})
+                others = peers.published("doing")
+                own = {"step": now.step, "what": now.what, "seconds": seconds}
+                self._inspect({**others, 0: own})
 
-    def _look(self, found: dict[int, dict]) -> None:
-        """Says who is behind when all have stood still for long; at last ends them."""
-        seconds = min(doing["seconds"] for doing in found.values())  # none has moved for so long
-        step = min(doing["step"] for doing in found.values())
-        known, times = self._said
+    def _inspect(self, activities: dict[int, dict]) -> None:
+        """Reports stragglers when no process has made progress for long; at last ends all of them."""
+        seconds = min(doing["seconds"] for doing in activities.values())  # time without any progress
+        step = min(doing["step"] for doing in activities.values())
+        known, times = self._reported
         times = times if known == step else 0
         if seconds < self._limits.say * 2**times:
             return
-        self._said = step, times + 1
-        text = f"{describe_stragglers(found, self._all)} step {step} for {seconds:.0f} s"
-        if self._limits.stop and seconds >= self._limits.stop and not self._may_last(found):
+        self._reported = step, times + 1
+        text = f"{describe_stragglers(activities, self._all)} step {step} for {seconds:.0f} s"
+        if self._limits.stop and seconds >= self._limits.stop and not self._is_unlimited(activities):
             peers.give_up("train", TryAgain(f"{text}: run the same command again, or look at that host"))
         say(text)
 
     @staticmethod
-    def _may_last(found: dict[int, dict]) -> bool:
-        return any(doing["what"] in UNLIMITED for doing in found.values())
+    def _is_unlimited(activities: dict[int, dict]) -> bool:
+        return any(doing["what"] in UNLIMITED for doing in activities.values())
 
 
-def describe_stragglers(found: dict[int, dict], processes: int) -> str:
-    """ "process 3 (waits for its data) has not finished": those that keep the others waiting."""
-    missing = [number for number in range(processes) if number not in found]
+def describe_stragglers(activities: dict[int, dict], processes: int) -> str:
+    """Names the processes that hold up the others: "process 3 (waits for its data) has not finished"."""
+    missing = [number for number in range(processes) if number not in activities]
     if missing:
         return f"{_process_names(missing)} (not begun) {'has' if len(missing) == 1 else 'have'} not finished"
-    step = min(doing["step"] for doing in found.values())
-    late = {number: doing for number, doing in found.items() if doing["step"] == step}
+    step = min(doing["step"] for doing in activities.values())
+    late = {number: doing for number, doing in activities.items() if doing["step"] == step}
     busy = {number: doing for number, doing in late.items() if doing["what"] != COMPUTES} or late
     whats = sorted({doing["what"] for doing in busy.values()})
     if processes == 1:

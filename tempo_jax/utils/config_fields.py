@@ -1,4 +1,4 @@
-"""Fields of configs that have had another name: old ones go on working, with one line that says the new one."""
+"""Config fields that have had another name: the old ones work too, with one deprecation line."""
 
 import functools
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import command_line
 
-# Of a training and of an evaluation config: path with the old name (below sections by their new names) -> new.
+# Old path (with the present names of the sections around it) -> present path, for each entry point.
 RENAMED: dict[str, dict[str, str]] = {
     "train": {
         "compression": "lp_comp",
@@ -125,6 +125,9 @@ class RenamedConfigDict(ConfigDict):
         section = f"config.{self._section}." if self._section else "config."
         announce(f"{section}{name}", f"{section}{self._renamed[name]}")
         return self._renamed[name]
+
+    def __contains__(self, key: Any) -> bool:
+        return super().__contains__(self._renamed.get(key, key))
 
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(self._current(key))
