@@ -29,7 +29,8 @@ sys.path.insert(0, str(REPO))
 
 # Videos of 4 to 32 segments; room for four of the longest.
 BATCH = {
-    "shards": 1, "micro_batches": 1, "segments": 128, "compressor_length": 224, "sequences": 10, "sequence_length": 768,
+    "shards": 1, "micro_batches": 1, "segments": 128, "compressor_length": 224, "sequences": 10,
+    "sequence_length": 768,
 }  # fmt: skip
 SECONDS = (16, 32, 64, 128)
 RENDERED = {"kind": "minireel", "count": 2000, "seconds": SECONDS, "size": 64}

@@ -1,7 +1,7 @@
 """Asking Tempo-6B about an hour of video: what `tempo plan` compiles to size a slice for inference.
 
-1024 frames (an hour at one frame in 3.5 s: 128 segments of 8) of 256x512, where 16:9 ends up in the
-published code (facts/tempo.md §2.3); a budget of 8192 visual tokens; 64 new tokens; bfloat16 weights.
+1024 frames (an hour at one frame in 3.5 s: 128 segments of 8) of 256x512, where 16:9 ends up in the published
+code (docs/reference/tempo.md#frame-sizes); a budget of 8192 visual tokens; 64 new tokens; bfloat16 weights.
 
     tempo plan --config=configs/ask_6b.py --topology=v6e:1x1
     tempo plan --config=configs/ask_6b.py --topology=v5e:2x4 --set mesh.fsdp=1 --set mesh.tensor=8

@@ -1,7 +1,7 @@
 """Asking XComp about an hour of video: what `tempo plan` compiles to size a slice for inference.
 
 1024 frames of 448x448, of which QC-Comp keeps 512 (8192 visual tokens) after two rounds of scoring, as
-published (facts/xcomp.md §3); 64 new tokens; bfloat16 weights.
+published (docs/reference/xcomp.md#selection); 64 new tokens; bfloat16 weights.
 
     tempo plan --config=configs/ask_xcomp.py --topology=v6e:1x1
     tempo plan --config=configs/ask_xcomp.py --topology=v5e:2x2 --set ask.frames=4096 --set ask.budget=32768

@@ -1,7 +1,8 @@
 """Demo model 2 of 7: the small VLM learns to look for something, in whole segments of minireel.
 
-Asked in the compressor's own prompts: Yes or No, whether a segment matters to a question (the relevance
-prior that Tempo takes from Qwen3-VL, facts/tempo.md §3.1), and what in it does. Ours, see demo_see.py.
+Asked in the compressor's own prompts: Yes or No, whether a segment matters to a question (the relevance prior
+that Tempo takes from Qwen3-VL, docs/reference/tempo.md#relevance), and what in it does. Ours, see
+demo_see.py.
 
     python train.py --config=configs/demo_ask.py --workdir=build/demo/ask
 """

@@ -3,7 +3,7 @@
 The published Tempo starts from Qwen3-4B; the demo model's LLM starts from nothing, so it gets this stage and
 the next (ours). Such notes are what memory tokens are to hold: said again and again, more often where a
 segment matters. Mostly short questions about a handful of segments: a row holds a dozen of them, and what
-took 3000 steps of whole videos to learn half is learned in 300 (docs/training.md §5).
+took 3000 steps of whole videos to learn half is learned in 300 (docs/results/demo-model.md).
 
     python train.py --config=configs/demo_note.py --workdir=build/demo/note
 """
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import demo_see
 
-NOTED = {"kind": "minireel_noted", "count": 1_000_000, "slots": 16, "turns": 3}
+EVIDENCE = {"kind": "minireel_evidence_text", "count": 1_000_000, "max_repeats": 16, "max_turns": 3}
 
 
 def get_config() -> ConfigDict:
@@ -22,15 +22,17 @@ def get_config() -> ConfigDict:
     config.steps = 2000
     config.batch.update({"segments": 1, "compressor_length": 1, "sequences": 9, "sequence_length": 400})
     forms = {"text": 0.5, "worded": 0.5}
-    short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
-    some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}
-    whole = {**NOTED, "forms": forms, "seconds": (16, 32, 64), "budget": 110}
+    short = {**EVIDENCE, "forms": forms, "max_repeats": 4, "seconds": (64, 128, 512, 4096, 4096)}
+    some = {**EVIDENCE, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "num_distractors": 16}
+    whole = {**EVIDENCE, "forms": forms, "seconds": (16, 32, 64), "budget": 110}
     config.data.sources = (
         # What comes next is learned from neighbours first, with nothing in between; it takes the most.
-        ConfigDict({**short, "kinds": ("order",), "budget": 36, "spare": 0, "weight": 0.33}),
-        ConfigDict({**short, "kinds": ("order",), "budget": 60, "spare": 4, "weight": 0.24}),
-        ConfigDict({**short, "kinds": ("count",), "budget": 32, "spare": 5, "weight": 0.08}),
-        ConfigDict({**short, "kinds": ("needle", "when"), "budget": 32, "spare": 5, "weight": 0.07}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 36, "num_distractors": 0, "weight": 0.33}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 60, "num_distractors": 4, "weight": 0.24}),
+        ConfigDict({**short, "kinds": ("count",), "budget": 32, "num_distractors": 5, "weight": 0.08}),
+        ConfigDict(
+            {**short, "kinds": ("needle", "when"), "budget": 32, "num_distractors": 5, "weight": 0.07}
+        ),
         ConfigDict({**some, "kinds": ("order", "needle", "count", "when"), "weight": 0.23}),
         ConfigDict({**whole, "kinds": ("global",), "weight": 0.05}),
     )

@@ -9,7 +9,7 @@ short questions stay in the mixture, as what is left out is forgotten.
 from ml_collections import ConfigDict
 
 from configs import demo_note
-from configs.demo_note import NOTED
+from configs.demo_note import EVIDENCE
 
 
 def get_config() -> ConfigDict:
@@ -19,13 +19,21 @@ def get_config() -> ConfigDict:
     config.steps = 1800
     config.batch.update({"sequences": 3, "sequence_length": 1200})
     forms = {"text": 0.4, "worded": 0.6}
-    short = {**NOTED, "forms": forms, "slots": 4, "seconds": (64, 128, 512, 4096, 4096)}
-    some = {**NOTED, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "spare": 16}
-    more = {**NOTED, "forms": forms, "seconds": (512, 4096), "budget": 240, "spare": 50}
-    long = {**NOTED, "forms": {"worded": 0.7, "text": 0.3}, "seconds": (512, 4096)}
+    short = {**EVIDENCE, "forms": forms, "max_repeats": 4, "seconds": (64, 128, 512, 4096, 4096)}
+    some = {**EVIDENCE, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "num_distractors": 16}
+    more = {**EVIDENCE, "forms": forms, "seconds": (512, 4096), "budget": 240, "num_distractors": 50}
+    long = {**EVIDENCE, "forms": {"worded": 0.7, "text": 0.3}, "seconds": (512, 4096)}
     config.data.sources = (
-        ConfigDict({**short, "kinds": ("order",), "budget": 60, "spare": 4, "weight": 0.08}),
-        ConfigDict({**short, "kinds": ("count", "needle", "when"), "budget": 32, "spare": 5, "weight": 0.05}),
+        ConfigDict({**short, "kinds": ("order",), "budget": 60, "num_distractors": 4, "weight": 0.08}),
+        ConfigDict(
+            {
+                **short,
+                "kinds": ("count", "needle", "when"),
+                "budget": 32,
+                "num_distractors": 5,
+                "weight": 0.05,
+            }
+        ),
         ConfigDict({**some, "kinds": ("order", "count"), "weight": 0.15}),
         ConfigDict({**more, "kinds": ("order", "count"), "weight": 0.16}),
         ConfigDict({**long, "kinds": ("order",), "budget": 340, "weight": 0.24}),

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.steps = 1500
     config.batch.update({"segments": 62, "compressor_length": 46, "sequences": 1, "sequence_length": 1})
     config.data.sources = (
-        ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512)}),
+        ConfigDict({"kind": "minireel_clip_captions", "count": 1_000_000, "seconds": (64, 512)}),
     )
     config.data.packing_window = 62
     config.dtype = "float32"  # two CPU cores have no use for bfloat16

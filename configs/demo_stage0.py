@@ -1,9 +1,9 @@
 """Demo model 5 of 7, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
 
-Published is that memory tokens and projector learn here, from captions (facts/tempo.md §4.1). Ours: notes in
-place of captions, that the LLM is not run (tempo_jax/tasks/align.py), that the small VLM learns with
-them, its Yes and No too, and a higher rate (docs/training.md §5 compares it with learning through the LLM).
-The compressor is asked in the words of inference.
+Published is that memory tokens and projector learn here, from captions (docs/reference/tempo.md#training).
+Ours: notes in place of captions, that the LLM is not run (tempo_jax/tasks/align.py), that the small VLM
+learns with them, its Yes and No too, and a higher rate (docs/results/demo-model.md compares it with learning
+through the LLM). The compressor is asked in the words of inference.
 
     python train.py --config=configs/demo_stage0.py --workdir=build/demo/stage0
 """
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import demo_see
 
 # What is asked about (texts.QUESTIONS) -> how often: more where a segment is easily mistaken.
-ASKED = {
+QUESTION_WEIGHTS = {
     "place": 1.6, "turn": 1.7, "count": 1.2, "when": 1.5, "when_turn": 0.7, "letter": 1.6, "shape": 0.8,
     "most_place": 0.5, "most_shape": 1.8,
 }  # fmt: skip
@@ -28,6 +28,6 @@ def get_config() -> ConfigDict:
     config.learning_rate.update({"vision": 3e-4, "compressor": 1e-3, "memory": 1e-2, "projector": 5e-3})
     config.steps = 2400
     config.batch.update({"segments": 24, "compressor_length": 172, "sequences": 8, "sequence_length": 200})
-    evidence = {"kind": "minireel_evidence", "count": 1_000_000, "seconds": (64, 512, 512, 4096)}
-    config.data.sources = (ConfigDict({**evidence, "asked": ASKED}),)
+    evidence = {"kind": "minireel_segment_evidence", "count": 1_000_000, "seconds": (64, 512, 512, 4096)}
+    config.data.sources = (ConfigDict({**evidence, "question_weights": QUESTION_WEIGHTS}),)
     return config

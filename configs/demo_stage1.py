@@ -1,8 +1,9 @@
 """Demo model 6 of 7, Tempo's stages 1 and 2 in one: the LLM learns to read memory tokens, from short videos.
 
-What is published is that there are such stages (facts/tempo.md §4.1); data, rates and lengths are ours, and
-that projector and LLM learn alone: the small VLM does its part already, and its answers of Yes and No are not
-trained here. Notes of long videos stay in the mixture, as long as memory tokens make their prompts.
+What is published is that there are such stages (docs/reference/tempo.md#training); data, rates and lengths
+are ours, and that projector and LLM learn alone: the small VLM does its part already, and its answers of Yes
+and No are not trained here. Notes of long videos stay in the mixture, as long as memory tokens make their
+prompts.
 
     python train.py --config=configs/demo_stage1.py --workdir=build/demo/stage1
 """
@@ -10,7 +11,7 @@ trained here. Notes of long videos stay in the mixture, as long as memory tokens
 from ml_collections import ConfigDict
 
 from configs import demo_see
-from configs.demo_note import NOTED
+from configs.demo_note import EVIDENCE
 
 
 def get_config() -> ConfigDict:
@@ -22,10 +23,10 @@ def get_config() -> ConfigDict:
     config.steps = 600
     config.batch.update({"segments": 40, "compressor_length": 172, "sequences": 2, "sequence_length": 1600})
     reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.9, "text": 0.1}, "as_asked": True}
-    some = {**NOTED, "kinds": ("needle", "when", "order", "count")}
+    some = {**EVIDENCE, "kinds": ("needle", "when", "order", "count")}
     config.data.sources = (
         ConfigDict({**reels, "seconds": (16, 32, 64), "weight": 0.6}),
-        ConfigDict({**NOTED, "seconds": (512, 4096), "budget": 512, "weight": 0.2}),
-        ConfigDict({**some, "seconds": (512, 4096), "budget": 110, "spare": 12, "weight": 0.2}),
+        ConfigDict({**EVIDENCE, "seconds": (512, 4096), "budget": 512, "weight": 0.2}),
+        ConfigDict({**some, "seconds": (512, 4096), "budget": 110, "num_distractors": 12, "weight": 0.2}),
     )
     return config

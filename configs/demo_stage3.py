@@ -1,7 +1,7 @@
 """Demo model 7 of 7, Tempo's stage 3: long videos, of up to 128 segments.
 
-As published: no allocation in training, all memory tokens (facts/tempo.md §4.1). Ours: only the projector
-and the LLM learn, which alone see the length.
+As published: no allocation in training, all memory tokens (docs/reference/tempo.md#training). Ours: only the
+projector and the LLM learn, which alone see the length.
 
     python train.py --config=configs/demo_stage3.py --workdir=build/demo/stage3
 """

@@ -3,7 +3,7 @@
     python -m tempo_jax.data.minireel build/minireel --split=test --count=8 --seconds=4096 --size=128
     python eval.py --config=configs/eval_minireel.py --workdir=build/eval/minireel
 
-What the demo model gets: docs/training.md, section 5. Its 128 segments of a long video have 16 tokens each,
+What the demo model gets: docs/results/demo-model.md. Its 128 segments of a long video have 16 tokens each,
 2048 together, and keep at least 4, so that a budget of 1024 is what makes it choose.
 """
 

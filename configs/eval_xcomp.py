@@ -7,8 +7,8 @@
 After the colon: lvbench, videomme, mlvu, longvideobench or minireel. Prompts and parsers are those of the
 authors (evaluation/protocols.py says what of them is ours), and so is what their code does differently from
 ours: scores without a causal mask, 27 tokens left out of the question, a repetition penalty, short videos
-repeated (docs/xcomp.md). The paper's budgets of 256, 512, 1024 and 2048 frames are 4096, 8192, 16384 and
-32768 visual tokens; the last two take `--config.max_frames=2048` or more.
+repeated (docs/guides/xcomp.md). The paper's budgets of 256, 512, 1024 and 2048 frames are 4096, 8192, 16384
+and 32768 visual tokens; the last two take `--config.max_frames=2048` or more.
 
 Published, one run each: 59.7 % LongVideoBench, 66.7 % MLVU, 45.6 % Video-MME long, 46.2 % LVBench.
 """

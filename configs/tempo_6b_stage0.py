@@ -1,9 +1,9 @@
 """Tempo-6B stage 0, modality alignment: memory tokens and projector learn to speak to a frozen LLM.
 
-From the published system (facts/tempo.md §4.1): the small VLM is Qwen3-VL-2B-Instruct, the LLM Qwen3-4B;
-memory tokens start from the statistics of the small VLM's embeddings; the loss is next-token
-cross-entropy through everything; all 128 memory tokens of a segment are used. Reported second hand:
-data LCS-558K, memory tokens and projector learn. Nothing else of the recipe is public.
+From the published system (docs/reference/tempo.md#training): the small VLM is Qwen3-VL-2B-Instruct, the LLM
+Qwen3-4B; memory tokens start from the statistics of the small VLM's embeddings; the loss is next-token
+cross-entropy through everything; all 128 memory tokens of a segment are used. Reported second hand: data
+LCS-558K, memory tokens and projector learn. Nothing else of the recipe is public.
 
 What learns, and its peak learning rate:
 
@@ -13,11 +13,11 @@ What learns, and its peak learning rate:
     projector  1e-3     compressor to LLM
     llm        frozen   the global LLM
 
-Ours: learning rate 1e-3 and a batch of 256, as LLaVA and VideoChat-Flash align their connectors; weight
-decay 0, 3 % warm-up, then a cosine, as the ancestors (facts §4.2); one epoch of 558,000 pairs at 256 a
-step is 2,180 steps. Pictures are seen at 384x512 or 512x384, where the published code
-would keep each at its own size: one static shape serves a step. A picture takes about 192 visual tokens,
-45 of prompt, 128 of memory.
+Ours: learning rate 1e-3 and a batch of 256, as LLaVA and VideoChat-Flash align their connectors; weight decay
+0, 3 % warm-up, then a cosine, as the ancestors (docs/reference/tempo.md#training); one epoch of 558,000 pairs
+at 256 a step is 2,180 steps. Pictures are seen at 384x512 or 512x384, where the published code would keep
+each at its own size: one static shape serves a step. A picture takes about 192 visual tokens, 45 of prompt,
+128 of memory.
 
     python -m convert.from_hf --model=qwen3 --source=Qwen3-4B --target=build/qwen3-4b
     python -m convert.from_hf --model=qwen3-vl --source=Qwen3-VL-2B-Instruct --target=build/qwen3-vl-2b

@@ -1,7 +1,7 @@
 """Tempo-6B stage 1, pre-training: everything learns, from captions of pictures and short clips.
 
-From the published system: the stage's name, and that ATA is off in training (facts/tempo.md §4.1).
-Nothing else of its recipe is public.
+From the published system: the stage's name, and that ATA is off in training
+(docs/reference/tempo.md#training). Nothing else of its recipe is public.
 
 What learns, and its peak learning rate:
 
@@ -11,11 +11,12 @@ What learns, and its peak learning rate:
     projector  1e-5     compressor to LLM
     llm        1e-5     the global LLM
 
-Ours: the rates of VideoChat-Flash's second stage, 1e-5 and 2e-6 for its vision tower, which the authors
-name as an ancestor (facts §4.2); one segment a sample (up to 8 frames at 2 fps, the ancestor's 8), pictures
-and clips in equal parts; weight decay 0, 3 % warm-up, cosine; 10,000 steps of 512
-samples, about 5 million. Frames at 256x512, where 16:9 ends up in the published code (facts §2.3); sets of
-other shapes want another size and a row_length to match (384x512: 1152).
+Ours: the rates of VideoChat-Flash's second stage, 1e-5 and 2e-6 for its vision tower, which the authors name
+as an ancestor (docs/reference/tempo.md#training); one segment a sample (up to 8 frames at 2 fps, the
+ancestor's 8), pictures and clips in equal parts; weight decay 0, 3 % warm-up, cosine; 10,000 steps of 512
+samples, about 5 million. Frames at 256x512, where 16:9 ends up in the published code
+(docs/reference/tempo.md#frame-sizes); sets of other shapes want another size and a row_length to match
+(384x512: 1152).
 
     python -m tempo_jax.data.prepare --source=captions/pictures.jsonl --sizes=256x512 --target=data/pictures
     python -m tempo_jax.data.prepare --source=captions/clips.jsonl --sizes=256x512 --max-frames=8 \\

@@ -1,7 +1,8 @@
 """Tempo-6B stage 2, broad supervised fine-tuning: questions about pictures and videos of up to a minute.
 
-From the published system: the stage's name, the prompts and labels (facts/tempo.md §1.8, §4.3), and that
-ATA is off in training (§4.1). Nothing else of its recipe is public.
+From the published system: the stage's name, the prompts and labels
+(docs/reference/tempo.md#compressor-prompts, docs/reference/tempo.md#labels), and that ATA is off in training
+(docs/reference/tempo.md#training). Nothing else of its recipe is public.
 
 What learns, and its peak learning rate:
 
@@ -11,10 +12,10 @@ What learns, and its peak learning rate:
     projector  1e-5     compressor to LLM
     llm        1e-5     the global LLM
 
-Ours: the rates of VideoChat-Flash's third stage (facts §4.2); up to 128 frames at 2 fps, 16 segments
-and 2,048 memory tokens a sample; a micro-batch packs conversations into 16 segments and one row of the
-LLM, so that pictures and short clips fill what long ones leave; 128 micro-batches a step in two halves;
-weight decay 0, 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
+Ours: the rates of VideoChat-Flash's third stage (docs/reference/tempo.md#training); up to 128 frames at 2
+fps, 16 segments and 2,048 memory tokens a sample; a micro-batch packs conversations into 16 segments and one
+row of the LLM, so that pictures and short clips fill what long ones leave; 128 micro-batches a step in two
+halves; weight decay 0, 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
 
     python -m tempo_jax.data.prepare --source=sft/pictures.jsonl --sizes=256x512 --target=data/sft_pictures
     python -m tempo_jax.data.prepare --source=sft/videos.jsonl --sizes=256x512 --max-frames=128 \\

@@ -1,7 +1,7 @@
 """Tempo-6B stage 3, long-context fine-tuning: up to 384 frames, 48 segments of 128 memory tokens.
 
-From the published system: the stage's name, that ATA is off in training, and that one set of weights
-serves all budgets (facts/tempo.md §4.1). Reported second hand: up to 384 frames. That makes 6,144
+From the published system: the stage's name, that ATA is off in training, and that one set of weights serves
+all budgets (docs/reference/tempo.md#training). Reported second hand: up to 384 frames. That makes 6,144
 memory tokens and about 350 of time tags a sample. Nothing else of its recipe is public.
 
 What learns, and its peak learning rate:
@@ -12,10 +12,10 @@ What learns, and its peak learning rate:
     projector  5e-6     compressor to LLM
     llm        5e-6     the global LLM
 
-Ours: half of stage 2's rates (LongVU fine-tunes on video at half of its image rate, facts §4.2); one long
-video a micro-batch or several shorter ones, 64 micro-batches a step; a fifth of the samples comes from
-stage 2's data, so that short videos and pictures are not forgotten; weight decay 0, 3 % warm-up, cosine.
-Frames at 256x512 (see stage 1).
+Ours: half of stage 2's rates (LongVU fine-tunes on video at half of its image rate,
+docs/reference/tempo.md#training); one long video a micro-batch or several shorter ones, 64 micro-batches a
+step; a fifth of the samples comes from stage 2's data, so that short videos and pictures are not forgotten;
+weight decay 0, 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
 
     python -m tempo_jax.data.prepare --source=long/videos.jsonl --sizes=256x512 --max-frames=384 \\
         --target=data/long_videos

@@ -1,9 +1,10 @@
 """XComp-2B, supervised compression tuning: VideoChat-Flash-2B learns to answer with LP-Comp switched on.
 
-Published (facts/xcomp.md §4): one epoch of 2.5 % of the base model's fine-tuning mixture, 71,904 samples in
-2,247 steps of 32; AdamW (0.9, 0.999, 1e-8), no weight decay, gradients clipped at 1; peak 1e-5, 3 % warm-up,
-cosine to 0; bfloat16; 128 to 1024 frames at up to 8 a second, in clips of 8; at most 32,768 tokens. It took
-19.7 h on 8 GPUs; the loss went from 0.701 (first 200 steps) to 0.668 (steps 2,000 to 2,200).
+Published (docs/reference/xcomp.md#tuning-recipe): one epoch of 2.5 % of the base model's fine-tuning mixture,
+71,904 samples in 2,247 steps of 32; AdamW (0.9, 0.999, 1e-8), no weight decay, gradients clipped at 1; peak
+1e-5, 3 % warm-up, cosine to 0; bfloat16; 128 to 1024 frames at up to 8 a second, in clips of 8; at most
+32,768 tokens. It took 19.7 h on 8 GPUs; the loss went from 0.701 (first 200 steps) to 0.668 (steps 2,000 to
+2,200).
 
 What learns, and its peak learning rate:
 
@@ -16,7 +17,8 @@ What learns, and its peak learning rate:
 As published a sample has one video or one image (16 of the 84 sets have images). Ours: the projector also
 learns from videos of 512 frames and more, which the published run encodes without gradients; at most 1,024
 text tokens a sample; 8 shards of 4 micro-batches, which are 32 long videos a step or, as a pool of 128 clips
-is shared, more of shorter ones (length buckets: data/buckets.py). What the mixture is made of: facts §4.
+is shared, more of shorter ones (length buckets: data/buckets.py). What the mixture is made of:
+docs/reference/xcomp.md#tuning-recipe.
 
     python -m convert.from_hf --model=xcomp --source=VideoChat-Flash-2B --target=build/xcomp_2b/base
     python -m tempo_jax.data.prepare --source=mixture.yaml --sizes=448x448 --fps=8 --min-frames=128 \\

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import xcomp_minireel_see
 
-REELS = {**xcomp_minireel_see.REELS, "look_fps": 1.0, "forms": {"worded": 0.6, "text": 0.4}}
+REELS = {**xcomp_minireel_see.REELS, "model_fps": 1.0, "forms": {"worded": 0.6, "text": 0.4}}
 
 
 def get_config() -> ConfigDict:
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.learning_rate.update({"vision": 5e-4, "projector": 1e-3, "llm": 1e-3})
     config.batch.update({"micro_batches": 2, "segments": 32, "compressor_length": 216})
     config.data.sources = (
-        ConfigDict({**REELS, "described": True}),
-        ConfigDict({**REELS, "turns": 3}),
+        ConfigDict({**REELS, "with_captions": True}),
+        ConfigDict({**REELS, "max_turns": 3}),
     )
     return config

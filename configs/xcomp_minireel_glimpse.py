@@ -32,7 +32,9 @@ def get_config() -> ConfigDict:
     config.remat = "none"
     config.batch.update({"segments": 0, "compressor_length": 32, "sequences": 62})
     config.data.sources = (
-        ConfigDict({"kind": "minireel_snippets", "count": 1_000_000, "seconds": (64, 512), "picture": True}),
+        ConfigDict(
+            {"kind": "minireel_clip_captions", "count": 1_000_000, "seconds": (64, 512), "picture": True}
+        ),
     )
     config.data.packing_window = 62
     config.checkpoint_every = 250

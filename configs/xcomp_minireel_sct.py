@@ -1,7 +1,7 @@
 """A small XComp on minireel, last of four: supervised compression tuning, as xcomp_2b_sct.py in small.
 
 The model of xcomp_minireel.py learns to answer with LP-Comp switched on, from questions alone.
-`--config.lp_comp=none` is the same tuning without it, to compare with (docs/xcomp.md).
+`--config.lp_comp=none` is the same tuning without it, to compare with (docs/guides/xcomp.md).
 
 What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
 
@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/xcomp/minireel/model"
     config.learning_rate.update({"vision": 0.0, "projector": 5e-4, "llm": 5e-4})
     config.steps = 400
-    config.data.sources = (ConfigDict({**xcomp_minireel.REELS, "start": 100_000, "turns": 3}),)
+    config.data.sources = (ConfigDict({**xcomp_minireel.REELS, "start": 100_000, "max_turns": 3}),)
     return config

@@ -28,6 +28,6 @@ def get_config() -> ConfigDict:
     config.init.tokenizer = ""
     config.learning_rate.update({"vision": 1e-3})
     config.batch.update({"micro_batches": 8, "segments": 8, "compressor_length": 160, "sequences": 1})
-    config.data.sources = (ConfigDict({**REELS, "look_fps": 0.25, "described": True, "turns": 0}),)
+    config.data.sources = (ConfigDict({**REELS, "model_fps": 0.25, "with_captions": True, "max_turns": 0}),)
     config.data.packing_window = 64
     return config

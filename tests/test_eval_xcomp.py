@@ -21,7 +21,8 @@ PROMPTS = {
     "lvbench": f"What is seen in part 0?\nA. (A) {A}\nB. (B) {B}\nC. (C) {C}\nD. (D) {D}\n{DIRECTLY}",
     "mlvu": f"Question: What is seen in part 0?\nOption:\n(A) {A}\n(B) {B}\n(C) {C}\n(D) {D}\n{DIRECTLY}",
     "videomme": (
-        f"{benchmark('videomme').prompt_prefix}Question: What is seen in part 0?\nOption:\nA. {A}\nB. {B}\nC. {C}\n"
+        f"{benchmark('videomme').prompt_prefix}Question: What is seen in part 0?\nOption:\n"
+        f"A. {A}\nB. {B}\nC. {C}\n"
         f"D. {D}\n{DIRECTLY}"
     ),
     "longvideobench": (

@@ -105,15 +105,15 @@ def test_letters_are_uniform_and_the_question_alone_gives_chance():
         letters[question.answer_letter] += 1
         for letter, option in zip(texts.LETTERS, question.options):
             for clue in (option, letter):
-                seen[question.asked][clue] += 1
-                right[question.asked][clue] += clue in (option_right, question.answer_letter)
+                seen[question.template][clue] += 1
+                right[question.template][clue] += clue in (option_right, question.answer_letter)
     total = sum(letters.values())
     assert sum((letters[letter] - total / 4) ** 2 / (total / 4) for letter in "ABCD") < 11.3  # p = 0.01
 
     def belief(question, letter, option):
         return np.prod(
             [
-                (right[question.asked][clue] + 5) / (seen[question.asked][clue] + 20)
+                (right[question.template][clue] + 5) / (seen[question.template][clue] + 20)
                 for clue in (letter, option)
             ]
         )
@@ -334,7 +334,7 @@ def test_the_option_that_a_reply_picks(reply, right):
         q
         for i in range(40)
         for q in minireel.make("test", i).questions
-        if q.asked == "place" and q.answer_letter == "C"
+        if q.template == "place" and q.answer_letter == "C"
     )
     words = question.options[2], question.options[0]
     assert question.chosen(reply.format("C", "A", *words)) == right

@@ -46,7 +46,10 @@ def config(*sources, **changes) -> ConfigDict:
                 "shards": 1, "micro_batches": 1, "segments": 8, "compressor_length": 256, "sequences": 3,
                 "sequence_length": 256, "frame_sizes": (),
             },
-            "data": {"sources": sources or ({"kind": "Numbered"},), "packing_window": 6, "workers": 0, "threads": 2},
+            "data": {
+                "sources": sources or ({"kind": "Numbered"},), "packing_window": 6,
+                "workers": 0, "threads": 2,
+            },
         }
     )  # fmt: skip
     values.update_from_flattened_dict(changes)

@@ -129,11 +129,11 @@ def test_mistakes_in_a_source_are_one_sentence(monkeypatch):
         ({"kind": "prepared"}, "needs the field 'path'"),
         ({"kind": "Numbered", "count": 0}, "Numbered \\(count=0\\) has no samples"),
         ({"kind": "minireel", "forms": {"rhyme": 1.0}}, "no form 'rhyme': choose from choice, text, worded"),
-        ({"kind": "minireel_noted", "forms": {"rhyme": 1.0}}, "no form 'rhyme'"),
-        ({"kind": "minireel_noted", "forms": {"text": -1.0}}, "not below 0"),
+        ({"kind": "minireel_evidence_text", "forms": {"rhyme": 1.0}}, "no form 'rhyme'"),
+        ({"kind": "minireel_evidence_text", "forms": {"text": -1.0}}, "not below 0"),
         ({"kind": "minireel", "kinds": ("why",)}, "no kind 'why'"),
-        ({"kind": "minireel_noted", "kinds": ("why",)}, "no kind 'why'"),
-        ({"kind": "minireel_noted", "slots": 0}, "slots and budget of at least 1"),
+        ({"kind": "minireel_evidence_text", "kinds": ("why",)}, "no kind 'why'"),
+        ({"kind": "minireel_evidence_text", "max_repeats": 0}, "max_repeats and budget of at least 1"),
         ({"kind": "minireel", "seconds": 1}, "1 seconds is not between"),
     ):
         with pytest.raises(TempoError, match=message):
@@ -164,7 +164,7 @@ def test_minireel_draws_lengths_and_forms_by_index():
 
 
 def test_words_go_with_frames_of_any_size():
-    words, reels = (sources.SOURCES[kind](count=3) for kind in ("minireel_noted", "minireel"))
+    words, reels = (sources.SOURCES[kind](count=3) for kind in ("minireel_evidence_text", "minireel"))
     assert loader._frame_sizes((), [words, reels]) == ((64, 64),) == loader._frame_sizes((), [reels, words])
     assert loader._frame_sizes((), [words]) == (loader.NO_SIZE,)
     with pytest.raises(TempoError, match="2 sizes, height x width 64x64"):

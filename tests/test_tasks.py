@@ -184,7 +184,7 @@ def test_notes_are_about_the_kinds_asked_for():
 @pytest.mark.parametrize("spare", [0, 9, None])
 def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
     source = EvidenceTextSource("validation", 40, (8, 1024), {"text": 1.0}, ("when", "count"), spare)
-    all_notes = dataclasses.replace(source, spare=None)
+    all_notes = dataclasses.replace(source, num_distractors=None)
     lengths = set()
     for index in range(40):
         if source[index] is None:
@@ -204,8 +204,8 @@ def test_notes_of_few_segments_keep_all_that_matter_at_their_times(spare):
 
 def test_notes_are_said_again_as_memory_tokens_do():
     """The same words over and over, in more slots where a segment matters, all within the budget."""
-    source = EvidenceTextSource("validation", 60, (16, 64, 512), {"worded": 1.0}, slots=16, budget=160)
-    once = dataclasses.replace(source, slots=1)
+    source = EvidenceTextSource("validation", 60, (16, 64, 512), {"worded": 1.0}, max_repeats=16, budget=160)
+    once = dataclasses.replace(source, max_repeats=1)
     most = set()
     for index in range(60):
         if source[index] is None:
@@ -228,7 +228,9 @@ def test_notes_are_said_again_as_memory_tokens_do():
 
 def test_notes_are_never_cut_short():
     """'here' without its shape would answer nothing, however few words there is room for."""
-    source = EvidenceTextSource("validation", 60, (64, 512), kinds=("order",), slots=2, budget=1, spare=0)
+    source = EvidenceTextSource(
+        "validation", 60, (64, 512), kinds=("order",), max_repeats=2, budget=1, num_distractors=0
+    )
     for index in range(60):
         if sample := source[index]:
             assert all(len(words) == 2 for _, words in _notes(sample))
@@ -236,7 +238,9 @@ def test_notes_are_never_cut_short():
 
 def test_several_questions_about_the_same_notes():
     """The notes of the first question answer all of them, and none is asked twice."""
-    source = EvidenceTextSource("validation", 60, (64, 512), {"text": 1.0}, ("order",), spare=0, turns=4)
+    source = EvidenceTextSource(
+        "validation", 60, (64, 512), {"text": 1.0}, ("order",), num_distractors=0, max_turns=4
+    )
     several = 0
     for index in range(60):
         if (sample := source[index]) is None:
@@ -293,8 +297,10 @@ def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
     sorts = set()
     for sample in map(source.__getitem__, range(60)):
         asked, said = (turn["value"] for turn in sample.conversation)
-        assert asked == f"<image>\n{EVIDENCE_PROMPT}" and sample.query == sample.asked
-        sorts |= {sort for sort, (_, forms) in texts.QUESTIONS.items() if _phrased(sample.asked, forms)}
+        assert asked == f"<image>\n{EVIDENCE_PROMPT}" and sample.query == sample.compressor_query
+        sorts |= {
+            sort for sort, (_, forms) in texts.QUESTIONS.items() if _phrased(sample.compressor_query, forms)
+        }
         notes = re.findall(r"<(.*?) seconds> (.*?)(?=<|$)", said)
         assert len(notes) == 3 and any(note != "nothing" for _, note in notes)
         assert len(sample.frames) == 24
@@ -303,7 +309,7 @@ def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
     need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
     shape = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
     batch = collate([sample], tokenizer, DEMO, shape)
-    assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.asked) == 1
+    assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.compressor_query) == 1
 
 
 def _phrased(asked, forms):
@@ -325,7 +331,7 @@ def test_a_question_meets_what_could_be_mistaken_for_its_answer():
                 assert len(idle) == 2
             assert len(idle) < 3
             shown = [s.event.kind for s in idle if s.event]
-            if question.asked in ("shape", "count"):
+            if question.template in ("shape", "count"):
                 confusable = sum(kind != "turn" for kind in shown)
                 alike, others = alike + confusable, others + len(idle)
     assert 0.7 < alike / others < 0.95

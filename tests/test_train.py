@@ -200,8 +200,8 @@ def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
         assert made(make, fsdp=-1).size == 8 and not capsys.readouterr().err
         assert made(make, data=3, fsdp=2).size == 6
         assert capsys.readouterr().err == (
-            "Warning: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 for "
-            "one axis takes the others as well\n"
+            "Warning: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 "
+            "for one axis takes the others as well\n"
         )
         with pytest.raises(
             TempoError, match=r"mesh\.fsdp=-1 cannot take what config\.mesh\.data=3 leaves of 8"

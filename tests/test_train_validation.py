@@ -128,7 +128,7 @@ def test_goodput_counts_every_second_once(monkeypatch):
     [
         ({"validation.every": 2}, "without config.validation.sources"),
         ({"validation.questions": (ASKED,)}, "every config.validation.every"),
-        ({"task": "compressor", "validation.questions": (ASKED,)}, "config.task=tempo or xcomp, not compressor"),
+        ({"task": "compressor", "validation.questions": (ASKED,)}, "config.task=tempo or xcomp, not"),
         ({"checkpoints.best": 1}, "needs a validation at each checkpoint"),
         ({"loggers": ("paper",)}, "config.loggers has 'paper': use any of tensorboard, wandb, mlflow"),
     ],

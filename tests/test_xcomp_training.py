@@ -207,8 +207,8 @@ def test_compression_by_name():
 
 def test_what_is_described_is_what_frames_show():
     """At one frame in 4 s an event between two frames is not told."""
-    fields = {"kind": "minireel", "seconds": 32, "described": True, "turns": 0, "count": 40}
-    sparse, dense = (open_source(fields | {"look_fps": fps}) for fps in (0.25, 2.0))
+    fields = {"kind": "minireel", "seconds": 32, "with_captions": True, "max_turns": 0, "count": 40}
+    sparse, dense = (open_source(fields | {"model_fps": fps}) for fps in (0.25, 2.0))
     fewer = 0
     for index in range(0, 280, 7):
         few, all_ = sparse[index], dense[index]
@@ -235,7 +235,7 @@ def test_a_run_validates_and_answers_as_its_model_does(tokenizer, tmp_path):
     params = build.parameters(build.init(MICRO, 2))
     checkpoint.save(tmp_path / "start", "xcomp", MICRO, params, tmp_path / "tokenizer")
     np.save(tmp_path / "video.npy", tiny.moving(16))
-    reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "look_fps": 1.0, "turns": 1}
+    reel = {"kind": "minireel", "seconds": 8, "size": 32, "count": 20, "model_fps": 1.0, "max_turns": 1}
     config = configs.default()
     config.task, config.init.checkpoint, config.steps = "xcomp", str(tmp_path / "start"), 2
     config.learning_rate.llm, config.dtype, config.remat, config.log_every = 1e-3, "float32", "none", 1

@@ -1,9 +1,9 @@
-"""The static sizes of a batch, and which samples go into it: from a window, so that little of it stays empty.
+"""The static shape of a batch, and the selection of samples for it from a window, so that padding is small.
 
-A batch has room for some segments (the pool) and some rows of conversations. The window holds samples in
-order of arrival; a batch takes the one that came first, so that nobody waits for ever, and then the
-largest that fits, again and again. Large samples leave the window early and small ones fill gaps, so
-the window soon holds what is needed to fill every batch. Pure and deterministic.
+A batch has a buffer of segments and a number of sequences into which conversations are packed. The window
+holds samples in order of arrival. A batch takes the first one, so that none waits forever, and then again and
+again the largest that fits. Large samples leave the window early and small ones fill gaps, so the window soon
+holds what fills every batch. Pure and deterministic.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """Of one shard's one micro-batch."""
+    """The static sizes of one micro-batch of one data shard."""
 
-    segments: int  # segments
-    compressor_length: int  # compressor prompt, memory tokens included
-    sequences: int  # LLM rows; each takes conversations, one after the other, while they fit
-    sequence_length: int  # of an LLM row: prompts and answers, memory tokens included
-    size: tuple[int, int] | None = None  # (height, width) of frames; None: the first sample's
-    max_sample_segments: int | None = None  # segments of one conversation; None: as many as the pool has
+    segments: int  # segment buffer (task xcomp: clips)
+    compressor_length: int  # tokens of a compressor prompt, memory tokens included
+    sequences: int  # LLM sequences, into which conversations are packed
+    sequence_length: int  # tokens of an LLM sequence, memory tokens included
+    size: tuple[int, int] | None = None  # (height, width) of frames; None: those of the first sample
+    max_sample_segments: int | None = None  # limit of one conversation; None: the whole buffer
 
 
 def first_fit_decreasing(lengths: Sequence[int], rows: int, length: int) -> list[int] | None:
-    """The row of each conversation, the longest placed first, each where it fits first; None: no room."""
+    """Packs conversations into rows, longest first: the row of each, or None where they do not fit."""
     room, placed = [length] * rows, [0] * len(lengths)
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         row = next((row for row in range(rows) if room[row] >= lengths[number]), None)
@@ -37,18 +37,18 @@ def first_fit_decreasing(lengths: Sequence[int], rows: int, length: int) -> list
 
 @dataclasses.dataclass(frozen=True)
 class SampleSize:
-    """What a sample takes of a batch's Shape."""
+    """What a sample occupies of a BatchShape."""
 
     segments: int
-    compressor_tokens: int  # of all its segments
-    max_prompt_tokens: int  # of them; each has Shape.row_length to itself
-    tokens: int  # LLM prompt and answer; conversations share rows of Shape.length
-    exclusive_row: bool = False  # has an LLM row to itself
+    compressor_tokens: int  # prompt tokens of all its segments
+    max_prompt_tokens: int  # of its longest compressor prompt; each prompt has a row to itself
+    tokens: int  # LLM prompt and answer; conversations share sequences
+    exclusive_row: bool = False  # the conversation has a sequence to itself
 
 
 def capacity_problem(need: SampleSize, shape: BatchShape) -> str | None:
-    """Why a batch of `shape` can never hold the sample, or None."""
-    for what, needed, room in (
+    """Returns why a batch of `shape` can never hold the sample, or None."""
+    for kind, needed, capacity in (
         (
             "segments",
             need.segments,
@@ -57,18 +57,18 @@ def capacity_problem(need: SampleSize, shape: BatchShape) -> str | None:
         ("compressor tokens in a segment", need.max_prompt_tokens, shape.compressor_length),
         ("LLM tokens", need.tokens, shape.sequence_length),
     ):
-        if needed > room:
-            return f"more than {room} {what}"
+        if needed > capacity:
+            return f"more than {capacity} {kind}"
     return None
 
 
 def select_samples(window: Sequence[SampleSize], shape: BatchShape) -> list[int]:
-    """Positions in `window` of the samples of the next batch, ascending; 0 is among them.
+    """Selects the samples of the next batch: ascending positions in `window`, 0 among them.
 
-    Each must fit by itself (too_long).
+    Each sample must fit by itself (see `capacity_problem`).
     """
     chosen, room = [0], shape.segments - window[0].segments
-    # Largest first; of equals the one that came first.
+    # Largest first; among equals in order of arrival.
     rest = sorted(range(1, len(window)), key=lambda i: (-window[i].segments, i))
     for position in rest:
         together = [window[i].tokens for i in (*chosen, position)]
@@ -83,7 +83,7 @@ def select_samples(window: Sequence[SampleSize], shape: BatchShape) -> list[int]
 
 
 def occupancy(needs: Sequence[SampleSize], shape: BatchShape) -> Counter:
-    """What one batch holds and could hold, by kind: {"segments": …, "segments_room": …, …}; they add up."""
+    """Counts what one batch holds and could hold: {"segments": …, "segments_room": …, …}."""
     return Counter(
         segments=sum(need.segments for need in needs),
         segments_room=shape.segments,
@@ -95,7 +95,7 @@ def occupancy(needs: Sequence[SampleSize], shape: BatchShape) -> Counter:
 
 
 def padding_fraction(used: Counter) -> dict[str, float]:
-    """Share of the room that stayed empty, by kind, over all that was added to `used`."""
+    """Returns the padding of all batches in `used`: {kind: empty fraction of the capacity}."""
     kinds = ("segments", "compressor_tokens", "llm_tokens")
     return {
         kind: 1 - used[kind] / used[f"{kind}_room"] for kind in kinds if used[kind] and used[f"{kind}_room"]

@@ -1,8 +1,8 @@
-"""Length buckets: batches of several static shapes, so that short videos do not fill a long video's pool.
+"""Length buckets: batches of several static shapes, so that short videos are not padded to long ones.
 
-A bucket has room for so many clips a conversation. The longest ones have a pool of one conversation; of
-shorter ones several share the pool, in more rows than would fit if each were as long as may be, so that a
-window of samples fills it. Every step has one bucket, on all shards: a cycle that follows from the data.
+A bucket bounds the clips of a conversation. Conversations of the longest bucket have the clip buffer to
+themselves; shorter ones share it, in more rows than fit at full length, so that a window of samples fills it.
+All shards use the same bucket in a step: a cycle that follows from the data.
 """
 
 import dataclasses
@@ -13,22 +13,22 @@ from typing import Any
 from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.errors import TempoError
 
-# Rows there are for each that a full pool of longest conversations takes: with fewer, rows run out before the
-# pool is full (padding of 17 % where 2 gives 14 %: benchmarks/xcomp_buckets.py).
+# Rows for each one that a full buffer of longest conversations needs: with fewer, rows run out before the
+# buffer is full (padding of 17 % instead of 14 %: benchmarks/xcomp_buckets.py).
 ROW_OVERCOMMIT = 2
-CYCLE_STEPS = 256  # steps
+CYCLE_STEPS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """One shape of a shard's micro-batch. room: clips of one conversation; pool: of all of them."""
+    """One shape of a micro-batch: clips of one conversation, clips of the buffer, and rows."""
 
     max_sample_segments: int
     segments: int
     sequences: int
 
     def shape(self, shape: BatchShape) -> BatchShape:
-        """The same with this bucket's sizes."""
+        """Returns a shape with the sizes of this bucket."""
         sizes = {
             "max_sample_segments": self.max_sample_segments,
             "segments": self.segments,
@@ -38,9 +38,10 @@ class Bucket:
 
 
 def make_buckets(batch: Any) -> tuple[Bucket, ...]:
-    """Those of a config's `batch`, the smallest first; one alone where it names none.
+    """Makes the buckets of a config's `batch`, the smallest first; a single one where it names none.
 
-    TempoError where batch.buckets does not go up to batch.segments.
+    Raises:
+      TempoError: `batch.buckets` is not an ascending list that ends at `batch.segments`.
     """
     pool, rows = batch.segments, batch.sequences
     rooms = tuple(batch.get("buckets", ()))
@@ -62,28 +63,28 @@ def _bucket(room: int, pool: int, rows: int) -> Bucket:
 
 
 def pick_bucket(segments: int, buckets: Sequence[Bucket]) -> int | None:
-    """The number of the smallest bucket that has room; None where none has."""
+    """Returns the index of the smallest bucket that fits, or None."""
     return next(
         (number for number, bucket in enumerate(buckets) if segments <= bucket.max_sample_segments), None
     )
 
 
 def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tuple[int, ...]:
-    """Which bucket each step takes, round and round: often enough that all lengths are used alike.
+    """Makes the cycle of buckets, in which every bucket is as frequent as its share of the data requires.
 
     Args:
-      buckets: of the batch.
-      clips: (clips of a sample, its weight) for samples as the mixture has them.
+      buckets: The buckets of the batch.
+      clips: (clips of a sample, its weight) of samples of the mixture.
 
     Returns:
-      Numbers of buckets; those that no sample is in are left out.
+      Indices of buckets, step after step; buckets without samples are left out.
     """
     weights, totals = [0.0] * len(buckets), [0.0] * len(buckets)
     for segments, weight in clips:
         if (number := pick_bucket(segments, buckets)) is not None:
             weights[number] += weight
             totals[number] += weight * segments
-    batches = {}  # how many are needed for all samples
+    batches = {}  # number of batches that all samples fill
     for number, bucket in enumerate(buckets):
         if weights[number]:
             mean = max(totals[number] / weights[number], 1e-9)
@@ -94,6 +95,6 @@ def cycle(buckets: Sequence[Bucket], clips: Sequence[tuple[int, float]]) -> tupl
     steps = {number: max(1, round(CYCLE_STEPS * share / whole)) for number, share in batches.items()}
     if len(steps) == 1:
         return tuple(steps)
-    # Each bucket's steps evenly among the others'.
-    places = [((k + 0.5) / count, number) for number, count in steps.items() for k in range(count)]
-    return tuple(number for _, number in sorted(places))
+    # The steps of each bucket are evenly spaced.
+    positions = [((k + 0.5) / count, number) for number, count in steps.items() for k in range(count)]
+    return tuple(number for _, number in sorted(positions))

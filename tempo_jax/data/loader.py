@@ -7,8 +7,8 @@ The config fixes the number of data shards of a global batch, not the number of 
 builds the contiguous shards [p*shards/n, (p+1)*shards/n), so one, two or four processes see the same batches,
 and the small state of a shard can be restored on any of them.
 
-All frames of a step have one size: step t uses `sizes[t % len(sizes)]` of `sizes = batch.frame_sizes` (repeat a
-size there to use it more often). Each shard has one stream per size, and samples of other sizes are skipped
+All frames of a step have one size: step t uses `sizes[t % len(sizes)]` of `sizes = batch.frame_sizes` (repeat
+a size there to use it more often). Each shard has one stream per size, and samples of other sizes are skipped
 and counted. Where batch.frame_sizes is empty, the data must have one size only.
 
 A sample that cannot be read, or never fits, is skipped and counted with its reason.
@@ -105,8 +105,8 @@ class _Steps(grain.IterDataset):
 class TrainLoader:
     """This process's part of the global batches, an endless iterator.
 
-    A batch is the task's NamedTuple of numpy arrays with leaves [micro_batches, len(shards) * rows of a shard,
-    ...]; memory indices point into the segment buffer of all shards. The same config gives the same batches
+    A batch is the task's NamedTuple of numpy arrays with leaves [micro_batches, len(shards) * rows, ...];
+    memory indices point into the segment buffer of all shards. The same config gives the same batches
     on any number of processes.
 
     Args:
@@ -175,7 +175,7 @@ class TrainLoader:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: padding fraction}."""
+        """Since construction: `samples` used, `skipped` {reason: samples}, `waste` {kind: padding}."""
         counts = self._counts
         skipped = {name.removeprefix(SKIPPED): n for name, n in counts.items() if name.startswith(SKIPPED)}
         return {
@@ -192,7 +192,7 @@ class TrainLoader:
 
 
 def _add_counts(total: Counter, counts: Counter) -> Counter:
-    """Returns the sum as a new Counter, since other threads read the old one; limits the number of reasons."""
+    """Returns the sum as a new Counter, since other threads read the old one; limits the reasons."""
     total = Counter(total)
     for name, count in counts.items():
         is_listed = name in total or sum(known.startswith(SKIPPED) for known in total) < _MAX_REASONS
@@ -257,8 +257,8 @@ def _check_kinds(task: str, source: RandomAccess, tasks: Mapping[str, Task]) -> 
         fitting = [name for name, row in tasks.items() if set(kinds) & set(row.kinds)]
         takes = f"samples of {' or '.join(tasks[task].kinds)}" if tasks[task].kinds else "no prepared sets"
         raise TempoError(
-            f"{source.name} has samples of {present}, but config.task={task} takes {takes}: use a config with "
-            f"the task {' or '.join(fitting)}, or other data."
+            f"{source.name} has samples of {present}, but config.task={task} takes {takes}: use a config "
+            f"with the task {' or '.join(fitting)}, or other data."
         )
 
 
@@ -308,8 +308,8 @@ def _frame_sizes(
     listed_sizes = ", ".join(f"{height}x{width} ({n})" for (height, width), n in counts.most_common(5))
     if len(counts) > 1 and not sizes:
         raise TempoError(
-            f"The data have frames of {len(counts)} sizes, height x width {listed_sizes}: list those to train on in "
-            "batch.frame_sizes, or prepare the data with --sizes."
+            f"The data have frames of {len(counts)} sizes, height x width {listed_sizes}: list those to "
+            "train on in batch.frame_sizes, or prepare the data with --sizes."
         )
     for height, width in sizes:
         if (height, width) not in counts:

@@ -1,4 +1,4 @@
-"""What preparing a sample takes, whatever it comes from: settings, frames as stored, bad samples."""
+"""Preparing a sample: settings, encoding of frames, rejection of bad samples."""
 
 import dataclasses
 import functools
@@ -18,16 +18,23 @@ from tempo_jax.video import image_size, model_size, segment_count
 from tempo_jax.video.sampling import check_limits
 from tempo_jax.video.sources import SAMPLINGS
 
-DUMMY_SIDE = 336  # of the white picture that keeps the compressor in a text-only sample (facts §2.5)
+DUMMY_SIDE = 336  # pixels of the white image of a text-only sample (docs/reference/tempo.md#images)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a model sees of a sample, and how it is stored.
+    """How samples are sampled, resized and stored.
 
-    video: the model's frame limits. fps, min_frames, max_frames, sampling, source_fps: as of open_video.
-    encoding: of the stored frames. sizes: the only (height, width) frames may have, each sample taking
-    the one whose shape is nearest; empty: every sample keeps the size at which the model would see it.
+    Attributes:
+      video: The model's limits on frame sizes.
+      fps: Sampling rate, frames per second.
+      min_frames: Minimum number of sampled frames of a video.
+      max_frames: Maximum number of sampled frames of a video.
+      sampling: A name in video.sources.SAMPLINGS.
+      source_fps: Rate at which folders and lists of frames were recorded; None: that of `fps`.
+      encoding: Encoding of the stored frames.
+      sizes: The only (height, width) of frames; each sample uses the one of the nearest aspect ratio. Empty: each
+        sample keeps the size that the model would resize it to.
     """
 
     video: VideoConfig = dataclasses.field(default_factory=VideoConfig)
@@ -48,7 +55,7 @@ class Settings:
                 raise TempoError(f"The frame size {height}x{width} cannot be: sides are multiples of 32.")
 
     def frame(self, pixels: np.ndarray, image: bool = False) -> np.ndarray:
-        """uint8 [H, W, 3] at the model's size; `image`: a single image, no frame of a video."""
+        """Resizes uint8 [H, W, 3] to the model's size; `image`: a single image, not a frame of a video."""
         rule = resize.image if image else resize.video_frame
         size = (image_size if image else model_size)(*pixels.shape[:2], self.video)
         if not self.sizes or size in self.sizes:
@@ -59,18 +66,18 @@ class Settings:
         return [self.encoding.encode(self.frame(pixels, image)) for pixels in frames]
 
     def dummy(self) -> list[bytes]:
-        """The frame of a text-only sample."""
+        """Returns the encoded frame of a text-only sample."""
         return self.encode([np.full((DUMMY_SIDE, DUMMY_SIDE, 3), 255, np.uint8)], image=True)
 
 
 def _distance(wanted: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
-    """How much `size` distorts `wanted`, then how much it scales it."""
+    """Returns by how much `size` distorts `wanted`, and then by how much it scales it."""
     tall, wide = (math.log(a / b) for a, b in zip(wanted, size))
     return round(abs(tall - wide), 6), abs(tall + wide)
 
 
 class BadSample(ValueError):
-    """A sample that cannot be used. `reason`: a few words that many may share; str(): the sentence."""
+    """A sample cannot be used; `reason` is its category, str() the message."""
 
     def __init__(self, reason: str, sentence: str):
         super().__init__(sentence)
@@ -82,7 +89,7 @@ class BadSample(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """One line of skipped.jsonl. `where`: as "line 7" or "record 7", counted from 1."""
+    """One line of skipped.jsonl; `where` is as "line 7" or "record 7", counted from 1."""
 
     where: str
     id: str
@@ -91,9 +98,9 @@ class Skipped:
 
 
 class Limit:
-    """The longest sample that is prepared, in tokens of the LLM, memory tokens included.
+    """The limit on the length of samples, in LLM tokens, memory tokens included.
 
-    Without a tokenizer only the memory tokens are counted.
+    Without a tokenizer, only memory tokens are counted.
     """
 
     def __init__(
@@ -106,7 +113,7 @@ class Limit:
             self.tokenizer = Tokenizer(tokenizer_folder)
 
     def check(self, example: dict[str, Any]) -> None:
-        """BadSample where the example is longer."""
+        """Raises BadSample where the example is longer than the limit."""
         tokens = self._tokens(example)
         if tokens > self.most:
             raise BadSample("too long", f"it takes {tokens} tokens of at most {self.most}")
@@ -124,7 +131,7 @@ class Limit:
         return llm_tokens(ids, times, self.tokenizer, self.config.memory_tokens)
 
     def _visual_tokens(self, example: dict[str, Any]) -> int:
-        """Memory tokens in the LLM, of segments or clips."""
+        """Counts the memory tokens of segments or clips."""
         frames = len(example["frames"])
         if example["kind"] == "text":
             return 0

@@ -3,10 +3,10 @@
     python -m tempo_jax.data.prepare --source=data.jsonl --media=media --target=prepared --max-frames=64
     python -m tempo_jax.data.prepare --minireel=train --count=1000 --seconds=64 --model=demo --target=reels
 
-SOURCE: records in any format of docs/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON, parquet,
-webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that configs
-name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when all
-is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
+SOURCE: records in any format of docs/guides/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON,
+parquet, webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that
+configs name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when
+all is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
 interrupted, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 

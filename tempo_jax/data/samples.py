@@ -1,4 +1,4 @@
-"""A prepared sample, and what laying samples out in batches shares. Host side, numpy."""
+"""A prepared sample, and what the tasks share for laying samples out in batches. Host side, numpy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,31 +9,37 @@ from tempo_jax.data.batch_packing import BatchShape, first_fit_decreasing
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, training_query
 from tempo_jax.video import Segment, segments
 
-MARKS = ("<image>", "<video>")  # in a turn that shows something
+MARKS = ("<image>", "<video>")  # marks of a turn that shows a video or an image
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A conversation about frames already at the model's size.
+    """A conversation about frames that have the model's frame size.
 
-    pictures: whether the frames are several pictures, which stand in for a video.
-    as_asked: the compressor gets the prompt it gets in inference (system prompt that asks for Yes or No,
-    the bare question) and not the one of training (facts §1.8). A small model trained from nothing knows no
-    prompt that it was not trained on; the published ones are trained without.
-    asked: the question for the compressor, where it is not the conversation's; with as_asked only.
+    Attributes:
+      frames: uint8 [T, H, W, 3], or an object of that shape whose items are decoded on access. real_fps:
+      Sampling rate of the frames; None for an image, which has one frame. conversation: LLaVA turns {"from",
+      "value"}; the first one has <image> in front. start_seconds: Time of the first frame. seconds: float64
+      [T], times of frames that are not evenly spaced. pictures: Whether the frames are several images, which
+      stand in for a video. inference_prompt: Whether the compressor gets its inference prompt (the system
+      prompt that asks for Yes or
+        No, the bare question) and not that of training (docs/reference/tempo.md#compressor-prompts). A small
+        model trained from scratch knows only prompts that it was trained on.
+      compressor_query: The compressor's question, where it is not that of the conversation; with
+        `inference_prompt` only.
     """
 
-    frames: np.ndarray  # uint8 [T, H, W, 3]; one frame and real_fps None: an image
+    frames: np.ndarray
     real_fps: float | None
-    conversation: Sequence[dict]  # LLaVA turns {"from", "value"}; the first one has <image> in front
-    start_seconds: float = 0.0  # of the first frame
-    seconds: np.ndarray | None = None  # float64 [T], the frames' own times where they are not evenly spaced
+    conversation: Sequence[dict]
+    start_seconds: float = 0.0
+    seconds: np.ndarray | None = None
     pictures: bool = False
     inference_prompt: bool = False
-    asked: str = ""
+    compressor_query: str = ""
 
     def segments(self, segment_frames: int) -> list[Segment]:
-        """The video's segments with their times; none of an image."""
+        """Returns the segments of the video with their times; none for an image."""
         if not self.real_fps:
             return []
         times = {"seconds": self.seconds, "start_seconds": self.start_seconds}
@@ -41,39 +47,39 @@ class Sample:
 
     @property
     def query(self) -> str:
-        """What the compressor is asked."""
+        """The question of the compressor."""
         if not self.inference_prompt:
             return training_query(self.conversation)
-        return self.asked or human_turns(self.conversation)
+        return self.compressor_query or human_turns(self.conversation)
 
 
 class SampleTooLong(ValueError):
-    """A sample does not fit the batch's shape."""
+    """A sample does not fit the shape of the batch."""
 
 
 def check_capacity(*needs: tuple[str, int, int]) -> None:
-    """Raises TooLong for the first (what, needed, available) that does not fit."""
-    for what, need, have in needs:
-        if need > have:
-            raise SampleTooLong(f"{need} {what} do not fit a batch of {have}")
+    """Raises SampleTooLong for the first (name, needed, available) that does not fit."""
+    for name, needed, available in needs:
+        if needed > available:
+            raise SampleTooLong(f"{needed} {name} do not fit a batch of {available}")
 
 
 def is_text_only(ids: np.ndarray) -> bool:
-    """Whether a training prompt has no place for a visual block."""
+    """Returns whether a training prompt has no placeholder of a visual block."""
     return not (ids == IMAGE_PLACEHOLDER).any()
 
 
 def llm_tokens(ids: np.ndarray, times: Sequence[Segment], tokenizer: Tokenizer, memory_tokens: int) -> int:
-    """Tokens of the LLM that a conversation takes in Tempo: its text, time tags and memory tokens.
+    """Counts the LLM tokens of a conversation in Tempo: text, time tags and memory tokens.
 
     Args:
-      ids: of the conversation, `Tokenizer.training_prompt`.
-      times: segments of its video; none of an image.
-      tokenizer: the one of `ids`.
-      memory_tokens: of a segment or an image.
+      ids: Token ids of the conversation, of `Tokenizer.training_prompt`.
+      times: Segments of its video; none for an image.
+      tokenizer: The tokenizer of `ids`.
+      memory_tokens: Memory tokens of a segment or an image.
 
     Raises:
-      ValueError: more than one place where something is shown.
+      ValueError: There is more than one visual mark.
     """
     if is_text_only(ids):
         return len(ids)
@@ -87,11 +93,18 @@ def llm_tokens(ids: np.ndarray, times: Sequence[Segment], tokenizer: Tokenizer, 
 def pack_sequences(
     texts: Sequence[Sequence], fills: tuple[int, ...], shape: BatchShape
 ) -> tuple[np.ndarray, ...]:
-    """Conversations laid one after the other into rows: a table [B, L] per column, then their numbers.
+    """Packs conversations into sequences; no label is predicted from another conversation.
 
-    texts: per conversation its columns, of one length, the labels last; fills: each column's padding.
-    Nothing is predicted from another conversation: the first label of one that follows is IGNORE.
-    TooLong where they do not fit.
+    Args:
+      texts: The columns of each conversation, of equal length, the labels last.
+      fills: Padding value of each column.
+      shape: Number and length of the sequences.
+
+    Returns:
+      int32 [B, L] for each column, and for the index of the conversation in its sequence, from 1.
+
+    Raises:
+      SampleTooLong: The conversations do not fit.
     """
     lengths = [len(columns[0]) for columns in texts]
     check_capacity(("tokens", max(lengths), shape.sequence_length))

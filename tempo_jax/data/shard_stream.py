@@ -102,7 +102,7 @@ def check_same_sources(state: Mapping, spec: "PipelineSpec") -> None:
         if old["length"] != new["length"] or (both and old["fingerprint"] != new["fingerprint"]):
             raise TempoError(
                 f"The data are not those of the saved state: source {number}, "
-                f"{new['name'] or 'made on the fly'}, had {_describe_source(old)} and has {_describe_source(new)}. "
+                f"{new['name'] or 'generated'}, had {_describe_source(old)} and has {_describe_source(new)}. "
                 "Put the old one back, or start a new run from the checkpoint's weights."
             )
     if len(saved) != len(now) or len(state["streams"]) != len(spec.slots()):

@@ -1,11 +1,11 @@
-"""Where training samples come from: a table of kinds, each opened by name with its own fields.
+"""The sources of training samples: a table of kinds, each opened by name with its own fields.
 
     open_source(ConfigDict({"kind": "minireel", "split": "train", "count": 1000, "seconds": (16, 32)}))
 
-A source is a random-access object: `len(source)`, and `source[i]` is a samples.Sample, always the same
-one for the same i, or None where there is none. It must survive pickling (for worker processes) and
-being read by several threads at once. A sample's `frames` may be lazy: anything with `shape` whose
-items are frames, uint8 [H, W, 3]; they are made when the sample's batch is.
+A source is a random-access object: `len(source)`, and `source[i]` is a samples.Sample, always the same for the
+same i, or None where there is none. It is pickled for worker processes and read by several threads at a time. A
+sample's `frames` may be lazy: anything with `shape` whose items are frames, uint8 [H, W, 3]; they are decoded
+when the sample's batch is made.
 """
 
 import inspect
@@ -18,6 +18,7 @@ from tempo_jax.data.minireel.text_sources import CaptionTextSource, EvidenceText
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import config_fields
 
 
 class RandomAccess(Protocol):
@@ -26,14 +27,14 @@ class RandomAccess(Protocol):
 
 
 def open_prepared(path: str) -> RandomAccess:
-    """A data set written by `python -m tempo_jax.data.prepare`."""
+    """Opens a data set written by `python -m tempo_jax.data.prepare`."""
     from tempo_jax.data import records
 
     return records.open_prepared(path)
 
 
 def open_part(path: str, percent: float, start: float = 0.0, stop: float = 1.0) -> RandomAccess:
-    """A fixed part of one: `subset.Subset` has the rule."""
+    """Opens a fixed part of a prepared data set, see `subset.Subset`."""
     if not 0 < percent <= 50 or not 0 <= start < stop <= 1:
         raise TempoError(
             f"A part of a data set has percent={percent}, start={start}, stop={stop}: percent must be above "
@@ -42,27 +43,31 @@ def open_part(path: str, percent: float, start: float = 0.0, stop: float = 1.0) 
     return Subset(open_prepared(path), percent, start, stop)
 
 
-# Kind -> what opens it; its parameters are the fields that a source of this kind may have.
+# Kind -> function or class that opens it; its parameters are the fields of a source of this kind.
 SOURCES: dict[str, Callable[..., RandomAccess]] = {
     "prepared": open_prepared,
     "prepared_part": open_part,
     "minireel": MinireelSource,
     "minireel_segments": SegmentSource,
-    "minireel_snippets": ClipCaptionSource,
-    "minireel_told": CaptionTextSource,
-    "minireel_noted": EvidenceTextSource,
-    "minireel_evidence": SegmentEvidenceSource,
+    "minireel_clip_captions": ClipCaptionSource,
+    "minireel_caption_text": CaptionTextSource,
+    "minireel_evidence_text": EvidenceTextSource,
+    "minireel_segment_evidence": SegmentEvidenceSource,
 }
 
 
 def open_source(config: Mapping[str, Any]) -> RandomAccess:
-    """The source that a config describes: `kind`, that kind's fields, and `weight`, which is the mixture's.
+    """Opens the source that an entry of `data.sources` describes.
 
-    Raises TempoError for an unknown kind or field, a missing one, or a source without samples.
+    Args:
+      config: `kind`, the fields of that kind, and optionally `weight`, its weight in the mixture.
+
+    Raises:
+      TempoError: The kind or a field is unknown, a field is missing, or the source has no samples.
     """
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    plain = config_fields.migrate_source(config.to_dict() if hasattr(config, "to_dict") else config)
     fields = {name: value for name, value in plain.items() if name not in ("kind", "weight")}
-    kind = config.get("kind")
+    kind = plain.get("kind")
     if kind not in SOURCES:
         raise TempoError(f"There is no data source of kind {kind!r}: choose from {', '.join(SOURCES)}.")
     allowed = inspect.signature(SOURCES[kind]).parameters

@@ -1,4 +1,4 @@
-"""A fixed part of a data source, as XComp was tuned on 2.5 % of a mixture (facts/xcomp.md §4)."""
+"""A fixed part of a data source: XComp is tuned on 2.5 % of a mixture (docs/reference/xcomp.md#tuning-recipe)."""
 
 import math
 import random

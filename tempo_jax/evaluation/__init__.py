@@ -7,5 +7,5 @@
     runner.py        videos decoded and seen once, a JSON line per answer, resumable
     scoring.py report.py figure.py    accuracy, intervals, tables and the picture, from those lines alone
 
-`python eval.py --config=configs/eval_lvbench.py --workdir=DIR` is the command (docs/evaluation.md).
+`python eval.py --config=configs/eval_lvbench.py --workdir=DIR` is the command (docs/guides/evaluation.md).
 """

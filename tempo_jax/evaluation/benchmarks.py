@@ -1,7 +1,8 @@
 """The benchmarks: one row each, in the form their authors publish them in.
 
-Prompts, parsers, groups and numbers of new tokens are those of the published evaluation (facts/tempo.md
-§5.1), which published numbers depend on; minireel is ours.
+Prompts, parsers, groups and numbers of new tokens are those of the published evaluation
+(docs/reference/tempo.md docs/reference/tempo.md#evaluation-protocol), which published numbers depend on;
+minireel is ours.
 """
 
 import dataclasses

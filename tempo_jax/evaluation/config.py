@@ -42,7 +42,7 @@ def default() -> ConfigDict:
     config.limit = 0  # questions, the first ones; 0: all
     config.allow_missing = False  # True: goes on where more than 1 % of the videos are not there
 
-    # Of sampling, as published (facts/tempo.md §5.1)
+    # Of sampling, as published (docs/reference/tempo.md#evaluation-protocol)
     config.fps = 2.0
     config.min_frames = 8
     config.sampling = "index"  # as published; time: see video.Reading, and photos and pixels as displayed

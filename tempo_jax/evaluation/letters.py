@@ -1,4 +1,4 @@
-"""Which option an answer names, as XComp's benchmarks read it (xcomp §5.1).
+"""Parsers of XComp's benchmarks (docs/reference/xcomp.md#evaluation-protocol-of-xcomp).
 
 Rough on purpose: the published numbers are counted this way. "The answer is a dog" names A.
 """

@@ -17,7 +17,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation.pipe import ModelProcess
 
-# As in the published evaluation (facts/tempo.md §5.1).
+# As in the published evaluation (docs/reference/tempo.md#evaluation-protocol).
 SETTINGS = {"budget": 8192, "fps": 2.0, "min_frames": 8, "max_frames": 1024, "context_length": 32_768}
 
 

@@ -1,4 +1,4 @@
-"""From a model's reply to the letter of an option, as the published evaluator does it (facts/tempo.md §5.1).
+"""Parses replies to option letters as the published evaluator does (docs/reference/tempo.md#evaluation-protocol).
 
 Replies are text of any kind. A parser returns one of `letters`, or "" for a reply that picks none; it
 never raises. Quirks are kept on purpose: scores are only comparable if they are.
@@ -83,7 +83,7 @@ def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str
 
 
 def first_of_four(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The same, A to D (XComp's Video-MME, facts/xcomp.md §5.1)."""
+    """The same, A to D (XComp's Video-MME, docs/reference/xcomp.md#evaluation-protocol-of-xcomp)."""
     return _first_capital_of(reply, "ABCD")
 
 

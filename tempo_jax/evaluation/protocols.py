@@ -1,7 +1,7 @@
 """The same benchmarks as each system's authors ask them: their prompts, parsers and scores.
 
-XComp's (facts/xcomp.md §5.1): where its facts name only the parts of a prompt, line breaks between them are
-ours, and Video-MME's instruction is the one of Tempo's evaluation.
+XComp's (docs/reference/xcomp.md#evaluation-protocol-of-xcomp): where its facts name only the parts of a
+prompt, line breaks between them are ours, and Video-MME's instruction is the one of Tempo's evaluation.
 """
 
 import dataclasses

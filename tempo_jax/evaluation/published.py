@@ -1,7 +1,8 @@
 """Published numbers, to stand beside ours and never to be taken for them.
 
 Tempo, arXiv 2604.08120, main table: accuracy in percent and, where it says so, visual tokens per frame
-(facts/tempo.md §5.2). XComp, arXiv 2604.14149, main table (facts/xcomp.md §5.2, 5.5).
+(docs/reference/tempo.md#published-results). XComp, arXiv 2604.14149, main table
+(docs/reference/xcomp.md#published-results-of-xcomp, 5.5).
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.text import clean_text
 
-SUBTITLE_SAMPLES = 512  # evenly spread; a line that none falls into is left out (facts/xcomp.md §5.1)
+SUBTITLE_SAMPLES = 512  # evenly spaced times: docs/reference/xcomp.md#evaluation-protocol-of-xcomp
 
 
 def lines(path: Path, starts: float, duration: float, moments: int = SUBTITLE_SAMPLES) -> list[str]:

@@ -1,4 +1,4 @@
-"""What can be trained, one file a task: its batch, sizes, collating, loss, FLOPs and shapes.
+"""The training tasks, one file each: batch, sample size, collate function, loss, FLOPs and shapes.
 
 A task is added by a file like its neighbors and a row here.
 """
@@ -17,7 +17,7 @@ TASKS: dict[str, Task] = {row.TASK.name: row.TASK for row in (tempo, align, comp
 
 
 class TrainLoader(loader.TrainLoader):
-    """Batches of the task that a training config names."""
+    """The training batches of the task that a config names."""
 
     def __init__(self, config: ConfigDict, tokenizer: Tokenizer, model_config: Any, shards: Sequence[int]):
         super().__init__(config, tokenizer, model_config, shards, TASKS)

@@ -1,9 +1,9 @@
-"""Task align: memory tokens say notes, read with the LLM's own embedding; the LLM is not run.
+"""Task align: trains memory tokens to spell segment evidence in the LLM's embedding; the LLM is not run.
 
-Ours; the published system aligns with captions alone (facts/tempo.md §4.1). A small LLM trained from
-nothing learns to read memory tokens slowly: here each slot has a word of its own to say, the answer's note
-of its segment again and again. The relevance prior goes on being trained beside it, since it would be
-forgotten otherwise.
+A task of this project; the paper aligns with captions alone (docs/reference/tempo.md#training). A small LLM
+trained from scratch is slow to make use of memory tokens. Here each memory token has a target word: the
+segment's evidence, repeated. The relevance prior is trained along with it, since it would be forgotten
+otherwise.
 """
 
 import re
@@ -27,24 +27,24 @@ from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, prompt_row
 from tempo_jax.tasks.losses import Loss
 
 TAG = re.compile(r"<[\d.]+ seconds>")
-INVERSE_TEMPERATURE = 8.0  # of the softmax over squared distances, in units of the embeddings' mean square
-RELEVANCE_WEIGHT = 4.0  # a segment's relevance costs as much as so many of its words
+INVERSE_TEMPERATURE = 8.0  # of the softmax over squared distances, relative to the embeddings' mean square
+RELEVANCE_WEIGHT = 4.0  # weight of a segment's relevance loss, in words
 
-NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, compressor
+NUM_REMAT_STACKS = 2  # vision tower, compressor
 
 
 class Batch(NamedTuple):
     """P segments with M memory tokens each; static shapes, padded. Integers are int32."""
 
-    frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows  # compressor prompts with room for the memory tokens
+    frames_PFHWC: jax.Array  # uint8, at the model's frame size
+    rows: Rows  # compressor prompts, with slots for the memory tokens
     row_length_P: jax.Array
-    labels_PM: jax.Array  # the word of each memory token; IGNORE costs nothing
-    relevant_P: jax.Array  # 1 or 0; IGNORE costs nothing
+    labels_PM: jax.Array  # target word of each memory token; IGNORE is masked
+    relevant_P: jax.Array  # 1 or 0; IGNORE is masked
 
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> SampleSize:
-    """Of a video whose last turn has a note for each segment, as `collate` lays it out."""
+    """Returns the size of a video whose last turn has the evidence of each segment."""
     sample_size_ = tempo.sample_size(sample, tokenizer, config)
     notes = len(TAG.split(sample.conversation[-1]["value"])) - 1
     if notes != sample_size_.segments:
@@ -55,11 +55,13 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Sa
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: BatchShape) -> Batch:
-    """Segments as task tempo lays them out, with what their memory tokens are to say.
+    """Makes one batch: segments as in task tempo, with the target words of their memory tokens.
 
-    The last turn of a conversation has a note for each segment, after its time tag. A note is repeated until
-    every slot has a word, so that whatever number of them is kept says it. ValueError where notes and
-    segments do not agree.
+    The last turn of a conversation has the evidence of each segment after its time tag. It is repeated until
+    every memory token has a word, so that any number of kept tokens spells it.
+
+    Raises:
+      ValueError: The number of evidence texts is not that of the segments.
     """
     batch = tempo.collate(samples, tokenizer, config, shape)
     notes = [note for sample in samples for note in TAG.split(sample.conversation[-1]["value"])[1:]]
@@ -76,12 +78,12 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
 
 
 def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
-    """The batch's summed loss; words are counted, relevance is not.
+    """Returns the summed loss; its denominator counts words, not relevance labels.
 
-    Per word: cross-entropy of softmax(-SHARPNESS * distance) over the vocabulary, plus the distance to the
-    label's own embedding; distance: squared, as a share of the embeddings' mean square. So projected memory
-    tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
-    relevance (facts/tempo.md §3.1).
+    Per word: cross-entropy of softmax(-INVERSE_TEMPERATURE * distance) over the vocabulary, plus the distance
+    to the label's embedding, where distances are squared and relative to the embeddings' mean square. So
+    projected memory tokens become embeddings of words, in direction and in length. Per segment: binary
+    cross-entropy of the relevance (docs/reference/tempo.md#relevance).
     """
     remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
@@ -109,7 +111,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
 
 
 def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlops]:
-    """Of the LLM its embedding alone."""
+    """Yields the FLOPs of the modules; of the LLM, the embedding alone is used."""
     yield from flops.memory_flops(config, batch)
     micro, pool, memory = batch.labels_PM.shape
     yield flops.ModuleFlops(
@@ -118,7 +120,7 @@ def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlo
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
-    """Of a host batch."""
+    """Counts the tokens and frames of a host batch."""
     return segment_token_counts(batch, batch.labels_PM)
 
 

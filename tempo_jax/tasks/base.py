@@ -1,4 +1,4 @@
-"""What a task is: how samples become batches, what is learned from them, and what that takes."""
+"""The Task protocol: how samples become batches, the loss of a batch, and what both cost."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -16,30 +16,30 @@ from tempo_jax.tasks.losses import Loss
 
 
 class TokenCounts(NamedTuple):
-    """What of a host batch is no padding."""
+    """Tokens and frames of a host batch, without padding."""
 
-    tokens: int  # positions of the decoder that learns to answer
+    tokens: int  # positions of the decoder that is trained to answer
     frames: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One thing that can be trained; each file of `tasks` makes one, and `tasks.TASKS` lists them.
+    """A training task; each file of `tasks` makes one, and `tasks.TASKS` lists them.
 
     Attributes:
-      name: in TASKS and in `config.task`.
-      kind: of the model (models.config.KINDS).
-      kinds: of the samples of a prepared set (records.KINDS) that can be trained on.
-      batch: a NamedTuple whose leaves, but for M-RoPE positions, have segments or conversations first.
+      name: Its name in TASKS and in `config.task`.
+      kind: Kind of the model (models.config.KINDS).
+      kinds: Kinds of prepared samples (records.KINDS) that can be trained on.
+      batch: A NamedTuple whose leaves, but for M-RoPE positions, have segments or sequences first.
       stacks: stacks of layers, each with a rematerialization of its own (layers.remat_of_parts).
-      sample_size: (sample, tokenizer, config) -> what the sample takes of a batch, as `collate` lays it out.
-      collate: (samples, tokenizer, config, shape) -> batch; raises samples.TooLong.
-      loss: (model, batch, remat=) -> Loss, and shards= where conversations share a pool.
-      flops: (config, batch) -> parts of the forward pass; leaves [micro-batches, rows, ...].
-      counts: (host batch, memory tokens) -> Work.
+      sample_size: (sample, tokenizer, config) -> SampleSize, as `collate` lays the sample out.
+      collate: (samples, tokenizer, config, shape) -> batch; raises samples.SampleTooLong.
+      loss: (model, batch, remat=) -> Loss; also shards= where sequences share a segment buffer.
+      flops: (config, batch) -> ModuleFlops of the forward pass; leaves [micro-batches, rows, ...].
+      counts: (host batch, memory tokens) -> TokenCounts.
       abstract_batch: (config, shape, frames, micro-batches, shards) -> the batch as shapes.
-      clips_of: (frames, config) -> clips of the pool that a video of so many prepared frames takes; None
-        where there are no length buckets.
+      clips_of: (frames, config) -> clips of a video with that many prepared frames; None where there are no
+        length buckets.
     """
 
     name: str
@@ -57,23 +57,23 @@ class Task:
 
     @property
     def has_segment_buffer(self) -> bool:
-        """Whether conversations point at segments or clips of a pool."""
+        """Whether sequences index into a buffer of segments or clips."""
         return "memory_index_BL" in self.batch._fields
 
     def step_flops(self, config: Any, batch: Any, learning_rates: Mapping[str, float]) -> float:
-        """FLOPs of one optimizer step. batch: arrays with leading axes [micro-batches, rows]."""
+        """Returns the FLOPs of one optimizer step on a batch with leading axes [micro-batches, rows]."""
         return flops.train_step_flops(self.flops(config, batch), learning_rates)
 
 
 def labeled_positions(labels: np.ndarray) -> int:
-    """Positions up to each row's last label, which ends its last turn."""
-    learned = labels != IGNORE
-    last = labels.shape[-1] - np.argmax(learned[..., ::-1], axis=-1)
-    return int(np.where(learned.any(-1), last, 0).sum())
+    """Counts positions up to the last label of each row, which ends its last turn."""
+    is_labeled = labels != IGNORE
+    end = labels.shape[-1] - np.argmax(is_labeled[..., ::-1], axis=-1)
+    return int(np.where(is_labeled.any(-1), end, 0).sum())
 
 
 def segment_token_counts(batch: Any, labels: np.ndarray) -> TokenCounts:
-    """Of a batch whose labels are a segment's own."""
+    """Counts tokens and frames of a batch with labels per segment."""
     segments = int((labels != IGNORE).any(-1).sum())
     return TokenCounts(labeled_positions(labels), segments * batch.frames_PFHWC.shape[2])
 

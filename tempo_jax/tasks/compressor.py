@@ -1,8 +1,9 @@
-"""Task svlm: the small VLM alone answers conversations about single segments, where none is published.
+"""Task compressor: trains the compressor VLM alone on conversations about single segments.
 
-Next-token cross-entropy over conversations in the compressor's own prompt form, so that what it learns
-holds where the compressor asks (facts/tempo.md §1.4, §3.1): <|im_start|>system … <|im_end|> | user: video,
-question <|im_end|> | assistant: answer <|im_end|> | …
+For a model whose compressor does not start from a published VLM. Next-token cross-entropy over conversations
+in the prompt format that the compressor has in Tempo (docs/reference/tempo.md#positions,
+docs/reference/tempo.md#relevance): <|im_start|>system … <|im_end|> | user: video, question <|im_end|> |
+assistant: answer <|im_end|> | …
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,19 +24,19 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, prompt_rows, segment_token_counts
 from tempo_jax.tasks.losses import Loss, cross_entropy
 
-NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+NUM_REMAT_STACKS = 2  # vision tower, decoder
 
 
 class Batch(NamedTuple):
-    """P conversations, each about a segment of its own; static shapes, padded. Integers are int32."""
+    """P conversations about one segment each; static shapes, padded. Integers are int32."""
 
-    frames_PFHWC: jax.Array  # uint8, at the model's size
+    frames_PFHWC: jax.Array  # uint8, at the model's frame size
     rows: Rows
-    labels_PL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
+    labels_PL: jax.Array  # of the same position, not shifted; IGNORE is masked
 
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> SampleSize:
-    """Of a conversation about one segment, as `collate` lays it out; it marks nothing as shown."""
+    """Returns the size of a conversation about one segment, which has no <image> mark."""
     if any(mark in turn["value"] for turn in sample.conversation for mark in MARKS):
         raise ValueError(
             "an <image> mark: the task compressor takes a segment's own questions, as minireel's"
@@ -51,10 +52,13 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: Qwen3VLConfig) -> 
 def collate(
     samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConfig, shape: BatchShape
 ) -> Batch:
-    """One batch of frames of one size. Raises TooLong when the samples do not fit `shape`.
+    """Makes one batch of samples with frames of one size and at most a segment's number of frames.
 
-    A sample's conversation: optionally a turn from "system", then "human" and "gpt" in turn; what the
-    assistant says is learned, with the end of its turn. A sample has at most a segment's frames.
+    A conversation is optionally a turn from "system", then "human" and "gpt" in turn. Labels are the
+    assistant's tokens and the end of its turns.
+
+    Raises:
+      SampleTooLong: The samples do not fit `shape`.
     """
     vision = config.vision
     grid = grid_of(*samples[0].frames.shape[1:3], vision)
@@ -79,13 +83,13 @@ def collate(
 
 
 def _same_count(clips: list[np.ndarray]) -> list[np.ndarray]:
-    """Shorter clips repeat their last frame; their rows do not point at what comes of it."""
+    """Pads shorter clips by their last frame; their prompts do not index the padding."""
     count = max(map(len, clips))
     return [np.concatenate([clip[:], np.repeat(clip[-1:], count - len(clip), axis=0)]) for clip in clips]
 
 
 def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple[list[int], list[int]]:
-    """Ids and labels of one conversation, equal lengths."""
+    """Returns ids and labels of one conversation, of equal length."""
     turns = list(sample.conversation)
     system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None
     times = sample.segments(len(sample.frames))
@@ -105,7 +109,7 @@ def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple
 
 
 def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
-    """The batch's summed loss."""
+    """Returns the summed loss of the batch."""
     remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.see_frames(batch.frames_PFHWC, remat=remat_vision)
     hidden = model(visual, batch.rows, remat=remat_text)
@@ -120,7 +124,7 @@ def forward_flops(config: Qwen3VLConfig, batch: Batch) -> Iterator[flops.ModuleF
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
-    """Of a host batch."""
+    """Counts the tokens and frames of a host batch."""
     return segment_token_counts(batch, batch.labels_PL)
 
 

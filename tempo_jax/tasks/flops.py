@@ -1,9 +1,9 @@
-"""Analytic FLOPs of a training step, and the peak of chips: what model FLOP utilisation is made of.
+"""Analytic FLOPs of a training step and peak FLOP/s of devices, for model FLOP utilization (MFU).
 
-Counted are matrix products of forward and backward pass over the static shapes of a batch, padding
-included, since chips do compute it. Not counted: what rematerialisation computes again, norms, softmax.
-A causal score matrix counts half. Backward: one forward's worth for gradients of activations wherever
-something learns below, one for gradients of weights where they learn themselves.
+Counted are matmuls of the forward and the backward pass over the static shapes of a batch, padding included,
+since devices do compute it. Not counted: recomputation by rematerialization, norms, softmax. A causal score
+matrix counts half. The backward pass costs one forward pass for gradients of activations wherever something
+below is trained, and one for gradients of weights where they are trained.
 """
 
 import math
@@ -35,31 +35,38 @@ PEAK = {
 
 
 class ModuleFlops(NamedTuple):
-    """Forward FLOPs of one module: products with weights, and products of activations (attention)."""
+    """Forward FLOPs of one module: matmuls with weights, and matmuls of activations (attention)."""
 
-    group: str  # training.groups.GROUPS
+    group: str  # training.param_groups.GROUPS
     weights: float
     scores: float
 
 
 def train_step_flops(parts: Iterable[ModuleFlops], learning_rates: Mapping[str, float]) -> float:
-    """FLOPs of one optimiser step, from its forward parts in their order."""
-    total, below = 0.0, False  # `below`: something that this part's input depends on learns
+    """Returns the FLOPs of one optimizer step, from the modules of its forward pass in their order."""
+    total, needs_gradient = 0.0, False  # whether something that this module's input depends on is trained
     for part in parts:
-        learns = learning_rates.get(part.group, 0) > 0
-        below |= learns
-        backward = part.weights + 2 * part.scores if below else 0.0  # scores: both factors are activations
-        total += part.weights + part.scores + backward + part.weights * learns
+        is_trained = learning_rates.get(part.group, 0) > 0
+        needs_gradient |= is_trained
+        backward = part.weights + 2 * part.scores if needs_gradient else 0.0
+        total += part.weights + part.scores + backward + part.weights * is_trained
     return total
 
 
 def peak_flops(device: Any) -> float | None:
-    """FLOP/s of a JAX device where we know it."""
+    """Returns the peak dense bfloat16 FLOP/s of a JAX device, None where it is unknown."""
     return PEAK.get(device.device_kind)
 
 
 def decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -> tuple[float, float]:
-    """Forward FLOPs of weights and of scores. labels: of a language head, [micro-batches, rows, length]."""
+    """Returns forward FLOPs of weights and of attention scores of a decoder.
+
+    Args:
+      config: The decoder.
+      rows: Number of sequences.
+      length: Tokens of each.
+      labels: Labels of the language head, [micro-batches, rows, length]; None without a head.
+    """
     heads, width = config.num_heads * config.head_dim, config.hidden_size
     kv = config.num_kv_heads * config.head_dim
     layer = width * (2 * heads + 2 * kv) + 3 * width * config.intermediate_size
@@ -71,7 +78,7 @@ def decoder(config: DecoderConfig, rows: int, length: int, labels: Any = None) -
 
 
 def positions_with_logits(labels: Any) -> int:
-    """As losses.cross_entropy makes them: in chunks as long as any row has labels; all, of a mere shape."""
+    """Counts the positions whose logits `losses.cross_entropy` computes; all of them for a mere shape."""
     micro, rows, length = labels.shape
     chunk = min(CHUNK, length)
     if not isinstance(labels, np.ndarray):
@@ -81,7 +88,7 @@ def positions_with_logits(labels: Any) -> int:
 
 
 def vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, float]:
-    """Forward FLOPs of weights and of scores; frames_shape: [..., frames, height, width, channels]."""
+    """Returns forward FLOPs of weights and of attention scores for frames [..., frames, height, width, 3]."""
     *rows, count, height, width, _ = frames_shape
     slices = math.prod(rows) * count // config.temporal_patch_size
     patches = (height // config.patch_size) * (width // config.patch_size)
@@ -95,12 +102,12 @@ def vision(config: VisionConfig, frames_shape: tuple[int, ...]) -> tuple[float, 
 
 
 def memory_flops(config: TempoConfig, batch: Any) -> Iterator[ModuleFlops]:
-    """What makes memory tokens, up to the projector."""
-    svlm, inner, outer = config.compressor, config.compressor.text.hidden_size, config.llm.hidden_size
-    yield ModuleFlops("vision", *vision(svlm.vision, batch.frames_PFHWC.shape))
-    yield ModuleFlops("memory", 0.0, 0.0)  # stands at the decoder's input
+    """Yields the FLOPs of the modules that make memory tokens, up to the projector."""
+    compressor, inner, outer = config.compressor, config.compressor.text.hidden_size, config.llm.hidden_size
+    yield ModuleFlops("vision", *vision(compressor.vision, batch.frames_PFHWC.shape))
+    yield ModuleFlops("memory", 0.0, 0.0)  # an input of the decoder
     micro, pool, length = batch.rows.token_ids_SL.shape
-    yield ModuleFlops("compressor", *decoder(svlm.text, micro * pool, length))
-    places = projector_layers(config.projector)
-    projector = sum((inner if place == 0 else outer) * outer for place in places)
+    yield ModuleFlops("compressor", *decoder(compressor.text, micro * pool, length))
+    layers = projector_layers(config.projector)
+    projector = sum((inner if layer == 0 else outer) * outer for layer in layers)
     yield ModuleFlops("projector", 2.0 * micro * pool * config.memory_tokens * projector, 0.0)

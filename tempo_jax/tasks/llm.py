@@ -1,6 +1,6 @@
-"""Task llm: the LLM alone continues conversations in words, where none is published.
+"""Task llm: trains the LLM alone on text conversations, for a model without a published LLM.
 
-Next-token cross-entropy over conversations in the very prompt that Tempo uses.
+Next-token cross-entropy over conversations in the prompt that Tempo uses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, TokenCounts, int32, labeled_positions
 from tempo_jax.tasks.losses import Loss, cross_entropy, positions_in
 
-NUM_REMAT_STACKS = 1  # of layers
+NUM_REMAT_STACKS = 1
 
 
 class Batch(NamedTuple):
-    """B rows of conversations, one after the other; static shapes, padded; int32."""
+    """B sequences of packed conversations; static shapes, padded; int32."""
 
     token_ids_BL: jax.Array
-    labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
-    conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
+    labels_BL: jax.Array  # of the same position, not shifted; IGNORE is masked
+    conversation_BL: jax.Array  # index of the conversation in its sequence, from 1; 0 on padding
 
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> SampleSize:
-    """Of a conversation in words, as `collate` lays it out."""
+    """Returns the size of a text conversation, as `collate` lays it out."""
     ids, _ = tokenizer.training_prompt(sample.conversation)
     if not is_text_only(ids):
         raise ValueError("an <image> mark: the task llm takes conversations in words")
@@ -40,14 +40,14 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: DecoderConfig) -> 
 def collate(
     samples: Sequence[Sample], tokenizer: Tokenizer, config: DecoderConfig, shape: BatchShape
 ) -> Batch:
-    """One batch; frames are not looked at. Raises TooLong when the samples do not fit `shape`."""
+    """Makes one batch; raises SampleTooLong when the samples do not fit `shape`."""
     del config  # a decoder takes any conversation
     prompts = [tokenizer.training_prompt(sample.conversation) for sample in samples]
     return Batch(*pack_sequences(prompts, (PADDING_ID, IGNORE), shape))
 
 
 def loss(model: Decoder, batch: Batch, *, remat: bool | str = True) -> Loss:
-    """The batch's summed loss."""
+    """Returns the summed loss of the batch."""
     x = model.embed(batch.token_ids_BL)
     conversation = batch.conversation_BL
     hidden = model(x, positions_in(conversation), document_BL=conversation, remat=remat)
@@ -61,7 +61,7 @@ def forward_flops(config: DecoderConfig, batch: Batch) -> Iterator[flops.ModuleF
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
-    """Of a host batch."""
+    """Counts the tokens of a host batch."""
     return TokenCounts(labeled_positions(batch.labels_BL), 0)
 
 

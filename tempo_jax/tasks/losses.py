@@ -1,4 +1,4 @@
-"""Next-token cross-entropy over labels, a part of a row at a time."""
+"""Next-token cross-entropy, computed over chunks of labels to bound the memory of logits."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from tempo_jax.prompts import IGNORE
 
-# Labels of each row whose logits exist at once: 0.6 GB a row of Qwen's vocabulary. Every chunk of a batch
-# that has labels costs a gradient of the whole embedding, summed over chips.
+# Labels of each row whose logits exist at the same time: 0.6 GB per row with Qwen's vocabulary. Every chunk
+# with labels costs a gradient of the whole embedding, all-reduced over chips.
 CHUNK = 1024
 
 
@@ -20,19 +20,27 @@ class Loss(NamedTuple):
 
 
 def positions_in(conversation_BL: jax.Array) -> jax.Array:
-    """Positions that start from 0 with every conversation of a row, int32 [B, L]."""
+    """Returns positions that restart from 0 with every conversation of a sequence, int32 [B, L].
+
+    Args:
+      conversation_BL: int32 [B, L], index of the conversation within its sequence.
+    """
     position = jnp.broadcast_to(jnp.arange(conversation_BL.shape[1]), conversation_BL.shape)
     before = jnp.pad(conversation_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     return position - jax.lax.cummax(jnp.where(conversation_BL != before, position, 0), axis=1)
 
 
 def cross_entropy(logits_of, hidden_BLD, labels_BL, chunk: int = CHUNK) -> Loss:
-    """Sum over labels that are not IGNORE, `chunk` of a row's labels at a time.
+    """Returns the summed cross-entropy over labels that are not IGNORE, `chunk` labels of a row at a time.
 
-    Labelled positions are moved to the front first, and chunks without any are skipped: of a row that
-    is mostly visual tokens hardly any logits are made. Those of a chunk are recomputed in the backward
-    pass, so no more of them ever exist.
-    logits_of: hidden [..., D] -> logits float32 [..., vocabulary].
+    Labeled positions are moved to the front and chunks without labels are skipped, so that a sequence of
+    mostly visual tokens costs few logits. Logits are recomputed in the backward pass, chunk by chunk.
+
+    Args:
+      logits_of: Function from hidden states [..., D] to logits float32 [..., vocabulary].
+      hidden_BLD: Hidden states.
+      labels_BL: int32 labels of the same positions (already shifted), or IGNORE.
+      chunk: Number of labels of each row whose logits exist at the same time.
     """
     batch, length = labels_BL.shape
     chunk = min(chunk, length)

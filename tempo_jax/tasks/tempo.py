@@ -1,7 +1,7 @@
-"""Task tempo: the whole system answers conversations about videos and images (stages 0 to 3).
+"""Task tempo: trains the whole system on conversations about videos and images (stages 0 to 3).
 
-Next-token cross-entropy over the assembled sequence (facts/tempo.md §1.9, §4.3). A batch holds prompts, index
-arrays and labels, made on the host.
+Next-token cross-entropy over the assembled sequence (docs/reference/tempo.md#llm-prompt-and-context,
+docs/reference/tempo.md#labels). A batch holds prompts, index arrays and labels, which the host makes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,27 +23,27 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, labeled_positions, prompt_rows
 from tempo_jax.tasks.losses import Loss, cross_entropy, positions_in
 
-NUM_REMAT_STACKS = 3  # of layers, each with a rematerialisation: vision tower, compressor, LLM
+NUM_REMAT_STACKS = 3  # vision tower, compressor, LLM
 
 
 class Batch(NamedTuple):
-    """B rows of conversations over a pool of P segments; static shapes, padded. Integers are int32.
+    """B sequences of packed conversations over a buffer of P segments; static shapes, padded, int32.
 
-    Padding segments have any content and no memory_index that points at them; padding positions
-    have label IGNORE. A row holds one conversation after the other.
+    Padding segments have arbitrary content, and no memory_index refers to them; padding positions have the
+    label IGNORE.
     """
 
     frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows  # compressor prompts with room for the memory tokens
+    rows: Rows  # compressor prompts, with slots for the memory tokens
     row_length_P: jax.Array
     token_ids_BL: jax.Array
-    memory_index_BL: jax.Array  # row of the pool's P*K memory tokens, -1 for text
-    labels_BL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
-    conversation_BL: jax.Array  # number within the row, from 1; 0 on padding
+    memory_index_BL: jax.Array  # index into the P*K memory tokens, -1 for text
+    labels_BL: jax.Array  # of the same position, not shifted; IGNORE is masked
+    conversation_BL: jax.Array  # index of the conversation in its sequence, from 1; 0 on padding
 
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> SampleSize:
-    """Of a conversation about a video or an image, as `collate` lays it out."""
+    """Returns the size of a conversation about a video or an image, as `collate` lays it out."""
     vision, memory = config.compressor.vision, config.memory_tokens
     visual = output_tokens(grid_of(*sample.frames.shape[1:3], vision), vision)
     ids, _ = tokenizer.training_prompt(sample.conversation)
@@ -60,10 +60,10 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: TempoConfig) -> Sa
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig, shape: BatchShape) -> Batch:
-    """One batch; samples must have frames of one size. Raises TooLong when they do not fit `shape`.
+    """Makes one batch of samples with frames of one size.
 
-    A conversation without <image> takes no segment. (The published trainer encodes a white picture for
-    it and attaches nothing of it, facts §2.5: the same numbers.)
+    A conversation without <image> takes no segment. (The reference trainer encodes a white image for it and
+    does not use its tokens, docs/reference/tempo.md#images: the same numbers.)
     """
     frames_per_segment, memory = config.video.segment_frames, config.memory_tokens
     vision = config.compressor.vision
@@ -92,14 +92,14 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: TempoConfig
                 [*tokenizer.prefix_row(seconds, tokens, training=not sample.inference_prompt), *question]
             )
         texts.append(_splice(ids, labels, block_ids, block_memory))
-    if not rows:  # compiled programs want segments, be they nobody's
+    if not rows:  # compiled programs need at least one segment
         frames.append(np.zeros((frames_per_segment, height, width, 3), np.uint8))
         rows.append(tokenizer.prefix_row(None, tokens, training=True))
     return _pad(frames, rows, texts, shape, memory, (grid[0] // merge, grid[1] // merge), tokenizer.ids)
 
 
 def _splice(ids, labels, block_ids, block_memory):
-    """The visual block in place of the placeholder: ids, memory index and labels, equal lengths."""
+    """Replaces the placeholder by the visual block; returns ids, memory index and labels of equal length."""
     (place,) = np.flatnonzero(ids == IMAGE_PLACEHOLDER)
     join = lambda x, block, tail: [*x[:place], *block, *tail]  # noqa: E731
     text = [-1] * len(ids)
@@ -117,7 +117,8 @@ def _pad(frames, rows, texts, shape: BatchShape, memory: int, merged_grid, ids) 
     )
     frames += [frames[-1]] * (shape.segments - len(frames))
     lengths = [len(row) for row in rows]
-    # Memory slots count on as text does (facts §1.4): laid out as text, embedded by the model.
+    # Memory slots count on as text does (docs/reference/tempo.md#positions): laid out as text, embedded by
+    # the model.
     laid_out = [[*row, *[PADDING_ID] * memory] for row in rows]
     padding = shape.segments - len(rows)
     table = pad_rows([*laid_out, *[laid_out[-1]] * padding], shape.compressor_length, merged_grid, ids)
@@ -134,9 +135,15 @@ def _pad(frames, rows, texts, shape: BatchShape, memory: int, merged_grid, ids) 
 
 
 def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
-    """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
+    """Returns the summed loss of the batch.
 
-    shards: parts of the batch whose conversations have segments of their own part only (embeddings.take).
+    All memory tokens are used: allocation is off in training (docs/reference/tempo.md#training).
+
+    Args:
+      model: The system.
+      batch: One micro-batch.
+      remat: Rematerialization policies of vision tower, compressor and LLM.
+      shards: Number of data shards; sequences of a shard refer only to its own segments.
     """
     hidden = forward(model, batch, remat=remat, shards=shards)
     # Position t predicts label t + 1.
@@ -145,7 +152,7 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 
 
 
 def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
-    """Hidden states of the LLM, [B, L, D]."""
+    """Returns the hidden states of the LLM, [B, L, D]."""
     remat_vision, remat_text, remat_llm = remat_of_parts(remat, NUM_REMAT_STACKS)
     visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
@@ -162,7 +169,7 @@ def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.ModuleFlo
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
-    """Of a host batch."""
+    """Counts the tokens and frames of a host batch."""
     segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
     return TokenCounts(labeled_positions(batch.labels_BL), segments * batch.frames_PFHWC.shape[2])
 

@@ -1,7 +1,7 @@
-"""Task xcomp: XComp answers conversations about videos, compression in the LLM switched on (xcomp §4).
+"""Task xcomp: supervised compression tuning of XComp, with LP-Comp in the LLM.
 
-Supervised compression tuning: next-token cross-entropy with LP-Comp on (facts/xcomp.md §2.6, §4), of
-conversations about one video or image in the published prompt (xcomp §1.8).
+Next-token cross-entropy with LP-Comp (docs/reference/xcomp.md#training-loss and #tuning-recipe) on
+conversations about one video or image, in the published prompt (docs/reference/xcomp.md#prompts-of-xcomp).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,20 +25,20 @@ from tempo_jax.xcomp import cost, token_compression
 from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
 from tempo_jax.xcomp.token_compression import plan
 
-NUM_REMAT_STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
+NUM_REMAT_STACKS = 2  # vision tower, LLM
 
 
 class Batch(NamedTuple):
-    """B conversations, each about one video, over a pool of P clips, or about an image; padded; int32.
+    """B conversations about one video each, over a buffer of P clips, or about an image; padded, int32.
 
-    Padding clips have any content and no memory_index that points at them.
+    Padding clips have arbitrary content, and no memory_index refers to them.
     """
 
     frames_PFHWC: jax.Array  # uint8, of any size
-    images_BHWC: jax.Array  # uint8, of the rows that have one frame
-    memory_index_BL: jax.Array  # the video's visual tokens, rows of the pool's P*F*16; -1 past its end
-    text_BS: jax.Array  # ids before the video, then those after it
-    labels_BS: jax.Array  # of the same token, not shifted; IGNORE costs nothing
+    images_BHWC: jax.Array  # uint8, of the rows about an image
+    memory_index_BL: jax.Array  # index of the video's tokens in the buffer's P*F*16; -1 past its end
+    text_BS: jax.Array  # token ids before the video, then those after it
+    labels_BS: jax.Array  # of the same token, not shifted; IGNORE is masked
     prefix_B: jax.Array  # text tokens before the video
     frames_B: jax.Array
     suffix_B: jax.Array  # text tokens after it
@@ -49,9 +49,11 @@ def is_image(sample: Sample) -> bool:
 
 
 def frame_indices(sample: Sample) -> np.ndarray:
-    """The frames of a sample that are looked at: an image's own, or a multiple of 8.
+    """Returns the indices of a sample's frames that are encoded: an image's one, or a multiple of 8.
 
-    ValueError for what XComp is not tuned on, as published (xcomp §4): words alone and several pictures.
+    Raises:
+      ValueError: A text-only sample or one with several images, which XComp is not tuned on
+        (docs/reference/xcomp.md#tuning-recipe).
     """
     if not len(sample.frames):
         raise ValueError("no frames: XComp is tuned on samples with one video or image each")
@@ -66,22 +68,25 @@ def frame_indices(sample: Sample) -> np.ndarray:
 
 
 def clip_count(frames: int, config: XCompConfig) -> int:
-    """The clips that a video of so many prepared frames takes of a pool; 0 for an image's one frame."""
+    """Returns the number of clips of a video with that many prepared frames; 0 for an image's one frame."""
     if frames == 1:
         return 0
     return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
 
 
 def has_visual_mark(turn: dict) -> bool:
-    """Whether something is shown in a turn."""
+    """Returns whether a turn shows a video or an image."""
     return turn["from"] == "human" and any(mark in turn["value"] for mark in MARKS)
 
 
 def text(sample: Sample, tokenizer: Tokenizer, frames: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Ids and labels of a sample's text, and how much of it stands before the video.
+    """Returns ids and labels of a sample's text, and the number of tokens before the video.
 
-    A video's time message comes before the words of the turn that shows it, or else of the first human one;
-    they start on a line of their own, which asking does not have (xcomp §1.8). ValueError where nobody asks.
+    The time message precedes the words of the turn that shows the video, or else of the first human turn; a
+    line break separates them, unlike in inference (docs/reference/xcomp.md#prompts-of-xcomp).
+
+    Raises:
+      ValueError: There is no human turn, or not exactly one <image> mark.
     """
     message = "" if is_image(sample) else time_message(len(sample.frames) / sample.real_fps, frames) + " \n"
     human = [number for number, turn in enumerate(sample.conversation) if turn["from"] == "human"]
@@ -107,12 +112,12 @@ def _without_marks(turn: dict) -> dict:
 
 
 def visual_capacity(pool: int, config: XCompConfig) -> int:
-    """Visual tokens that a row of `pool` clips may have; those of an image in any case."""
+    """Returns the visual tokens that a row of `pool` clips may have; at least those of an image."""
     return max(pool * config.memory_tokens, config.frame_tokens)
 
 
 def sample_size(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> SampleSize:
-    """Of a conversation about a video or image, as `collate` lays it out: clips, text tokens."""
+    """Returns the size of a conversation about a video or an image: clips and text tokens."""
     frames = frame_indices(sample)
     ids, _, _ = text(sample, tokenizer, len(frames))
     clips = 0 if is_image(sample) else len(frames) // config.clip_frames
@@ -120,10 +125,16 @@ def sample_size(sample: Sample, tokenizer: Tokenizer, config: XCompConfig) -> Sa
 
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig, shape: BatchShape) -> Batch:
-    """One batch of frames of one size; raises TooLong when the samples do not fit `shape`.
+    """Makes one batch of frames of one size.
 
-    shape: pool counts clips, row_length a row's text tokens, conversations rows of one conversation each, and
-    of as many images. A pool of 0 takes images alone.
+    Args:
+      samples: Conversations about one video or image each. tokenizer: The model's tokenizer. config: The
+      model's config. shape: `segments` counts clips (0: images only), `compressor_length` a row's text
+      tokens, and `sequences`
+        rows of one conversation each, with as many images.
+
+    Raises:
+      SampleTooLong: The samples do not fit `shape`.
     """
     check_capacity(("sequences", len(samples), shape.sequences))
     per_clip, tokens = config.clip_frames, config.memory_tokens
@@ -158,16 +169,23 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
         frames = np.asarray(sample.frames)[numbers]
         clips += list(frames.reshape(count, per_clip, *frames.shape[1:]))
     padding_clip = clips[-1] if clips else np.zeros((per_clip, *images.shape[1:]), np.uint8)
-    clips += [padding_clip] * (max(1, shape.segments) - len(clips))  # compiled programs want clips
+    clips += [padding_clip] * (
+        max(1, shape.segments) - len(clips)
+    )  # compiled programs need at least one clip
     return Batch(np.stack(clips), images, index, texts, labels, *lengths)
 
 
 def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
-    """The batch's summed loss over labels that are not IGNORE.
+    """Returns the summed loss of the batch over labels that are not IGNORE.
 
-    shards: parts of the batch whose rows have clips of their own part only (embeddings.take).
-    Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
-    text token after the video is predicted from the last visual token.
+    Labels are dropped with their tokens, and each is predicted from the token before it among the remaining
+    ones: the first text token after the video from the last visual token.
+
+    Args:
+      model: The system.
+      batch: One micro-batch.
+      remat: Rematerialization policies of vision tower and LLM.
+      shards: Number of data shards; rows of a shard refer only to its own clips.
     """
     size = model.config.vision.image_size
     remat_vision, remat_llm = remat_of_parts(remat, NUM_REMAT_STACKS)
@@ -180,7 +198,7 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
 def loss_of_visual(
     model: XComp, pool_MD, images_BVD, batch: Batch, *, remat: bool | str = True, shards: int = 1
 ) -> Loss:
-    """The same from the visual tokens of the pool and of each row's image; frames are not looked at."""
+    """Returns the same loss from visual tokens of the buffer and of each row's image."""
     config = model.config
     rows = token_compression.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
     room = token_compression.Room(
@@ -227,7 +245,7 @@ def forward_flops(config: XCompConfig, batch: Batch) -> Iterator[flops.ModuleFlo
 
 
 def counts(batch: Batch, memory_tokens: int) -> TokenCounts:
-    """Of a host batch; visual tokens stand apart from the text."""
+    """Counts the tokens and frames of a host batch."""
     images, clip = int((batch.frames_B == 1).sum()), batch.frames_PFHWC.shape[-4]
     visual = int((batch.memory_index_BL >= 0).sum()) + images * memory_tokens // clip
     return TokenCounts(labeled_positions(batch.labels_BS) + visual, int(batch.frames_B.sum()))

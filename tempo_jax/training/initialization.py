@@ -158,7 +158,7 @@ def _scaled(path: str, x: jax.Array) -> jax.Array:
 
 
 def _init_tempo_parameters(params: Flat, head, ids: SpecialIds, seed: int, mesh) -> Flat:
-    """What Tempo adds to its compressor (facts/tempo.md §1.3, §3.1).
+    """Initializes what Tempo adds to its compressor (docs/reference/tempo.md#memory-tokens, #relevance).
 
     Memory tokens [K, D]: Normal(mean_d, std_d) of the embedding's columns. Direction [D]: the language
     head's rows of Yes and No, their difference formed in their own dtype.

@@ -83,8 +83,8 @@ def restore(
         damaged[candidates[0]] = reason
         if not config.fallback:
             raise TempoError(
-                f"the checkpoint of step {candidates[0]} in {workdir} is damaged ({reason}): put a copy back, "
-                "or leave out --config.fallback=False to resume from the previous one"
+                f"the checkpoint of step {candidates[0]} in {workdir} is damaged ({reason}): put a copy "
+                "back, or leave out --config.fallback=False to resume from the previous one"
             )
 
 

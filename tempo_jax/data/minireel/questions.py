@@ -36,7 +36,7 @@ class Question:
     """
 
     kind: str
-    asked: str
+    template: str
     text: str
     options: tuple[str, ...]
     answer_letter: str
@@ -54,7 +54,7 @@ class Question:
         """'It is pink star': an answer to `prompt` in the very tokens of the option.
 
         After "It is" as after "(C)" words begin with a space; a small model copies tokens it has seen. No
-        letter: which one stands before the words it did not learn to look up (docs/training.md §5).
+        letter: which one stands before the words it did not learn to look up (docs/results/demo-model.md).
         """
         return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}"
 
@@ -82,7 +82,7 @@ def _plain(text: str) -> str:
 class _QuestionDraft:
     """A question before its options: `near` are wrong options of this video, `far` of the world."""
 
-    asked: str
+    template: str
     slots: dict[str, str]
     answer: str
     near: tuple[str, ...]
@@ -138,7 +138,13 @@ class _QuestionGenerator:
         return drafts + self._needle("place", event, here, places, world.PLACES)
 
     def _needle(
-        self, asked: str, event: Event, answer: str, near: Iterable[str], far: Iterable[str], never: str = ""
+        self,
+        template: str,
+        event: Event,
+        answer: str,
+        near: Iterable[str],
+        far: Iterable[str],
+        never: str = "",
     ) -> list[_QuestionDraft]:
         slots = {
             "colour": event.colour,
@@ -147,7 +153,7 @@ class _QuestionGenerator:
             "lead": self.spec.lead.name,
         }
         near, far = (tuple(n for n in _others(names, answer) if n != never) for names in (near, far))
-        return [_QuestionDraft(asked, slots, answer, near, far, (_span(event),))]
+        return [_QuestionDraft(template, slots, answer, near, far, (_span(event),))]
 
     def whens(self, event: Event) -> list[_QuestionDraft]:
         """Centres of segments; wrong ones are other events' first."""
@@ -158,8 +164,8 @@ class _QuestionGenerator:
         label = [texts.moment((i + 0.5) * length) for i in range(last)]
         segment = int(event.start / length)
         near = [label[int(other.start / length)] for other in self.spec.events]
-        asked = "when_turn" if event.kind == "turn" else "when"
-        (draft,) = self._needle(asked, event, label[segment], near, label)
+        template = "when_turn" if event.kind == "turn" else "when"
+        (draft,) = self._needle(template, event, label[segment], near, label)
         return [dataclasses.replace(draft, tolerance=round(length, 3))]
 
     def orders(self) -> list[_QuestionDraft]:
@@ -171,10 +177,10 @@ class _QuestionGenerator:
         for first, second in zip(self.shown, self.shown[1:]):
             if first.name not in names or second.name not in names:
                 continue
-            for asked, known, answer in (("after", first, second), ("before", second, first)):
+            for template, known, answer in (("after", first, second), ("before", second, first)):
                 near = tuple(n for n in _others(names, answer.name) if n != known.name)
                 drafts.append(
-                    _QuestionDraft(asked, {"name": known.called}, answer.name, near, strange, spans)
+                    _QuestionDraft(template, {"name": known.called}, answer.name, near, strange, spans)
                 )
         return drafts
 
@@ -214,10 +220,10 @@ def _finish(draft: _QuestionDraft, rng: np.random.Generator) -> Question:
     ]
     wrong = (near + far)[: len(texts.LETTERS) - 1]
     options = [str(option) for option in rng.permutation([draft.answer, *wrong])]
-    kind, phrasings = texts.QUESTIONS[draft.asked]
+    kind, phrasings = texts.QUESTIONS[draft.template]
     return Question(
         kind=kind,
-        asked=draft.asked,
+        template=draft.template,
         text=str(rng.choice(phrasings)).format(**draft.slots),
         options=tuple(options),
         answer_letter=texts.LETTERS[options.index(draft.answer)],
@@ -251,10 +257,10 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
     author = _QuestionGenerator(spec, rng)
     drafts = [draft for event in author.asked_about for draft in author.needles(event)]
     drafts += [draft for possible in author.others() for draft in possible]
-    names = sorted({draft.asked for draft in drafts})
+    names = sorted({draft.template for draft in drafts})
     shares = np.array([weights.get(name, 1.0) for name in names])
-    asked = rng.choice(names, p=shares / shares.sum())
-    drafts = [draft for draft in drafts if draft.asked == asked]
+    template = rng.choice(names, p=shares / shares.sum())
+    drafts = [draft for draft in drafts if draft.template == template]
     return _finish(drafts[int(rng.integers(len(drafts)))], rng)
 
 
@@ -269,7 +275,7 @@ def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> l
         drafts = author.orders()
         drafts += [d for event in author.single for d in author.whens(event)]
         drafts = [draft for draft in drafts if draft.slots["name"] == question.named]
-    drafts = [d for d in drafts if (d.asked, d.slots["name"]) != (question.asked, question.named)]
+    drafts = [d for d in drafts if (d.template, d.slots["name"]) != (question.template, question.named)]
     return [_finish(drafts[number], rng) for number in rng.permutation(len(drafts))]
 
 

@@ -129,6 +129,10 @@ def benchmark_rows(reel: Reel, folder: str = "videos") -> list[dict[str, Any]]:
     """One row per question, ready for JSON: the multiple-choice record and the whole ground truth."""
     chosen = reel_records(reel, folder=folder)
     length = {"seconds": reel.spec.seconds}
-    return [
-        record | dataclasses.asdict(question) | length for record, question in zip(chosen, reel.questions)
-    ]
+    return [record | _fields(question) | length for record, question in zip(chosen, reel.questions)]
+
+
+def _fields(question: Question) -> dict[str, Any]:
+    """The fields of a question under their names in files."""
+    stored = {"template": "asked"}
+    return {stored.get(name, name): value for name, value in dataclasses.asdict(question).items()}

@@ -1,7 +1,7 @@
 """Conversations about single segments, which teach a small VLM to look before Tempo exists.
 
-Asked of a segment, in the very prompts the compressor uses: whether it matters to a question about the
-whole video (Yes or No, the relevance prior of facts/tempo.md §3.1) and what in it does, the minimal
+Asked of a segment, in the very prompts the compressor uses: whether it matters to a question about the whole
+video (Yes or No, the relevance prior of docs/reference/tempo.md#relevance) and what in it does, the minimal
 information that memory tokens are to hold. Both are known from the spec.
 """
 
@@ -89,11 +89,11 @@ def evidence(question: Question, segment: Segment) -> str:
 
     'here' is the event that the question names, with its shape or letter. Its colour is enough to know it by,
     as no other of its kind has it: comparing shapes or letters with those of a question is more than so
-    small a model learned (docs/training.md §5).
+    small a model learned (docs/results/demo-model.md).
     """
     event = segment.event
-    if event is not None and question.asked in _NAMING and event.called == question.named:
-        return f"{segment.place if question.asked == 'place' else HERE} {event.shape}"
+    if event is not None and question.template in _NAMING and event.called == question.named:
+        return f"{segment.place if question.template == 'place' else HERE} {event.shape}"
     return " and ".join(_parts(question, segment)) if is_relevant(question, segment) else NOTHING
 
 
@@ -120,7 +120,7 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
         return (HERE,)
     if question.kind == "order":
         return (event.name,)
-    return (segment.place,) if question.asked == "most_place" else segment.actors
+    return (segment.place,) if question.template == "most_place" else segment.actors
 
 
 def is_distractor(question: Question, segment: Segment) -> bool:
@@ -129,13 +129,13 @@ def is_distractor(question: Question, segment: Segment) -> bool:
     Another visit, card, or the lead, or something of the other sort in the colour that the question names.
     """
     event = segment.event
-    if question.asked in ("turn", "when_turn"):
+    if question.template in ("turn", "when_turn"):
         return segment.spec.lead.name in segment.actors
     if event is None:
         return False
     if question.kind == "order":
         return event.kind == "turn"  # all that appears matters; a turn does not appear
-    card = question.asked == "letter" or question.named.endswith(" card")
+    card = question.template == "letter" or question.named.endswith(" card")
     same_sort = event.kind == ("card" if card else "visit")
     return same_sort or (event.kind != "turn" and _has_named_colour(question, segment))
 
@@ -170,12 +170,12 @@ class SegmentSource(ReelSource):
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 2)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        asked = [reel.questions[i] for i in rng.permutation(len(reel.questions))[: self.questions]]
-        segment = draw_segment(reel, asked[0], rng)
-        says = _relevant if rng.random() < 0.5 else _contributes
-        turns = [turn for question in asked for turn in says(question, segment, rng)]
+        questions = [reel.questions[i] for i in rng.permutation(len(reel.questions))[: self.questions]]
+        segment = draw_segment(reel, questions[0], rng)
+        make_turns = _relevant if rng.random() < 0.5 else _contributes
+        turns = [turn for question in questions for turn in make_turns(question, segment, rng)]
         conversation = (
-            {"from": "system", "value": SYSTEM[says]},
+            {"from": "system", "value": SYSTEM[make_turns]},
             *turns,
             {"from": "human", "value": prompts.DEFAULT_QUESTION},
             {"from": "gpt", "value": caption(segment)},
@@ -197,14 +197,14 @@ def _turn(query: str, answer: str) -> list[dict]:
 
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """Yes or No and then the evidence, asked as in inference: memory tokens stand where this answer does."""
-    said = "Yes" if has_evidence(question, segment) else "No"
-    return _turn(_query(question, rng), f"{said}, {evidence(question, segment)}")
+    verdict = "Yes" if has_evidence(question, segment) else "No"
+    return _turn(_query(question, rng), f"{verdict}, {evidence(question, segment)}")
 
 
 def _contributes(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
     """The evidence, asked as in training."""
-    asked = prompts.training_query([{"from": "human", "value": _query(question, rng)}])
-    return _turn(asked, evidence(question, segment))
+    query = prompts.training_query([{"from": "human", "value": _query(question, rng)}])
+    return _turn(query, evidence(question, segment))
 
 
 SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SYSTEM}
@@ -215,12 +215,12 @@ def draw_segment(reel: Reel, question: Question, rng: np.random.Generator) -> Se
 
     What does not matter and has an event is what is mistaken for what matters.
     """
-    every, share = _segments(reel, question)
-    wanted = np.flatnonzero((share > 0) == (rng.random() < 0.5))
-    wanted = wanted if len(wanted) else np.arange(len(every))
-    eventful = [index for index in wanted if every[index].event is not None]
-    pool = eventful if eventful and rng.random() < 0.5 else wanted
-    return every[int(rng.choice(pool))]
+    segments, share = _segments(reel, question)
+    candidates = np.flatnonzero((share > 0) == (rng.random() < 0.5))
+    candidates = candidates if len(candidates) else np.arange(len(segments))
+    eventful = [index for index in candidates if segments[index].event is not None]
+    pool = eventful if eventful and rng.random() < 0.5 else candidates
+    return segments[int(rng.choice(pool))]
 
 
 def draw_contrasting_segments(
@@ -231,21 +231,23 @@ def draw_contrasting_segments(
     Of the others three in four tell nothing but could be mistaken for what does (see `resembles`), as far as
     there are such segments. So a question meets in one sample what it asks about and what it does not.
     """
-    every, share = _segments(reel, question)
-    order = rng.permutation(len(every))
-    alike = [i for i in order if is_distractor(question, every[i]) and not has_evidence(question, every[i])]
+    segments, share = _segments(reel, question)
+    order = rng.permutation(len(segments))
+    distractors = [
+        i for i in order if is_distractor(question, segments[i]) and not has_evidence(question, segments[i])
+    ]
     chosen = [i for i in order if share[i] > 0][:1]
-    while len(chosen) < min(count, len(every)):
-        left = [i for i in alike if i not in chosen]
+    while len(chosen) < min(count, len(segments)):
+        remaining = [i for i in distractors if i not in chosen]
         if rng.random() < 0.5:  # there are few of these, and they are the hardest
-            left.sort(key=lambda i: not _has_named_colour(question, every[i]))
-        pool = left if left and rng.random() < 0.75 else [i for i in order if i not in chosen]
+            remaining.sort(key=lambda i: not _has_named_colour(question, segments[i]))
+        pool = remaining if remaining and rng.random() < 0.75 else [i for i in order if i not in chosen]
         chosen.append(pool[0])
-    return [every[i] for i in sorted(chosen)]
+    return [segments[i] for i in sorted(chosen)]
 
 
 def _segments(reel: Reel, question: Question) -> tuple[list[Segment], np.ndarray]:
     """All segments, and the share of each one's frames that matters."""
     count = max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))  # whole ones
-    every = [Segment(reel.spec, index) for index in range(count)]
-    return every, relevance(question, [segment.times for segment in every])
+    segments = [Segment(reel.spec, index) for index in range(count)]
+    return segments, relevance(question, [segment.times for segment in segments])

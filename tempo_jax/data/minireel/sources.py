@@ -72,10 +72,10 @@ class MinireelSource:
     max_frames: int = 1024
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"choice": 1.0})
     kinds: tuple[str, ...] = minireel.KINDS
-    turns: int = 1
+    max_turns: int = 1
     inference_prompt: bool = False
-    described: bool = False
-    look_fps: float = 0.0
+    with_captions: bool = False
+    model_fps: float = 0.0
 
     def __post_init__(self):
         check_forms(self.forms)
@@ -84,15 +84,15 @@ class MinireelSource:
             self._reel(0, seconds)  # a value out of range shows before training starts
 
     @property
-    def looked_fps(self) -> float:
-        return self.look_fps or self.sample_fps
+    def sampled_fps(self) -> float:
+        return self.model_fps or self.sample_fps
 
     @property
     def lengths(self) -> tuple[float, ...]:
         return tuple(self.seconds) if isinstance(self.seconds, (tuple, list)) else (self.seconds,)
 
     @property
-    def _asked(self) -> int:
+    def _num_samples_per_reel(self) -> int:
         return sum(_MAX_QUESTIONS[kind] for kind in self.kinds)
 
     def _reel(self, number: int, seconds: float) -> minireel.Reel:
@@ -100,10 +100,10 @@ class MinireelSource:
         return minireel.make(self.split, self.start + number, seconds=seconds, **same)
 
     def __len__(self) -> int:
-        return self.count * self._asked
+        return self.count * self._num_samples_per_reel
 
     def __getitem__(self, index: int) -> Sample | None:
-        number, turn = divmod(index, self._asked)
+        number, turn = divmod(index, self._num_samples_per_reel)
         lengths = self.lengths
         drawn = np.random.default_rng((_SALT, self.start + number)).integers(len(lengths))
         reel = self._reel(number, lengths[drawn])
@@ -113,14 +113,14 @@ class MinireelSource:
         rng = np.random.default_rng((_SALT, self.start + number, turn))
         first = turn if turn < len(questions) else int(rng.integers(len(questions)))
         others = [number for number in rng.permutation(len(questions)) if number != first]
-        conversation = self._description(reel.spec) if self.described else []
-        for number in [first, *others][: self.turns]:
+        conversation = self._description(reel.spec) if self.with_captions else []
+        for number in [first, *others][: self.max_turns]:
             conversation += turns(questions[number], draw_form(self.forms, rng))
-        sample = video_sample(reel.spec, conversation, self.looked_fps, self.max_frames)
+        sample = video_sample(reel.spec, conversation, self.sampled_fps, self.max_frames)
         return dataclasses.replace(sample, inference_prompt=self.inference_prompt)
 
     def _description(self, spec: minireel.Spec) -> list[dict]:
-        chosen = sample_indices(spec.num_frames, spec.fps, self.looked_fps, max_frames=self.max_frames)
+        chosen = sample_indices(spec.num_frames, spec.fps, self.sampled_fps, max_frames=self.max_frames)
         return description(caption_transcript_at(spec, chosen / spec.fps))
 
 
@@ -135,31 +135,31 @@ class SegmentEvidenceSource(ReelSource):
     """
 
     segments: int = 3
-    asked: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    question_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     size: int = 64
 
     def __post_init__(self):
         super().__post_init__()
-        check_names("question", self.asked, QUESTIONS)
-        if min(self.asked.values(), default=1) <= 0:
+        check_names("question", self.question_weights, QUESTIONS)
+        if min(self.question_weights.values(), default=1) <= 0:
             raise TempoError("minireel needs weights of its questions that are above 0.")
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 9)
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
-        question, reel = draw_question(spec, rng, self.asked), Reel(spec, ())
-        shown = draw_contrasting_segments(reel, question, rng, self.segments)
-        frames = np.concatenate([segment.times for segment in shown])
+        question, reel = draw_question(spec, rng, self.question_weights), Reel(spec, ())
+        segments = draw_contrasting_segments(reel, question, rng, self.segments)
+        frames = np.concatenate([segment.times for segment in segments])
         return Sample(
             frames=reel.frames(np.round(frames * spec.fps).astype(int)),
             real_fps=1 / spec.stride,
             conversation=[
                 {"from": "human", "value": f"<image>\n{EVIDENCE_PROMPT}"},
-                {"from": "gpt", "value": evidence_transcript(spec, question, shown)},
+                {"from": "gpt", "value": evidence_transcript(spec, question, segments)},
             ],
             start_seconds=float(frames[0]),
             inference_prompt=True,
-            asked=question.prompt if rng.random() < 0.7 else question.text,
+            compressor_query=question.prompt if rng.random() < 0.7 else question.text,
         )
 
 
@@ -196,9 +196,9 @@ class ClipCaptionSource(ReelSource):
         spec = generate.spec(self.split, index, seconds=float(rng.choice(self.seconds)), size=self.size)
         first = _first_frame(spec, rng)
         frames = Reel(spec, ()).frames([first, first + 1][: 1 if self.picture else FRAMES])
-        shown = "<image>\n" if self.picture else ""
+        segments = "<image>\n" if self.picture else ""
         conversation = (
-            {"from": "human", "value": shown + prompts.DEFAULT_QUESTION},
+            {"from": "human", "value": segments + prompts.DEFAULT_QUESTION},
             {
                 "from": "gpt",
                 "value": caption_of(spec, (first + 0.5) / spec.fps, spec.event_at(first / spec.fps)),

@@ -46,17 +46,17 @@ class CaptionTextSource(ReelSource):
     segments, first of all everything is to be said again.
     """
 
-    described: int = 4
+    with_captions: int = 4
 
     def __getitem__(self, index: int) -> Sample:
         rng = generate.generator(self.split, index, 3)
         reel = make(self.split, index, seconds=float(rng.choice(self.seconds)))
-        said = conversation(reel.questions, rng)
+        conversation_ = conversation(reel.questions, rng)
         text = caption_transcript(reel.spec)
-        if reel.spec.seconds <= self.described * reel.spec.segment_seconds:
-            said = description(text) + said
-        said[0]["value"] = f"{text}\n{said[0]['value']}"
-        return Sample(NO_FRAMES, None, said)
+        if reel.spec.seconds <= self.with_captions * reel.spec.segment_seconds:
+            conversation_ = description(text) + conversation_
+        conversation_[0]["value"] = f"{text}\n{conversation_[0]['value']}"
+        return Sample(NO_FRAMES, None, conversation_)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +73,18 @@ class EvidenceTextSource(ReelSource):
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
     kinds: Sequence[str] = KINDS
     num_distractors: int | None = None
-    slots: int = 1
+    max_repeats: int = 1
     budget: int = 512
-    turns: int = 1
+    max_turns: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         check_forms(self.forms)
         check_names("kind", self.kinds, KINDS)
-        if min(self.slots, self.budget, self.turns) < 1:
-            raise TempoError("Notes need slots and budget of at least 1, and one turn or more.")
+        if min(self.max_repeats, self.budget, self.max_turns) < 1:
+            raise TempoError(
+                "minireel needs max_repeats and budget of at least 1, and max_turns of at least 1."
+            )
 
     def __getitem__(self, index: int) -> Sample | None:
         rng = generate.generator(self.split, index, 6)
@@ -92,31 +94,35 @@ class EvidenceTextSource(ReelSource):
             return None
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        notes = self._notes(reel.spec, question, rng)
-        more = co_answerable(reel.spec, question, rng)[: self.turns - 1] if self.turns > 1 else []
-        said = [turn for one in (question, *more) for turn in turns(one, draw_form(self.forms, rng))]
-        said[0]["value"] = f"{notes}\n{said[0]['value']}"
-        return Sample(NO_FRAMES, None, said)
+        transcript = self._notes(reel.spec, question, rng)
+        others = co_answerable(reel.spec, question, rng)[: self.max_turns - 1] if self.max_turns > 1 else []
+        conversation_ = [
+            turn for one in (question, *others) for turn in turns(one, draw_form(self.forms, rng))
+        ]
+        conversation_[0]["value"] = f"{transcript}\n{conversation_[0]['value']}"
+        return Sample(NO_FRAMES, None, conversation_)
 
     def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
         """Notes of the segments that tell something, and of `spare` others."""
         times = _segment_times(spec)
         idle = [t.index for t in times if not has_evidence(question, Segment(spec, t.index))]
         if self.num_distractors is not None:
-            kept = rng.permutation(idle)[: self.num_distractors].tolist()
-            times = [t for t in times if t.index in kept or t.index not in idle]
-            idle = kept
-        if self.slots == 1:
+            distractors = rng.permutation(idle)[: self.num_distractors].tolist()
+            times = [t for t in times if t.index in distractors or t.index not in idle]
+            idle = distractors
+        if self.max_repeats == 1:
             return _transcript(spec, times, partial(evidence, question))
-        least, most = sorted(rng.integers(1, self.slots + 1, 2).tolist())
-        least = max(1, min(least, self.budget // len(times)))
-        rest = self.budget - least * len(idle)
-        most = max(least, min(most, rest // max(1, len(times) - len(idle))))
+        min_words, max_words = sorted(rng.integers(1, self.max_repeats + 1, 2).tolist())
+        min_words = max(1, min(min_words, self.budget // len(times)))
+        rest = self.budget - min_words * len(idle)
+        max_words = max(min_words, min(max_words, rest // max(1, len(times) - len(idle))))
 
         def repeated(segment: Segment) -> str:
             words = evidence(question, segment).split(" ")
             # Never less than the whole note: half of one answers nothing.
-            return " ".join(np.resize(words, max(len(words), least if segment.index in idle else most)))
+            return " ".join(
+                np.resize(words, max(len(words), min_words if segment.index in idle else max_words))
+            )
 
         return _transcript(spec, times, repeated)
 
@@ -134,17 +140,17 @@ def caption_transcript(spec: Spec) -> str:
 
 def caption_transcript_at(spec: Spec, seconds: Sequence[float]) -> str:
     """The segments that frames at these moments belong to, each with what those frames show."""
-    times, own = _segment_times(spec), {}
+    times, moments_of = _segment_times(spec), {}
     for moment in seconds:
         index = min(int(moment / spec.segment_seconds), len(times) - 1)
-        own.setdefault(index, []).append(moment)
+        moments_of.setdefault(index, []).append(moment)
 
-    def say(segment: Segment) -> str:
-        moments = own[segment.index]
+    def describe(segment: Segment) -> str:
+        moments = moments_of[segment.index]
         events = (spec.event_at(moment) for moment in moments)
         return caption_of(spec, moments[0], next((e for e in events if e is not None), None))
 
-    return _transcript(spec, [times[index] for index in own], say)
+    return _transcript(spec, [times[index] for index in moments_of], describe)
 
 
 def _segment_times(spec: Spec) -> list[sampling.Segment]:
@@ -153,9 +159,9 @@ def _segment_times(spec: Spec) -> list[sampling.Segment]:
     return sampling.segments(len(chosen), real_fps(len(chosen), total, spec.fps, 2.0))
 
 
-def _transcript(spec: Spec, times: Sequence[sampling.Segment], say: Callable[[Segment], str]) -> str:
+def _transcript(spec: Spec, times: Sequence[sampling.Segment], describe: Callable[[Segment], str]) -> str:
     # Words begin with a space, as in questions and answers: the same tokens there and here.
-    return "".join(f"{time_tag(t.tag_seconds)} {say(Segment(spec, t.index))}" for t in times)
+    return "".join(f"{time_tag(t.tag_seconds)} {describe(Segment(spec, t.index))}" for t in times)
 
 
 def description(text: str) -> list[dict]:

@@ -8,7 +8,7 @@ from tempo_jax.data.minireel import world
 
 KINDS = ("needle", "when", "order", "count", "global")
 LETTERS = "ABCD"
-CHOICE_SUFFIX = "Answer the question with the option letter"  # as in the evaluations of facts §5.1
+CHOICE_SUFFIX = "Answer the question with the option letter"  # docs/reference/tempo.md#evaluation-protocol
 
 # Asked about -> (kind, phrasings).
 QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -1,8 +1,8 @@
 """The tokenizer of the demo model: byte-level BPE trained on all the text of this world.
 
-Any text can be written with it, since all 256 bytes are tokens; words of the world are one token, and so
-are the sentences that every prompt repeats and the times of standard segments: digit by digit, a small LLM
-did not learn to say times of more than two digits (docs/training.md §5). The special tokens are Qwen's,
+Any text can be written with it, since all 256 bytes are tokens; words of the world are one token, and so are
+the sentences that every prompt repeats and the times of standard segments: digit by digit, a small LLM did
+not learn to say times of more than two digits (docs/results/demo-model.md). The special tokens are Qwen's,
 under ids of their own.
 
     python -m tempo_jax.data.minireel.tokenizer build/tokenizer

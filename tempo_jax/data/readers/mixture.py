@@ -27,7 +27,10 @@ ROOT = ("data_root", "media", "root", "image_folder", "video_folder", "media_dir
 WEIGHT = ("weight", "repeat_time", "ratio", "num_repeats")
 STRATEGY = re.compile(r"(all|first|end|random|first2)(?::(\d+(?:\.\d+)?)(%?))?")
 SEED = 42
-SHUFFLED = {"random": SEED, "first2": SLICE_SEED}  # first2: the second slice (facts/xcomp.md §4)
+SHUFFLED = {
+    "random": SEED,
+    "first2": SLICE_SEED,
+}  # first2: the second slice (docs/reference/xcomp.md#tuning-recipe)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A conversation as it is trained on: turns in order, what is shown marked once (facts/tempo.md §4.3)."""
+"""Normalizes conversations: turns in order, with one mark of what is shown (docs/reference/tempo.md#labels)."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
