@@ -162,3 +162,17 @@ def test_muon_orthogonalises_matrices_of_layers_each_by_itself_and_nothing_else(
     assert sizes["muon"] == pytest.approx(optimizer.MUON_RMS * sizes["adamw"], rel=0.3)
     for other in (name for name in params if "kernel" not in name):
         np.testing.assert_allclose(abs(updates["muon"][other]), 1e-2, rtol=0.2)  # Adam's, of equal gradients
+
+
+@pytest.mark.parametrize(
+    ("row_ranges", "per_shard", "assignment"),
+    [
+        ([(0, 0, 4), (1, 4, 8)], 2, {0: {0, 1}, 1: {2, 3}}),
+        ([(0, 0, 3), (1, 3, 6)], 2, {0: {0, 1}, 1: {1, 2}}),  # both need the shard between them
+        ([(0, 0, 2), (0, 2, 4), (1, 0, 4)], 1, {0: {0, 1, 2, 3}, 1: {0, 1, 2, 3}}),
+    ],
+)
+def test_shards_are_assigned_by_the_rows_of_a_process(row_ranges, per_shard, assignment):
+    from tempo_jax.training.device_prefetch import assign_shards
+
+    assert assign_shards(row_ranges, per_shard) == assignment

@@ -2,10 +2,10 @@
 
     open_source(ConfigDict({"kind": "minireel", "split": "train", "count": 1000, "seconds": (16, 32)}))
 
-A source is a random-access object: `len(source)`, and `source[i]` is a samples.Sample, always the same for the
-same i, or None where there is none. It is pickled for worker processes and read by several threads at a time. A
-sample's `frames` may be lazy: anything with `shape` whose items are frames, uint8 [H, W, 3]; they are decoded
-when the sample's batch is made.
+A source is a random-access object: `len(source)`, and `source[i]` is a samples.Sample, always the same for
+the same i, or None where there is none. It is pickled for worker processes and read by several threads at a
+time. A sample's `frames` may be lazy: anything with `shape` whose items are frames, uint8 [H, W, 3]; they are
+decoded when the sample's batch is made.
 """
 
 import inspect

@@ -1,18 +1,18 @@
-"""A fixed part of a data source: XComp is tuned on 2.5 % of a mixture (docs/reference/xcomp.md#tuning-recipe)."""
+"""A fixed part of a data source: XComp is tuned on 2.5 % of one (docs/reference/xcomp.md#tuning-recipe)."""
 
 import math
 import random
 from typing import Any
 
-SLICE_SEED, SHARE_SEED = 12_345, 42  # published; the shuffle itself is ours, so the samples are others
+SLICE_SEED, SHARE_SEED = 12_345, 42  # published; the shuffle is not, so the samples differ
 
 
 class Subset:
-    """Two cuts: of all samples, shuffled, the second slice of `percent` percent, as the base model had the
-    first; of that, shuffled again, the share from `start` to `stop`.
+    """A part of a source in two cuts.
 
-    The published run has stop 0.25 and percent 10 for sets that the base model used whole, 2.5 and 1 for
-    those it used a quarter and a tenth of.
+    Of all samples, shuffled, the second slice of `percent` percent (the base model was trained on the first);
+    of that, shuffled again, the fraction from `start` to `stop`. The published run has stop 0.25, and percent
+    10 for sets that the base model used whole, 2.5 and 1 for those it used a quarter and a tenth of.
     """
 
     def __init__(self, source: Any, percent: float, start: float = 0.0, stop: float = 1.0):

@@ -1,7 +1,7 @@
-"""A downloaded benchmark's annotation files to checked questions.
+"""Reads the annotation files of a downloaded benchmark into validated questions.
 
-What is wrong in them is one TempoError that names the file and the question: a benchmark that is
-misread gives numbers that look like any others.
+Any error in them is a TempoError that names the file and the question: a benchmark that is read incorrectly
+gives numbers that look like any others.
 """
 
 import dataclasses
@@ -28,10 +28,16 @@ NOT_OFFERED = "N/A"  # stands in LongVideoBench's option columns where there are
 class Question:
     """One question of a benchmark.
 
-    video: its name as annotated, always below the folder of videos. also: what else it may be called.
-    letters: of the options offered.
-    options: their texts; empty where the prompt has them already. groups: heading -> groups it is in.
-    spans: (start, end) in seconds of what the answer rests on, where a benchmark says so.
+    Attributes:
+      id: Unique within the benchmark.
+      video: Name of the video as annotated, below the folder of videos.
+      prompt: The text that the model gets.
+      letters: Letters of the options.
+      options: Texts of the options; empty where the prompt has them already.
+      answer: The correct letter.
+      groups: Heading -> groups that the question belongs to.
+      spans: (start, end) in seconds of the evidence, where a benchmark annotates it.
+      also: Other names that the video may have.
     """
 
     id: str
@@ -48,10 +54,16 @@ class Question:
 def read(
     benchmark: Benchmark, folder: str | Path, pattern: str = "", *, subtitles: bool = False
 ) -> list[Question]:
-    """All questions of a benchmark's folder, in the order of its files.
+    """Reads all questions of a benchmark, in the order of its files.
 
-    pattern: of the annotation file(s) below the folder, instead of the benchmark's usual ones.
-    subtitles: prompts begin with those of `folder`/subtitles.
+    Args:
+      benchmark: The benchmark.
+      folder: The folder that it was downloaded to.
+      pattern: Glob pattern of the annotation files below the folder; "": the benchmark's usual ones.
+      subtitles: Whether prompts begin with the subtitles in `folder`/subtitles.
+
+    Raises:
+      TempoError: A file is missing or invalid; the message names file and question.
     """
     check_local("config.data.path", folder)
     folder = Path(folder).expanduser()
@@ -65,15 +77,15 @@ def read(
         columns = _columns(benchmark, rows[0], file)
         stem = file.stem if file.suffix == ".json" else ""
         for number, row in enumerate(rows, start=1):
-            said = folder / "subtitles" if subtitles else None
-            here = _AnnotationRow(benchmark, columns, row, f"{file}, question {number}", said, stem)
-            question = here.question(questions)
+            where = f"{file}, question {number}"
+            spoken = folder / "subtitles" if subtitles else None
+            question = _AnnotationRow(benchmark, columns, row, where, spoken, stem).question(questions)
             questions[question.id] = question
     return list(questions.values())
 
 
 def fingerprint(questions: list[Question]) -> str:
-    """The same for the same questions, in whatever order and whatever else their videos may be called."""
+    """Returns a digest of the questions, independent of their order and of other names of videos."""
     plain = [dataclasses.asdict(question) for question in questions]
     lines = sorted(json.dumps({k: v for k, v in q.items() if k != "also"}, sort_keys=True) for q in plain)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -108,7 +120,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _flat(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """LVBench's own file has a line per video, with its questions in a list."""
+    """Splits rows of LVBench's own file, which has one row per video with a list of questions."""
     if not isinstance(row.get("qa"), list):
         yield row
         return
@@ -116,7 +128,7 @@ def _flat(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _columns(benchmark: Benchmark, row: dict[str, Any], file: Path) -> dict[str, str]:
-    """What a question needs -> the column it is in."""
+    """Maps each field of a question to its column in the file."""
     needed = dict(benchmark.columns)
     if benchmark.mean_of:
         needed[benchmark.mean_of] = benchmark.groups[benchmark.mean_of]
@@ -127,20 +139,20 @@ def _columns(benchmark: Benchmark, row: dict[str, Any], file: Path) -> dict[str,
                 f"{benchmark.title}'s own annotation file."
             )
     named = {**benchmark.columns, **benchmark.optional}
-    found = {what: next((name for name in names if name in row), None) for what, names in named.items()}
-    return {what: name for what, name in found.items() if name is not None}
+    columns = {field: next((name for name in names if name in row), None) for field, names in named.items()}
+    return {field: name for field, name in columns.items() if name is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class _AnnotationRow:
-    """One row of a file, `where` it is for whoever has to mend it."""
+    """One row of a file; `where` says which, for error messages."""
 
     benchmark: Benchmark
     columns: Mapping[str, str]
     row: Mapping[str, Any]
     where: str
-    subtitles: Path | None = None  # the folder of those that prompts begin with
-    file: str = ""  # the file's name: MLVU's authors have a folder of videos for each of theirs
+    subtitles: Path | None = None  # folder of subtitles; None: prompts have none
+    file: str = ""  # stem of the file: MLVU has a folder of videos for each
 
     def question(self, others: Mapping[str, Question]) -> Question:
         video, text, options = self._video(), self._text("question"), self._options()
@@ -150,7 +162,7 @@ class _AnnotationRow:
         return Question(
             id=self._id(others, video, text, options),
             video=video,
-            prompt="\n".join([*self._said(), self.benchmark.prompt(text, options)]),
+            prompt="\n".join([*self._subtitles(), self.benchmark.prompt(text, options)]),
             letters=letters,
             options=options,
             answer=self._answer(letters, options),
@@ -163,13 +175,13 @@ class _AnnotationRow:
             also=tuple(dict.fromkeys(self._also(video))),
         )
 
-    def _get(self, what: str) -> Any:
-        return self.row.get(self.columns[what]) if what in self.columns else None
+    def _get(self, field: str) -> Any:
+        return self.row.get(self.columns[field]) if field in self.columns else None
 
-    def _text(self, what: str) -> str:
-        value = self._get(what)
+    def _text(self, field: str) -> str:
+        value = self._get(field)
         if not isinstance(value, str) or not value.strip():
-            raise TempoError(f"{self.where}: {self.columns[what]} is {value!r}, but it must be text.")
+            raise TempoError(f"{self.where}: {self.columns[field]} is {value!r}, but it must be text.")
         return clean_text(value)
 
     def _video(self) -> str:
@@ -179,7 +191,7 @@ class _AnnotationRow:
         return name
 
     def _also(self, video: str) -> Iterator[str]:
-        """What else the video may be called: by its other columns, and in a folder that the file names."""
+        """Yields other names of the video: of its other columns, and in a folder named after the file."""
         if self.file:
             yield f"{self.file}/{video}"
         for column in self.benchmark.columns["video"]:
@@ -187,8 +199,8 @@ class _AnnotationRow:
             if isinstance(name, str) and name.strip() and name != video and _is_local_name(name):
                 yield name
 
-    def _said(self) -> list[str]:
-        """The subtitles' lines, if wanted."""
+    def _subtitles(self) -> list[str]:
+        """Returns the lines of the subtitles that the prompt begins with."""
         if self.subtitles is None:
             return []
         name, duration = self._text("subtitles"), self._get("duration")
@@ -226,12 +238,14 @@ class _AnnotationRow:
         raise TempoError(f"{self.where}: the answer {answer!r} is none of {', '.join(letters)}: repair it.")
 
     def _id(self, others: Mapping[str, Question], video: str, text: str, options: tuple[str, ...]) -> str:
-        """The benchmark's own, else of what the question is, so that the order of a file is nothing to it."""
-        given = self._get("id")
-        if given is not None:
-            if str(given) in others:
-                raise TempoError(f"{self.where}: {self.columns['id']} {given!r} is there already: repair it.")
-            return str(given)
+        """Returns the benchmark's id, else one made of the content, independent of the order of the file."""
+        annotated = self._get("id")
+        if annotated is not None:
+            if str(annotated) in others:
+                raise TempoError(
+                    f"{self.where}: {self.columns['id']} {annotated!r} is there already: repair it."
+                )
+            return str(annotated)
         content = "\0".join((video, text, *options)).encode()
         name = f"{video}/{hashlib.sha256(content).hexdigest()[:10]}"
         count = next(n for n in range(1, len(others) + 2) if _numbered(name, n) not in others)
@@ -239,13 +253,13 @@ class _AnnotationRow:
 
 
 def _is_local_name(name: str) -> bool:
-    """By its name only: in a folder of the Hugging Face cache every file is a link that leads out."""
+    """Checks a name, not its target: files of the Hugging Face cache are links that lead outside."""
     path = PurePosixPath(name.replace("\\", "/"))
     return not (path.is_absolute() or ".." in path.parts or "\0" in name)
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
-    """The question, and the options that stand in lines of their own below it."""
+    """Splits a text into the question and the options in lines below it."""
     lines = text.split("\n")
     found = [OPTION.fullmatch(line.strip()) for line in lines]
     first = max((i for i, option in enumerate(found) if option and option[1] == "A"), default=0)

@@ -1,4 +1,4 @@
-"""The benchmarks: one row each, in the form their authors publish them in.
+"""The benchmarks, one row each, in the format in which their authors publish them.
 
 Prompts, parsers, groups and numbers of new tokens are those of the published evaluation
 (docs/reference/tempo.md docs/reference/tempo.md#evaluation-protocol), which published numbers depend on;
@@ -15,20 +15,23 @@ DIRECTLY = "Answer with the option's letter from the given choices directly."
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """How one benchmark is read, asked and scored.
+    """How one benchmark is read, prompted and scored.
 
-    annotations: patterns below the benchmark's folder; the first that matches is read.
-    folders: where below it the videos usually are; others below it are looked through after them.
-    copy: the data set to download, as Hugging Face names it; "" where there is none.
-    columns: what a question needs -> names its column may have, the first that is there counts. A video may
-      be called by what stands in any of its columns.
-    optional: the same for what may be missing.
-    before, between, option, after: the prompt is before + question + between + a line per option + after.
-    letters: of the options, in order. new_tokens: the answer's length at most.
-    groups: heading -> names its column may have; a list in it puts a question into several groups.
-    mean_of: the heading over whose groups the score is a plain mean; "": over all questions.
-    random_fallback: a reply without a letter is scored as a random option.
-    split: options that stand in the question's own lines, as "(A) …", are taken out of it.
+    Attributes:
+      name: Its name in `config.benchmark`. title: Its name in reports. annotations: Glob patterns below the
+      benchmark's folder; the first that matches is read. folders: Folders of videos below it; all others are
+      searched after them. columns: Field of a question -> names that its column may have; the first one
+      present counts. All columns
+        of "video" are names of the video.
+      groups: Heading -> names that its column may have; a list there puts a question into several groups.
+      parse: Parser of replies, see `parsing`. optional: As `columns`, for fields that may be missing. copy:
+      The data set to download, as Hugging Face names it; "" where there is none. prompt_prefix: The prompt is
+      prompt_prefix + question + options_prefix + a line per option + prompt_suffix. options_prefix: See
+      `prompt_prefix`. option: Format of the line of an option. prompt_suffix: See `prompt_prefix`. letters:
+      Letters of the options, in order. new_tokens: Maximum length of an answer. mean_of: The heading over
+      whose groups the score is an unweighted mean; "": over all questions. random_fallback: Whether an
+      unparseable reply is scored as a random option. split: Whether options in lines of the question, as "(A)
+      …", are split off.
     """
 
     name: str
@@ -51,12 +54,12 @@ class Benchmark:
     split: bool = False
 
     def prompt(self, question: str, options: tuple[str, ...]) -> str:
-        """The text of a question as it is asked; `<image>` in it is taken out, as published."""
+        """Returns the prompt of a question; `<image>` in it is removed, as in the reference code."""
         lines = [
             self.option.format(letter=letter, option=option) for letter, option in zip(self.letters, options)
         ]
-        asked = "\n".join([self.prompt_prefix + question + self.options_prefix, *lines]) + self.prompt_suffix
-        return asked.replace("<image>", "")
+        text = "\n".join([self.prompt_prefix + question + self.options_prefix, *lines]) + self.prompt_suffix
+        return text.replace("<image>", "")
 
 
 LVBENCH = Benchmark(

@@ -1,6 +1,6 @@
-"""What an evaluation is: one ConfigDict, checked before anything slow happens.
+"""The config of an evaluation: one ConfigDict, checked before anything slow happens.
 
-Every configs/eval_*.py starts from `default()` and changes what is its own.
+Every configs/eval_*.py starts from `default()` and changes a few fields.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from tempo_jax.video.sources import SAMPLINGS
 RENAMED = config_fields.RENAMED["eval"]
 VIDEO_CACHES = ("vision", "prefix")
 DTYPES = ("", "bfloat16", "float32", "int8", "fp8")
-# What may differ when a run continues: nothing that changes an answer that is there. Values of the grid's
-# axes may come and go; those that were asked are not asked again.
+# Fields that may differ when a run is resumed: those that change no answer. Values of the grid's axes may be
+# added and removed; settings with answers are not asked again.
 RESUME_MUTABLE_FIELDS = (
     "checkpoint", "data", "limit", "allow_missing", "video_cache", "decode_workers", "prefetch_mib",
     "chunk_segments", "mesh", "show_published", *settings.AXES,
@@ -29,7 +29,7 @@ RESUME_MUTABLE_FIELDS = (
 
 
 def default() -> ConfigDict:
-    """All fields with their types; a field that is not here is a mistake."""
+    """Returns all fields with their types and default values; `check` rejects unknown ones."""
     config = ConfigDict()
     config.system = "tempo"  # or xcomp: whose prompts, frames and strategies (evaluation.systems.SYSTEMS)
     config.benchmark = ""  # a name in evaluation.benchmarks.BENCHMARKS
@@ -64,20 +64,18 @@ def default() -> ConfigDict:
 
     config.context_length = 32_768
     config.dtype = ""  # empty: as stored; int8, fp8: bfloat16, matrices in 8 bits
-    config.decode_batch = 4  # questions about one video whose answers are written together
-    config.video_cache = "vision"  # or prefix: what is kept of a video for its further questions
+    config.decode_batch = 4  # questions about one video that are decoded as a batch
+    config.video_cache = "vision"  # or prefix: what is cached of a video for its next questions
     config.chunk_segments = 8  # segments at a time, per device
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over a process's own devices
-    config.decode_workers = (
-        1  # processes that decode the next videos; 0: none, each is decoded when it is asked
-    )
-    config.prefetch_mib = 2048  # of frames that they may be ahead
-    config.show_published = True  # published numbers beside ours
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over the devices of one process
+    config.decode_workers = 1  # processes that decode the next videos; 0: videos are decoded when needed
+    config.prefetch_mib = 2048  # MiB of decoded frames in their queues
+    config.show_published = True  # published numbers beside the measured ones
     return config_fields.with_old_names(config, RENAMED)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises one TempoError that names everything wrong with the values."""
+    """Raises one TempoError that names every invalid value and unknown field."""
     if config.system not in SYSTEMS:
         raise TempoError(f"config.system is {config.system!r}: use one of {', '.join(SYSTEMS)}")
     benchmark(config.benchmark, config.system)
@@ -137,7 +135,7 @@ _MINIMA = (
 
 
 def resume_key(config: ConfigDict) -> dict[str, Any]:
-    """What an answer depends on besides its setting, as plain values: a run goes on only with the same."""
+    """Returns, as plain values, what answers depend on besides settings: a run resumes only with the same."""
     of_others = set(SYSTEMS) - {config.system}
     names = sorted(set(config.keys()) - set(RESUME_MUTABLE_FIELDS) - of_others)
     values = ((name, config[name]) for name in names)
@@ -145,7 +143,7 @@ def resume_key(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], workdir: Any) -> None:
-    """TempoError when what answers depend on has changed since the run in `workdir` was begun."""
+    """Raises TempoError when what answers depend on has changed since the run in `workdir` started."""
     saved = {name: value for name, value in resume_key(default()).items() if name in now} | (
         config_fields.migrate(saved, RENAMED)
     )

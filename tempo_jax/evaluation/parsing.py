@@ -1,7 +1,8 @@
-"""Parses replies to option letters as the published evaluator does (docs/reference/tempo.md#evaluation-protocol).
+"""Parses replies to option letters, as the reference evaluator does.
 
-Replies are text of any kind. A parser returns one of `letters`, or "" for a reply that picks none; it
-never raises. Quirks are kept on purpose: scores are only comparable if they are.
+Sources: docs/reference/tempo.md#evaluation-protocol, docs/reference/xcomp.md#evaluation-protocol-of-xcomp.
+A parser returns one of `letters`, or "" for an unparseable reply; it never raises. Quirks of the reference
+code are kept on purpose: otherwise scores are not comparable.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 from tempo_jax.data.minireel import option_of
 
-# Where a letter stands -> how much that counts. The highest wins, among equals the one nearest the end.
+# Format in which a letter occurs -> its priority. The highest wins, among equals the one nearest the end.
 PRIORITY = {
     "start": 10,
     "end": 9,
@@ -23,12 +24,12 @@ PRIORITY = {
     "anywhere": 0,
 }
 MARKS = ("({})", "{}.", "{}:", "{})", "{} ")
-_SAID = (
+_ANSWER_PHRASES = (
     "answer is", "correct answer is", "best answer is", "correct option is", "best option is", "choice is",
     "correct choice is",
 )  # fmt: skip
 PHRASES = (
-    *_SAID, *(f"the {said}" for said in _SAID), "my answer is", "my choice is",
+    *_ANSWER_PHRASES, *(f"the {phrase}" for phrase in _ANSWER_PHRASES), "my answer is", "my choice is",
     "i choose", "i select", "i pick",
     "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは",
 )  # fmt: skip
@@ -40,7 +41,7 @@ STOCK_PHRASES = (
 
 
 def by_format(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The letter in the most telling place (LVBench, Video-MME, MLVU).
+    """Returns the letter in the format of the highest priority (LVBench, Video-MME, MLVU).
 
     Quirks kept: letters are capitals; "{}." and "{} " also end words ("USA "); after a phrase any later
     occurrence counts, so of "the answer is B, not A" it is A.
@@ -55,7 +56,7 @@ def by_format(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
 
 
 def _candidates(text: str, letters: str) -> Iterator[tuple[str, int, str]]:
-    """(format, position, letter) wherever a letter stands in one of the formats. `text` has outer spaces."""
+    """Yields (format, position, letter) of every occurrence; `text` has outer spaces."""
     for mark in MARKS:
         for letter in letters:
             if (at := text.rfind(mark.format(letter))) >= 0:
@@ -74,16 +75,16 @@ def _candidates(text: str, letters: str) -> Iterator[tuple[str, int, str]]:
 
 
 def first_letter(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The first capital A to E anywhere, stock phrases taken out (LongVideoBench).
+    """Returns the first capital A to E after stock phrases are removed (LongVideoBench).
 
     Quirks kept: "An apple" is A; and it is A to E whatever the question offers, so an E where there are
-    four options is wrong, not unparsable.
+    four options is incorrect, not unparseable.
     """
     return _first_capital_of(reply, "ABCDE")
 
 
 def first_of_four(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The same, A to D (XComp's Video-MME, docs/reference/xcomp.md#evaluation-protocol-of-xcomp)."""
+    """Returns the first capital A to D in the same way (XComp's Video-MME)."""
     return _first_capital_of(reply, "ABCD")
 
 
@@ -94,7 +95,7 @@ def _first_capital_of(reply: str, among: str) -> str:
 
 
 def stand_alone(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The letter that a reply begins with as "B. …", else the first that stands alone.
+    """Returns the letter that a reply begins with as "B. …", else the first that stands alone.
 
     XComp's LVBench and MLVU. Quirk kept: small letters count, so of "a bus, so B" it is A.
     """
@@ -107,7 +108,7 @@ def stand_alone(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
 
 
 def last_mentioned(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The last letter in the first form that occurs, else the option whose words do.
+    """Returns the last letter in the first format that occurs, else the option whose text occurs.
 
     XComp's LongVideoBench, as MMMU's evaluation: "(B)", then "B " and then "B."; an option's words count
     in replies of more than five.
@@ -128,5 +129,5 @@ def last_mentioned(reply: str, letters: str, options: tuple[str, ...] = ()) -> s
 
 
 def by_words(reply: str, letters: str, options: tuple[str, ...] = ()) -> str:
-    """The letter, or the option whose words the reply has (minireel, whose small model says words)."""
+    """Returns the letter, or the option whose text occurs (minireel, whose model answers in option texts)."""
     return option_of(reply, options) or ""

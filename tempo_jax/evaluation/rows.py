@@ -1,4 +1,4 @@
-"""A run's rows: JSON lines, one per answer, appended as they come and read again when a run continues."""
+"""The rows of a run: JSON lines, one per answer, appended as they come and read when a run is resumed."""
 
 import json
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from tempo_jax.errors import TempoError
 from tempo_jax.training import owner
 
 Row = dict[str, Any]
-# Why a question has no answer: its video is not there, its video cannot be decoded, or it cannot be asked so.
+# Why a question has no answer: its video is missing or cannot be decoded, or the model refuses the request.
 MISSING, UNDECODABLE, REFUSED = "missing", "undecodable", "refused"
 UNANSWERED = (MISSING, UNDECODABLE, REFUSED)
-NO_VIDEO = "There is no video"  # what the failures of missing ones begin with
+NO_VIDEO = "There is no video"  # prefix of the errors of missing videos
 
 
 def key(row: Row) -> tuple[str, str]:
-    """Which answer a row is: (question, setting)."""
+    """Returns the key of a row: (question, setting)."""
     return row["question"], row["setting"]
 
 
 def unanswered(row: Row) -> str:
-    """One of UNANSWERED; "" for a row that is an answer."""
+    """Returns one of UNANSWERED, or "" for a row with an answer."""
     failure = row.get("failure", "")
     if not failure:
         return ""
@@ -29,20 +29,20 @@ def unanswered(row: Row) -> str:
 
 
 def read(workdir: Path) -> dict[tuple[str, str], Row]:
-    """The whole rows that any process has written, by their keys; of one asked again, the answer."""
-    found: dict[tuple[str, str], Row] = {}
+    """Reads the complete rows of all processes, by their keys; of repeated ones, the answer."""
+    rows: dict[tuple[str, str], Row] = {}
     for file in sorted(_folder(workdir).glob("*.jsonl")):
         for row in _whole(file):
-            if not unanswered(row) or unanswered(found.get(key(row), row)):
-                found[key(row)] = row
-    return found
+            if not unanswered(row) or unanswered(rows.get(key(row), row)):
+                rows[key(row)] = row
+    return rows
 
 
 class Writer:
-    """Appends a process's own rows; each is in the file when `write` returns."""
+    """Appends the rows of one process; each is in the file when `write` returns."""
 
     def __init__(self, workdir: Path, process: int):
-        """TempoError where another one writes the same part's: it would cut off what that one writes."""
+        """Raises TempoError where another process writes the same file."""
         path = _folder(workdir) / f"{process}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115
@@ -52,9 +52,9 @@ class Writer:
                 f"{workdir} is being evaluated by another process, as --process={process} too: wait for it, "
                 "give each process its own number, or choose another --workdir"
             )
-        whole = sum(map(len, _lines(path)))
-        if self._file.tell() > whole:  # killed while it wrote: that answer is asked for again
-            self._file.truncate(whole)
+        complete = sum(map(len, _lines(path)))
+        if self._file.tell() > complete:  # killed while writing: that question is asked again
+            self._file.truncate(complete)
 
     def write(self, row: Row) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
@@ -69,7 +69,7 @@ def _folder(workdir: Path) -> Path:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """The lines that have an end."""
+    """Returns the complete lines."""
     return [line + b"\n" for line in path.read_bytes().split(b"\n")[:-1]]
 
 

@@ -1,4 +1,4 @@
-"""The grid of settings that every question of a run is asked under."""
+"""The grid of settings under which a run asks every question."""
 
 import dataclasses
 import itertools
@@ -9,16 +9,20 @@ from ml_collections import ConfigDict
 
 from tempo_jax.tempo.options import FLOOR, PRUNING
 
-NO_COMPRESSION = "none"  # a strategy of ours: every memory token of every segment
-UNBUDGETED_STRATEGIES = (NO_COMPRESSION, *PRUNING)  # strategies that no budget changes
+NO_COMPRESSION = "none"  # every memory token of every segment
+UNBUDGETED_STRATEGIES = (NO_COMPRESSION, *PRUNING)  # strategies without a budget
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What changes from one row of the report to the next.
+    """One point of the grid.
 
-    budget: memory tokens the LLM may see; None for a strategy that has no use for it. min_tokens,
-    max_tokens: of a segment, the latter 0 for all that the model has.
+    Attributes:
+      max_frames: Maximum number of sampled frames.
+      strategy: How memory tokens are allocated and kept.
+      budget: Visual token budget; None for a strategy without one.
+      min_tokens: Least tokens of a segment.
+      max_tokens: Most tokens of a segment; 0: all.
     """
 
     max_frames: int
@@ -29,7 +33,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """How rows of a run's file and the report call it."""
+        """Its name in rows and reports."""
         parts = [f"{self.max_frames} frames", self.strategy]
         if self.budget is not None:
             parts.append(f"budget {self.budget}")
@@ -38,7 +42,7 @@ class Setting:
         return ", ".join(parts)
 
     def options(self) -> dict[str, Any]:
-        """The arguments of Clip.ask."""
+        """Returns the arguments of `Clip.ask`."""
         if self.strategy == NO_COMPRESSION:
             return {"compress": False}
         limits = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
@@ -50,7 +54,7 @@ AXES = tuple(field.name for field in dataclasses.fields(Setting))
 
 
 def grid(config: ConfigDict) -> list[Setting]:
-    """All combinations of the config's values, each once, those of one number of frames together."""
+    """Returns all combinations of the config's values, each once, grouped by number of frames."""
     return list(dict.fromkeys(_all(config)))
 
 
@@ -65,7 +69,7 @@ def _all(config: ConfigDict) -> Iterator[Setting]:
 
 
 def axis(config: ConfigDict, name: str) -> tuple:
-    """The values of one axis; --config.strategy=head,tail comes as one text."""
+    """Returns the values of one axis; --config.strategy=head,tail arrives as one text."""
     values = config[name]
     return tuple(
         part for value in values for part in (value.split(",") if isinstance(value, str) else (value,))

@@ -1,6 +1,6 @@
-"""Where a run's parameters come from: native checkpoints for what there is, random numbers for the rest.
+"""Initialization of a run's parameters: from native checkpoints, the rest at random.
 
-Everything is born in its place on the mesh; no host ever holds a whole model.
+Arrays are created with their sharding on the mesh; no host ever holds a whole model.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.xcomp.token_compression import VARIANTS
 
 Flat = dict[str, jax.Array]
-# Names that config.init.tokenizer may have in place of a folder -> what writes it.
+# Names that config.init.tokenizer may have in place of a folder -> function that writes the tokenizer.
 BUILTIN_TOKENIZERS: dict[str, Callable[[Path], None]] = {
-    "demo": demo_tokenizer.write,  # ours for published vocabularies: Qwen's ids, mostly bytes
+    "demo": demo_tokenizer.write,  # for published vocabularies: Qwen's ids, mostly bytes
     "minireel": minireel_tokenizer.write,  # 768 tokens, for the presets with that vocabulary
 }
 # Component of Tempo -> (field of config.init, kind of checkpoint that fills it).
@@ -49,7 +49,7 @@ class Architecture:
 
 
 def architecture(config: ConfigDict) -> Architecture:
-    """The model that is to be trained; TempoError where checkpoints and config.model do not agree."""
+    """Determines the model to train; raises TempoError where checkpoints and config.model disagree."""
     kind, init = TASKS[config.task].kind, config.init
     if init.checkpoint and init.compressor:
         raise TempoError("config.init.checkpoint has a compressor: leave config.init.compressor empty")
@@ -65,25 +65,25 @@ def architecture(config: ConfigDict) -> Architecture:
         )
     for part, (field, needed) in COMPONENTS.items():
         if init[field]:
-            theirs = checkpoint.read_model_json(init[field], needed).config
-            _check_architecture(f"config.init.{field}", theirs, getattr(model, part))
+            stored = checkpoint.read_model_json(init[field], needed).config
+            _check_architecture(f"config.init.{field}", stored, getattr(model, part))
     origin = {name: value for name, value in init.items() if value}
     return Architecture(kind, model, {"trained from": origin or "random numbers"})
 
 
-def _check_architecture(name: str, theirs: Any, ours: Any) -> None:
-    ours, theirs = dataclasses.asdict(ours), dataclasses.asdict(theirs)
-    for values in (ours, theirs):  # the compressor's own language head is not used
+def _check_architecture(name: str, stored: Any, expected: Any) -> None:
+    stored, expected = dataclasses.asdict(stored), dataclasses.asdict(expected)
+    for values in (stored, expected):  # the compressor's own language head is not used
         values.get("text", {}).pop("tie_embeddings", None)
-    flat = flatten(ours), flatten(theirs)
-    wrong = [f"{key} is {flat[1].get(key)} there and {flat[0].get(key)} here"
-             for key in flat[0] if flat[0][key] != flat[1].get(key)]  # fmt: skip
+    stored, expected = flatten(stored), flatten(expected)
+    wrong = [f"{key} is {stored.get(key)} there and {value} here"
+             for key, value in expected.items() if value != stored.get(key)]  # fmt: skip
     if wrong:
         raise TempoError(f"{name} does not fit config.model ({'; '.join(wrong)}): choose another of the two")
 
 
 def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
-    """The folder of tokenizer files; one of our own is written into the working directory first."""
+    """Returns the folder of tokenizer files; a built-in one is written into the working directory first."""
     given = config.init.tokenizer
     if given in BUILTIN_TOKENIZERS:
         with replacing(workdir / "tokenizer", FORCE) as folder:
@@ -102,27 +102,28 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
 
 
 def parameters(config: ConfigDict, model: Any, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Flat:
-    """All parameters as {path: array} on the mesh, in the dtype they are stored in (float32: random)."""
+    """Makes all parameters, {path: array} on the mesh, in their stored dtype (random ones: float32)."""
     shapes = flatten(build.shapes(model))
-    given = dict(_load_given(config, mesh))
-    base = {path: given.pop(path) for path in [HEAD] if path in given and path not in shapes}
-    _check_shapes(shapes, given)
-    drawn = _init_random(model, config.seed, mesh, shapes.keys() - given.keys())
-    params = drawn | given
+    loaded = dict(_load_given(config, mesh))
+    base = {path: loaded.pop(path) for path in [HEAD] if path in loaded and path not in shapes}
+    _check_shapes(shapes, loaded)
+    params = _init_random(model, config.seed, mesh, shapes.keys() - loaded.keys()) | loaded
     if TASKS[config.task].kind == "tempo" and not config.init.checkpoint:
         params |= _init_tempo_parameters(params, base.get(HEAD), tokenizer.ids, config.seed, mesh)
     return params
 
 
 def _load_given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
-    """Later ones replace earlier ones: config.init.llm the LLM of config.init.checkpoint."""
+    """Loads parameters of checkpoints; later ones replace earlier ones of the same path."""
     if config.init.checkpoint:
         yield from flatten(checkpoint.load_params(config.init.checkpoint, shardings=mesh)).items()
     for part, (field, _) in COMPONENTS.items():
         if folder := config.init[field]:
-            whole = nest(checkpoint.param_shapes(folder))
-            where = tree_shardings(whole, mesh, f"{part}/")  # as a part, not as the model that it was
-            loaded = checkpoint.load_params(folder, shardings=where)
+            shapes = nest(checkpoint.param_shapes(folder))
+            shardings = tree_shardings(
+                shapes, mesh, f"{part}/"
+            )  # those of the component, not of the backbone
+            loaded = checkpoint.load_params(folder, shardings=shardings)
             yield from flatten(loaded, f"{part}/").items()
 
 
@@ -136,7 +137,7 @@ def _check_shapes(shapes: dict, given: dict) -> None:
 
 
 def _init_random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
-    """The wanted parameters of a fresh model; the numbers do not depend on the mesh."""
+    """Initializes the wanted parameters at random; the numbers do not depend on the mesh."""
     if not wanted:
         return {}
 
@@ -149,7 +150,7 @@ def _init_random(model: Any, seed: int, mesh, wanted: set[str]) -> Flat:
 
 
 def _scaled(path: str, x: jax.Array) -> jax.Array:
-    """Smaller where a kernel adds to a residual stream; the projector as PyTorch starts it."""
+    """Scales kernels that add to a residual stream down; the projector as PyTorch initializes it."""
     if re.search(r"(attention/(o|proj)|mlp/(down|fc2))/kernel$", path):
         return x / math.sqrt(2 * x.shape[0])
     if path.startswith("projector/") and path.endswith("kernel"):
@@ -161,7 +162,7 @@ def _init_tempo_parameters(params: Flat, head, ids: SpecialIds, seed: int, mesh)
     """Initializes what Tempo adds to its compressor (docs/reference/tempo.md#memory-tokens, #relevance).
 
     Memory tokens [K, D]: Normal(mean_d, std_d) of the embedding's columns. Direction [D]: the language
-    head's rows of Yes and No, their difference formed in their own dtype.
+    head's rows of Yes and No, subtracted in their own dtype.
     """
 
     def make(embedding: jax.Array, head: jax.Array | None) -> Flat:
@@ -169,12 +170,12 @@ def _init_tempo_parameters(params: Flat, head, ids: SpecialIds, seed: int, mesh)
         noise = jax.random.normal(jax.random.key(seed), params[MEMORY].shape)
         rows = embedding if head is None else head.T
         difference = rows[ids.yes].astype(jnp.float32) - rows[ids.no].astype(jnp.float32)
-        dtype = jnp.finfo(rows.dtype)  # rounded to by force: XLA would keep what it has in registers
+        dtype = jnp.finfo(rows.dtype)  # rounded explicitly: XLA would keep the higher precision
         return {
             MEMORY: table.mean(0) + table.std(0, ddof=1) * noise,
             DIRECTION: jax.lax.reduce_precision(difference, dtype.nexp, dtype.nmant),
         }
 
-    where = {path: param_sharding(path, params[path].shape, mesh) for path in (MEMORY, DIRECTION)}
-    made: Callable = jax.jit(make, out_shardings=where)
-    return made(params[EMBEDDING], head)
+    shardings = {path: param_sharding(path, params[path].shape, mesh) for path in (MEMORY, DIRECTION)}
+    initialize: Callable = jax.jit(make, out_shardings=shardings)
+    return initialize(params[EMBEDDING], head)

@@ -1,7 +1,7 @@
-"""Where a run's numbers, answers and pictures are shown: one small interface, a table of what has it.
+"""Loggers of metrics, answers and images of a run: one small interface and a table of implementations.
 
-Process 0 alone opens them. What is not TensorBoard's is used where it is installed, by its own settings
-(WANDB_MODE, MLFLOW_TRACKING_URI, ...).
+Only process 0 opens them. Those other than TensorBoard must be installed and are configured by their own
+environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, ...).
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from tempo_jax.errors import TempoError
 
 
 class Logger(Protocol):
-    """All of a run's loggers hear the same, step after step."""
+    """What every logger can do."""
 
     def numbers(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -31,7 +31,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Events, written at once: tensorboardX's own queue would wait for ever on a full disk."""
+    """TensorBoard events, written synchronously: tensorboardX's queue would wait forever on a full disk."""
 
     def __init__(self, workdir: Path, step: int, config: dict):
         """Hides what an interrupted run wrote after `step`."""
@@ -77,7 +77,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases that goes on when ours does."""
+    """A run of Weights & Biases, resumed with the training run."""
 
     def __init__(self, workdir: Path, step: int, config: dict):
         import wandb
@@ -109,7 +109,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow that goes on when ours does."""
+    """A run of MLflow, resumed with the training run."""
 
     def __init__(self, workdir: Path, step: int, config: dict):
         import mlflow
@@ -141,8 +141,8 @@ class MLflow:
 
 
 class LoggerEntry(NamedTuple):
-    module: str  # what has to be installed
-    package: str  # and how pip calls it
+    module: str  # importable module
+    package: str  # its package on PyPI
     make: Callable[[Path, int, dict], Logger]
 
 
@@ -154,7 +154,7 @@ LOGGERS = {
 
 
 def check(names: Iterable[str]) -> None:
-    """TempoError for a logger that is not installed."""
+    """Raises TempoError for a logger that is not installed."""
     for name in names:
         entry = LOGGERS[name]
         if importlib.util.find_spec(entry.module) is None:
@@ -164,13 +164,13 @@ def check(names: Iterable[str]) -> None:
 
 
 def open_loggers(names: Iterable[str], workdir: Path, step: int, config: dict) -> list[Logger]:
-    """The loggers of a run that goes on after `step`."""
+    """Opens the loggers of a run that resumes after `step`."""
     check(names)
     return [LOGGERS[name].make(workdir, step, config) for name in names]
 
 
 def _service_run_id(workdir: Path, name: str, new: Callable[[], str]) -> str:
-    """The name that a service knows the run by, kept in workdir/loggers.json."""
+    """Returns the id of the run at a service, stored in workdir/loggers.json."""
     path = workdir / "loggers.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in known:

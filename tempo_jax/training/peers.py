@@ -1,9 +1,9 @@
-"""The processes that train together: what one knows, all get to know (jax.distributed's key-value store).
+"""Communication among the processes of a run, over jax.distributed's key-value store.
 
-An error of one ends all of them within seconds, with its sentence on process 0: whoever fails publishes
-it, a thread in every process looks for that once a second, and ends the process wherever its main thread
-may be waiting. A process that dies without a word is noticed by jax.distributed, which would abort the
-others; `aborts` makes a sentence of that.
+An error of one process ends all of them within seconds, with its message on process 0: the failing process
+publishes it, and a thread in every process polls for it once a second and ends the process, whatever its main
+thread waits for. A process that dies silently is noticed by jax.distributed, which would abort the others;
+`aborts` turns that into an error message.
 """
 
 import contextlib
@@ -25,28 +25,32 @@ from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.training import aborts, owner
 from tempo_jax.utils import command_line
 
-HEARTBEAT_SECONDS = 30  # without any, after which jax.distributed takes a process for dead
+HEARTBEAT_SECONDS = 30  # without a heartbeat after which a process counts as dead
 POLL_SECONDS = 1.0
-GRACE_SECONDS = 10.0  # for the others to hear of an error before the process that serves the store ends
-CAUSE_SECONDS = 45.0  # for the cause to arrive, when a process only sees that the connection broke
-LONGEST_SECONDS = 24 * 3600  # that processes may be apart; whoever dies meanwhile ends the others
+GRACE_SECONDS = 10.0  # for the others to read an error before the process that serves the store ends
+CAUSE_SECONDS = 45.0  # to wait for the cause, when a process only sees a broken connection
+LONGEST_SECONDS = 24 * 3600  # timeout of barriers
 _BROKEN = ("Gloo", "UNAVAILABLE", "Connection closed", "Connection reset", "coordination", "DEADLINE", "NCCL")
 _FAILED, _HEARD = "tempo/failed", "tempo/heard"
 
 _count = itertools.count()
 _ending = threading.Lock()
-_decided: list[int] = []  # the status with which this process is about to end
-_endings: list[Callable[[], None]] = []  # of a process that a thread ends
+_decided: list[int] = []  # exit status of this process, once it is ending
+_endings: list[Callable[[], None]] = []  # callbacks for when a thread ends this process
 
 
 @contextlib.contextmanager
 def joined(
     prog: str, address: str | None, processes: int | None, process: int | None, wait_seconds: int
 ) -> Iterator[None]:
-    """Inside, this process is one of several; an exception that leaves it ends them all, this one first.
+    """Joins the processes of a run; an exception inside ends all of them.
 
-    address, processes, process: of jax.distributed; found out where they are None. wait_seconds: for the
-    others to come, TryAgain's status 75 after that.
+    Args:
+      prog: Name of the command, for messages.
+      address: host:port of process 0; None: detected by jax.distributed, as are the next two.
+      processes: Number of processes.
+      process: Index of this one.
+      wait_seconds: Time to wait for the other processes; then this one ends with status 75.
     """
     waited = max(wait_seconds - 5, 1)  # jax.distributed takes five more
     with aborts.as_messages(prog, _on_abort), _waiting(prog, wait_seconds):
@@ -94,49 +98,49 @@ def _waiting(prog: str, seconds: int) -> Iterator[None]:
 
 
 def exchange(text: str = "") -> list[str]:
-    """What each process says, in their order; waits for all of them. Every process calls it."""
+    """Gathers a text of every process, in their order; every process calls it and waits for the others."""
     client, number = distributed.global_state.client, next(_count)
     if jax.process_count() == 1:
         return [text]
     key = f"tempo/exchange/{number}"
     client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(text))
     client.wait_at_barrier(key, LONGEST_SECONDS * 1000)
-    said = {int(name.rpartition("/")[2]): json.loads(value) for name, value in client.key_value_dir_get(key)}
-    return [said[process] for process in range(jax.process_count())]
+    texts = {int(name.rpartition("/")[2]): json.loads(value) for name, value in client.key_value_dir_get(key)}
+    return [texts[process] for process in range(jax.process_count())]
 
 
 def all_agree(fact: bool) -> bool:
-    """Whether it holds in every process."""
+    """Returns whether a fact holds in every process."""
     return all(text == "yes" for text in exchange("yes" if fact else "no"))
 
 
 def publish(name: str, values: dict) -> None:
-    """Puts up what this process has to say under a name, in place of what it said before."""
+    """Publishes values of this process under a name, in place of earlier ones."""
     if jax.process_count() > 1:
         key = f"tempo/{name}/{jax.process_index()}"
-        with contextlib.suppress(Exception):  # of a store that goes away the other threads tell
+        with contextlib.suppress(Exception):  # other threads report a store that has gone away
             distributed.global_state.client.key_value_set(key, json.dumps(values), allow_overwrite=True)
 
 
 def published(name: str) -> dict[int, dict]:
-    """What the processes have put up so far; waits for nobody."""
+    """Returns what the processes have published so far; does not wait."""
     if jax.process_count() == 1:
         return {}
     try:
-        found = distributed.global_state.client.key_value_dir_get(f"tempo/{name}/")
+        entries = distributed.global_state.client.key_value_dir_get(f"tempo/{name}/")
     except Exception:
         return {}
-    return {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
+    return {int(key.rpartition("/")[2]): json.loads(value) for key, value in entries}
 
 
 def check_alike(facts: dict[str, object]) -> None:
-    """TempoError where a process was started with other facts than process 0; every process calls it."""
-    said = [json.loads(text) for text in exchange(json.dumps(facts))]
-    for process, theirs in enumerate(said):
-        if theirs != said[0]:
-            names = sorted(name for name in said[0].keys() | theirs if theirs.get(name) != said[0].get(name))
+    """Raises TempoError where the facts of a process differ from those of process 0; all call it."""
+    first, *_ = all_facts = [json.loads(text) for text in exchange(json.dumps(facts))]
+    for process, other in enumerate(all_facts):
+        if other != first:
+            names = sorted(name for name in first.keys() | other if other.get(name) != first.get(name))
             shown = "; ".join(
-                f"{name} is {theirs.get(name)!r} there and {said[0].get(name)!r} on process 0"
+                f"{name} is {other.get(name)!r} there and {first.get(name)!r} on process 0"
                 for name in names[:5]
             )
             raise TempoError(
@@ -146,7 +150,7 @@ def check_alike(facts: dict[str, object]) -> None:
 
 
 def check_shared(workdir: Path, token: str) -> None:
-    """TempoError where this process does not see the folder that process 0 owns by this token."""
+    """Raises TempoError where this process does not see the folder that process 0 owns by this token."""
     for _ in range(40):  # a network file system may show another host's files late
         if owner.read_owner(workdir).get("token") == token:
             return
@@ -159,7 +163,7 @@ def check_shared(workdir: Path, token: str) -> None:
 
 @contextlib.contextmanager
 def at_end(callback: Callable[[], None]) -> Iterator[None]:
-    """Calls `callback` where a thread ends this process inside."""
+    """Registers a callback for the case that a thread ends this process inside."""
     _endings.append(callback)
     try:
         yield
@@ -168,7 +172,7 @@ def at_end(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def give_up(prog: str, error: Exception) -> None:
-    """Ends this process, and those that train with it, from whatever thread; does not return."""
+    """Ends this process and the others of the run, from any thread; does not return."""
     _fail(prog, error)
 
 
@@ -176,7 +180,7 @@ def _fail(prog: str, error: BaseException) -> None:
     """Publishes the error, waits until the others know, and ends this process."""
     alone = not jax.distributed.is_initialized() or distributed.global_state.num_processes == 1
     if not alone and _is_lost_connection(error):
-        time.sleep(CAUSE_SECONDS)  # the thread that listens, or an abort, ends the process meanwhile
+        time.sleep(CAUSE_SECONDS)  # meanwhile the listening thread or an abort ends the process
         error = TryAgain(
             f"the connection to another process broke ({_first_line(error)}): run the command again"
         )
@@ -185,7 +189,7 @@ def _fail(prog: str, error: BaseException) -> None:
         _decided.append(status)
         if not alone:
             mine = {"process": distributed.global_state.process_id, "status": status, "text": text}
-            with contextlib.suppress(Exception):  # somebody else was first
+            with contextlib.suppress(Exception):  # another process was first
                 distributed.global_state.client.key_value_set(_FAILED, json.dumps(mine))
             _acknowledge()
         if text:
@@ -196,7 +200,7 @@ def _fail(prog: str, error: BaseException) -> None:
 
 
 def _exit_status_and_message(prog: str, error: BaseException) -> tuple[int, str]:
-    """Exit status and sentence, as command_line.run has them."""
+    """Returns exit status and message, as command_line.run has them."""
     if isinstance(error, TempoError):
         return error.status, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -209,9 +213,9 @@ def _exit_status_and_message(prog: str, error: BaseException) -> tuple[int, str]
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Whether it only says that another process is not there any more."""
-    theirs = isinstance(error, ValueError | RuntimeError) and not isinstance(error, TempoError)
-    return theirs and any(word in str(error) for word in _BROKEN)
+    """Returns whether an error only says that another process is gone."""
+    is_library_error = isinstance(error, ValueError | RuntimeError) and not isinstance(error, TempoError)
+    return is_library_error and any(word in str(error) for word in _BROKEN)
 
 
 def _first_line(error: BaseException) -> str:
@@ -225,7 +229,7 @@ def _listen(prog: str, done: threading.Event) -> None:
         try:
             failed = json.loads(client.key_value_try_get(_FAILED))
         except Exception:
-            continue  # not there, or the store is gone, of which jax.distributed tells
+            continue  # nothing published, or the store is gone, which jax.distributed reports
         with _ending:
             if done.is_set():
                 return
@@ -246,7 +250,7 @@ def _acknowledge() -> None:
 
 
 def _wait_for_the_others() -> None:
-    """Process 0 has the store and ends last; for the others it is enough that it has heard."""
+    """Waits until the error is known: process 0, which serves the store, ends last."""
     client, until = distributed.global_state.client, time.monotonic() + GRACE_SECONDS
     needed = (
         range(distributed.global_state.num_processes) if distributed.global_state.process_id == 0 else (0,)
@@ -262,15 +266,15 @@ def _wait_for_the_others() -> None:
 
 
 def _on_abort(prog: str, sentence: str) -> None:
-    """jax.distributed wanted to abort this process, for what the sentence says."""
-    if _decided:  # it was about to end, for what has been said
+    """Ends this process with a message where jax.distributed would abort it."""
+    if _decided:  # it was already ending
         _end(_decided[0])
     command_line.say(f"{prog}: {sentence}")
     _end(TryAgain.status)
 
 
 def _end(status: int) -> None:
-    """Without Python's own end, in which jax.distributed would wait for the others."""
+    """Ends without Python's shutdown, in which jax.distributed would wait for the others."""
     for callback in _endings:
         with contextlib.suppress(Exception):
             callback()

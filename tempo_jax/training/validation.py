@@ -1,4 +1,4 @@
-"""What a run knows of data that it does not learn from: loss per token, and answers to a few questions."""
+"""Validation of a run: loss per label on held-out data, and answers to a few questions."""
 
 import time
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from tempo_jax.training import param_groups, peers, step
 from tempo_jax.training.run_state import TrainRun
 from tempo_jax.video import open_video
 
-SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of a question's video
+SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of the logged frames of a question's video
 
 
 class Validation:
-    """Of one run; every process calls it. The batches are the same each time."""
+    """Validates one run on the same batches each time; every process calls it."""
 
     def __init__(self, run: TrainRun, make_batches: Callable[..., Any]):
-        """TempoError for sources and videos that are not there."""
+        """Raises TempoError for sources and videos that are missing."""
         self._run, self._make, self._shown = run, make_batches, False
         self._settings = settings = run.config.validation
         config = ConfigDict(run.config.to_dict())
@@ -33,7 +33,7 @@ class Validation:
         config.data.workers = 0
         self._config = config
         self._tokenizer = Tokenizer(run.tokenizer_folder)
-        self._batches().close()  # a source that is not there shows before the first step
+        self._batches().close()  # a missing source is reported before the first step
         self._files = {question.video: _check_readable(question.video) for question in settings.questions}
         task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
         self._loss = jax.jit(
@@ -41,14 +41,14 @@ class Validation:
         )
 
     def loss(self) -> dict[str, float]:
-        """ "validation_loss", nats per label over all batches and hosts, and how many labels that were."""
+        """Returns "validation_loss", nats per label over all hosts, and "validation_tokens", the labels."""
         total, tokens = 0.0, 0.0
         batches = self._batches()
         try:
             for _ in range(self._settings.batches):
                 placed = self._run.layout.place(next(batches))
-                more = jax.device_get(self._loss(self._run.state.trainable, self._run.frozen, placed))
-                total, tokens = total + float(more.total), tokens + float(more.tokens)
+                batch_loss = jax.device_get(self._loss(self._run.state.trainable, self._run.frozen, placed))
+                total, tokens = total + float(batch_loss.total), tokens + float(batch_loss.tokens)
         finally:
             batches.close()
         return {"validation_loss": total / max(tokens, 1.0), "validation_tokens": tokens}
@@ -57,18 +57,22 @@ class Validation:
         return self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
 
     def answers(self) -> list[dict]:
-        """{"video", "question", "text"} of each question, by the weights as they are on the whole mesh."""
+        """Answers each question with the current weights, on the whole mesh.
+
+        Returns:
+          {"video", "question", "text"} of each question.
+        """
         if not self._settings.questions:
             return []
-        system, told = self._system(), []
+        system, answers = self._system(), []
         for question in self._settings.questions:
-            # All processes ask or none: one alone would wait for ever, and a week's run needs no answer.
+            # All processes answer or none does: one alone would wait forever, and no answer is worth a run.
             if peers.all_agree(_file_state(question.video) == self._files[question.video]):
                 text = self._answer(system, question)
             else:
-                text = "(not answered: its video is not there any more, or another file)"
-            told.append({"video": question.video, "question": question.question, "text": text})
-        return told
+                text = "(not answered: its video is missing or has been replaced)"
+            answers.append({"video": question.video, "question": question.question, "text": text})
+        return answers
 
     def _answer(self, system: Any, question: ConfigDict) -> str:
         limits = {"max_frames": question.max_frames} if "max_frames" in question else {}
@@ -76,35 +80,35 @@ class Validation:
         return system.ask(question.video, question.question, max_new_tokens=new_tokens, **limits).text
 
     def pictures(self) -> list[np.ndarray]:
-        """A strip of frames of each question's video, the first time and on process 0; then none."""
+        """Returns a strip of frames of each question's video, the first time and on process 0; then none."""
         shown, self._shown = self._shown, True
         if shown or jax.process_index() != 0:
             return []
         return [_frame_strip(question.video) for question in self._settings.questions]
 
     def __call__(self) -> tuple[dict[str, float], list[dict]]:
-        """Loss and answers, and how long they took."""
-        began = time.perf_counter()
-        found, answers = self.loss(), self.answers()
-        return found | {"validation_seconds": time.perf_counter() - began}, answers
+        """Returns the loss with its duration, and the answers."""
+        started = time.perf_counter()
+        numbers, answers = self.loss(), self.answers()
+        return numbers | {"validation_seconds": time.perf_counter() - started}, answers
 
     def _system(self) -> Any:
-        """What `tempo_jax.load` makes of a checkpoint, of the weights in training."""
+        """Makes of the weights in training what `tempo_jax.load` makes of a checkpoint."""
         from tempo_jax.tempo.engine import Tempo
         from tempo_jax.xcomp.engine import XComp
 
         run, dtype = self._run, jnp.dtype(self._run.config.dtype)
-        # Copies, since the engine takes apart what it is given.
+        # Copies, since the engine takes ownership of its parameters.
         params = param_groups.merge(step.cast(run.state.trainable, dtype), step.cast(run.frozen, dtype))
         make = {"tempo": Tempo, "xcomp": XComp}[run.model.kind]
         return make(run.model.config, params, self._tokenizer, mesh=run.mesh if run.mesh.size > 1 else None)
 
 
 def _check_readable(video: str) -> tuple[int, int]:
-    """Reads a question's video once, before the first step, and says which file it was."""
+    """Reads a question's video once, before the first step, and returns its file state."""
     if not Path(video).exists():
         raise TempoError(
-            f"config.validation.questions asks about {video}, which is not there: every host reads it"
+            f"config.validation.questions asks about {video}, which is missing: every host reads it"
         )
     for _ in open_video(video).chunks(SHOWN_FRAMES):
         pass
@@ -112,20 +116,20 @@ def _check_readable(video: str) -> tuple[int, int]:
 
 
 def _file_state(video: str) -> tuple[int, int] | None:
-    """Size and time of change of a file or folder; None where there is none."""
+    """Returns size and modification time of a file or folder, None where there is none."""
     try:
-        found = Path(video).stat()
+        state = Path(video).stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return state.st_size, state.st_mtime_ns
 
 
 def _frame_strip(video: str) -> np.ndarray:
-    """A few frames side by side, [H, W, 3]."""
+    """Returns a few frames side by side, [H, W, 3]."""
     source = open_video(video, max_frames=SHOWN_FRAMES, min_frames=1)
     frames = np.concatenate(list(source.chunks(SHOWN_FRAMES)))[:SHOWN_FRAMES]
-    shown = []
+    tiles = []
     for frame in frames:
         width = max(1, round(frame.shape[1] * SHOWN_HEIGHT / frame.shape[0]))
-        shown.append(np.asarray(Image.fromarray(frame).resize((width, SHOWN_HEIGHT))))
-    return np.concatenate(shown, axis=1)
+        tiles.append(np.asarray(Image.fromarray(frame).resize((width, SHOWN_HEIGHT))))
+    return np.concatenate(tiles, axis=1)

@@ -1,4 +1,4 @@
-"""Normalizes conversations: turns in order, with one mark of what is shown (docs/reference/tempo.md#labels)."""
+"""Normalizes conversations: turns in order, one visual mark (docs/reference/tempo.md#labels)."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
