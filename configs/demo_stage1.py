@@ -22,7 +22,12 @@ def get_config() -> ConfigDict:
     config.learning_rate.update({"vision": 0.0, "compressor": 0.0, "projector": 1e-3, "llm": 1e-3})
     config.steps = 600
     config.batch.update({"segments": 40, "compressor_length": 172, "sequences": 2, "sequence_length": 1600})
-    reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.9, "text": 0.1}, "as_asked": True}
+    reels = {
+        "kind": "minireel",
+        "count": 1_000_000,
+        "forms": {"worded": 0.9, "text": 0.1},
+        "inference_prompt": True,
+    }
     some = {**EVIDENCE, "kinds": ("needle", "when", "order", "count")}
     config.data.sources = (
         ConfigDict({**reels, "seconds": (16, 32, 64), "weight": 0.6}),

@@ -19,6 +19,11 @@ def get_config() -> ConfigDict:
     config.learning_rate.update({"vision": 0.0, "compressor": 0.0, "projector": 5e-4, "llm": 1e-3})
     config.steps = 200
     config.batch.update({"segments": 128, "compressor_length": 196, "sequences": 1, "sequence_length": 2944})
-    reels = {"kind": "minireel", "count": 1_000_000, "forms": {"worded": 0.8, "text": 0.2}, "as_asked": True}
+    reels = {
+        "kind": "minireel",
+        "count": 1_000_000,
+        "forms": {"worded": 0.8, "text": 0.2},
+        "inference_prompt": True,
+    }
     config.data.sources = (ConfigDict({**reels, "seconds": (64, 128, 256, 512, 4096)}),)
     return config

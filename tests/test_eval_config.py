@@ -135,7 +135,7 @@ def test_the_command_prints_the_result_and_reports_halves(run, root):
     assert "Process 0 finished; others of 2 processes are still " in out
     assert status == (3 if "not answered" in err else 0)
     status, out, _ = run("--report=True")
-    assert "without a letter" in out
+    assert "unparseable" in out
     assert "**Incomplete" in (root / "work" / "report.md").read_text()
     status, out, err = run(allowed)
     assert err.startswith("eval: not answered: 1 answer (videos missing), 2 answers (videos not decodable);")

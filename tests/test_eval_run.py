@@ -228,7 +228,7 @@ def test_replies_without_a_letter_are_counted_and_shown(root, tmp_path, monkeypa
     assert setting["unparsable"] == 3 and setting["random_options_right"] is not None
     lost = setting["without_random_options"]["right"]
     assert setting["all"]["right"] == lost + setting["random_options_right"]
-    assert "right by a random option" in text
+    assert "correct by a random option" in text
 
 
 def test_the_table_stands_beside_what_was_published(root, tmp_path, fake):

@@ -343,7 +343,7 @@ def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
         (True, "answer exactly", "\nQuery:\nW"),
         (False, "Ignore irrelevant details.", "Context turn 1"),
     ):
-        sample = open_source(ConfigDict(fields | {"as_asked": as_asked}))[0]
+        sample = open_source(ConfigDict(fields | {"inference_prompt": as_asked}))[0]
         need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
         shape = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
         drawn = dataclasses.replace(sample, frames=np.stack(list(sample.frames)))

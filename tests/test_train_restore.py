@@ -165,7 +165,7 @@ def streaks(monkeypatch):
 
         def wrapped(state, frozen, batch):
             state, metrics = step(state, frozen, batch)
-            finite = metrics.finite & (int(state.step) not in numbers)
+            is_finite = metrics.is_finite & (int(state.step) not in numbers)
             return state, metrics._replace(finite=finite)
 
         return wrapped

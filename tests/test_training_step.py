@@ -109,7 +109,7 @@ def test_not_finite_gradients_are_skipped_and_counted(batches):
     state, metrics = jax.jit(step.make_train_step(TINY, tx, dtype=jnp.float32))(
         step.init_state(learning, tx), frozen, batches[0]
     )
-    assert not bool(metrics.finite) and int(state.skipped) == 1
+    assert not bool(metrics.is_finite) and int(state.skipped) == 1
     before = flatten(params())
     for path, x in state.trainable.items():
         np.testing.assert_array_equal(x, before[path])

@@ -1,4 +1,4 @@
-"""Which model it was: a fingerprint of a checkpoint that does not depend on where it lies."""
+"""The fingerprint of a checkpoint, which is independent of its location."""
 
 import hashlib
 from pathlib import Path
@@ -6,24 +6,23 @@ from typing import Any
 
 from tempo_jax import checkpoint
 
-ENDS = 1 << 20  # bytes at either end of a file that are looked at: a 6B's arrays are never read whole
+ENDS = 1 << 20  # bytes at either end of a file that are hashed: large arrays are not read completely
 
 
 def fingerprint(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """{"fingerprint": 16 hex digits, "origin": what model.json says}; of model.json, arrays, tokenizer.
+    """Computes the fingerprint of model.json, arrays and tokenizer.
 
-    Two checkpoints of other weights differ: every array file's name and size and its first and last MiB
-    count.
+    It covers the name, the size, and the first and last MiB of every file.
 
     Args:
-      folder: the checkpoint.
-      kind: of model that it must be, a name in models.config.KINDS; None: any.
+      folder: The checkpoint.
+      kind: Kind that the model must have, a name in models.config.KINDS; None: any.
 
     Returns:
-      The fingerprint and the origin.
+      {"fingerprint": 16 hex digits, "origin": the origin in model.json}.
 
     Raises:
-      TempoError: for a folder that is no native checkpoint, or one of another kind.
+      TempoError: The folder is no native checkpoint, or one of another kind.
     """
     folder = Path(folder)
     origin = checkpoint.read_model_json(folder, kind=kind).origin

@@ -1,4 +1,4 @@
-"""A random option for a reply without a letter, as LongVideoBench scores it."""
+"""The random option of an unparseable response, as LongVideoBench scores it."""
 
 import random
 
@@ -6,8 +6,8 @@ from tempo_jax.evaluation.annotations import Question
 
 
 def random_option(question: Question, seed: int) -> str:
-    """One of the letters offered; of the question and the seed alone, so that no order changes it.
+    """Returns one of the offered letters, which depends on the question and the seed only.
 
-    The published evaluator draws from one global generator instead.
+    The reference evaluator draws from one global generator instead.
     """
     return random.Random(f"{seed}/{question.id}").choice(question.letters)

@@ -1,4 +1,4 @@
-"""The picture of a grid: accuracy over visual tokens per frame, a line for each strategy."""
+"""The figure of a grid: accuracy over visual tokens per frame, a line for each strategy."""
 
 import os
 from collections import defaultdict
@@ -10,7 +10,7 @@ MARKERS = "osD^vP*Xph"
 
 
 def worth_drawing(results: Mapping[str, Any]) -> bool:
-    """Whether there are several settings to compare."""
+    """Returns whether there are several settings to compare."""
     return sum(row["tokens_per_frame"] is not None for row in results["settings"]) > 1
 
 
@@ -41,7 +41,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _lines(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Label -> (tokens per frame, accuracy, distance to the interval's ends), in percent."""
+    """Returns {label: (tokens per frame, accuracy, distances to the interval's ends)}, in percent."""
     frames = {row["max_frames"] for row in results["settings"]}
     limits = {(row["min_tokens"], row["max_tokens"]) for row in results["settings"]}
     lines = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The model of a config, over the devices of this process."""
+"""Loads the model of a config onto the devices of this process."""
 
 import jax
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from tempo_jax.utils import command_line
 
 
 def load(config: ConfigDict) -> "tempo_jax.Tempo":
-    """Loads the checkpoint; segments of a video spread over this process's devices."""
+    """Loads the checkpoint; segments of a video are sharded over this process's devices."""
     return tempo_jax.load(
         config.checkpoint,
         dtype=config.dtype or None,
@@ -20,7 +20,7 @@ def load(config: ConfigDict) -> "tempo_jax.Tempo":
 
 
 def mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
-    """A mesh of this process's own devices, -1 taking what the other axes leave; None for one device."""
+    """Makes a mesh of this process's devices, -1 takes what the other axes leave; None for one device."""
     devices = jax.local_devices()
     sizes = sharding.filled(sizes, len(devices), "config.mesh.")
     made = sharding.make_mesh(**sizes, devices=devices)

@@ -1,4 +1,4 @@
-"""The other end of `serve`: a model in a process, and an environment, of its own. Standard library only."""
+"""Client of `serve`: a model in a separate process and Python environment. Standard library only."""
 
 import contextlib
 import json
@@ -9,10 +9,10 @@ from tempo_jax.errors import TempoError
 
 
 class ModelProcess:
-    """A model behind a pipe. `python`: the interpreter of the environment that has jax and tempo_jax."""
+    """A model in another process; `python` is the interpreter of an environment with tempo_jax."""
 
     def __init__(self, python: str, options: dict[str, Any]):
-        """`options`: as in `serve`. TempoError for what the model does not start with."""
+        """Starts the process with the options of `serve`; raises TempoError where it does not start."""
         command = [python, "-m", "tempo_jax.evaluation.serve", json.dumps(options)]
         try:
             self._process = subprocess.Popen(
@@ -26,9 +26,9 @@ class ModelProcess:
             raise TempoError(ready["error"])
 
     def ask(self, video: str, prompt: str, max_new_tokens: int) -> dict[str, Any]:
-        """{"text", "usage", "warnings"}, or {"error": sentence} where there is no answer."""
+        """Returns {"text", "usage", "warnings"}, or {"error": message} where there is no answer."""
         question = {"video": video, "prompt": prompt, "max_new_tokens": max_new_tokens}
-        with contextlib.suppress(OSError):  # where the process has died, _receive says so
+        with contextlib.suppress(OSError):  # where the process has died, _receive reports it
             print(json.dumps(question), file=self._process.stdin, flush=True)
         return self._receive()
 
@@ -36,7 +36,7 @@ class ModelProcess:
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            raise TempoError(f"the process of the model ended with status {status}: see what it said above")
+            raise TempoError(f"the process of the model ended with status {status}: see its output above")
         return json.loads(line)
 
     def close(self) -> None:

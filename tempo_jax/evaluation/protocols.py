@@ -1,4 +1,4 @@
-"""The same benchmarks as each system's authors ask them: their prompts, parsers and scores.
+"""The evaluation protocols of each system's authors: their prompts, parsers and scores.
 
 XComp's (docs/reference/xcomp.md#evaluation-protocol-of-xcomp): where its facts name only the parts of a
 prompt, line breaks between them are ours, and Video-MME's instruction is the one of Tempo's evaluation.
@@ -61,7 +61,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Benchmark]] = {
 
 
 def benchmark(name: str, system: str = "tempo") -> Benchmark:
-    """The row of that name, as the system's authors ask it; TempoError for another."""
+    """Returns the benchmark of that name under a system's protocol; raises TempoError if unknown."""
     table = PROTOCOLS[system]
     if name not in table:
         raise TempoError(f"config.benchmark is {name!r}: use one of {', '.join(table)}")

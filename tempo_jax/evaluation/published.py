@@ -1,8 +1,8 @@
-"""Published numbers, to stand beside ours and never to be taken for them.
+"""Published results, shown beside measured ones and marked as such.
 
 Tempo, arXiv 2604.08120, main table: accuracy in percent and, where it says so, visual tokens per frame
 (docs/reference/tempo.md#published-results). XComp, arXiv 2604.14149, main table
-(docs/reference/xcomp.md#published-results-of-xcomp, 5.5).
+(docs/reference/xcomp.md#published-results-of-xcomp).
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One cell. group: of a heading, as ("duration", "long"); empty: the benchmark's score."""
+    """One published result; `group` is a group of a heading, empty for the score of the benchmark."""
 
     benchmark: str
     system: str
@@ -58,5 +58,5 @@ TABLE: tuple[Published, ...] = (
 
 
 def rows(benchmark: str) -> list[Published]:
-    """Those of one benchmark, in the order of the table."""
+    """Returns the results of one benchmark, in the order of the table."""
     return [row for row in TABLE if row.benchmark == benchmark]

@@ -23,15 +23,21 @@ _JSON = ("options", "groups", "spans", "also")
 
 
 class Questions(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """The questions of one benchmark; subclasses say which."""
+    """A builder of the questions of one benchmark, which subclasses name."""
 
     VERSION = tfds.core.Version("1.0.0")
     benchmark = ""  # name in BENCHMARKS
 
     def __init__(self, *, source: str | Path, pattern: str = "", **kwargs: Any):
-        """`source`: the benchmark's folder; `pattern`: as in annotations.read. `kwargs`: of tfds builders.
+        """Reads the annotations.
 
-        TempoError for what is wrong with the annotations.
+        Args:
+          source: The benchmark's folder.
+          pattern: As in annotations.read.
+          **kwargs: Arguments of tfds builders.
+
+        Raises:
+          TempoError: The annotations are missing or invalid.
         """
         self._read = annotations.read(BENCHMARKS[self.benchmark], source, pattern)
         super().__init__(file_format="array_record", **kwargs)
@@ -72,7 +78,7 @@ class LongVideoBench(Questions):
     benchmark = "longvideobench"
 
 
-class MinireelQuestions(Questions):  # TFDS knows a class by its name, and minireel's videos are one
+class MinireelQuestions(Questions):  # TFDS registers by class name, and builders.Minireel is another class
     benchmark = "minireel"
 
 
@@ -81,7 +87,7 @@ BUILDERS = {builder.benchmark: builder for builder in _ALL}
 
 
 def questions(builder: Questions) -> list[Question]:
-    """All questions of a prepared builder, in its order."""
+    """Returns all questions of a prepared builder, in its order."""
     return [_question(example) for example in builder.as_data_source(SPLIT)]
 
 

@@ -1,4 +1,4 @@
-"""A run's results as files: report.json, report.md and, of several settings, accuracy.png."""
+"""Writes the results of a run: report.json, report.md and, for several settings, accuracy.png."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SECONDS_HEADING = "## Seconds per answer"  # nothing above this line depends on 
 
 
 def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_published: bool) -> None:
-    """Writes all of them; whoever does it last has written the same, but for seconds."""
+    """Writes all files; the content does not depend on the process that writes, except for seconds."""
     text = json.dumps({"results": results, "seconds": seconds}, ensure_ascii=False, indent=1, allow_nan=False)
     replace(workdir / "report.json", text + "\n")
     replace(workdir / "report.md", markdown(results, seconds, with_published))
@@ -25,19 +25,19 @@ def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_
 
 
 def lost(unanswered: Mapping[str, int]) -> str:
-    """What of a run has no answer and why: "2 answers (videos missing), …"; "" where all is answered."""
+    """Summarizes unanswered questions: "2 answers (videos missing), …"; "" where there are none."""
     return ", ".join(f"{count(n, 'answer')} ({LOST[kind]})" for kind, n in unanswered.items() if n)
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file of which nobody sees a half, whoever else writes it."""
+    """Replaces a file atomically; several processes may do so."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 
 def markdown(results: Mapping[str, Any], seconds: Mapping[str, Any], with_published: bool) -> str:
-    """The report for reading."""
+    """Formats the report as Markdown."""
     return "\n".join(
         [
             *_head(results),
@@ -55,10 +55,10 @@ def _head(results: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     total = results["questions"] * len(results["settings"])
     if not results["complete"]:
-        yield f"**Incomplete: {results['answers']} of {total} answers.** The same command goes on."
+        yield f"**Incomplete: {results['answers']} of {total} answers.** Rerun the same command to resume."
         yield ""
-    if said := lost(results["unanswered"]):
-        yield f"**Not answered: {said}.** They are in no accuracy on this page but in *if wrong*."
+    if summary := lost(results["unanswered"]):
+        yield f"**Not answered: {summary}.** No accuracy on this page counts them but *if incorrect*."
         yield ""
     yield (
         f"{count(results['questions'], 'question')} about {count(results['videos'], 'video')}; model "
@@ -86,25 +86,24 @@ def _main_table(results: Mapping[str, Any], with_published: bool) -> Iterator[st
 
 
 def _notes(results: Mapping[str, Any]) -> Iterator[str]:
-    yield "| setting | right | replies without a letter | not answered | if wrong, % | relevance AUC |"
+    yield "| setting | correct | unparseable responses | not answered | if incorrect, % | relevance AUC |"
     yield "|---|---|---|---|---|---|"
     for row in results["settings"]:
-        right = f"{row['all']['right']}/{row['all']['questions']}"
-        unread = str(row["unparsable"])
+        correct = f"{row['all']['right']}/{row['all']['questions']}"
+        unparseable = str(row["unparsable"])
         if row["random_options_right"] is not None:
-            unread += (
-                f", {row['random_options_right']} right by a random option; counted as wrong: "
+            unparseable += (
+                f", {row['random_options_right']} correct by a random option; counted as incorrect: "
                 f"{percent(row['without_random_options']['accuracy'])} %"
             )
-        if_wrong = percent(row["if_wrong"]["accuracy"]) if row["failed"] else None
-        yield _line(
-            row["setting"], right, unread, row["failed"], if_wrong, _number(row["relevance_auc"], 3)
-        )  # fmt: skip
+        if_incorrect = percent(row["if_wrong"]["accuracy"]) if row["failed"] else None
+        auc = _number(row["relevance_auc"], 3)
+        yield _line(row["setting"], correct, unparseable, row["failed"], if_incorrect, auc)
     yield ""
     examples = [text for row in results["settings"] for text in row["unparsable_examples"]]
     if examples:
         shown = ", ".join(_quoted(text) for text in dict.fromkeys(examples))
-        yield f"Replies without a letter, for example: {shown}."
+        yield f"Unparseable responses, for example: {shown}."
         yield ""
     lists = [
         (title, [bad for bad in results["failures"] if bad["why"] == why]) for why, title in LOST.items()
@@ -116,9 +115,9 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"* {bad['video']} ({bad['answers']}): {bad['reason']}" for bad in listed)
             yield ""
     if results["warnings"]:
-        yield "Said of answers:"
+        yield "Warnings of answers:"
         yield ""
-        yield from (f"* {said['warning']} ({said['answers']})" for said in results["warnings"])
+        yield from (f"* {row['warning']} ({row['answers']})" for row in results["warnings"])
         yield ""
 
 
@@ -158,8 +157,8 @@ def _seconds(seconds: Mapping[str, Any]) -> Iterator[str]:
         yield _line(setting, *(_number(times[stage], 3) for stage in STAGES))
     yield ""
     yield (
-        "decode and vision: a video's, shared out among its answers. decode is the decoders' own time; wait "
-        "is what of it the device stood still for."
+        "decode and vision: the time of a video, divided by its answers. decode is the time of the decoders; "
+        "wait is the part of it for which the device was idle."
     )
     yield ""
 
@@ -169,7 +168,7 @@ def _line(*cells: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """70.0 of 0.7."""
+    """Formats 0.7 as 70.0."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
@@ -186,13 +185,13 @@ def _quoted(text: str) -> str:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-    """The lines that a finished run prints."""
+    """Returns the lines that a finished run prints."""
     lines = []
     for row in results["settings"]:
         score, tokens = row["score"], row["tokens_per_frame"]
         lines.append(
             f"{row['setting']}: {percent(score['accuracy'])} % ({_interval(score)}), "
             f"{'-' if tokens is None else format(tokens, '.2f')} tokens per frame, "
-            f"{row['unparsable']} without a letter, {row['failed']} not answered"
+            f"{row['unparsable']} unparseable, {row['failed']} not answered"
         )
     return lines

@@ -1,7 +1,7 @@
-"""From a run's rows to its results: plain values that depend on nothing but answers.
+"""Computes the results of a run from its rows: plain values that depend on answers only.
 
-However a run was interrupted, spread over processes or ordered, the same answers give the same results,
-byte for byte as JSON; seconds, which never come twice, are apart (`seconds`).
+However a run was interrupted, distributed or ordered, the same answers give the same results, byte for byte
+as JSON; measured times are separate (`seconds`).
 """
 
 import math
@@ -17,7 +17,7 @@ from tempo_jax.evaluation.settings import Setting
 
 STAGES = ("decode", "wait", "vision", "compress", "answer")  # of Row["seconds"]
 MEANS = ("tokens_per_frame", "visual_tokens", "frames", "prompt_tokens", "new_tokens")
-MAX_EXAMPLES = 5  # replies without a letter that are shown
+MAX_EXAMPLES = 5  # unparseable responses that are shown
 MAX_WARNINGS = 20
 
 Rows = Mapping[tuple[str, str], Row]
@@ -30,9 +30,17 @@ def results(
     rows: Rows,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything a report says but seconds. `about`: the model and the settings that are the same for all.
+    """Computes everything that a report shows, except times.
 
-    accuracies are shares from 0 to 1 of the questions that were answered.
+    Args:
+      benchmark: The benchmark.
+      questions: Its questions.
+      grid: The settings.
+      rows: All rows by key.
+      about: Model, annotations, config and code, copied into the results.
+
+    Returns:
+      Plain values; accuracies are fractions of the answered questions.
     """
     questions = sorted(questions, key=lambda question: question.id)
     chance = math.fsum(1 / len(q.letters) for q in questions) / len(questions)
@@ -73,7 +81,7 @@ def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: R
         "groups": groups,
         "failed": len(found) - len(asked),
         **{kind: sum(unanswered(row) == kind for _, row in found) for kind in UNANSWERED},
-        "if_wrong": _share(row["right"] for _, row in found),  # all that were not answered
+        "if_wrong": _share(row["right"] for _, row in found),  # unanswered questions count as incorrect
         "unparsable": len(unparsable),
         "unparsable_examples": [row["text"] for row in unparsable[:MAX_EXAMPLES]],
         "random_options_right": guessed if benchmark.random_fallback else None,
@@ -84,7 +92,7 @@ def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: R
 
 
 def _score(benchmark: Benchmark, asked, groups: Mapping[str, Any]) -> dict[str, Any]:
-    """The benchmark's one number."""
+    """Computes the score of the benchmark."""
     parts = list(groups.get(benchmark.mean_of, {}).values())
     if not parts:
         return {"of": "all questions", **_share(row["right"] for _, row in asked)}
@@ -104,7 +112,7 @@ def _groups(asked, heading: str) -> dict[str, Any]:
 
 
 def _natural_order(name: str) -> tuple[bool, float, str]:
-    """Durations in their order, short before long, then names."""
+    """Sort key: durations in ascending order, then names."""
     known = {"short": 0.0, "medium": 1.0, "long": 2.0}
     number = float(name) if name.replace(".", "", 1).isdecimal() else known.get(name)
     return number is None, number or 0.0, name
@@ -124,7 +132,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
-    """Sentences about videos, each once, with how many answers it is about."""
+    """Lists the messages about videos, each once, with the number of answers that it concerns."""
     counts: dict[tuple[str, str, str], int] = defaultdict(int)
     for row in found:
         if row[what]:
@@ -136,22 +144,23 @@ def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
 
 
 def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """What was said of answers, as that a budget was lowered, the most frequent first."""
+    """Lists the warnings of answers, the most frequent first."""
     counts = Counter(text for row in found for text in row["warnings"] if text != row["damage"])
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"warning": text, "answers": count} for text, count in most[:MAX_WARNINGS]]
 
 
 def seconds(grid: Sequence[Setting], questions: Sequence[Question], rows: Rows) -> dict[str, Any]:
-    """Seconds per answer of each setting, by stage; None where nothing was answered.
+    """Computes seconds per answer of each setting, by stage; None where nothing was answered.
 
-    A video's decoding and vision are shared out among the answers it was read for. decode is the decoder's
-    own time, which worker processes spend beside the device's; wait is what of it held the device up.
+    Decoding and vision of a video are divided among the answers of its decode pass. "decode" is the time of
+    the decoder, which worker processes spend in parallel with the device; "wait" is the time the device was
+    idle.
     """
     table = {}
     for setting in grid:
-        some = [rows[q.id, setting.name] for q in questions if (q.id, setting.name) in rows]
-        some = [row["seconds"] for row in some if not row["failure"]]
-        table[setting.name] = {stage: _mean(times[stage] for times in some) for stage in STAGES}
-        table[setting.name]["answers"] = len(some)
+        answered = [rows[q.id, setting.name] for q in questions if (q.id, setting.name) in rows]
+        times = [row["seconds"] for row in answered if not row["failure"]]
+        table[setting.name] = {stage: _mean(time[stage] for time in times) for stage in STAGES}
+        table[setting.name]["answers"] = len(times)
     return table

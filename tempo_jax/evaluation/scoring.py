@@ -1,4 +1,4 @@
-"""How good answers are: shares with their intervals, and how well relevance finds what matters."""
+"""Scores: accuracies with confidence intervals, and the AUC of relevance scores."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ Z95 = 1.959964  # standard normal quantile of a two-sided 95 %
 
 
 def wilson(right: int, asked: int) -> tuple[float, float]:
-    """The 95 % interval of a share, from 0 to 1 (Wilson 1927); of nothing asked, (0, 1)."""
+    """Returns the 95 % Wilson interval of an accuracy; (0, 1) without questions."""
     if not asked:
         return 0.0, 1.0
     share, z2 = right / asked, Z95 * Z95
@@ -21,10 +21,13 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
 
 
 def mean_interval(shares: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """The 95 % interval of the plain mean of groups' shares; (right, asked) of each.
+    """Returns the 95 % interval of the unweighted mean of groups' accuracies.
 
-    Normal, from the groups' binomial variances with one right and one wrong answer added to each, so that
-    a group in which all are right is not taken to be certain.
+    It is normal, from the groups' binomial variances with one correct and one incorrect answer added to each,
+    so that a group with all answers correct has some variance.
+
+    Args:
+      shares: (correct answers, questions) of each group.
     """
     mean = sum(right / asked for right, asked in shares) / len(shares)
     smooth = [((right + 1) / (asked + 2), asked) for right, asked in shares]
@@ -33,9 +36,9 @@ def mean_interval(shares: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def relevance_auc(segments: Sequence[Segment], spans: Sequence[tuple[float, float]]) -> float | None:
-    """How well segments' relevance finds the `spans`, (start, end) in seconds, that matter; see `auc`.
+    """Returns the AUC of segments' relevance for overlap with annotated `spans`, (start, end) in seconds.
 
-    None where nothing was scored: XComp that has all frames chosen leaves NaN.
+    None where nothing was scored: XComp leaves NaN when it selects all frames.
     """
     times = [(segment.start_seconds, segment.end_seconds) for segment in segments]
     relevance = np.array([segment.relevance for segment in segments])
@@ -43,9 +46,14 @@ def relevance_auc(segments: Sequence[Segment], spans: Sequence[tuple[float, floa
 
 
 def auc(scores: np.ndarray, matters: np.ndarray) -> float | None:
-    """Chance that a segment that matters scores above one that does not; ties count half.
+    """Returns the area under the ROC curve; ties count half.
 
-    scores float[S], matters bool[S]. None where one of the two kinds is missing.
+    Args:
+      scores: float [S].
+      matters: bool [S], whether a segment is relevant.
+
+    Returns:
+      The probability that a relevant segment scores above another one; None where one kind is missing.
     """
     good, bad = scores[matters], scores[~matters]
     if not len(good) or not len(bad):
@@ -54,5 +62,5 @@ def auc(scores: np.ndarray, matters: np.ndarray) -> float | None:
 
 
 def overlapping(times: Iterable[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """bool[S]: which segments, (start, end) in seconds, share time with any of the spans."""
+    """Returns bool [S]: which segments, (start, end) in seconds, overlap any of the spans."""
     return np.array([any(s < end and start < e for start, end in spans) for s, e in times], bool)

@@ -1,12 +1,12 @@
-"""Answers questions over a pipe: for programs whose packages do not go together with ours.
+"""Answers questions over a pipe, for programs whose packages conflict with those of this project.
 
     python -m tempo_jax.evaluation.serve '{"checkpoint": "checkpoints/tempo-6b", "min_frames": 8}'
 
 The options are those of `tempo_jax.load` (checkpoint, dtype, context_length) and of `Tempo.open` and `ask`,
 the same for all questions. Each line of stdin is a question, {"video": path, "prompt": text,
 "max_new_tokens": number}; each line of stdout its answer, {"text": ..., "usage": ...} or {"error":
-sentence}. The first line of stdout is {"ready": true} or {"error": sentence}. Questions that follow each
-other about one video share its decoding and vision.
+message}. The first line of stdout is {"ready": true} or {"error": message}. Consecutive questions about one
+video share its decoding and encoding.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ ASK_OPTIONS = ("budget", "strategy", "compress", "seed")
 
 
 def replies(options: dict[str, Any], lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """What is said: that the model is there, then an answer for every line."""
+    """Yields the lines of stdout: that the model is ready, then an answer for every line of stdin."""
     try:
         tempo, opening, asking = _start(options)
     except TempoError as error:
@@ -38,7 +38,7 @@ def replies(options: dict[str, Any], lines: Iterable[str]) -> Iterator[dict[str,
         try:
             question = json.loads(line)
             if question["video"] != name:
-                name, clip = None, None  # makes room for the next one
+                name, clip = None, None  # frees memory for the next one
                 clip = tempo.open(question["video"], **opening)
                 name = question["video"]
             answer = clip.ask(
@@ -65,7 +65,7 @@ def _start(options: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]
 def main() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints must not get between answers
+    with contextlib.redirect_stdout(sys.stderr):  # output of libraries must not mix with answers
         for reply in replies(json.loads(sys.argv[1]), sys.stdin):
             print(json.dumps(reply), file=out, flush=True)
 

@@ -1,6 +1,6 @@
-"""A video's subtitles, as LongVideoBench stores them, to the lines that a prompt begins with.
+"""Reads the subtitles of a video, as LongVideoBench stores them, into the lines of a prompt.
 
-Two forms exist: {"timestamp": [start, end], "text"} in seconds, whose end may be missing, and {"start",
+Two formats exist: {"timestamp": [start, end], "text"} in seconds, whose end may be missing, and {"start",
 "end", "line"} as h:m:s. Times are those of the video that a clip was cut from.
 """
 
@@ -18,10 +18,10 @@ SUBTITLE_SAMPLES = 512  # evenly spaced times: docs/reference/xcomp.md#evaluatio
 
 
 def lines(path: Path, starts: float, duration: float, moments: int = SUBTITLE_SAMPLES) -> list[str]:
-    """What is said in a clip that begins at `starts` and lasts `duration` seconds, in order."""
+    """Returns the lines of a clip that starts at `starts` and lasts `duration` seconds, in order."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
-        said = [_entry(entry, starts, duration) for entry in entries]
+        timed = [_entry(entry, starts, duration) for entry in entries]
     except FileNotFoundError as error:
         raise TempoError(
             f"There are no subtitles {path}: download them or leave config.subtitles out."
@@ -29,11 +29,11 @@ def lines(path: Path, starts: float, duration: float, moments: int = SUBTITLE_SA
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TempoError(f"{path} are no subtitles ({type(error).__name__}): download them again.") from error
     times = _sample_times(duration, moments)
-    return [text for start, end, text in said if text and np.any((times >= start) & (times <= end))]
+    return [text for start, end, text in timed if text and np.any((times >= start) & (times <= end))]
 
 
 def _sample_times(duration: float, count: int) -> np.ndarray:
-    """Whole seconds of a short clip, else `count` times from its beginning on."""
+    """Returns whole seconds of a short clip, else `count` evenly spaced times."""
     return np.arange(count) * duration / count if duration > count else np.arange(int(duration))
 
 

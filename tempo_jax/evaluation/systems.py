@@ -1,4 +1,4 @@
-"""What a run needs of a system: which prompts, strategies and frames are its own, and how it is asked."""
+"""The interface of a run to the systems: frame sampling, strategies and options of each."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tempo_jax.xcomp.layout import VIDEO, sample_indices
 
 
 def _reading(config: ConfigDict) -> Reading:
-    """How files are read; published numbers come from frames as stored, sampled by number."""
+    """Returns how files are read; published numbers are of frames as stored, sampled by index."""
     released = config.sampling == "index"
     return Reading(sampling=config.sampling, exif=not released, square_pixels=not released)
 
@@ -22,7 +22,7 @@ class TempoSystem:
     """`tempo_jax.Tempo` as a config describes it; loads the checkpoint."""
 
     strategies = (*STRATEGIES, NO_COMPRESSION)
-    axes = AXES  # of the grid, that mean something to it
+    axes = AXES  # axes of the grid that it supports
 
     def __init__(self, config: ConfigDict):
         self.config, self.model = config, model.load(config)
@@ -33,7 +33,7 @@ class TempoSystem:
         return decode_workers.FrameSampling(*limits, self.model.config.video, reading=_reading(config))
 
     def open(self, source: Source) -> Any:
-        """A clip that has read the source."""
+        """Returns a clip that has encoded the source."""
         prefix, batch = self.config.video_cache == "prefix", self.config.decode_batch
         return self.model.open(source, keep=True, prefix_cache=prefix, questions=batch)
 
@@ -57,23 +57,23 @@ class XCompSystem:
         return decode_workers.FrameSampling(*limits, VIDEO, sample_indices, _reading(config))
 
     def open(self, source: Source) -> Any:
-        """A clip that has read the source."""
+        """Returns a clip that has encoded the source."""
         limits = {"min_frames": self.config.min_frames, "repeat_short": self.config.xcomp.repeat_short}
         return self.model.open(source, **limits)
 
     def options(self, setting: Setting, new_tokens: int) -> xcomp.Options:
-        own = self.config.xcomp
-        asked = setting.options()
+        settings = self.config.xcomp
+        options = setting.options()
         for name in set(AXES) - set(self.axes):
-            asked.pop(name, None)
+            options.pop(name, None)
         return xcomp.Options(
-            **asked,
+            **options,
             max_new_tokens=new_tokens,
             seed=self.config.seed,
-            repeats=own.repeats,
-            causal_scoring=own.causal_scoring,
-            query_skip=None if own.query_skip < 0 else own.query_skip,
-            repetition_penalty=own.repetition_penalty,
+            repeats=settings.repeats,
+            causal_scoring=settings.causal_scoring,
+            query_skip=None if settings.query_skip < 0 else settings.query_skip,
+            repetition_penalty=settings.repetition_penalty,
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's videos are: by any of their names, with any ending of media, in any folder below."""
+"""Finds a benchmark's videos by any of their names, with any media suffix, in any folder below."""
 
 import itertools
 import os
@@ -9,33 +9,33 @@ from tempo_jax.data import media_names
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation.benchmarks import Benchmark
 
-MAX_ENTRIES_PROBED = 32  # entries of a folder that tell whether it is one of frames
+MAX_ENTRIES_PROBED = 32  # entries of a folder that decide whether it holds frames
 
 
 class Videos:
-    """Names to paths. A folder is listed once."""
+    """Maps names to paths; each folder is listed once."""
 
     def __init__(self, benchmark: Benchmark, folder: str | Path, videos: str = ""):
-        """`folder`: the benchmark's. `videos`: that of the videos, in it or anywhere; "": the usual ones."""
+        """`folder` is the benchmark's; `videos` that of its videos, "" for the usual ones."""
         root = Path(folder).expanduser()
         if videos and not (root / Path(videos).expanduser()).is_dir():
             raise TempoError(f"There is no folder of videos {root / videos}: check config.data.videos.")
         names = (videos,) if videos else benchmark.folders
-        # What is looked through where a video is in none of the usual folders.
+        # The folder to search where a video is in none of the usual folders.
         self.root = root / Path(videos).expanduser() if videos else root
         self._folders = [root / Path(name).expanduser() for name in names]
         self._listings: dict[Path, dict[str, list[str]]] = {}
         self._below: dict[str, list[Path]] | None = None
 
     def find(self, name: str, *others: str) -> Path:
-        """The path of a video; TempoError where there is none, or several that it may be.
+        """Returns the path of a video; raises TempoError where there is none, or several candidates.
 
         Args:
-          name: as annotated: with an ending or without, in a folder or not.
-          *others: what it may be called instead.
+          name: The annotated name, with or without suffix and folder.
+          *others: Alternative names.
         """
         names = [PurePosixPath(text.replace("\\", "/")) for text in (name, *others)]
-        names.sort(key=lambda path: len(path.parts) < 2)  # those that say the folder first
+        names.sort(key=lambda path: len(path.parts) < 2)  # names with a folder first
         for wanted in names:
             for folder in self._folders:
                 if found := self._in(folder / wanted.parent, wanted.name):
@@ -46,20 +46,20 @@ class Videos:
         raise TempoError(f"There is no video {name} (looked in {self.root} and the folders below it).")
 
     def _in(self, folder: Path, name: str) -> Path | None:
-        """The file or folder of frames of that name; of several endings the first of the table."""
+        """Returns the file or folder of frames of that name; among suffixes, the first of the table."""
         entries = self._listing(folder).get(media_names.stem(name), [])
         fitting = [entry for entry in entries if entry == name] or _by_ending(entries)
         found = (folder / entry for entry in fitting)
         return next((path for path in found if not path.is_dir() or _has_images(path)), None)
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """Stem -> the names in a folder that have it."""
+        """Returns {stem: names in the folder with it}."""
         if folder not in self._listings:
             names: dict[str, list[str]] = {}
             try:
                 for entry in os.listdir(folder):
                     names.setdefault(media_names.stem(entry), []).append(entry)
-            except (OSError, ValueError):  # no folder, or no name that a folder can have
+            except (OSError, ValueError):  # no folder, or an invalid name
                 names = {}
             self._listings[folder] = names
         return self._listings[folder]
@@ -70,7 +70,7 @@ class Videos:
             for path in _media_below(self.root):
                 self._below.setdefault(media_names.stem(path.name), []).append(path)
         found = self._below.get(media_names.stem(wanted.name), [])
-        if len(found) > 1:  # those that lie in the annotated folder
+        if len(found) > 1:  # prefer the annotated folder
             parts = wanted.parent.parts
             found = [path for path in found if path.parent.parts[-len(parts) :] == parts] or found
         if len({path.parent for path in found}) > 1:
@@ -82,7 +82,7 @@ class Videos:
 
 
 def _by_ending(entries: Sequence[str]) -> list[str]:
-    """Those that end like videos, in the order of the table, then those without an ending: folders."""
+    """Returns names with video suffixes, in the order of the table, then those without suffix (folders)."""
     order = (*media_names.VIDEOS, "")
     ending = media_names.ending
     fitting = [entry for entry in sorted(entries) if ending(entry) in order]
@@ -90,7 +90,7 @@ def _by_ending(entries: Sequence[str]) -> list[str]:
 
 
 def _media_below(root: Path) -> Iterator[Path]:
-    """Video files and folders of frames below a folder; what lies in the latter is no video of its own."""
+    """Yields video files and folders of frames below a folder, but no files of the latter."""
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -112,7 +112,7 @@ def _media_below(root: Path) -> Iterator[Path]:
 
 
 def _has_images(folder: Path) -> bool:
-    """Whether a folder is one of frames, by its first few entries: there may be thousands."""
+    """Returns whether a folder holds frames, by its first few entries, since there may be thousands."""
     try:
         with os.scandir(folder) as entries:
             shown = (entry for entry in entries if not entry.name.startswith("."))

@@ -1,4 +1,4 @@
-"""How far a run is: one live line in a terminal, a plain line now and then elsewhere, on stderr."""
+"""Progress of a run on stderr: a live line in a terminal, else a line every SECONDS_BETWEEN_LINES."""
 
 import sys
 import time
@@ -8,10 +8,10 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressReporter:
-    """Counts answers; says nothing unless `shown`. Called once per answer."""
+    """Counts answers and, where `shown`, reports them."""
 
     def __init__(self, done: int, total: int, *, shown: bool):
-        """`done`: answers that were there when this process began, of `total`."""
+        """`done` of `total` answers existed when this process started."""
         self.done, self.total, self.right = done, total, 0
         self._before, self._started = done, time.monotonic()
         self._shown, self._last = shown, time.monotonic()
@@ -36,10 +36,10 @@ class ProgressReporter:
             print(f"{self.done}/{self.total} answers, {self._state()}", file=sys.stderr, flush=True)
 
     def _state(self) -> str:
-        asked = self.done - self._before
-        rate = (time.monotonic() - self._started) / asked
+        answered = self.done - self._before
+        rate = (time.monotonic() - self._started) / answered
         left = format_duration((self.total - self.done) * rate)
-        return f"{100 * self.right / asked:.1f} % right, {rate:.2f} s each, ETA {left}"
+        return f"{100 * self.right / answered:.1f} % correct, {rate:.2f} s each, ETA {left}"
 
     def close(self) -> None:
         if self._bar is not None:
@@ -47,6 +47,6 @@ class ProgressReporter:
 
 
 def format_duration(seconds: float) -> str:
-    """h:mm:ss."""
+    """Formats seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

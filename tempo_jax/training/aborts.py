@@ -1,7 +1,7 @@
-"""jax.distributed ends a process in C++, with a page of text and SIGABRT, when it loses another one.
+"""Turns an abort of jax.distributed, which ends a process in C++ when it loses another one, into one line.
 
-No callback of Python's reaches it (its status type has no Python counterpart in jaxlib 0.10), so the signal
-is caught and what was written to the process's standard error before it is read instead.
+No Python callback can replace the abort (its status type has no Python counterpart in jaxlib 0.10), so
+SIGABRT is caught, and the text that was written to standard error before it is parsed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 
 class _StderrFilter:
-    """Standard error on the way to where it goes: what is fatal is kept back."""
+    """Passes standard error on, and holds back the lines of a fatal error."""
 
     def __init__(self) -> None:
         self.fatal: list[bytes] = []
@@ -31,7 +31,7 @@ class _StderrFilter:
         os.dup2(writing, 2)
         os.close(writing)
         self._python = sys.stderr
-        # Python's own lines need no detour, in which the last ones of a process would get lost.
+        # Python writes to the real stderr: the last lines of a process would be lost in the pipe.
         sys.stderr = os.fdopen(os.dup(self._real), "w", buffering=1, errors="replace")
         self._thread = threading.Thread(target=self._pump, args=(reading,), name="stderr", daemon=True)
         self._thread.start()
@@ -43,12 +43,12 @@ class _StderrFilter:
                 if self.fatal or _FATAL.search(line):
                     self.fatal.append(line)
                 elif _NOISE.search(line):
-                    quiet_until = time.monotonic() + 0.2  # the rest of its page comes at once
+                    quiet_until = time.monotonic() + 0.2  # the rest of the message follows at once
                 elif _HEADER.search(line) or time.monotonic() > quiet_until:
                     os.write(self._real, line)
 
-    def give_back(self) -> None:
-        os.dup2(self._real, 2)  # closes the pipe, unless a child has it
+    def restore(self) -> None:
+        os.dup2(self._real, 2)  # closes the pipe, unless a child process has it
         self._thread.join(timeout=1)
         sys.stderr.flush()
         sys.stderr = self._python
@@ -58,16 +58,16 @@ class _StderrFilter:
 
 @contextlib.contextmanager
 def as_messages(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
-    """Calls end(prog, sentence), which must end the process, in place of such an abort."""
+    """Calls end(prog, message), which must end the process, in place of such an abort."""
     errors = _StderrFilter()
 
     def aborted(number: int) -> None:
         with _lock:
-            time.sleep(0.2)  # for the last lines to arrive
+            time.sleep(0.2)  # until the last lines have arrived
             text = b"".join(errors.fatal).decode(errors="replace")
             if text:
                 end(prog, message_of(text))
-            libc.signal(number, None)  # something else: as if nothing had been here
+            libc.signal(number, None)  # another cause: abort as usual
             os.kill(os.getpid(), number)
 
     libc = ctypes.CDLL(None)
@@ -78,11 +78,11 @@ def as_messages(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
         yield
     finally:
         libc.signal(signal.SIGABRT, before)
-        errors.give_back()
+        errors.restore()
 
 
 def message_of(text: str) -> str:
-    """What jax.distributed's last words mean."""
+    """Explains the fatal message of jax.distributed in one line."""
     again = "run the same command again on every host, which goes on from what is saved"
     if "RegisterTask" in text and "DEADLINE_EXCEEDED" in text:
         return (

@@ -49,6 +49,7 @@ RENAMED_SOURCE_FIELDS = {
     "described": "with_captions",
     "asked": "question_weights",
     "look_fps": "model_fps",
+    "as_asked": "inference_prompt",
 }
 SOURCE_LISTS = ("data.sources", "validation.sources")
 
