@@ -166,7 +166,7 @@ def streaks(monkeypatch):
         def wrapped(state, frozen, batch):
             state, metrics = step(state, frozen, batch)
             is_finite = metrics.is_finite & (int(state.step) not in numbers)
-            return state, metrics._replace(finite=finite)
+            return state, metrics._replace(is_finite=is_finite)
 
         return wrapped
 
