@@ -1,11 +1,11 @@
-"""Trains Tempo, or the small VLM alone: one entry point from a laptop to a pod.
+"""Trains Tempo, XComp or a backbone alone: one entry point from a laptop to a pod.
 
     python train.py --config=configs/tiny_stage0.py --workdir=build/tiny/stage0 [--config.field=value ...]
 
-The same command continues a run that was interrupted. On several hosts start it on each with
---distributed; Cloud TPU needs nothing else, elsewhere give --coordinator, --processes and --process.
-Exit status: 0 finished, 2 a mistake (one sentence on stderr), 75 try again (a process or host that vanished),
-143 stopped by SIGTERM after saving, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+Rerun the same command to resume an interrupted run. On several hosts start it on each with --distributed;
+Cloud TPU needs nothing else, elsewhere give --coordinator, --processes and --process.
+Exit status: 0 finished, 2 usage error (one line on stderr), 75 try again (a process or host was lost),
+143 stopped by SIGTERM after saving, 1 internal error (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import os
@@ -19,12 +19,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
 _EXPORT = flags.DEFINE_bool("export", False, "Only write WORKDIR/model from the last checkpoint.")
-_NO_CACHE = flags.DEFINE_bool("no-cache", False, "Compile anew, and keep nothing of it.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; found out on Cloud TPU.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are; found out on Cloud TPU.")
-_WAIT = flags.DEFINE_integer("wait_seconds", 40, "For how long to wait for the others to come.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0; found out on Cloud TPU.")
+_NO_CACHE = flags.DEFINE_bool("no-cache", False, "Compile everything, without the compilation cache.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Enable multi-process training (calls jax.distributed.initialize)."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0 (auto-detected on Cloud TPU)."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes (auto-detected on Cloud TPU).")
+_WAIT = flags.DEFINE_integer("wait_seconds", 40, "Seconds to wait for the other processes.")
+_PROCESS = flags.DEFINE_integer(
+    "process", None, "Index of this process, from 0 (auto-detected on Cloud TPU)."
+)
 
 STATUS = {"finished": 0, "preempted": 143}
 
@@ -51,12 +57,12 @@ def main(argv: list[str]) -> int:
         from tempo_jax.training import peers
 
         if not _DISTRIBUTED.value:
-            return work()
-        where = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-        with peers.joined("train", *where, _WAIT.value):
-            return work()
+            return train()
+        address = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        with peers.joined("train", *address, _WAIT.value):
+            return train()
 
-    def work() -> int:
+    def train() -> int:
         compilation_cache.turn_on(command_line.say, first=False)
         from tempo_jax.training import loop
 

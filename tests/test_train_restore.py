@@ -94,7 +94,7 @@ def test_a_run_falls_back_and_goes_on_bit_for_bit(tiny_model, whole, copy, capsy
 def test_where_none_is_whole_nothing_is_begun_anew(tiny_model, copy):
     for step in (3, 6):
         flip(arrays(copy / "checkpoints" / f"{step}"))
-    with pytest.raises(TempoError, match=r"is whole \(step 6: .*; step 3: .*\): put a copy back"):
+    with pytest.raises(TempoError, match=r"is intact \(step 6: .*; step 3: .*\): put a copy back"):
         tiny_training.train(tiny_model, copy)
     assert restore.steps(copy) == [6, 3] and not (copy / "damaged").exists()
 

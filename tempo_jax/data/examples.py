@@ -1,4 +1,4 @@
-"""From a data set's entries to examples: what a record shows is found, decoded, resized and encoded."""
+"""Converts entries of a data set to examples: finds, decodes, resizes and encodes the media of a record."""
 
 import contextlib
 import dataclasses
@@ -20,15 +20,15 @@ from tempo_jax.data.records import to_example
 from tempo_jax.errors import TempoError
 from tempo_jax.video import Source, open_video
 
-# What a video's warnings say when frames are missing; other warnings are no reason to skip it.
+# Phrases in warnings about missing frames; other warnings are no reason to skip a video.
 _DAMAGE = ("is cut short", "is damaged")
-_CHUNK = 8  # frames in memory at a time
+_CHUNK = 8  # frames in memory at the same time
 _SIGNATURES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparer:
-    """Entry -> [example] or [Skipped]; can be sent to another process."""
+    """Converts an entry to [example] or [Skipped]; picklable."""
 
     sources: tuple[Origin, ...]
     settings: Settings
@@ -43,7 +43,7 @@ class Preparer:
             return [self._example(record, sample_id, self.sources[entry.source])]
         except BadSample as error:
             reason, message = error.reason, str(error)
-        except Exception as error:  # one odd file must not end a run of many hours; it is reported by name
+        except Exception as error:  # one odd file must not end a run of many hours; it is reported
             reason, message = "unexpected error", f"{type(error).__name__}: {error}"
         return [Skipped(entry.where, _to_printable(sample_id), reason, _to_printable(message))]
 
@@ -89,7 +89,7 @@ class Preparer:
         return frames
 
     def _pictures(self, paths: Sequence[Path]) -> tuple[list[bytes], float, dict[str, Any]]:
-        """Several pictures as the frames of a video, all of the first one's size, `fps` of them a second."""
+        """Encodes several images as frames of a video, all of the size of the first, at `fps`."""
         settings, size, frames = self.settings, None, []
         for path in paths[: settings.max_frames]:
             with _unreadable("image"):
@@ -133,9 +133,9 @@ def _ending_of(data: bytes) -> str:
 
 
 def media_path(root: Path, name: str) -> Path:
-    """Where a record's file is; BadSample unless it is there and inside `root`, links followed.
+    """Returns the path of a record's file; raises BadSample unless it exists inside `root`, links followed.
 
-    A name without an ending, as an id, may be that of any media file.
+    A name without suffix, such as an id, matches any media file.
     """
     try:
         path = (root / name).resolve()

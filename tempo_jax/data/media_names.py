@@ -1,4 +1,4 @@
-"""What names of media files end in: the one table that evaluation and data readers go by."""
+"""Suffixes of media files: the table that evaluation and data readers share."""
 
 from pathlib import PurePath
 
@@ -9,21 +9,21 @@ VIDEOS = (
     *(".ogv", ".wmv", ".3gp", ".vob", ".gif", ".npy"),
 )
 IMAGES = tuple(suffix for suffix in _IMAGES if suffix != ".gif")
-MEDIA = (*VIDEOS, *IMAGES)  # of one name, the first is taken
+MEDIA = (*VIDEOS, *IMAGES)  # among files of one name, the first suffix wins
 
 
 def ending(name: str) -> str:
-    """That of a media file in lower case, "" where the name has none."""
+    """Returns the suffix of a media file in lower case, "" where the name has none."""
     suffix = PurePath(name).suffix.lower()
     return suffix if suffix in MEDIA else ""
 
 
 def is_video(name: str) -> bool:
-    """Whether the name is that of a video file."""
+    """Returns whether the name is that of a video file."""
     return ending(name) in VIDEOS
 
 
 def stem(name: str) -> str:
-    """The last part of a name without the ending of a media file; other dots belong to the name."""
+    """Returns the last part of a name without its media suffix; other dots belong to the name."""
     last = PurePath(name).name
     return PurePath(last).stem if ending(last) else last

@@ -6,8 +6,8 @@
 SOURCE: records in any format of docs/guides/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON,
 parquet, webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that
 configs name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when
-all is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
-interrupted, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+all is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 usage error, 130
+interrupted, 1 internal error (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import argparse
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tempo_jax.data.preparation import Limit, Settings
 
 SKIPPED = folders.SKIPPED
-# readers.FORMATS, which a test holds this to: they need not be loaded to say --help.
+# readers.FORMATS, as a test checks: --help need not load the readers.
 FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
@@ -51,11 +51,16 @@ def prepare(
     overwrite: bool | str = False,
     keep: Sequence[str | os.PathLike] = (),
 ) -> str:
-    """Runs a builder (Llava or Minireel, waiting for its data_dir) and returns a report, one paragraph.
+    """Runs a builder and returns a report of one paragraph. `target` appears when it is complete.
 
-    `target` appears when everything is in it. `overwrite`: as for `folders.replacing`; `keep`: what is read
-    from, which the target may lie in but not contain. TempoError for a target that is there already, or
-    where nothing is usable.
+    Args:
+      builder: Makes the builder (Llava or Minireel) from its data_dir.
+      target: The folder to write.
+      overwrite: As of `folders.replacing`.
+      keep: Folders that are read; the target may lie in them but not contain them.
+
+    Raises:
+      TempoError: The target exists already, or no sample is usable.
     """
     from tempo_jax.data.records import FRAME_COUNTS
 
@@ -65,7 +70,7 @@ def prepare(
     with folders.replacing(target, overwrite) as fresh:
         work = fresh / "work"
         built = builder(data_dir=work)
-        # TFDS would speak of downloads.
+        # TFDS would report downloads.
         with contextlib.redirect_stdout(io.StringIO()), _report_write_failure(target):
             built.download_and_prepare()
         if not built.counts["samples"]:
@@ -81,7 +86,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _report_write_failure(target: Path) -> Iterator[None]:
-    """array_record knows RuntimeError only; a full disk is the user's."""
+    """Turns RuntimeErrors of array_record about the disk into TempoErrors."""
     try:
         yield
     except RuntimeError as error:

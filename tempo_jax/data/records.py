@@ -1,4 +1,4 @@
-"""One prepared training example: its schema on disk, and both ways between it and a `Sample`.
+"""Prepared training examples: their schema on disk, and conversion to and from `Sample`.
 
 A prepared data set is a folder that TFDS wrote (array_record, split "train"): dataset_info.json,
 features.json, metadata.json (how it was prepared) and the records. TensorFlow is never imported.
@@ -23,16 +23,16 @@ from tempo_jax.errors import TempoError
 from tempo_jax.utils.paths import check_local
 
 KINDS = ("image", "video", "text")
-FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
+FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # name in settings -> name in Pillow
 SPLIT = "train"
-FRAME_COUNTS = "frame_counts.json"  # of every sample, so that none must be read for it
-FORMAT = 1  # of the records; goes up when older readers would misunderstand them
+FRAME_COUNTS = "frame_counts.json"  # number of frames of every sample
+FORMAT = 1  # version of the record format
 PREPARE = "python -m tempo_jax.data.prepare"
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How frames are stored: `format` of FORMATS, `quality` 1..100."""
+    """How frames are stored: `format`, a name in FORMATS, and `quality`, 1 to 100."""
 
     format: str = "jpeg"
     quality: int = 90
@@ -44,7 +44,7 @@ class Encoding:
             raise TempoError(f"The quality of stored frames is {self.quality}, but it must be 1 to 100.")
 
     def encode(self, frame: np.ndarray) -> bytes:
-        """uint8 [H, W, 3] as an image file."""
+        """Encodes uint8 [H, W, 3] as an image file."""
         with io.BytesIO() as file:
             Image.fromarray(frame).save(file, FORMATS[self.format], quality=self.quality)
             return file.getvalue()
@@ -55,10 +55,10 @@ def _open_image(data: bytes) -> Image.Image:
 
 
 class EncodedFrames:
-    """Frames of one size, decoded when they are looked at; otherwise like uint8 [T, H, W, 3]."""
+    """Frames of one size that are decoded on access; otherwise like uint8 [T, H, W, 3]."""
 
     def __init__(self, files: Sequence[bytes]):
-        """`files`: at least one encoded frame. TempoError where the first is no image."""
+        """`files` are encoded frames, at least one; raises TempoError where the first is no image."""
         self.files = tuple(files)
         with _readable(), _open_image(self.files[0]) as first:
             self.shape = (len(self.files), first.height, first.width, 3)
@@ -99,7 +99,7 @@ def features() -> Any:
             "frames": tfds.features.Sequence(
                 tfds.features.Tensor(shape=(), dtype=np.object_), doc="image files, in order"
             ),
-            # Text, as records hold floats in 32 bits only and the time tags hang on the last of 64.
+            # Text, since records hold 32-bit floats only and time tags depend on the last of 64 bits.
             "fps": tfds.features.Text(doc="of the stored frames; empty for image and text"),
             "times": tfds.features.Text(
                 doc="JSON: start_seconds, seconds of every frame, or pictures; empty: from 0 on"
@@ -116,15 +116,15 @@ def to_example(
     fps: float | None = None,
     times: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An example of `features`.
+    """Makes an example of `features`.
 
     Args:
-      sample_id: of the record.
-      kind: one of KINDS.
+      sample_id: Id of the record.
+      kind: One of KINDS.
       conversation: LLaVA turns.
-      frames: encoded, at the model's size.
-      fps: of a video's frames.
-      times: fields of `Sample` that say when they are shown, where that is not from 0 on at `fps`.
+      frames: Encoded frames, at the model's size.
+      fps: Sampling rate of a video's frames.
+      times: Fields of `Sample` with the times of frames that do not start at 0 or are not at `fps`.
     """
     if kind not in KINDS or (fps is None) != (kind != "video"):
         raise ValueError(f"an example of kind {kind!r} with fps {fps}")
@@ -139,7 +139,7 @@ def to_example(
 
 
 def to_sample(example: dict[str, Any]) -> Sample:
-    """The Sample of an example as stored (text in UTF-8); its frames are EncodedFrames."""
+    """Makes the Sample of a stored example (text in UTF-8); its frames are EncodedFrames."""
     fps = example["fps"].decode()
     times = json.loads(example.get("times", b"") or b"{}")  # sets that were prepared earlier have none
     return Sample(
@@ -153,9 +153,9 @@ def to_sample(example: dict[str, Any]) -> Sample:
 
 
 class Prepared:
-    """A prepared data set as a sequence of Samples; cheap to send to another process.
+    """A prepared data set as a sequence of Samples; thread-safe, and cheap to pickle.
 
-    Threads may read at the same time. `metadata`: how it was prepared, see prepare.py.
+    `metadata` says how it was prepared, see prepare.py.
     """
 
     def __init__(self, folder: str):
@@ -176,7 +176,7 @@ class Prepared:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Sample:
-        """TempoError where the record cannot be read."""
+        """Returns a sample; raises TempoError where the record cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
@@ -191,7 +191,7 @@ class Prepared:
         return Prepared, (self.folder,)
 
     def check(self) -> None:
-        """TempoError unless every file is there, whole as far as its index tells, and of our schema."""
+        """Raises TempoError unless every file is there, complete as its index says, and of this schema."""
         from array_record.python.array_record_module import ArrayRecordReader
 
         if not self._known or self.metadata.get("format") != FORMAT:
@@ -211,13 +211,13 @@ class Prepared:
 
 
 def _fingerprint(metadata: dict, lengths: Sequence[int]) -> str:
-    """Of sets that were prepared before they had one: of how many samples, frames and bytes they have."""
-    told = json.dumps([metadata.get("counts"), metadata.get("settings"), list(lengths)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    """Returns a digest of sets prepared without a fingerprint, from their numbers of samples and bytes."""
+    summary = json.dumps([metadata.get("counts"), metadata.get("settings"), list(lengths)], sort_keys=True)
+    return hashlib.sha256(summary.encode()).hexdigest()[:16]
 
 
 def _frame_counts(folder: Path, length: int) -> list[int] | None:
-    """How many frames each sample has; None where the set does not say."""
+    """Returns the number of frames of each sample, None where the set does not record it."""
     try:
         counts = json.loads((folder / FRAME_COUNTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -227,9 +227,10 @@ def _frame_counts(folder: Path, length: int) -> list[int] | None:
 
 
 def open_prepared(folder: str | os.PathLike) -> Prepared:
-    """A data set written by `tempo_jax.data.prepare`: len(), [i] -> Sample, picklable.
+    """Opens a data set written by `tempo_jax.data.prepare`.
 
-    Raises TempoError, one sentence, where it is missing, empty, damaged or of another kind.
+    Raises:
+      TempoError: It is missing, empty, damaged or of another kind.
     """
     check_local("The prepared data set", folder)
     path = Path(folder)
@@ -242,7 +243,7 @@ def open_prepared(folder: str | os.PathLike) -> Prepared:
         prepared.check()
     except TempoError:
         raise
-    except Exception as error:  # whatever TFDS and array_record make of damaged files
+    except Exception as error:  # any error of TFDS and array_record about damaged files
         raise TempoError(
             f"The prepared data set {path} is damaged ({_first_line(error)}): "
             f"copy it again or prepare it again with {PREPARE}."

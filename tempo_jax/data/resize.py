@@ -1,7 +1,7 @@
-"""Frames to the model's size on the host: the very pixels `tempo_jax.models.resize` makes on the device.
+"""Resizes frames to the model's size on the host, bit-identical to `tempo_jax.models.resize` on the device.
 
-Preparing meets thousands of picture sizes, and the device's programs would be compiled for each. Pillow's
-own resampling is exact as long as the passes are called one by one, the horizontal one first.
+Preparing meets thousands of image sizes, for each of which the device would compile a program. Pillow's
+resampling is exact as long as the passes are called separately, the horizontal one first.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ Size = tuple[int, int]  # (height, width)
 
 
 def video_frame(frame: np.ndarray, limits: VideoConfig) -> np.ndarray:
-    """uint8 [H, W, 3] of a video to uint8 [h, w, 3] = video.model_size. TempoError: impossible size."""
+    """Resizes a video frame, uint8 [H, W, 3], to video.model_size; raises TempoError for an invalid size."""
     after_a, after_b, after_c = resize_steps(*frame.shape[:2], limits)
     return _torch_float(_pillow(_pillow(frame, after_a), after_b), after_c)
 
 
 def image(frame: np.ndarray, limits: VideoConfig) -> np.ndarray:
-    """uint8 [H, W, 3] of a single image to uint8 [h, w, 3] = video.image_size. TempoError as above."""
+    """Resizes an image, uint8 [H, W, 3], to video.image_size; raises TempoError for an invalid size."""
     return _torch_uint8(frame, image_size(*frame.shape[:2], limits))
 
 
 def to_size(frame: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 [H, W, 3] to a size of the caller's choice; Pillow's bicubic, as steps A and B."""
+    """Resizes uint8 [H, W, 3] to any size with Pillow's bicubic filter."""
     return _pillow(frame, size)
 
 
@@ -40,7 +40,7 @@ def _pillow(frame: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
-    """torchvision v2 on uint8: integer weights of 16 bits, rounded after each pass."""
+    """Resizes as torchvision v2 does on uint8: 16-bit integer weights, rounded after each pass."""
     from tempo_jax.models.resize import fixed_point, torch_bits, windows
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
-    """torchvision v1 on float32: fused multiply-adds, rounded once at the end."""
+    """Resizes as torchvision v1 does on float32: fused multiply-adds, rounded once at the end."""
     from tempo_jax.models.torch_resize import np_fma, weights
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _both_passes(frame: np.ndarray, size: Size, one_pass: Callable) -> np.ndarray:
-    """[H, W, 3] to [h, w, 3]. `one_pass` resamples the rows of [N, M], which is where gathering is fast."""
+    """Resizes [H, W, 3] to [h, w, 3]; `one_pass` resamples the rows of [N, M], where gathering is fast."""
     x = frame
     for count in (size[1], size[0]):  # columns as rows first
         x = np.ascontiguousarray(x.swapaxes(0, 1))
@@ -82,6 +82,6 @@ def _both_passes(frame: np.ndarray, size: Size, one_pass: Callable) -> np.ndarra
 def _gather_taps(
     x: np.ndarray, first: np.ndarray, table: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Per tap: the row of [N, M] that each output row takes, and the weights, [outputs, 1]."""
+    """Yields for each tap the input rows of all output rows, [outputs, M], and the weights, [outputs, 1]."""
     for tap in range(table.shape[1]):
         yield x[np.minimum(first + tap, len(x) - 1)], table[:, tap, None]

@@ -1,4 +1,4 @@
-"""What the data pipeline knows of a task; `tasks.base.Task` has it all."""
+"""The part of the Task protocol that the data pipeline uses; `tasks.base.Task` is complete."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,9 +9,13 @@ from tempo_jax.prompts import Tokenizer
 
 
 class Task(Protocol):
-    """How samples become batches. Instances can be pickled: worker processes get them.
+    """How samples become batches; instances are pickled for worker processes.
 
-    clips_of: of a pool, by a video's prepared frames; None where all batches have one length.
+    Attributes:
+      name: Its name in `config.task`.
+      kinds: Kinds of prepared samples that it trains on.
+      batch: The NamedTuple of a batch.
+      clips_of: Number of clips of a video by its prepared frames; None without length buckets.
     """
 
     name: str
@@ -20,7 +24,7 @@ class Task(Protocol):
     clips_of: Callable[[int, Any], int] | None
 
     def sample_size(self, sample: Sample, tokenizer: Tokenizer, config: Any) -> SampleSize:
-        """What the sample takes of a batch."""
+        """Returns what the sample occupies of a batch."""
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, config: Any, shape: BatchShape) -> Any:
-        """One batch; raises samples.TooLong when they do not fit `shape`."""
+        """Makes one batch; raises samples.SampleTooLong when the samples do not fit `shape`."""

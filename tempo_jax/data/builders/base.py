@@ -1,4 +1,4 @@
-"""What the builders share: jobs go through worker processes, and their examples into shards in order."""
+"""The base of the builders: jobs run in worker processes, their examples are written to shards in order."""
 
 import collections
 import concurrent.futures
@@ -18,21 +18,23 @@ from tempo_jax.data.records import FORMAT, SPLIT, EncodedFrames, features
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.progress import Reporter
 
-# Few enough that a reader may keep all of a set's files open, many enough to copy them in parallel.
+# Few enough files that a reader can keep all of them open, many enough to copy them in parallel.
 JOBS_PER_SHARD, MAX_SHARDS = 256, 256
-JOBS_IN_FLIGHT_PER_WORKER = 4  # jobs under way per worker, so that a long video stops nobody
+JOBS_IN_FLIGHT_PER_WORKER = 4  # so that a long video does not stall the other workers
 
 Results = list[dict[str, Any] | Skipped]
 
 
 class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """A builder of examples from independent jobs; subclasses say which.
+    """A builder of examples from independent jobs, which subclasses define.
 
-    Shard by shard, as TFDS would otherwise hold the whole set in memory or, from a gigabyte on, ask for
-    TensorFlow. Which jobs share a shard depends on their number alone, and their order is kept: the same
-    source always makes the same files, however many workers there are.
+    It writes shard by shard, since TFDS would otherwise hold the whole set in memory or require TensorFlow.
+    The shard of a job depends only on the number of jobs, and their order is kept: the same source always
+    gives the same files, with any number of workers.
 
-    `skipped`: what could not be used and why; `counts`: of what could, by kind, frame size and so on.
+    Attributes:
+      skipped: The samples that could not be used, and why.
+      counts: Numbers of prepared samples, frames and bytes, also by kind and frame size.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -50,9 +52,18 @@ class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         file_format: str = "array_record",
         **kwargs: Any,
     ):
-        """`jobs`: each goes to `task`, in a worker process if workers > 1 (both are then pickled).
+        """Makes the builder.
 
-        `origin`: where the set comes from, for its metadata. `kwargs`: those of tfds builders.
+        Args:
+          jobs: Arguments of `task`; pickled if workers > 1.
+          task: Function from a job to its examples and skipped samples.
+          origin: Where the set comes from, for its metadata.
+          settings: How samples are prepared.
+          limit: Limit on the length of samples.
+          workers: Number of worker processes; 1 runs in this one.
+          report: Progress reporter.
+          file_format: File format of TFDS.
+          **kwargs: Arguments of tfds builders.
         """
         self._jobs, self._task, self._workers = jobs, task, workers
         self._limit, self._report = limit, report or Reporter()
@@ -60,7 +71,7 @@ class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.skipped: list[Skipped] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.frame_counts: list[int] = []
-        self._digest = hashlib.sha256()  # of the samples, not of files, in which they may be packed otherwise
+        self._digest = hashlib.sha256()  # of samples, not of files, whose layout may change
         super().__init__(file_format=file_format, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -92,7 +103,7 @@ class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     continue
                 self._count(outcome)
                 yield self.counts["samples"], outcome
-                # It has been written: TFDS keeps every example of a shard, to count them at its end.
+                # Already written; TFDS keeps a reference to every example of a shard.
                 outcome.clear()
             self._report("preparing", job + 1, len(self._jobs))
 
@@ -115,21 +126,22 @@ class PreparedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self._digest.update(frame)
         self.counts.update(samples=1, frames=frames, bytes=size)
         self.counts[f"kind {example['kind']}"] += 1
-        if example["kind"] != "text":  # whose stand-in for a picture nobody looks at
+        if example["kind"] != "text":  # whose dummy frame does not count
             self.counts[f"size {height}x{width}"] += 1
 
 
 def ordered_parallel_map(
     task: Callable[[Any], Results], jobs: Sequence[Any], workers: int
 ) -> Iterator[Results]:
-    """task(job) for every job, in order; with several workers, in processes of their own.
+    """Yields task(job) for every job, in order; with several workers, computed in worker processes.
 
-    Raises TempoError when one of them is killed.
+    Raises:
+      TempoError: A worker process was killed.
     """
     if workers <= 1:
         yield from map(task, jobs)
         return
-    # Not forked: this process has threads, of jax if of nothing else.
+    # Spawned, not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts)
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -149,5 +161,5 @@ def ordered_parallel_map(
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole group; the first process ends the others."""
+    """Ignores Ctrl-C, which reaches the whole process group; the parent ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""TFDS builder of data sets as they lie on disk."""
+"""TFDS builder of data sets on disk, in any supported format."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from tempo_jax.data.preparation import Settings
 
 
 class Llava(PreparedBuilder):
-    """Records of any format (tempo_jax.data.readers) with their pictures and videos."""
+    """Records of any format (tempo_jax.data.readers) with their images and videos."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""TFDS builder of minireel: reels rendered, not decoded, one example per question."""
+"""TFDS builder of minireel: rendered reels, one example per question."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tempo_jax.video import real_fps, sample_indices
 
 @dataclasses.dataclass(frozen=True)
 class Preparer:
-    """Index of a reel -> its examples; can be sent to another process."""
+    """Converts the index of a reel to its examples; picklable."""
 
     split: str
     forms: tuple[str, ...]
@@ -62,7 +62,9 @@ class Minireel(PreparedBuilder):
         options = {"seconds": seconds, "size": size, "fps": fps}
         sampling = {"sample_fps": settings.fps, "max_frames": settings.max_frames}
         chosen = {"forms": forms, "kinds": kinds, **options, **sampling}
-        next(minireel.records(split, 1, start=start, **chosen), None)  # a mistake shows before any work
+        next(
+            minireel.records(split, 1, start=start, **chosen), None
+        )  # invalid values are reported before any work
         super().__init__(
             jobs=range(start, start + count),
             task=Preparer(split, tuple(forms), tuple(kinds), options | sampling, settings),
