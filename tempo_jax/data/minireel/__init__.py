@@ -7,10 +7,10 @@
     reel.write("reel.mp4")
     python -m tempo_jax.data.minireel OUT --split test --count 10 --seconds 120
 
-A video is a row of scenes, each in a place, with shapes moving about; one lead is on screen most of
-the time. For a moment each, things happen: a shape flashes up, a card with a letter is shown, the lead
-turns another colour. Questions (needle, when, order, count, global) have one right answer each and
-three wrong ones that do not give it away. Everything follows from split, index and options.
+A video is a sequence of scenes, each in a place, with moving shapes; one lead is on screen most of the time.
+Short events happen: a shape flashes up, a card with a letter is shown, the lead turns another colour.
+Questions (needle, when, order, count, global) have one correct answer and three distractors that do not give
+it away. Everything is a function of split, index and options.
 """
 
 from tempo_jax.data.minireel.draw import render

@@ -3,7 +3,7 @@
     python -m tempo_jax.data.minireel OUT --split test --count 10 --seconds 120
 
 makes OUT/videos/test-000000-120s.mp4 and so on, and OUT/test.jsonl. The same arguments make the same
-questions and frames everywhere. Exit status: 0 success, 2 a user's mistake (one sentence on stderr).
+questions and frames everywhere. Exit status: 0 success, 2 usage error (one line on stderr).
 """
 
 import argparse
@@ -47,13 +47,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Write the videos, then the questions under their final name: a file that is there is complete."""
+    """Writes the videos and then the questions; the question file appears when it is complete."""
     check_local("the folder", args.out)
     target = args.out / f"{args.split}.jsonl"
     if target.exists() and not args.overwrite:
         raise TempoError(f"{target} exists already: choose another folder or pass --overwrite.")
     chosen = {"seconds": args.seconds, "size": args.size, "fps": args.fps}
-    reels.make(args.split, args.start, **chosen)  # a mistake shows before anything is written
+    reels.make(args.split, args.start, **chosen)  # invalid values are reported before anything is written
     (args.out / "videos").mkdir(parents=True, exist_ok=True)
     lines = []
     for index in range(args.start, args.start + args.count):
@@ -68,7 +68,7 @@ def write(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Runs the command and returns its exit status."""
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:

@@ -1,10 +1,10 @@
-"""Questions about a spec, with right answers, plausible wrong ones and the moments that matter.
+"""Questions about a spec, with correct answers, plausible distractors and the times of the evidence.
 
-The first filter is that there is one right answer: what is asked about happens once (or is counted).
-The second is that the question alone gives chance: wrong options are other things of the same video
-first, then of the world, drawn so that nothing in their list marks the right one.
+There is exactly one correct answer: what a question is about happens once (or is counted). The question alone
+gives chance accuracy: distractors are other things of the same video first, then of the world, drawn so that
+nothing in the list of options marks the correct one.
 
-A question has several forms (FORMS), in which it is asked and answered.
+FORMS are the answer formats: multiple choice, option text and free form.
 """
 
 import dataclasses
@@ -19,20 +19,21 @@ from tempo_jax.data.minireel.world import Event, Spec
 from tempo_jax.errors import TempoError
 
 Span = tuple[float, float]
-NEEDLES = 3  # at most, per video
+NEEDLES = 3  # most of a video
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question, to be asked as multiple choice (`prompt`, `answer_letter`) or freely (`text`,
-    `answer_text`).
+    """One question, as multiple choice (`prompt`, `answer_letter`) or free form (`text`, `answer_text`).
 
-    kind: one of texts.KINDS. asked: entry of texts.QUESTIONS. options: four, the right one under
-    answer_letter; for "when" they are moments, the centres of standard segments.
-    named: the event that the text names, as questions call events; "" where it names none.
-    relevant_seconds: (start, end) spans that show what the answer rests on; the whole video for "global";
-    for "order" all that appears, as only then it is clear what comes next.
-    tolerance: seconds a freely given moment may lie outside the span; 0 where no time is asked.
+    Attributes:
+      kind: One of texts.KINDS. template: Entry of texts.QUESTIONS. text: The question in words. options: Four
+      options; for "when" they are times, the centers of standard segments. answer_letter: Letter of the
+      correct option. answer_text: Text of the correct option. relevant_seconds: (start, end) spans with the
+      evidence; the whole video for "global", and for "order" all
+        events, since only they show what comes next.
+      named: The event that the text names, as `Event.called`; "" where it names none.
+      tolerance: Seconds by which a free-form time may lie outside the span; 0 where no time is asked.
     """
 
     kind: str
@@ -51,21 +52,21 @@ class Question:
 
     @property
     def worded_answer(self) -> str:
-        """'It is pink star': an answer to `prompt` in the very tokens of the option.
+        """The answer in option text, 'It is pink star', with the same tokens as the option.
 
-        After "It is" as after "(C)" words begin with a space; a small model copies tokens it has seen. No
-        letter: which one stands before the words it did not learn to look up (docs/results/demo-model.md).
+        After "It is" as after "(C)" words begin with a space, since a small model copies tokens. There is no
+        letter: the demo model did not learn to look up the letter of an option (docs/results/demo-model.md).
         """
         return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}"
 
     def chosen(self, reply: str) -> bool:
-        """Whether a reply to `prompt` picks the right option, by letter or by words."""
+        """Returns whether a reply to `prompt` picks the correct option, by letter or by text."""
         return texts.option_of(reply, self.options) == self.answer_letter
 
     def accepts(self, reply: str) -> bool:
-        """Whether a free reply is right: the same words but for case, article and final stop.
+        """Returns whether a free-form reply is correct: the same words except case, article and final stop.
 
-        A time is right when its first number lies in the event's span widened by `tolerance`.
+        A time is correct if its first number lies in the event's span, widened by `tolerance`.
         """
         if self.kind == "when":
             number = re.search(r"\d+(\.\d+)?", reply)
@@ -80,7 +81,7 @@ def _plain(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _QuestionDraft:
-    """A question before its options: `near` are wrong options of this video, `far` of the world."""
+    """A question without options: `near` are distractors of this video, `far` of the world."""
 
     template: str
     slots: dict[str, str]
@@ -96,12 +97,12 @@ def _span(event: Event) -> Span:
 
 
 def _others(names: Iterable[str], answer: str) -> tuple[str, ...]:
-    """Each name once, without the answer, in order of first mention."""
+    """Returns each name once, without the answer, in order of first mention."""
     return tuple(name for name in dict.fromkeys(names) if name != answer)
 
 
 class _QuestionGenerator:
-    """Finds what can be asked about one video."""
+    """Generates the questions that one video allows."""
 
     def __init__(self, spec: Spec, rng: np.random.Generator):
         self.spec, self.rng = spec, rng
@@ -116,12 +117,12 @@ class _QuestionGenerator:
         return [*self.single, *self.turns]
 
     def others(self) -> tuple[list[_QuestionDraft], ...]:
-        """Of each kind but needles, all there are."""
+        """Returns all questions of each kind except needles."""
         whens = [draft for event in self.asked_about for draft in self.whens(event)]
         return whens, self.orders(), self.counts(), self.globals()
 
     def needles(self, event: Event) -> list[_QuestionDraft]:
-        """What one single event lets us ask for; the first draft is about the event's own look."""
+        """Returns the questions about one event; the first one is about its appearance."""
         drafts = []
         if event.kind == "card":
             cards = [other.shape for other in self.shown if other.kind == "card"]
@@ -156,7 +157,7 @@ class _QuestionGenerator:
         return [_QuestionDraft(template, slots, answer, near, far, (_span(event),))]
 
     def whens(self, event: Event) -> list[_QuestionDraft]:
-        """Centres of segments; wrong ones are other events' first."""
+        """Returns questions about the time of an event; distractors are times of other events first."""
         length = self.spec.segment_seconds
         last = int(self.spec.seconds / length + 1e-6)  # whole segments
         if last < len(texts.LETTERS):
@@ -169,7 +170,7 @@ class _QuestionGenerator:
         return [dataclasses.replace(draft, tolerance=round(length, 3))]
 
     def orders(self) -> list[_QuestionDraft]:
-        """Neighbours that each appear once; so do the wrong options."""
+        """Returns questions about neighboring events that appear once, as their distractors do."""
         drafts = []
         spans = tuple(map(_span, self.shown))
         names = [event.name for event in self.single]
@@ -185,14 +186,14 @@ class _QuestionGenerator:
         return drafts
 
     def _strangers(self) -> tuple[str, ...]:
-        """Things that might have appeared but did not, made as the generator makes them."""
+        """Returns names of events that do not appear, drawn as the generator draws them."""
         used = {value for event in self.shown for value in (event.shape,)}
         colours = list(world.COLOURS)
         names = [f"{self.rng.choice(colours)} {shape}" for shape in world.VISITORS if shape not in used]
         return (*names, *(f"letter {letter}" for letter in world.LETTERS if letter not in used))
 
     def counts(self) -> list[_QuestionDraft]:
-        """The visit made for it: all counts are as likely."""
+        """Returns the question about the repeated visit; all counts are equally likely."""
         name = self.spec.counted
         if name is None:
             return []
@@ -213,7 +214,7 @@ class _QuestionGenerator:
 
 
 def _finish(draft: _QuestionDraft, rng: np.random.Generator) -> Question:
-    """Choose three wrong options, shuffle, phrase."""
+    """Draws three distractors, shuffles the options and phrases the question."""
     near = [str(name) for name in rng.permutation(draft.near)]
     far = [
         str(name) for name in rng.permutation(draft.far) if name not in draft.near and name != draft.answer
@@ -235,24 +236,27 @@ def _finish(draft: _QuestionDraft, rng: np.random.Generator) -> Question:
 
 
 def questions(spec: Spec) -> tuple[Question, ...]:
-    """Up to three needles about different events, and one of each other kind that the video allows."""
+    """Returns up to three needles about different events, and one question of each other possible kind."""
     rng = generate.generator(spec.split, spec.index, 1)
     author = _QuestionGenerator(spec, rng)
     events = author.asked_about
     drafts = []
     for number in rng.permutation(len(events))[:NEEDLES]:
         possible = author.needles(events[number])
-        # Mostly about the event itself, now and then about where it was.
-        own = rng.random() < 0.75
-        drafts.append(possible[int(rng.integers(max(1, len(possible) - 1)))] if own else possible[-1])
+        # Mostly about the event itself, sometimes about its place.
+        about_event = rng.random() < 0.75
+        drafts.append(possible[int(rng.integers(max(1, len(possible) - 1)))] if about_event else possible[-1])
     drafts += [possible[int(rng.integers(len(possible)))] for possible in author.others() if possible]
     return tuple(_finish(draft, rng) for draft in drafts)
 
 
 def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, float] = {}) -> Question:
-    """One of all that the video allows: what is asked about first, by `weights` (1 where none is given).
+    """Draws one of all questions that the video allows.
 
-    weights: of entries of texts.QUESTIONS.
+    Args:
+      spec: The video.
+      rng: The random generator.
+      weights: Weights of entries of texts.QUESTIONS, by which one is drawn first; 1 by default.
     """
     author = _QuestionGenerator(spec, rng)
     drafts = [draft for event in author.asked_about for draft in author.needles(event)]
@@ -265,9 +269,9 @@ def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, fl
 
 
 def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
-    """Other questions that the notes taken for `question` (segments.evidence) answer as well, in any order.
+    """Returns other questions that the evidence of `question` (segments.evidence) answers, in random order.
 
-    For a question of order the other neighbour of the event it names, and when that was.
+    For a question of kind "order" these are about the other neighbor of the named event, and about its time.
     """
     author = _QuestionGenerator(spec, rng)
     drafts: list[_QuestionDraft] = []
@@ -279,7 +283,7 @@ def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> l
     return [_finish(drafts[number], rng) for number in rng.permutation(len(drafts))]
 
 
-# Form of a question -> (what the human says, what is to be answered).
+# Answer format -> (question of the human, answer).
 FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
     "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
     "text": (lambda question: question.text, lambda question: question.answer_text),
@@ -288,26 +292,26 @@ FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = 
 
 
 def check_forms(weights: Mapping[str, float]) -> None:
-    """TempoError for a form there is not, or weights that cannot be drawn by."""
+    """Raises TempoError for an unknown format, or weights that cannot be drawn from."""
     check_names("form", weights, FORMS)
     if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
         raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
 
 
-def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """TempoError for the first name that is not known."""
-    for unknown in (name for name in given if name not in known):
-        raise TempoError(f"minireel has no {what} {unknown!r}: choose from {', '.join(known)}.")
+def check_names(category: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TempoError for the first unknown name."""
+    for unknown in (name for name in names if name not in known):
+        raise TempoError(f"minireel has no {category} {unknown!r}: choose from {', '.join(known)}.")
 
 
 def draw_form(weights: Mapping[str, float], rng: np.random.Generator) -> str:
-    """A name in FORMS."""
+    """Draws a name in FORMS."""
     names = sorted(weights)
     shares = np.array([weights[name] for name in names], float)
     return names[rng.choice(len(names), p=shares / shares.sum())]
 
 
 def turns(question: Question, form: str) -> list[dict[str, str]]:
-    """What the human and what the assistant says."""
+    """Returns the turns of the human and of the assistant."""
     ask, answer = FORMS[form]
     return [{"from": "human", "value": ask(question)}, {"from": "gpt", "value": answer(question)}]

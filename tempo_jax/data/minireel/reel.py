@@ -16,7 +16,7 @@ from tempo_jax.video.encode import encode
 
 @dataclasses.dataclass(frozen=True)
 class Reel:
-    """A video of the world and what can be asked about it."""
+    """A video of the world with its questions."""
 
     spec: Spec
     questions: tuple[Question, ...]
@@ -27,9 +27,10 @@ class Reel:
         return f"{self.spec.split}-{self.spec.index:06d}-{self.spec.seconds:g}s"
 
     def frames(self, indices: Iterable[int]) -> np.ndarray:
-        """Frames of the recording at spec.fps, drawn, not decoded: uint8 [n, size, size, 3].
+        """Renders frames of the recording at spec.fps: uint8 [n, size, size, 3].
 
-        TempoError for an index outside the video.
+        Raises:
+          TempoError: An index is outside the video.
         """
         indices = np.asarray(list(indices), np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.spec.num_frames):
@@ -42,10 +43,17 @@ class Reel:
         return pixels
 
     def write(self, path: str | Path, fps: float | None = None, *, gop: int = 120, crf: int = 26) -> None:
-        """Record as H.264, at spec.fps or `fps`; the suffix chooses the container. Memory does not grow.
+        """Writes the video as H.264, in bounded memory; the suffix chooses the container.
 
-        `gop`: frames between keyframes. `crf`: libx264's quality, lower is better and larger.
-        TempoError for a rate out of range, OSError where the path cannot be written.
+        Args:
+          path: The file.
+          fps: Frame rate; None: spec.fps.
+          gop: Frames between keyframes.
+          crf: Quality of libx264; lower is better and larger.
+
+        Raises:
+          TempoError: The rate is out of range.
+          OSError: The path cannot be written.
         """
         spec = self.spec if fps is None else dataclasses.replace(self.spec, fps=float(fps))
         generate.check(spec.split, spec.index, spec.seconds, spec.size, spec.fps)
@@ -54,20 +62,31 @@ class Reel:
 
 
 def make(split: str, index: int, **options: Any) -> Reel:
-    """Video `index` (0, 1, …, as many as wanted) of "train", "validation" or "test", with its questions.
+    """Makes a video with its questions; indices are unlimited.
 
-    The same arguments always make the same reel. `options`: those of generate.spec (seconds, size, fps,
-    sample_fps, max_frames). Raises TempoError for a value out of range.
+    The same arguments always give the same reel.
+
+    Args:
+      split: A name in world.SPLITS.
+      index: Index of the video.
+      **options: Options of generate.spec: seconds, size, fps, sample_fps, max_frames.
+
+    Raises:
+      TempoError: A value is out of range.
     """
     spec = generate.spec(split, index, **options)
     return Reel(spec, questions(spec))
 
 
 def relevance(question: Question, segment_times: Iterable[Sequence[float]]) -> np.ndarray:
-    """Ground truth: share of each segment's frames that show what the answer rests on, float32 [segments].
+    """Returns the ground truth of relevance: the fraction of each segment's frames with evidence.
 
-    `segment_times`: for each segment the times of its frames, in seconds (see segment_times). Above
-    0: the segment matters.
+    Args:
+      question: The question.
+      segment_times: Times of the frames of each segment, in seconds (see `segment_times`).
+
+    Returns:
+      float32 [segments]; above 0, a segment is relevant.
     """
     spans = np.array(question.relevant_seconds, float).reshape(-1, 2)
 
@@ -79,9 +98,12 @@ def relevance(question: Question, segment_times: Iterable[Sequence[float]]) -> n
 
 
 def segment_times(sampled: Sequence[int], fps: float, segment_frames: int = 8) -> list[np.ndarray]:
-    """Times of the frames of each segment, in seconds; the last may have fewer frames.
+    """Returns the times of the frames of each segment, in seconds; the last may have fewer frames.
 
-    `sampled`: frame indices as video.sampling.sample_indices gives them; `fps`: of the recording.
+    Args:
+      sampled: Frame indices, as of video.sampling.sample_indices.
+      fps: Frame rate of the recording.
+      segment_frames: Frames of a segment.
     """
     times = np.asarray(sampled, float) / fps
     return [times[start : start + segment_frames] for start in range(0, len(times), segment_frames)]
@@ -97,7 +119,7 @@ def records(
     folder: str = "videos",
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """LLaVA-style records of `count` videos, one per question and form, in order.
+    """Yields LLaVA-style records of `count` videos, one per question and answer format, in order.
 
     {"id", "video", "conversations": [{"from": "human", "value": "<video>\\n…"}, {"from": "gpt", …}]};
     "video" is folder/name.mp4, where Reel.write should put it. `options`: those of make.
@@ -112,7 +134,7 @@ def records(
 def reel_records(
     reel: Reel, forms: Sequence[str] = ("choice",), kinds: Sequence[str] = texts.KINDS, folder: str = "videos"
 ) -> Iterator[dict[str, Any]]:
-    """The records of one reel, see `records`."""
+    """Yields the records of one reel, see `records`."""
     for number, question in enumerate(reel.questions):
         if question.kind not in kinds:
             continue
@@ -126,7 +148,7 @@ def reel_records(
 
 
 def benchmark_rows(reel: Reel, folder: str = "videos") -> list[dict[str, Any]]:
-    """One row per question, ready for JSON: the multiple-choice record and the whole ground truth."""
+    """Returns one JSON row per question: the multiple-choice record and the ground truth."""
     chosen = reel_records(reel, folder=folder)
     length = {"seconds": reel.spec.seconds}
     return [record | _fields(question) | length for record, question in zip(chosen, reel.questions)]

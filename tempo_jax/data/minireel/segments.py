@@ -1,8 +1,8 @@
-"""Conversations about single segments, which teach a small VLM to look before Tempo exists.
+"""Conversations about single segments, to train the compressor VLM before it is part of Tempo.
 
-Asked of a segment, in the very prompts the compressor uses: whether it matters to a question about the whole
-video (Yes or No, the relevance prior of docs/reference/tempo.md#relevance) and what in it does, the minimal
-information that memory tokens are to hold. Both are known from the spec.
+A segment is asked about in the prompts of the compressor: whether it is relevant to a question about the whole
+video (Yes or No, the relevance prior of docs/reference/tempo.md#relevance), and for its evidence, the minimal
+information that memory tokens have to hold. Both are known from the spec.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from tempo_jax.data.samples import Sample
 
 @dataclasses.dataclass(frozen=True)
 class ReelSource:
-    """`count` reels of a split, a sample from each; seconds: lengths of reels to choose from."""
+    """Makes one sample of each of `count` reels of a split, with a length drawn from `seconds`."""
 
     split: str = "train"
     count: int = 1000
@@ -39,14 +39,14 @@ HERE = "here"
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Segment `index` of a reel under the standard sampling, and what it shows."""
+    """Segment `index` of a reel under the standard sampling."""
 
     spec: Spec
     index: int
 
     @property
     def times(self) -> np.ndarray:
-        """Of its frames, in seconds."""
+        """Times of the frames, in seconds."""
         return (self.index * world.SEGMENT_FRAMES + np.arange(world.SEGMENT_FRAMES)) * self.spec.stride
 
     @property
@@ -61,31 +61,31 @@ class Segment:
 
     @property
     def actors(self) -> list[str]:
-        """Names, the largest first."""
+        """Names of the actors, the largest first."""
         return [actor.name for actor in reversed(self.spec.scene_at(self.times[4]).actors)]
 
 
 def caption(segment: Segment) -> str:
-    """All there is to see: 'sea, red circle, blue square, pink star'."""
+    """Returns the caption of a segment: 'sea, red circle, blue square, pink star'."""
     return caption_of(segment.spec, float(segment.times[4]), segment.event)
 
 
 def caption_of(spec: Spec, seconds: float, event: Event | None) -> str:
-    """Place and actors at a time, the largest actor first, then the event."""
+    """Returns place and actors at a time, the largest actor first, then the event."""
     scene = spec.scene_at(seconds)
     shown = [] if event is None else [event_name(event)]
     return ", ".join([scene.place, *(actor.name for actor in reversed(scene.actors)), *shown])
 
 
 def event_name(event: Event) -> str:
-    """As a caption says it; a card also has a colour, a turn is said of the lead."""
+    """Returns the name of an event in captions, where a card has a colour and a turn belongs to the lead."""
     if event.kind == "card":
         return f"{event.colour} letter {event.shape}"
     return f"turns {event.colour}" if event.kind == "turn" else event.name
 
 
 def evidence(question: Question, segment: Segment) -> str:
-    """What this segment contributes to the answer: 'pink star', 'sea', 'here star', 'nothing'.
+    """Returns the evidence of a segment for the answer: 'pink star', 'sea', 'here star', 'nothing'.
 
     'here' is the event that the question names, with its shape or letter. Its colour is enough to know it by,
     as no other of its kind has it: comparing shapes or letters with those of a question is more than so
@@ -98,14 +98,14 @@ def evidence(question: Question, segment: Segment) -> str:
 
 
 def is_relevant(question: Question, segment: Segment) -> bool:
-    """Whether any of its frames shows what the answer rests on."""
+    """Returns whether any frame of the segment shows the evidence."""
     first, *_, last = segment.times
     near = [(start, end) for start, end in question.relevant_seconds if start <= last and first < end]
     return any(start <= t < end for start, end in near for t in segment.times)
 
 
 def has_evidence(question: Question, segment: Segment) -> bool:
-    """Whether it contributes anything, be it that the reader has to leave it out."""
+    """Returns whether the evidence text of the segment is not NOTHING."""
     return evidence(question, segment) != NOTHING
 
 
@@ -124,9 +124,10 @@ def _parts(question: Question, segment: Segment) -> Sequence[str]:
 
 
 def is_distractor(question: Question, segment: Segment) -> bool:
-    """Whether it shows what could be mistaken for what the question is about.
+    """Returns whether the segment shows something that could be mistaken for what the question is about.
 
-    Another visit, card, or the lead, or something of the other sort in the colour that the question names.
+    That is another visit, card, or the lead, or something of the other sort in the colour that the question
+    names.
     """
     event = segment.event
     if question.template in ("turn", "when_turn"):
@@ -145,7 +146,7 @@ def _has_named_colour(question: Question, segment: Segment) -> bool:
 
 
 def corpus() -> Iterator[str]:
-    """What is said here and nowhere else in the world."""
+    """Yields the texts of this module, for training a tokenizer."""
     yield from ("Yes", "No", NOTHING, HERE, "here and here")
     for colour in world.COLOURS:
         yield f"turns {colour}, {colour} letter"
@@ -155,13 +156,15 @@ def corpus() -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentSource(ReelSource):
-    """Samples for task "compressor"; the same index, the same sample.
+    """Samples for task "compressor", deterministic by index.
 
-    size: of the frames, pixels. Half of the samples ask for Yes or No and the evidence, half for the
-    evidence alone; the first question of half of them is about a segment that matters, where one does and
-    another does not.
-    questions: asked in turn about the same segment, at most; more than one costs little, as the video, most
-    of a row, is there once.
+    Half of the samples ask for Yes or No and the evidence, half for the evidence alone. In half of them the
+    first question is about a relevant segment, where both kinds exist.
+
+    Attributes:
+      size: Height and width of frames, pixels.
+      questions: Most questions about the same segment; more than one costs little, since the video, which is
+        most of the prompt, occurs once.
     """
 
     size: int = 64
@@ -185,8 +188,8 @@ class SegmentSource(ReelSource):
 
 
 def _query(question: Question, rng: np.random.Generator) -> str:
-    """The question in words or, as likely, as multiple choice."""
-    # Moments to choose from would make these rows longer than any other.
+    """Returns the question in words or as multiple choice, with equal probability."""
+    # Options of times would make these prompts longer than any other.
     choice = rng.random() < 0.5 and question.kind != "when"
     return question.prompt if choice else question.text
 
@@ -196,13 +199,13 @@ def _turn(query: str, answer: str) -> list[dict]:
 
 
 def _relevant(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
-    """Yes or No and then the evidence, asked as in inference: memory tokens stand where this answer does."""
+    """Asks for Yes or No and the evidence in the inference prompt, where memory tokens follow."""
     verdict = "Yes" if has_evidence(question, segment) else "No"
     return _turn(_query(question, rng), f"{verdict}, {evidence(question, segment)}")
 
 
 def _contributes(question: Question, segment: Segment, rng: np.random.Generator) -> list[dict]:
-    """The evidence, asked as in training."""
+    """Asks for the evidence in the training prompt."""
     query = prompts.training_query([{"from": "human", "value": _query(question, rng)}])
     return _turn(query, evidence(question, segment))
 
@@ -211,9 +214,9 @@ SYSTEM = {_relevant: prompts.INFERENCE_SYSTEM, _contributes: prompts.TRAINING_SY
 
 
 def draw_segment(reel: Reel, question: Question, rng: np.random.Generator) -> Segment:
-    """A segment that matters or one that does not, as likely; of these, as many with an event as without.
+    """Draws a relevant segment or another one, equally likely; of either, as many with an event as without.
 
-    What does not matter and has an event is what is mistaken for what matters.
+    Segments with an event that is not relevant are the distractors.
     """
     segments, share = _segments(reel, question)
     candidates = np.flatnonzero((share > 0) == (rng.random() < 0.5))
@@ -226,10 +229,10 @@ def draw_segment(reel: Reel, question: Question, rng: np.random.Generator) -> Se
 def draw_contrasting_segments(
     reel: Reel, question: Question, rng: np.random.Generator, count: int
 ) -> list[Segment]:
-    """Up to `count` different segments, in order of time; the first of them drawn matters, if any does.
+    """Draws up to `count` segments, in order of time, one of which is relevant if any is.
 
-    Of the others three in four tell nothing but could be mistaken for what does (see `resembles`), as far as
-    there are such segments. So a question meets in one sample what it asks about and what it does not.
+    Three in four of the others have no evidence but are distractors (`is_distractor`), as far as there are
+    some. So a sample contrasts what a question is about with what it is not.
     """
     segments, share = _segments(reel, question)
     order = rng.permutation(len(segments))
@@ -239,7 +242,7 @@ def draw_contrasting_segments(
     chosen = [i for i in order if share[i] > 0][:1]
     while len(chosen) < min(count, len(segments)):
         remaining = [i for i in distractors if i not in chosen]
-        if rng.random() < 0.5:  # there are few of these, and they are the hardest
+        if rng.random() < 0.5:  # the hardest distractors, which are few
             remaining.sort(key=lambda i: not _has_named_colour(question, segments[i]))
         pool = remaining if remaining and rng.random() < 0.75 else [i for i in order if i not in chosen]
         chosen.append(pool[0])
@@ -247,7 +250,7 @@ def draw_contrasting_segments(
 
 
 def _segments(reel: Reel, question: Question) -> tuple[list[Segment], np.ndarray]:
-    """All segments, and the share of each one's frames that matters."""
-    count = max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))  # whole ones
+    """Returns all segments, and the fraction of relevant frames of each."""
+    count = max(1, int(reel.spec.seconds / reel.spec.segment_seconds + 1e-6))  # complete segments
     segments = [Segment(reel.spec, index) for index in range(count)]
     return segments, relevance(question, [segment.times for segment in segments])

@@ -1,8 +1,8 @@
-"""minireel as training data: whole reels with questions, segments with notes of them, and two-frame clips.
+"""minireel as training data: whole reels with questions, segments with their evidence, and two-frame clips.
 
-Frames are rendered when a batch is made of them, at the size the model sees; nothing lies on disk. A
-two-frame clip (a glimpse) is a single temporal slice, a quarter of a segment, and costs about a quarter:
-with its caption it is the first and cheapest phase of training a small VLM.
+Frames are rendered when their batch is made, at the model's frame size; nothing is stored. A two-frame clip
+is one temporal patch, a quarter of a segment, and costs about a quarter: with its caption it is the first and
+cheapest phase of training a compressor.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import real_fps, sample_indices
 
 EVIDENCE_PROMPT = "What appears?"
-_SALT = 20260409  # part of every seed, so that draws here and in minireel are independent
-_MAX_QUESTIONS = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # questions of a kind about one reel
+_SALT = 20260409  # part of every seed, so that draws are independent of those of minireel
+_MAX_QUESTIONS = dict.fromkeys(minireel.KINDS, 1) | {"needle": 3}  # most questions of a kind about one reel
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyFrames:
-    """The sampled frames of a reel, drawn when they are looked at."""
+    """The sampled frames of a reel, rendered on access."""
 
     spec: minireel.Spec
     indices: tuple[int, ...]  # in the recording
@@ -50,16 +50,18 @@ class LazyFrames:
 class MinireelSource:
     """Questions about reels, rendered on the fly at the size the model sees.
 
-    split: "train", "validation" or "test". count: of reels, `start` the first one. seconds: length of
-    each, or several lengths of which each reel has one. size: height and width. fps: of the recording,
-    whose events fall into segments of 8 frames at `sample_fps` a second. look_fps: what the model samples,
-    0 for sample_fps; `max_frames` at most. forms: weights of FORMS.
-    kinds: of questions. turns: questions in one conversation, at most. as_asked: see Sample. described:
-    before the questions, of which there may be none, the assistant says of every segment what its sampled
-    frames show.
+    Every reel is used about equally often: each of its questions once, then some again until there are as
+    many as a reel can have. Lengths, formats and repetitions are drawn by index.
 
-    Every reel is asked about equally often: each of its questions once, then some again until there
-    are as many as a reel can have; lengths, forms and repetitions are drawn by index.
+    Attributes:
+      split: "train", "validation" or "test". count: Number of reels. start: Index of the first reel. seconds:
+      Length of each reel, or several lengths to draw from. size: Height and width of frames, pixels. fps:
+      Frame rate of the recording. sample_fps: Sampling rate whose segments of 8 frames contain the events.
+      max_frames: Most sampled frames. forms: Weights of FORMS. kinds: Kinds of questions. max_turns: Most
+      questions of a conversation. inference_prompt: See Sample. with_captions: Whether the assistant first
+      captions every segment, by its sampled frames; there may then be
+        no questions.
+      model_fps: Sampling rate of the model; 0: `sample_fps`.
     """
 
     split: str = "train"
@@ -81,7 +83,7 @@ class MinireelSource:
         check_forms(self.forms)
         check_names("kind", self.kinds, minireel.KINDS)
         for seconds in self.lengths:
-            self._reel(0, seconds)  # a value out of range shows before training starts
+            self._reel(0, seconds)  # values out of range are reported before training starts
 
     @property
     def sampled_fps(self) -> float:
@@ -126,12 +128,16 @@ class MinireelSource:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentEvidenceSource(ReelSource):
-    """A few segments and a question, for the LLM to say what each contributes to the answer.
+    """A few segments and a question, for the LLM to state the evidence of each segment.
 
-    The question is for the compressor alone: what the LLM says it can only have from memory tokens. One of
-    the segments matters, where any does, and most others could be mistaken for it (segments.contrast).
-    segments: at most. asked: see draw_question. size: height and width, pixels. The same index, the same
-    sample.
+    Only the compressor gets the question, so that the LLM depends on the memory tokens. One of the segments
+    is relevant, where any is, and most others are distractors (segments.draw_contrasting_segments). Samples
+    are deterministic by index.
+
+    Attributes:
+      segments: Most segments of a sample.
+      question_weights: Weights of questions, see `draw_question`.
+      size: Height and width of frames, pixels.
     """
 
     segments: int = 3
@@ -166,7 +172,7 @@ class SegmentEvidenceSource(ReelSource):
 def video_sample(
     spec: minireel.Spec, conversation: list[dict], sample_fps: float = 2.0, max_frames: int = 1024
 ) -> Sample:
-    """A conversation with the video in front of its first turn."""
+    """Makes a sample of a conversation, with the video in front of its first turn."""
     total = spec.num_frames
     chosen = sample_indices(total, spec.fps, sample_fps, max_frames=max_frames)
     first = conversation[0] | {"value": f"<image>\n{conversation[0]['value']}"}
@@ -178,14 +184,16 @@ def video_sample(
 
 
 FRAMES = 2
-_EVENTFUL = 0.6  # share of the glimpses that show an event
+_EVENTFUL = 0.6  # fraction of the clips that show an event
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipCaptionSource(ReelSource):
-    """Samples for task "compressor"; the same index, the same sample. size: of the frames, pixels.
+    """Captioned two-frame clips for task "compressor", deterministic by index.
 
-    picture: of a glimpse the first frame alone, as an image, for task "xcomp".
+    Attributes:
+      size: Height and width of frames, pixels.
+      picture: Whether a sample is the first frame only, as an image, for task "xcomp".
     """
 
     size: int = 64
@@ -208,7 +216,7 @@ class ClipCaptionSource(ReelSource):
 
 
 def _first_frame(spec: Spec, rng: np.random.Generator) -> int:
-    """Of two frames on the same side of every cut: both show one scene, and one event or none."""
+    """Draws the first of two frames that show the same scene, and the same event or none."""
     while True:
         if rng.random() < _EVENTFUL:
             event = spec.events[rng.integers(len(spec.events))]

@@ -1,11 +1,11 @@
-"""Videos told in words: what each segment shows, then questions, to teach the LLM alone to answer.
+"""Text-only transcripts of videos, followed by questions, to train the LLM alone.
 
-What the published LLM brings along, reading and reasoning over a long context, the demo model's LLM
-has to learn first. A sample has the form of Tempo's prompt, with a caption where memory tokens will be:
+The demo model's LLM, which is trained from scratch, has to learn to use a long context first. A sample has
+the format of Tempo's prompt, with the caption of a segment in place of its memory tokens:
 
     <2.0 seconds> sea, red circle<6.0 seconds> sea, red circle, pink star … ⏎ When does the pink star appear?
 
-or, as memory tokens that keep only what the question needs, with notes:
+or with the evidence of each segment, as memory tokens that keep only what the question needs:
 
     <2.0 seconds> nothing<6.0 seconds> here<10.0 seconds> nothing … ⏎ When does the pink star appear?
 """
@@ -40,10 +40,10 @@ NO_FRAMES = np.zeros((0, 1, 1, 3), np.uint8)
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTextSource(ReelSource):
-    """Reels in words, with all their questions in one conversation; same index, same sample.
+    """Caption transcripts with all questions of a reel in one conversation, deterministic by index.
 
-    Questions come in any order, each as multiple choice or in words with equal chances; up to `described`
-    segments, first of all everything is to be said again.
+    Questions are shuffled, each as multiple choice or free form with equal probability. Reels of up to
+    `with_captions` segments are captioned first.
     """
 
     with_captions: int = 4
@@ -61,13 +61,17 @@ class CaptionTextSource(ReelSource):
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceTextSource(ReelSource):
-    """Reels with one question each and, of every segment, what it contributes to the answer.
+    """Evidence transcripts with a question about each reel, deterministic by index.
 
-    forms: weights of FORMS. kinds: of questions, each as often; None for a reel that has none of them.
-    spare: notes of that many segments that tell nothing, drawn among them; None for all. slots: a note is
-    said again and again as memory tokens do, in up to so many words, fewer where it tells nothing.
-    budget: words of all notes together. turns: questions in one conversation, at most, where the same notes
-    answer several (questions.also_told). The same index, the same sample.
+    Attributes:
+      forms: Weights of FORMS. kinds: Kinds of questions, equally frequent; a reel without any gives no
+      sample. num_distractors: Number of segments without evidence that are kept, drawn at random; None: all.
+      max_repeats: Evidence is repeated, as memory tokens repeat it, in up to so many words; fewer where there
+      is
+        none.
+      budget: Most words of a transcript.
+      max_turns: Most questions of a conversation, where the same evidence answers several
+        (questions.co_answerable).
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
@@ -103,7 +107,7 @@ class EvidenceTextSource(ReelSource):
         return Sample(NO_FRAMES, None, conversation_)
 
     def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
-        """Notes of the segments that tell something, and of `spare` others."""
+        """Returns the evidence of the segments that have some, and of `num_distractors` others."""
         times = _segment_times(spec)
         idle = [t.index for t in times if not has_evidence(question, Segment(spec, t.index))]
         if self.num_distractors is not None:
@@ -119,7 +123,7 @@ class EvidenceTextSource(ReelSource):
 
         def repeated(segment: Segment) -> str:
             words = evidence(question, segment).split(" ")
-            # Never less than the whole note: half of one answers nothing.
+            # Never less than the whole evidence: half of it answers nothing.
             return " ".join(
                 np.resize(words, max(len(words), min_words if segment.index in idle else max_words))
             )
@@ -128,18 +132,18 @@ class EvidenceTextSource(ReelSource):
 
 
 def evidence_transcript(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
-    """Segments `shown`, each with its time tag and what it contributes to the answer."""
+    """Returns the transcript of segments, each with its time tag and evidence."""
     times = _segment_times(spec)
     return _transcript(spec, [times[segment.index] for segment in shown], partial(evidence, question))
 
 
 def caption_transcript(spec: Spec) -> str:
-    """All segments under the standard sampling, each with its time tag and its caption."""
+    """Returns the transcript of all segments under the standard sampling, with time tags and captions."""
     return _transcript(spec, _segment_times(spec), caption)
 
 
 def caption_transcript_at(spec: Spec, seconds: Sequence[float]) -> str:
-    """The segments that frames at these moments belong to, each with what those frames show."""
+    """Returns the transcript of the segments that frames at these times belong to, with their captions."""
     times, moments_of = _segment_times(spec), {}
     for moment in seconds:
         index = min(int(moment / spec.segment_seconds), len(times) - 1)
@@ -160,17 +164,17 @@ def _segment_times(spec: Spec) -> list[sampling.Segment]:
 
 
 def _transcript(spec: Spec, times: Sequence[sampling.Segment], describe: Callable[[Segment], str]) -> str:
-    # Words begin with a space, as in questions and answers: the same tokens there and here.
+    # Words begin with a space, as in questions and answers, so that tokens are the same.
     return "".join(f"{time_tag(t.tag_seconds)} {describe(Segment(spec, t.index))}" for t in times)
 
 
 def description(text: str) -> list[dict]:
-    """To say what there is, segment by segment."""
+    """Returns the turns that ask for a caption of every segment."""
     return [{"from": "human", "value": DEFAULT_QUESTION}, {"from": "gpt", "value": text}]
 
 
 def conversation(questions, rng: np.random.Generator) -> list[dict]:
-    """Human and assistant turns about the questions, shuffled."""
+    """Returns the turns about the questions, shuffled."""
     either = {"choice": 1.0, "text": 1.0}
     order = rng.permutation(len(questions))
     return [turn for number in order for turn in turns(questions[number], draw_form(either, rng))]

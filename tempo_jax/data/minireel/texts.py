@@ -1,4 +1,4 @@
-"""Every sentence of minireel, as tables; and all of them at once, to train a tokenizer on."""
+"""The texts of minireel as tables, and as a corpus to train a tokenizer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ KINDS = ("needle", "when", "order", "count", "global")
 LETTERS = "ABCD"
 CHOICE_SUFFIX = "Answer the question with the option letter"  # docs/reference/tempo.md#evaluation-protocol
 
-# Asked about -> (kind, phrasings).
+# Template -> (kind, phrasings).
 QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "letter": (
         "needle",
@@ -45,18 +45,18 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def moment(seconds: float) -> str:
-    """As the model's own time tags say it, so that it can be copied from there."""
+    """Formats a time as the time tags do, so that it can be copied from them."""
     return f"{seconds:.1f} seconds"
 
 
 def choice_prompt(question: str, options: tuple[str, ...]) -> str:
-    """A multiple-choice question as it is asked."""
+    """Formats a multiple-choice question."""
     lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options)]
     return "\n".join([question, *lines, CHOICE_SUFFIX])
 
 
 def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
-    """The letter of the option that a reply picks, None where it picks none.
+    """Returns the letter of the option that a reply picks, None where it picks none.
 
     The first letter in brackets; else a letter that stands alone or as in "B. sea"; else the only one of
     `options` whose words the reply has; else the letter it begins with.
@@ -76,7 +76,7 @@ def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
 
 
 def _template_fields() -> dict[str, list[dict[str, str]]]:
-    """What may stand in the gaps of each entry of QUESTIONS."""
+    """Returns the possible fields of each template in QUESTIONS."""
     colours = [{"colour": colour} for colour in world.COLOURS]
     visits = [{"name": f"{colour} {shape}"} for colour, shape in product(world.COLOURS, world.VISITORS)]
     cards = [{"name": f"{colour} card"} for colour in world.COLOURS]
@@ -103,7 +103,7 @@ def _answers() -> Iterator[str]:
 
 
 def corpus(longest: int = 4101) -> Iterator[str]:
-    """All the text the world can produce, times up to `longest` seconds by example; finite, in fixed order.
+    """Yields all text of the world, with examples of times up to `longest` seconds; finite, in fixed order.
 
     Questions and answers come by themselves and as multiple choice; times as moments and as the time
     tags of the model's prompts, one for every 4 seconds of the shortest and every 32 of the longest.
@@ -124,5 +124,5 @@ def corpus(longest: int = 4101) -> Iterator[str]:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Words, single digits and punctuation of the corpus, each once, sorted."""
+    """Returns words, single digits and punctuation of the corpus, each once, sorted."""
     return tuple(sorted({piece for text in corpus() for piece in re.findall(r"[A-Za-z]+|\S", text)}))

@@ -1,4 +1,4 @@
-"""What there is in the world: names, colours, places, and the spec of one video.
+"""The world of minireel: names, colours, places, and the spec of a video.
 
 Times are in seconds, positions and sizes in shares of the frame, so that a spec can be drawn at any
 size and rate. Every name below appears as it stands in questions and answers.
