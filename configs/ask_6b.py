@@ -1,4 +1,4 @@
-"""Asking Tempo-6B about an hour of video: what `tempo plan` compiles to size a slice for inference.
+"""Inference of Tempo-6B on an hour of video, for `tempo plan`.
 
 1024 frames (an hour at one frame in 3.5 s: 128 segments of 8) of 256x512, where 16:9 ends up in the published
 code (docs/reference/tempo.md#frame-sizes); a budget of 8192 visual tokens; 64 new tokens; bfloat16 weights.
@@ -16,7 +16,7 @@ def get_config(model: str = "tempo-6b") -> ConfigDict:
     config = ConfigDict()
     config.model = model  # a name in models.presets.PRESETS
     config.dtype = "bfloat16"  # of the weights; or int8, fp8
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: all remaining devices
     config.ask = ConfigDict()
     config.ask.frames = 1024
     config.ask.size = (256, 512)  # (height, width) at the model

@@ -1,4 +1,4 @@
-"""Asking XComp about an hour of video: what `tempo plan` compiles to size a slice for inference.
+"""Inference of XComp on an hour of video, for `tempo plan`.
 
 1024 frames of 448x448, of which QC-Comp keeps 512 (8192 visual tokens) after two rounds of scoring, as
 published (docs/reference/xcomp.md#selection); 64 new tokens; bfloat16 weights.
@@ -16,7 +16,7 @@ def get_config(model: str = "xcomp-2b") -> ConfigDict:
     config = ConfigDict()
     config.model = model  # a name in models.presets.PRESETS
     config.dtype = "bfloat16"  # of the weights; or int8, fp8
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: all remaining devices
     config.ask = ConfigDict()
     config.ask.frames = 1024  # sampled
     config.ask.budget = 8192  # visual tokens, 16 a frame

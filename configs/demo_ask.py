@@ -1,8 +1,8 @@
-"""Demo model 2 of 7: the small VLM learns to look for something, in whole segments of minireel.
+"""Demo model, phase 2 of 7: question-conditioned training of the compressor VLM on segments of minireel.
 
-Asked in the compressor's own prompts: Yes or No, whether a segment matters to a question (the relevance prior
-that Tempo takes from Qwen3-VL, docs/reference/tempo.md#relevance), and what in it does. Ours, see
-demo_see.py.
+The prompts are those of the compressor. Targets are Yes or No, whether a segment is relevant to a question
+(the relevance prior that Tempo takes from Qwen3-VL, docs/reference/tempo.md#relevance), and the segment's
+evidence. An addition of this project, see demo_see.py.
 
     python train.py --config=configs/demo_ask.py --workdir=build/demo/ask
 """

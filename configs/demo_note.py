@@ -1,9 +1,10 @@
-"""Demo model 3 of 7: the LLM learns to answer from notes, each what one segment contributes to the answer.
+"""Demo model, phase 3 of 7: the LLM is trained on evidence transcripts of short videos.
 
-The published Tempo starts from Qwen3-4B; the demo model's LLM starts from nothing, so it gets this stage and
-the next (ours). Such notes are what memory tokens are to hold: said again and again, more often where a
-segment matters. Mostly short questions about a handful of segments: a row holds a dozen of them, and what
-took 3000 steps of whole videos to learn half is learned in 300 (docs/results/demo-model.md).
+The paper's Tempo starts from Qwen3-4B; the demo model's LLM is trained from scratch, in this phase and the
+next, which are additions of this project. Evidence is what memory tokens have to hold: repeated, and more
+often where a segment is relevant. Most samples are questions about a handful of segments: a sequence packs a
+dozen of them, and what took 3000 steps of whole videos to learn by half takes 300
+(docs/results/demo-model.md).
 
     python train.py --config=configs/demo_note.py --workdir=build/demo/note
 """
@@ -26,7 +27,7 @@ def get_config() -> ConfigDict:
     some = {**EVIDENCE, "forms": forms, "seconds": (64, 512, 4096), "budget": 140, "num_distractors": 16}
     whole = {**EVIDENCE, "forms": forms, "seconds": (16, 32, 64), "budget": 110}
     config.data.sources = (
-        # What comes next is learned from neighbours first, with nothing in between; it takes the most.
+        # Order is learned from neighbors first, without distractors; it is the hardest kind.
         ConfigDict({**short, "kinds": ("order",), "budget": 36, "num_distractors": 0, "weight": 0.33}),
         ConfigDict({**short, "kinds": ("order",), "budget": 60, "num_distractors": 4, "weight": 0.24}),
         ConfigDict({**short, "kinds": ("count",), "budget": 32, "num_distractors": 5, "weight": 0.08}),

@@ -1,7 +1,7 @@
-"""Demo model 4 of 7: as demo_note.py, from which this goes on, but of all lengths.
+"""Demo model, phase 4 of 7: evidence transcripts of all lengths, starting from demo_note.py.
 
-Videos of 128 segments with all their notes, or with those of 16 or 50 segments in which nothing happens; the
-short questions stay in the mixture, as what is left out is forgotten.
+Videos of 128 segments with all their evidence, or with that of 16 or 50 segments without events. Short
+questions stay in the mixture, since the model forgets what is left out.
 
     python train.py --config=configs/demo_note_long.py --workdir=build/demo/note_long
 """

@@ -1,7 +1,8 @@
-"""Demo model 1 of 7: the small VLM learns to see, from glimpses of minireel and their captions.
+"""Demo model, phase 1 of 7: caption pretraining of the compressor VLM on two-frame clips of minireel.
 
-The published Tempo starts from Qwen3-VL-2B; the demo model's small VLM starts from nothing, so it gets
-this stage and the next (ours). A glimpse is one temporal slice: a quarter of the cost of a segment.
+The paper's Tempo starts from Qwen3-VL-2B; the demo model's compressor is trained from scratch, in this phase
+and the next, which are additions of this project. A clip is one temporal patch: a quarter of the cost of a
+segment.
 
     python train.py --config=configs/demo_see.py --workdir=build/demo/see
 """
@@ -24,8 +25,8 @@ def get_config() -> ConfigDict:
         ConfigDict({"kind": "minireel_clip_captions", "count": 1_000_000, "seconds": (64, 512)}),
     )
     config.data.packing_window = 62
-    config.dtype = "float32"  # two CPU cores have no use for bfloat16
-    config.remat = "none"  # memory is no concern
+    config.dtype = "float32"  # bfloat16 is slow on CPUs
+    config.remat = "none"  # memory is sufficient
     config.checkpoint_every = 400
     config.log_every = 20
     return config

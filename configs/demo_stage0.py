@@ -1,9 +1,10 @@
-"""Demo model 5 of 7, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
+"""Demo model, phase 5 of 7, Tempo's stage 0: alignment of memory tokens with segment evidence.
 
-Published is that memory tokens and projector learn here, from captions (docs/reference/tempo.md#training).
-Ours: notes in place of captions, that the LLM is not run (tempo_jax/tasks/align.py), that the small VLM
-learns with them, its Yes and No too, and a higher rate (docs/results/demo-model.md compares it with learning
-through the LLM). The compressor is asked in the words of inference.
+In the paper memory tokens and projector are trained here, on captions (docs/reference/tempo.md#training).
+Choices of this project: evidence in place of captions, an LLM that is not run (tempo_jax/tasks/align.py), a
+compressor that is trained too, including its Yes and No, and a higher learning rate
+(docs/results/demo-model.md compares it with training through the LLM). The compressor gets its inference
+prompt.
 
     python train.py --config=configs/demo_stage0.py --workdir=build/demo/stage0
 """
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import demo_see
 
-# What is asked about (texts.QUESTIONS) -> how often: more where a segment is easily mistaken.
+# Weights of templates (texts.QUESTIONS): higher where segments are easily confused.
 QUESTION_WEIGHTS = {
     "place": 1.6, "turn": 1.7, "count": 1.2, "when": 1.5, "when_turn": 0.7, "letter": 1.6, "shape": 0.8,
     "most_place": 0.5, "most_shape": 1.8,

@@ -1,9 +1,9 @@
-"""Demo model 6 of 7, Tempo's stages 1 and 2 in one: the LLM learns to read memory tokens, from short videos.
+"""Demo model, phase 6 of 7, Tempo's stages 1 and 2 in one: the LLM is trained on memory tokens of short videos.
 
-What is published is that there are such stages (docs/reference/tempo.md#training); data, rates and lengths
-are ours, and that projector and LLM learn alone: the small VLM does its part already, and its answers of Yes
-and No are not trained here. Notes of long videos stay in the mixture, as long as memory tokens make their
-prompts.
+The paper names these stages (docs/reference/tempo.md#training); data, learning rates and lengths are choices
+of this project, and so is that only projector and LLM are trained: the compressor is good enough, and its Yes
+and No get no training signal here. Evidence transcripts of long videos, as long as prompts with memory
+tokens, stay in the mixture.
 
     python train.py --config=configs/demo_stage1.py --workdir=build/demo/stage1
 """

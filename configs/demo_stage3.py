@@ -1,7 +1,7 @@
-"""Demo model 7 of 7, Tempo's stage 3: long videos, of up to 128 segments.
+"""Demo model, phase 7 of 7, Tempo's stage 3: long videos, of up to 128 segments.
 
-As published: no allocation in training, all memory tokens (docs/reference/tempo.md#training). Ours: only the
-projector and the LLM learn, which alone see the length.
+As in the paper: no allocation in training, all memory tokens (docs/reference/tempo.md#training). A choice of
+this project: only the projector and the LLM are trained, since only they depend on the length.
 
     python train.py --config=configs/demo_stage3.py --workdir=build/demo/stage3
 """

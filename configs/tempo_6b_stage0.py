@@ -5,7 +5,7 @@ Qwen3-4B; memory tokens start from the statistics of the small VLM's embeddings;
 cross-entropy through everything; all 128 memory tokens of a segment are used. Reported second hand: data
 LCS-558K, memory tokens and projector learn. Nothing else of the recipe is public.
 
-What learns, and its peak learning rate:
+Trainable parameters and peak learning rates:
 
     vision     frozen   the vision tower
     compressor frozen   the compressor's decoder

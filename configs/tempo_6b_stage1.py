@@ -3,7 +3,7 @@
 From the published system: the stage's name, and that ATA is off in training
 (docs/reference/tempo.md#training). Nothing else of its recipe is public.
 
-What learns, and its peak learning rate:
+Trainable parameters and peak learning rates:
 
     vision     2e-6     the vision tower
     compressor 1e-5     the compressor's decoder

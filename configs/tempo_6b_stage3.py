@@ -4,7 +4,7 @@ From the published system: the stage's name, that ATA is off in training, and th
 all budgets (docs/reference/tempo.md#training). Reported second hand: up to 384 frames. That makes 6,144
 memory tokens and about 350 of time tags a sample. Nothing else of its recipe is public.
 
-What learns, and its peak learning rate:
+Trainable parameters and peak learning rates:
 
     vision     1e-6     the vision tower
     compressor 5e-6     the compressor's decoder

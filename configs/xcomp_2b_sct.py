@@ -6,7 +6,7 @@ Published (docs/reference/xcomp.md#tuning-recipe): one epoch of 2.5 % of the bas
 32,768 tokens. It took 19.7 h on 8 GPUs; the loss went from 0.701 (first 200 steps) to 0.668 (steps 2,000 to
 2,200).
 
-What learns, and its peak learning rate:
+Trainable parameters and peak learning rates:
 
     vision     frozen   the UMT tower
     compressor frozen   (Tempo's, not in this model)

@@ -1,11 +1,11 @@
-"""A small XComp on minireel, third of four: it learns to answer.
+"""A small XComp on minireel, phase 3 of 4: question answering.
 
 What VideoChat-Flash-2B is to the published recipe (xcomp_2b_sct.py), this is to xcomp_minireel_sct.py: a
-model that answers with all its tokens in all layers. It goes on from xcomp_minireel_see.py; half of the
-samples are to be described segment by segment, half ask questions; all are videos of 32 s, of which it sees a
-frame every second. Ours, all of it.
+model that answers with all its tokens in all layers. It starts from xcomp_minireel_see.py. Half of the
+samples ask for a caption of every segment, half ask questions; all are videos of 32 s at one frame per
+second. The recipe is of this project.
 
-What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
+Trainable parameters and peak learning rates (Muon for matrices, AdamW for the rest):
 
     vision     5e-4     the UMT tower, which is frozen in the published recipe
     compressor frozen   (Tempo's, not in this model)

@@ -1,9 +1,9 @@
-"""A small XComp trained from nothing on minireel, first of four: it learns to see, one picture at a time.
+"""A small XComp trained from scratch on minireel, phase 1 of 4: captions of single images.
 
-The published XComp starts from VideoChat-Flash-2B; this one starts from nothing, and a video is too much to
-begin with. A picture is 16 tokens and has one caption. Ours.
+The paper's XComp starts from VideoChat-Flash-2B; this one is trained from scratch, for which single images,
+of 16 tokens and one caption each, are the first step. The recipe is of this project.
 
-What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
+Trainable parameters and peak learning rates (Muon for matrices, AdamW for the rest):
 
     vision     2e-3     the UMT tower, which is frozen in the published recipe
     compressor frozen   (Tempo's, not in this model)

@@ -1,9 +1,9 @@
-"""A small XComp on minireel, last of four: supervised compression tuning, as xcomp_2b_sct.py in small.
+"""A small XComp on minireel, phase 4 of 4: supervised compression tuning, a small xcomp_2b_sct.py.
 
-The model of xcomp_minireel.py learns to answer with LP-Comp switched on, from questions alone.
+The model of xcomp_minireel.py is tuned with LP-Comp, on questions only.
 `--config.lp_comp=none` is the same tuning without it, to compare with (docs/guides/xcomp.md).
 
-What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
+Trainable parameters and peak learning rates (Muon for matrices, AdamW for the rest):
 
     vision     frozen   the UMT tower
     compressor frozen   (Tempo's, not in this model)

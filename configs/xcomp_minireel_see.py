@@ -1,10 +1,10 @@
-"""A small XComp on minireel, second of four: it learns to tell frames apart.
+"""A small XComp on minireel, phase 2 of 4: captions of frames in a video.
 
-It goes on from xcomp_minireel_glimpse.py. Videos of 32 s, of which it sees a frame every 4 s, one of every
-segment, all to be described: 8 frames, 8 captions, and seeing is learned for a quarter of what it costs
-among questions. Ours.
+It starts from xcomp_minireel_glimpse.py. Videos of 32 s at one frame in 4 s, one for each segment, all to be
+captioned: 8 frames, 8 captions, at a quarter of the cost of learning the same from questions. The recipe is
+of this project.
 
-What learns, and its peak learning rate (Muon for matrices, AdamW for the rest):
+Trainable parameters and peak learning rates (Muon for matrices, AdamW for the rest):
 
     vision     1e-3     the UMT tower, which is frozen in the published recipe
     compressor frozen   (Tempo's, not in this model)

@@ -140,7 +140,7 @@ def test_what_cannot_be_validated_is_said_at_once(tiny_model, changes, sentence)
 
 def test_a_video_that_is_not_there_is_named_before_the_first_step(tiny_model, tmp_path):
     changes = {"validation.every": 2, "validation.sources": (SOURCE,), "validation.questions": (ASKED,)}
-    with pytest.raises(TempoError, match=r"asks about nowhere\.mp4, which is not there"):
+    with pytest.raises(TempoError, match=r"asks about nowhere\.mp4, which is missing"):
         tiny_training.train(tiny_model, tmp_path, **changes)
     assert not (tmp_path / "log.jsonl").exists()
 
@@ -162,9 +162,7 @@ def test_a_video_that_vanishes_meanwhile_stops_no_run(tiny_model, video, tmp_pat
     changes |= {"validation.batches": 1, "validation.max_new_tokens": 2, "steps": 4}
     tiny_training.train(tiny_model, tmp_path, **changes)
     first, second = (row["answers"][0]["text"] for row in of(tmp_path))
-    assert not first.startswith("(not answered") and second.startswith(
-        "(not answered: its video is not there"
-    )
+    assert not first.startswith("(not answered") and second.startswith("(not answered: its video is missing")
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

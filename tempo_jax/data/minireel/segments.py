@@ -1,8 +1,8 @@
 """Conversations about single segments, to train the compressor VLM before it is part of Tempo.
 
-A segment is asked about in the prompts of the compressor: whether it is relevant to a question about the whole
-video (Yes or No, the relevance prior of docs/reference/tempo.md#relevance), and for its evidence, the minimal
-information that memory tokens have to hold. Both are known from the spec.
+A segment is asked about in the prompts of the compressor: whether it is relevant to a question about the
+whole video (Yes or No, the relevance prior of docs/reference/tempo.md#relevance), and for its evidence, the
+minimal information that memory tokens have to hold. Both are known from the spec.
 """
 
 import dataclasses
