@@ -1,4 +1,4 @@
-"""Demo model, phase 6 of 7, Tempo's stages 1 and 2 in one: the LLM is trained on memory tokens of short videos.
+"""Demo model, phase 6 of 7, Tempo's stages 1 and 2: the LLM is trained on memory tokens of short videos.
 
 The paper names these stages (docs/reference/tempo.md#training); data, learning rates and lengths are choices
 of this project, and so is that only projector and LLM are trained: the compressor is good enough, and its Yes

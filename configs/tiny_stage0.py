@@ -6,7 +6,7 @@ random here, since none is published at this size; the 6B starts from Qwen3-VL-2
 It shows that everything works from data to an answer and what a run looks like. It does not make a model
 that answers: for that see configs/demo_*.py.
 
-Trainable parameters and peak learning rates (ours: small models take larger ones than the 6B):
+Trainable parameters and peak learning rates (small models take larger ones than the 6B):
 
     vision     frozen   the vision tower
     compressor frozen   the compressor's decoder

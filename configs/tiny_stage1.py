@@ -6,7 +6,7 @@ from stage 0's build/tiny/stage0/model.
 It shows that everything works from data to an answer and what a run looks like. It does not make a model
 that answers: for that see configs/demo_*.py.
 
-Trainable parameters and peak learning rates (ours: small models take larger ones than the 6B):
+Trainable parameters and peak learning rates (small models take larger ones than the 6B):
 
     vision     5e-4     the vision tower
     compressor 1e-3     the compressor's decoder

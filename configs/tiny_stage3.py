@@ -6,7 +6,7 @@ from stage 2's build/tiny/stage2/model.
 It shows that everything works from data to an answer and what a run looks like. It does not make a model
 that answers: for that see configs/demo_*.py.
 
-Trainable parameters and peak learning rates (ours: small models take larger ones than the 6B):
+Trainable parameters and peak learning rates (small models take larger ones than the 6B):
 
     vision     2e-4     the vision tower
     compressor 5e-4     the compressor's decoder

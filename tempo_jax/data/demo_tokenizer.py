@@ -109,7 +109,7 @@ def tokenizer_json(fill: bool) -> dict:
         "added_tokens": [
             {"id": FIRST_SPECIAL_ID + i, "content": token, **flags} for i, token in enumerate(SPECIAL)
         ],
-        "normalizer": None,  # Qwen normalises to NFC; we give back exactly what came in
+        "normalizer": None,  # Qwen normalizes to NFC; here text is returned unchanged
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
         "decoder": byte_level,

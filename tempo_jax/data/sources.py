@@ -80,8 +80,8 @@ def open_source(config: Mapping[str, Any]) -> RandomAccess:
             raise TempoError(f"A data source of kind {kind!r} needs the field {name!r}.")
     source = SOURCES[kind](**fields)
     if not len(source):
-        given = ", ".join(f"{name}={value}" for name, value in fields.items())
+        description = ", ".join(f"{name}={value}" for name, value in fields.items())
         raise TempoError(
-            f"The data source {kind} ({given}) has no samples: prepare it again or leave it out."
+            f"The data source {kind} ({description}) has no samples: prepare it again or leave it out."
         )
     return source

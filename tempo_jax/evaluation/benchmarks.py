@@ -2,7 +2,7 @@
 
 Prompts, parsers, groups and numbers of new tokens are those of the published evaluation
 (docs/reference/tempo.md docs/reference/tempo.md#evaluation-protocol), which published numbers depend on;
-minireel is ours.
+minireel is of this project.
 """
 
 import dataclasses

@@ -220,12 +220,14 @@ class QuestionRunner:
         }
 
     def _failures(
-        self, batches: Iterable[Batch], done: Container[Key], sentence: str, why: str, file: Any = None
+        self, batches: Iterable[Batch], done: Container[Key], message: str, reason: str, file: Any = None
     ) -> Iterator[Row]:
         items = (item for batch in batches for item in pending(batch, done))
-        return (self._failed(*item, sentence, why, file) for item in items)
+        return (self._failed(*item, message, reason, file) for item in items)
 
-    def _failed(self, question: Question, setting: Setting, sentence: str, why: str, file: Any = None) -> Row:
+    def _failed(
+        self, question: Question, setting: Setting, message: str, reason: str, file: Any = None
+    ) -> Row:
         """Makes the row of an unanswered question.
 
         Args:
@@ -236,7 +238,7 @@ class QuestionRunner:
           file: State of a video that cannot be decoded; when it changes, the question is asked again.
         """
         state = {"file": file} if file else {}
-        return self._row(question, setting) | {"failure": sentence, "unanswered": why} | state
+        return self._row(question, setting) | {"failure": message, "unanswered": reason} | state
 
 
 def file_state(path: Path) -> list[int] | None:

@@ -44,31 +44,31 @@ def results(
     """
     questions = sorted(questions, key=lambda question: question.id)
     chance = math.fsum(1 / len(q.letters) for q in questions) / len(questions)
-    found = [rows[q.id, s.name] for s in grid for q in questions if (q.id, s.name) in rows]
+    present = [rows[q.id, s.name] for s in grid for q in questions if (q.id, s.name) in rows]
     return {
         "benchmark": benchmark.name,
         "title": benchmark.title,
         "questions": len(questions),
         "videos": len({q.video for q in questions}),
         "chance": chance,
-        "answers": sum(not unanswered(row) for row in found),
-        "unanswered": {kind: sum(unanswered(row) == kind for row in found) for kind in UNANSWERED},
-        "complete": len(found) == len(questions) * len(grid),
+        "answers": sum(not unanswered(row) for row in present),
+        "unanswered": {kind: sum(unanswered(row) == kind for row in present) for kind in UNANSWERED},
+        "complete": len(present) == len(questions) * len(grid),
         **about,
         "settings": [_setting(benchmark, questions, setting, rows) for setting in grid],
-        "failures": _by_video(found, "failure"),  # with why: missing, undecodable or refused
-        "damaged": _by_video(found, "damage"),
-        "warnings": _warnings(found),
+        "failures": _by_video(present, "failure"),  # with why: missing, undecodable or refused
+        "damaged": _by_video(present, "damage"),
+        "warnings": _warnings(present),
     }
 
 
 def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: Rows) -> dict[str, Any]:
-    found = [(q, rows[q.id, setting.name]) for q in questions if (q.id, setting.name) in rows]
-    asked = [(q, row) for q, row in found if not unanswered(row)]
-    answered = [row for _, row in asked]
+    present = [(q, rows[q.id, setting.name]) for q in questions if (q.id, setting.name) in rows]
+    answered_items = [(q, row) for q, row in present if not unanswered(row)]
+    answered = [row for _, row in answered_items]
     unparsable = [row for row in answered if not row["prediction"]]
     guessed = sum(row["right"] for row in unparsable)
-    groups = {heading: _groups(asked, heading) for heading in benchmark.groups}
+    groups = {heading: _groups(answered_items, heading) for heading in benchmark.groups}
     return {
         "setting": setting.name,
         "max_frames": setting.max_frames,
@@ -76,16 +76,18 @@ def _setting(benchmark, questions: Sequence[Question], setting: Setting, rows: R
         "budget": setting.budget,
         "min_tokens": setting.min_tokens,
         "max_tokens": setting.max_tokens,
-        "score": _score(benchmark, asked, groups),
-        "all": _share(row["right"] for _, row in asked),
+        "score": _score(benchmark, answered_items, groups),
+        "all": _share(row["right"] for _, row in answered_items),
         "groups": groups,
-        "failed": len(found) - len(asked),
-        **{kind: sum(unanswered(row) == kind for _, row in found) for kind in UNANSWERED},
-        "if_wrong": _share(row["right"] for _, row in found),  # unanswered questions count as incorrect
+        "failed": len(present) - len(answered_items),
+        **{kind: sum(unanswered(row) == kind for _, row in present) for kind in UNANSWERED},
+        "if_wrong": _share(row["right"] for _, row in present),  # unanswered questions count as incorrect
         "unparsable": len(unparsable),
         "unparsable_examples": [row["text"] for row in unparsable[:MAX_EXAMPLES]],
         "random_options_right": guessed if benchmark.random_fallback else None,
-        "without_random_options": _share(row["right"] and bool(row["prediction"]) for _, row in asked),
+        "without_random_options": _share(
+            row["right"] and bool(row["prediction"]) for _, row in answered_items
+        ),
         "relevance_auc": _mean(row["auc"] for row in answered if row["auc"] is not None),
         **{name: _mean(row[name] for row in answered) for name in MEANS},
     }
@@ -131,21 +133,21 @@ def _mean(values: Iterable[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _by_video(found: Sequence[Row], what: str) -> list[dict[str, Any]]:
+def _by_video(rows: Sequence[Row], field: str) -> list[dict[str, Any]]:
     """Lists the messages about videos, each once, with the number of answers that it concerns."""
     counts: dict[tuple[str, str, str], int] = defaultdict(int)
-    for row in found:
-        if row[what]:
-            counts[row["video"], row[what], unanswered(row)] += 1
+    for row in rows:
+        if row[field]:
+            counts[row["video"], row[field], unanswered(row)] += 1
     return [
         {"video": video, "reason": reason, "why": why, "answers": count}
         for (video, reason, why), count in sorted(counts.items())
     ]
 
 
-def _warnings(found: Sequence[Row]) -> list[dict[str, Any]]:
+def _warnings(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Lists the warnings of answers, the most frequent first."""
-    counts = Counter(text for row in found for text in row["warnings"] if text != row["damage"])
+    counts = Counter(text for row in rows for text in row["warnings"] if text != row["damage"])
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"warning": text, "answers": count} for text, count in most[:MAX_WARNINGS]]
 

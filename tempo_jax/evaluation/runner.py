@@ -113,23 +113,23 @@ class Run:
             watch.close()
             writer.close()
 
-    def _settled(self, found: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
+    def _settled(self, rows_by_key: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
         """Leaves out rows to repeat: of videos that have been added or replaced since."""
-        of = {question.id: question for question in self.questions}
+        question_of = {question.id: question for question in self.questions}
         paths: dict[str, Path | None] = {}
 
         def again(row: rows.Row) -> bool:
-            why = rows.unanswered(row)
-            if why not in (rows.MISSING, rows.UNDECODABLE) or row["question"] not in of:
+            reason = rows.unanswered(row)
+            if reason not in (rows.MISSING, rows.UNDECODABLE) or row["question"] not in question_of:
                 return False
             if row["video"] not in paths:
-                paths[row["video"]] = self._path(of[row["question"]])
+                paths[row["video"]] = self._path(question_of[row["question"]])
             path = paths[row["video"]]
             if path is None:
                 return False
-            return why == rows.MISSING or ("file" in row and row["file"] != file_state(path))
+            return reason == rows.MISSING or ("file" in row and row["file"] != file_state(path))
 
-        return {key: row for key, row in found.items() if not again(row)}
+        return {key: row for key, row in rows_by_key.items() if not again(row)}
 
     def _path(self, question: annotations.Question) -> Path | None:
         try:
@@ -156,22 +156,22 @@ class Run:
 
     def unanswered(self) -> str:
         """Summarizes unanswered questions: of the run or, while others are running, of this process."""
-        found = rows.read(self.workdir)
-        whole = not pending(self.items, found)
+        rows_by_key = rows.read(self.workdir)
+        whole = not pending(self.items, rows_by_key)
         kinds = Counter(
-            rows.unanswered(found[question.id, setting.name])
+            rows.unanswered(rows_by_key[question.id, setting.name])
             for question, setting in (self.items if whole else self.own_items)
-            if (question.id, setting.name) in found
+            if (question.id, setting.name) in rows_by_key
         )
         return report.lost({kind: kinds[kind] for kind in rows.UNANSWERED})
 
     def report(self) -> list[str]:
         """Writes the report of all rows so far and returns the lines to print."""
         done = rows.read(self.workdir)
-        found = results.results(self.benchmark, self.questions, self.grid, done, self.metadata)
+        values = results.results(self.benchmark, self.questions, self.grid, done, self.metadata)
         seconds = results.seconds(self.grid, self.questions, done)
-        report.write(self.workdir, found, seconds, self.config.show_published)
-        return report.table(found)
+        report.write(self.workdir, values, seconds, self.config.show_published)
+        return report.table(values)
 
     def finish(self, wait: bool) -> list[str]:
         """Writes the report if this process is the last one.

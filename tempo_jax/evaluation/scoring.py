@@ -15,9 +15,9 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     if not asked:
         return 0.0, 1.0
     share, z2 = right / asked, Z95 * Z95
-    centre = (share + z2 / (2 * asked)) / (1 + z2 / asked)
+    center = (share + z2 / (2 * asked)) / (1 + z2 / asked)
     half = Z95 * math.sqrt(share * (1 - share) / asked + z2 / (4 * asked * asked)) / (1 + z2 / asked)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def mean_interval(shares: Sequence[tuple[int, int]]) -> tuple[float, float]:

@@ -49,8 +49,8 @@ class Videos:
         """Returns the file or folder of frames of that name; among suffixes, the first of the table."""
         entries = self._listing(folder).get(media_names.stem(name), [])
         fitting = [entry for entry in entries if entry == name] or _by_ending(entries)
-        found = (folder / entry for entry in fitting)
-        return next((path for path in found if not path.is_dir() or _has_images(path)), None)
+        paths = (folder / entry for entry in fitting)
+        return next((path for path in paths if not path.is_dir() or _has_images(path)), None)
 
     def _listing(self, folder: Path) -> dict[str, list[str]]:
         """Returns {stem: names in the folder with it}."""
@@ -69,16 +69,18 @@ class Videos:
             self._below = {}
             for path in _media_below(self.root):
                 self._below.setdefault(media_names.stem(path.name), []).append(path)
-        found = self._below.get(media_names.stem(wanted.name), [])
-        if len(found) > 1:  # prefer the annotated folder
+        candidates = self._below.get(media_names.stem(wanted.name), [])
+        if len(candidates) > 1:  # prefer the annotated folder
             parts = wanted.parent.parts
-            found = [path for path in found if path.parent.parts[-len(parts) :] == parts] or found
-        if len({path.parent for path in found}) > 1:
+            candidates = [
+                path for path in candidates if path.parent.parts[-len(parts) :] == parts
+            ] or candidates
+        if len({path.parent for path in candidates}) > 1:
             raise TempoError(
-                f"The video {wanted} may be {found[0]} or {found[1]}: name its folder as config.data.videos, "
+                f"The video {wanted} may be {candidates[0]} or {candidates[1]}: name its folder as config.data.videos, "
                 "or keep one of them."
             )
-        return self._in(found[0].parent, wanted.name) if found else None
+        return self._in(candidates[0].parent, wanted.name) if candidates else None
 
 
 def _by_ending(entries: Sequence[str]) -> list[str]:

@@ -84,14 +84,14 @@ def _check_architecture(name: str, stored: Any, expected: Any) -> None:
 
 def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """Returns the folder of tokenizer files; a built-in one is written into the working directory first."""
-    given = config.init.tokenizer
-    if given in BUILTIN_TOKENIZERS:
+    tokenizer = config.init.tokenizer
+    if tokenizer in BUILTIN_TOKENIZERS:
         with replacing(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
-                BUILTIN_TOKENIZERS[given](folder)
+                BUILTIN_TOKENIZERS[tokenizer](folder)
         return workdir / "tokenizer"
-    if given:
-        return Path(given)
+    if tokenizer:
+        return Path(tokenizer)
     for source in (config.init.checkpoint, config.init.compressor):
         if source:
             return checkpoint.tokenizer_path(source)
@@ -127,8 +127,8 @@ def _load_given(config: ConfigDict, mesh) -> Iterator[tuple[str, jax.Array]]:
             yield from flatten(loaded, f"{part}/").items()
 
 
-def _check_shapes(shapes: dict, given: dict) -> None:
-    wrong = [path for path, x in given.items() if path not in shapes or shapes[path].shape != x.shape]
+def _check_shapes(shapes: dict, params: dict) -> None:
+    wrong = [path for path, x in params.items() if path not in shapes or shapes[path].shape != x.shape]
     if wrong:
         raise TempoError(
             f"the parameters of config.init do not fit config.model ({', '.join(sorted(wrong)[:5])}): leave "

@@ -68,7 +68,7 @@ class Owner:
 
     def _wait_for_the_last_owner(self) -> None:
         """Returns when there is none; on another host it may take PATIENCE_SECONDS to be sure of that."""
-        began, first, told = time.monotonic(), self._beaten(), False
+        began, first, is_announced = time.monotonic(), self._beaten(), False
         while True:
             free, last = lock(self._descriptor), read_owner(self._workdir)
             elsewhere = last.get("host", "") != socket.gethostname()
@@ -82,8 +82,8 @@ class Owner:
                 self._refuse(last)
             if time.monotonic() - began > STALE_AFTER_SECONDS:
                 return
-            if not told:
-                told = True
+            if not is_announced:
+                is_announced = True
                 from tempo_jax.training.metrics import say
 
                 say(

@@ -69,7 +69,7 @@ PLACES: dict[str, tuple[tuple, tuple, Callable[[np.ndarray, np.ndarray], np.ndar
 
 
 def _grid(pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the supersampled pixels in 0..1: (rightwards [1, n], downwards [n, 1])."""
+    """Centers of the supersampled pixels in 0..1: (rightwards [1, n], downwards [n, 1])."""
     points = (np.arange(pixels * _SUPERSAMPLING) + 0.5) / (pixels * _SUPERSAMPLING)
     return points[None, :], points[:, None]
 
@@ -84,8 +84,8 @@ def _coverage(inside: np.ndarray, pixels: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def background(place: str, size: int) -> np.ndarray:
     """uint8 [size, size, 3], read-only."""
-    first, second, where = PLACES[place]
-    share = _coverage(where(*np.broadcast_arrays(*_grid(size))), size)
+    first, second, is_second = PLACES[place]
+    share = _coverage(is_second(*np.broadcast_arrays(*_grid(size))), size)
     pixels = np.round(share * np.array(second) + (1 - share) * np.array(first)).astype(np.uint8)
     pixels.flags.writeable = False
     return pixels

@@ -168,7 +168,7 @@ def _events(
     lead: Actor,
 ) -> tuple[Event, ...]:
     """The events in order of time, each in a segment of its own."""
-    spread = 2 * len(what) - 1 <= segments  # then no two events in neighbouring segments
+    spread = 2 * len(what) - 1 <= segments  # then no two events in neighboring segments
     free = segments - (len(what) - 1) * spread
     slots = np.sort(rng.choice(free, len(what), replace=False))
     slots = slots + np.arange(len(what)) * spread
@@ -198,7 +198,7 @@ def _turns_where_lead_is(
 ) -> list[tuple[str, str, str]]:
     """The same events in an order in which a turn has the lead on screen.
 
-    Where no such slot exists the turn becomes a card, which needs nobody.
+    Where no such slot exists the turn becomes a card, which needs no lead.
     """
     turns = [number for number, what in enumerate(whats) if what[0] == "turn"]
     for number in turns:

@@ -19,7 +19,7 @@ from tempo_jax.data.demo_tokenizer import PATTERN, SPECIAL, byte_characters, wri
 from tempo_jax.data.minireel import segments, texts
 
 SIZE = 768  # of the vocabulary, at most, before the times
-# Whole seconds of the centres of standard segments, for videos of up to 512 seconds and of 4096.
+# Whole seconds of the centers of standard segments, for videos of up to 512 seconds and of 4096.
 TIMES = tuple(str(second) for second in (*range(10, 512, 4), *range(16, 4096, 32)))
 # Said in every prompt: kept whole by the splitting rule, so that merging makes one token of each.
 PHRASES = (

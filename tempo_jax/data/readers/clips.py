@@ -25,12 +25,12 @@ def clip_of(record: Mapping[str, Any]) -> tuple[float, float] | None:
     ranges = {key: _range(key, value) for key in RANGES if (value := record.get(key)) is not None}
     starts = {key: clip[0] for key, clip in ranges.items()} | _given(record, STARTS)
     ends = {key: clip[1] for key, clip in ranges.items()} | _given(record, ENDS)
-    if given := [key for key in FRAMES if record.get(key) is not None]:
-        raise BadSample("clip times not understood", f"its {given[0]!r} counts frames: give seconds")
+    if frame_fields := [key for key in FRAMES if record.get(key) is not None]:
+        raise BadSample("clip times not understood", f"its {frame_fields[0]!r} counts frames: give seconds")
     for found in (starts, ends):
         if len(set(found.values())) > 1:
-            told = " and ".join(f"{key!r} ({value:g})" for key, value in found.items())
-            raise BadSample("clip times not understood", f"its {told} do not agree")
+            fields = " and ".join(f"{key!r} ({value:g})" for key, value in found.items())
+            raise BadSample("clip times not understood", f"its {fields} do not agree")
     if not starts and not ends:
         return None
     start, end = (next(iter(found.values()), other) for found, other in ((starts, 0.0), (ends, OPEN_END)))

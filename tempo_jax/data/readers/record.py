@@ -93,7 +93,7 @@ def _all(record: Mapping[str, Any], key: str) -> Iterator[Medium]:
 
 def _medium(value: Any, key: str) -> Medium:
     """A name, bytes, or an object that has one of them, as Hugging Face's data sets do."""
-    given = type(value).__name__
+    type_name = type(value).__name__
     if isinstance(value, Mapping):
         url = value.get("url", value.get("path", value.get("file_name")))
         if value.get("bytes"):
@@ -104,7 +104,7 @@ def _medium(value: Any, key: str) -> Medium:
     if isinstance(value, str) and value.startswith("data:"):
         return Medium(key, _of_uri(value))
     if not isinstance(value, str) or not value:
-        raise BadSample("malformed record", f"its {key!r} is of type {given}, not a name")
+        raise BadSample("malformed record", f"its {key!r} is of type {type_name}, not a name")
     return Medium(value.removeprefix("file://"))
 
 
