@@ -4,7 +4,7 @@ import pytest
 
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import BENCHMARKS
-from tempo_jax.evaluation.fallback import random_option
+from tempo_jax.evaluation.scoring import random_option
 
 # Reply, letter. Of LVBench, Video-MME and MLVU, which share a parser.
 BY_FORMAT = [

@@ -1,8 +1,8 @@
-"""Answers to letters (T14)."""
+"""Replies to letters as XComp's benchmarks parse them."""
 
 import pytest
 
-from tempo_jax.evaluation import letters
+from tempo_jax.evaluation import parsing
 
 
 @pytest.mark.parametrize(
@@ -10,7 +10,7 @@ from tempo_jax.evaluation import letters
     [("B. because", "B"), ("(C)", "C"), ("the answer is a dog", "A"), ("d", "D"), ("no idea", ""), ("", "")],
 )
 def test_choices(text, letter):
-    assert letters.choice(text) == letter
+    assert parsing.stand_alone(text, "ABCDE") == letter
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ def test_choices(text, letter):
     [("Dog", "D"), ("no idea", ""), ("The best answer is C.", "C"), ("Best answer: C", "C"), ("b", "")],
 )
 def test_first_capitals(text, letter):
-    assert letters.first_capital(text) == letter
+    assert parsing.first_of_four(text, "ABCD") == letter

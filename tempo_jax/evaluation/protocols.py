@@ -1,7 +1,7 @@
 """The evaluation protocols of each system's authors: their prompts, parsers and scores.
 
-XComp's (docs/reference/xcomp.md#evaluation-protocol-of-xcomp): where its facts name only the parts of a
-prompt, line breaks between them are ours, and Video-MME's instruction is the one of Tempo's evaluation.
+XComp's is that of docs/reference/xcomp.md#evaluation-protocol-of-xcomp. Where only the parts of a prompt are
+known, the line breaks between them are assumed, and Video-MME's instruction is that of Tempo's evaluation.
 """
 
 import dataclasses

@@ -19,7 +19,6 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import decode_workers, rows, scoring
 from tempo_jax.evaluation.annotations import Question
 from tempo_jax.evaluation.benchmarks import Benchmark
-from tempo_jax.evaluation.fallback import random_option
 from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.systems import SYSTEMS
@@ -186,7 +185,7 @@ class QuestionRunner:
         prediction = self.benchmark.parse(answer.text, question.letters, question.options)
         guess = ""
         if not prediction and self.benchmark.random_fallback:
-            guess = random_option(question, self.config.seed)
+            guess = scoring.random_option(question, self.config.seed)
         return self._row(question, setting) | {
             "prediction": prediction,
             "random_option": guess,

@@ -1,10 +1,12 @@
 """Scores: accuracies with confidence intervals, and the AUC of relevance scores."""
 
 import math
+import random
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tempo_jax.evaluation.annotations import Question
 from tempo_jax.runtime.results import Segment
 
 Z95 = 1.959964  # standard normal quantile of a two-sided 95 %
@@ -64,3 +66,11 @@ def auc(scores: np.ndarray, matters: np.ndarray) -> float | None:
 def overlapping(times: Iterable[tuple[float, float]], spans: Sequence[tuple[float, float]]) -> np.ndarray:
     """Returns bool [S]: which segments, (start, end) in seconds, overlap any of the spans."""
     return np.array([any(s < end and start < e for start, end in spans) for s, e in times], bool)
+
+
+def random_option(question: Question, seed: int) -> str:
+    """Returns one of the offered letters, which depends on the question and the seed only.
+
+    The reference evaluator draws from one global generator instead.
+    """
+    return random.Random(f"{seed}/{question.id}").choice(question.letters)

@@ -77,8 +77,8 @@ class Videos:
             ] or candidates
         if len({path.parent for path in candidates}) > 1:
             raise TempoError(
-                f"The video {wanted} may be {candidates[0]} or {candidates[1]}: name its folder as config.data.videos, "
-                "or keep one of them."
+                f"The video {wanted} may be {candidates[0]} or {candidates[1]}: name its folder as "
+                "config.data.videos, or keep one of them."
             )
         return self._in(candidates[0].parent, wanted.name) if candidates else None
 
