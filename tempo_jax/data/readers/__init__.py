@@ -1,10 +1,10 @@
-"""Readers of data sets as they lie on disk: a table, one small file each.
+"""Readers of data sets on disk: a table, one small file each.
 
     data = readers.read("mixture.yaml", media=None)
     data.entries[0]; data.sources[0].media
 
-How a file is laid out (JSON, parquet, tar, a mixture of others) and what a record looks like are two
-things: a reader of records takes those of every file. `auto` goes by a file's name and a record's keys.
+The layout of a file (JSON, parquet, tar, a mixture of others) and the format of a record are independent:
+every reader of records works with every file. `auto` decides by the name of a file and the keys of a record.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ AUTO = "auto"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Of files: which names it has, and what reads one's entries."""
+    """A layout of files: their suffixes, and the function that reads the entries of one."""
 
     suffixes: tuple[str, ...]
     read: Callable[[Path], list[Entry]]
@@ -42,7 +42,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Of records: the keys it is known by, and what makes turns {"from", "value"} of one."""
+    """A format of records: the keys that identify it, and the function to turns {"from", "value"}."""
 
     keys: tuple[str, ...]
     takes: Callable[[dict], bool]
@@ -74,28 +74,28 @@ FORMATS = (AUTO, *SHAPES, *(name for name in LAYOUTS if name != "json"), MIXTURE
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What one command prepares: entries, each of one of the sources."""
+    """The entries to prepare, and the sources that they refer to."""
 
     entries: list[Entry]
     sources: tuple[Source, ...]
 
 
 def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form: str = AUTO) -> Data:
-    """A file's entries, unchecked.
+    """Reads the entries of a file, without validation.
 
     Args:
-      source: a file, or a folder of parquet, tar or JSON files.
-      media: the folder that names of media are relative to; None: the source's own.
-      form: a name in FORMATS: what `source` must be; AUTO: what it looks like.
+      source: A file, or a folder of parquet, tar or JSON files.
+      media: The folder that names of media are relative to; None: that of the source.
+      form: A name in FORMATS; AUTO detects the format.
 
     Returns:
-      Entries and what makes records of them.
+      The entries and their sources.
 
     Raises:
-      TempoError: nothing can be read, or it holds no records.
+      TempoError: Nothing can be read, or there are no records.
     """
-    for what, path in (("--source", source), ("--media", media or "")):
-        check_local(what, path)
+    for option, path in (("--source", source), ("--media", media or "")):
+        check_local(option, path)
     source = Path(source)
     if form not in FORMATS:
         raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
@@ -160,9 +160,10 @@ def _mixture(source: Path, media: str | os.PathLike | None) -> Data:
 
 
 def turns_of(record: dict, form: str = AUTO) -> list[dict[str, Any]]:
-    """A record's turns as {"from": "human", "gpt" or "system", "value": text or parts}.
+    """Returns the turns of a record: {"from": "human", "gpt" or "system", "value": text or parts}.
 
-    Raises BadSample, naming the keys that it lacks and those that it has, where no reader takes it.
+    Raises:
+      BadSample: No reader knows the format; the message names the keys that are missing and present.
     """
     from tempo_jax.data.preparation import BadSample
 

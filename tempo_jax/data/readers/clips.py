@@ -1,4 +1,4 @@
-"""Clip times of a record in their spellings: honored exactly, or refused by name."""
+"""Clip times of a record, in many spellings: used exactly, or refused by name."""
 
 import math
 import re
@@ -13,7 +13,7 @@ STARTS, ENDS = (
     for words in (("start", "begin"), ("end", "stop"))
 )  # fmt: skip
 RANGES = ("timestamp", "timestamps", "clip", "time_range", "clip_time", "segment", "span", "video_clip")
-FRAMES = ("start_frame", "end_frame", "frame_start", "frame_end")  # of a rate that nobody says
+FRAMES = ("start_frame", "end_frame", "frame_start", "frame_end")  # without a frame rate
 OPEN_END = 1e9  # seconds: to the video's end
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
@@ -21,25 +21,25 @@ _BETWEEN = re.compile(r"\s*(?:-->|–|—|~|,|\bto\b|-)\s*")
 
 
 def clip_of(record: Mapping[str, Any]) -> tuple[float, float] | None:
-    """(start, end) in seconds of the video that a record is about; None: all of it. Raises BadSample."""
+    """Returns (start, end) in seconds of a record's clip, None for the whole video; raises BadSample."""
     ranges = {key: _range(key, value) for key in RANGES if (value := record.get(key)) is not None}
-    starts = {key: clip[0] for key, clip in ranges.items()} | _given(record, STARTS)
-    ends = {key: clip[1] for key, clip in ranges.items()} | _given(record, ENDS)
+    starts = {key: clip[0] for key, clip in ranges.items()} | _read_fields(record, STARTS)
+    ends = {key: clip[1] for key, clip in ranges.items()} | _read_fields(record, ENDS)
     if frame_fields := [key for key in FRAMES if record.get(key) is not None]:
         raise BadSample("clip times not understood", f"its {frame_fields[0]!r} counts frames: give seconds")
-    for found in (starts, ends):
-        if len(set(found.values())) > 1:
-            fields = " and ".join(f"{key!r} ({value:g})" for key, value in found.items())
+    for times in (starts, ends):
+        if len(set(times.values())) > 1:
+            fields = " and ".join(f"{key!r} ({value:g})" for key, value in times.items())
             raise BadSample("clip times not understood", f"its {fields} do not agree")
     if not starts and not ends:
         return None
-    start, end = (next(iter(found.values()), other) for found, other in ((starts, 0.0), (ends, OPEN_END)))
+    start, end = (next(iter(times.values()), other) for times, other in ((starts, 0.0), (ends, OPEN_END)))
     if not 0 <= start < end:
         raise BadSample("impossible clip times", f"its clip goes from {start:g} to {end:g} s")
     return None if (start, end) == (0.0, OPEN_END) else (start, end)
 
 
-def _given(record: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, float]:
+def _read_fields(record: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, float]:
     return {key: _seconds(key, record[key]) for key in keys if record.get(key) is not None}
 
 
@@ -58,7 +58,7 @@ def _range(key: str, value: Any) -> tuple[float, float]:
 
 
 def _seconds(key: str, value: Any) -> float:
-    """Of a number, "12.5", "12.5s", "1:02:03.5" or "02:03"."""
+    """Parses a number, "12.5", "12.5s", "1:02:03.5" or "02:03"."""
     if isinstance(value, str):
         text = value.strip()
         if clock := _CLOCK.fullmatch(text):

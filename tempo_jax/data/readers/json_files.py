@@ -1,4 +1,4 @@
-"""JSON: a list of records, or one record a line; also packed with gzip."""
+"""JSON: a list of records, or one record per line; also compressed with gzip."""
 
 import codecs
 import gzip
@@ -15,7 +15,7 @@ GZIP = b"\x1f\x8b"
 
 
 def read(path: Path) -> list[Entry]:
-    """The records of a file, lines unparsed. TempoError where it cannot be read."""
+    """Reads the records of a file, lines unparsed; raises TempoError where it cannot be read."""
     try:
         data = path.read_bytes()
         if data.startswith(GZIP):
@@ -29,11 +29,11 @@ def read(path: Path) -> list[Entry]:
         return [Entry(f"record {i}", value) for i, value in enumerate(_list(path, data), start=1)]
     lines = enumerate(data.split(b"\n"), start=1)
     entries = [Entry(f"line {i}", line) for i, line in lines if line.strip()]
-    return _whole(data) or entries if len(entries) > 1 else entries
+    return _records_of_object(data) or entries if len(entries) > 1 else entries
 
 
-def _whole(data: bytes) -> list[Entry]:
-    """The records of one object that spans lines: under one key as a list, or by their names."""
+def _records_of_object(data: bytes) -> list[Entry]:
+    """Returns the records of one multi-line object: a list under one key, or a mapping by id."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

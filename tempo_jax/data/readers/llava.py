@@ -8,7 +8,7 @@ from tempo_jax.data.readers.turns import each, turn
 
 
 def takes(record: Mapping[str, Any]) -> bool:
-    """Whether the record has this shape; an empty or missing list is told as LLaVA's."""
+    """Returns whether the record has this format; errors about an empty list refer to LLaVA."""
     found = record.get("conversations")
     return isinstance(found, list) and all(isinstance(one, Mapping) and "from" in one for one in found)
 

@@ -1,4 +1,4 @@
-"""Mixtures: a YAML file that names many sources, how many of each, and where their media are.
+"""Mixtures: a YAML file that names sources, the number of samples of each, and their media folders.
 
     datasets:
       - json_path: annotations/a.json       # or path, annotation, data_path, source
@@ -27,15 +27,13 @@ ROOT = ("data_root", "media", "root", "image_folder", "video_folder", "media_dir
 WEIGHT = ("weight", "repeat_time", "ratio", "num_repeats")
 STRATEGY = re.compile(r"(all|first|end|random|first2)(?::(\d+(?:\.\d+)?)(%?))?")
 SEED = 42
-SHUFFLED = {
-    "random": SEED,
-    "first2": SLICE_SEED,
-}  # first2: the second slice (docs/reference/xcomp.md#tuning-recipe)
+# first2 is the second slice (docs/reference/xcomp.md#tuning-recipe).
+SHUFFLED = {"random": SEED, "first2": SLICE_SEED}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One source. strategy: which of its records, as STRATEGY; weight: how often each."""
+    """One source; `strategy` selects records, see STRATEGY, and `weight` repeats them."""
 
     name: str
     file: Path
@@ -46,7 +44,7 @@ class Part:
     weight: float
 
     def choose(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The same ones every time."""
+        """Selects entries, the same every time."""
         kind, number, percent = STRATEGY.fullmatch(self.strategy).groups()
         entries = list(entries)
         if kind != "all":
@@ -61,23 +59,23 @@ class Part:
 
 
 def read(path: Path, media: Path | None) -> Iterator[Part]:
-    """The sources, paths relative to the file or `media`. TempoError for what cannot be understood."""
+    """Yields the sources; paths are relative to the file or `media`. Raises TempoError for invalid content."""
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        rows = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TempoError(f"{path} cannot be read ({error.strerror}): give a .yaml file.") from error
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TempoError(f"{path} is no valid YAML ({reason}): repair it.") from error
-    if isinstance(found, Mapping) and "datasets" in found:
-        found = found["datasets"]
-    if isinstance(found, Mapping):
-        found = [{"name": name, **row} if isinstance(row, Mapping) else row for name, row in found.items()]
-    if not isinstance(found, list) or not found:
+    if isinstance(rows, Mapping) and "datasets" in rows:
+        rows = rows["datasets"]
+    if isinstance(rows, Mapping):
+        rows = [{"name": name, **row} if isinstance(row, Mapping) else row for name, row in rows.items()]
+    if not isinstance(rows, list) or not rows:
         raise TempoError(f"{path} names no sources: give a list of them under datasets.")
-    for number, row in enumerate(found, start=1):
+    for number, row in enumerate(rows, start=1):
         yield _part(path, number, row, media)
 
 
@@ -106,13 +104,19 @@ def _part(path: Path, number: int, row: Any, media: Path | None) -> Part:
     root = next((row[key] for key in ROOT if isinstance(row.get(key), str)), None)
     folder = path.parent if media is None else media
     source = _below(path.parent, file)
-    own = folder / root if root is not None else media
+    media_folder = folder / root if root is not None else media
     return Part(
-        str(row.get("name", file)), source, own, str(row.get("format", "auto")), fps, strategy, weight
+        str(row.get("name", file)),
+        source,
+        media_folder,
+        str(row.get("format", "auto")),
+        fps,
+        strategy,
+        weight,
     )
 
 
 def _below(folder: Path, name: str) -> Path:
-    """As written in the file: beside it, or from where the command runs."""
+    """Resolves a name relative to the folder, or to the working directory."""
     beside = folder / name
     return beside if beside.exists() else Path(name) if Path(name).exists() else beside

@@ -1,4 +1,4 @@
-"""What readers give: entries as found, and of an entry the media that it names."""
+"""Entries of data sets, and the media that a record refers to."""
 
 import base64
 import binascii
@@ -17,14 +17,14 @@ ID_KEYS = ("id", "uid", "question_id", "sample_id", "__key__", "idx")
 
 
 class Stored(Protocol):
-    """Content that is read when it is needed: rows of a parquet file, members of a tar."""
+    """Content that is loaded on demand: rows of a parquet file, members of a tar."""
 
     def load(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One record as found: `content` is a line yet to be parsed, a value, or Stored. source: its number."""
+    """One unparsed record; `content` is a line, a value or Stored, and `source` the index of its source."""
 
     where: str
     content: Any
@@ -33,9 +33,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where the media of some entries are, and how their records are read.
+    """Where the media of entries are, and how their records are read.
 
-    fps: frames per second of folders and lists of frames; None: as the command says.
+    Attributes:
+      media: Folder of the media.
+      form: Format of the records.
+      fps: Frame rate of folders and lists of frames; None: as the command says.
     """
 
     media: Path
@@ -45,7 +48,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Medium:
-    """One file: by its name below the media folder, or its content with a name to go by."""
+    """One file: its name below the media folder, or its content with a name."""
 
     name: str
     data: bytes | None = None
@@ -53,14 +56,14 @@ class Medium:
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """What a record shows. kind: text, image, video, frames (of one video, in order) or pictures."""
+    """The media of a record; `kind` is text, image, video, frames (of one video) or pictures."""
 
     kind: str
     files: tuple[Medium, ...] = ()
 
 
 def media_of(record: Mapping[str, Any], turns: list[dict[str, Any]]) -> Media:
-    """What a record names, by its keys or in its turns' parts. Raises BadSample."""
+    """Returns the media that a record names by its keys or in its turns; raises BadSample."""
     images = [medium for key in IMAGE_KEYS for medium in _all(record, key)]
     videos = [medium for key in VIDEO_KEYS for medium in _all(record, key)]
     frames = [medium for key in FRAME_KEYS for medium in _all(record, key)]
@@ -92,7 +95,7 @@ def _all(record: Mapping[str, Any], key: str) -> Iterator[Medium]:
 
 
 def _medium(value: Any, key: str) -> Medium:
-    """A name, bytes, or an object that has one of them, as Hugging Face's data sets do."""
+    """Reads a name, bytes, or an object with one of them, as in Hugging Face data sets."""
     type_name = type(value).__name__
     if isinstance(value, Mapping):
         url = value.get("url", value.get("path", value.get("file_name")))
@@ -119,5 +122,5 @@ def _of_uri(uri: str) -> bytes:
 
 
 def id_of(record: Mapping[str, Any]) -> str:
-    """The record's own name, "" where it has none."""
+    """Returns the id of a record, "" where it has none."""
     return next((str(record[key]) for key in ID_KEYS if record.get(key) is not None), "")
