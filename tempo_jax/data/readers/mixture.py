@@ -59,7 +59,7 @@ class Part:
 
 
 def read(path: Path, media: Path | None) -> Iterator[Part]:
-    """Yields the sources; paths are relative to the file or `media`. Raises TempoError for invalid content."""
+    """Yields the sources, with paths relative to the file or `media`; raises TempoError if invalid."""
     import yaml
 
     try:
