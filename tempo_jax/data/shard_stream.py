@@ -36,7 +36,7 @@ _OTHER_SIZE = "of another size or length bucket"  # used by the stream of that s
 
 
 @dataclasses.dataclass(frozen=True)
-class _Item:
+class _UsableSample:
     """A usable sample and its origin, by which it can be read again."""
 
     sample: Sample
@@ -46,10 +46,13 @@ class _Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Skipped:
+class _SkippedSample:
     """A sample that is not used, and why."""
 
     reason: str
+
+
+SampleResult = _UsableSample | _SkippedSample  # what reading a sample gives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +67,27 @@ class _Reader:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> _Item | _Skipped:
+    def __getitem__(self, index: int) -> SampleResult:
         spec = self.spec
         try:
             if spec.is_other_bucket(self.source, index, self.slot.bucket):
-                return _Skipped(_OTHER_SIZE)  # without reading it
+                return _SkippedSample(_OTHER_SIZE)  # without reading it
             sample = self.source[index]
             if sample is None:
-                return _Skipped("the source has none there")
+                return _SkippedSample("the source has none there")
             need = spec.need(sample)
             # A sample without frames fits any size: the stream of the first one uses it.
             any_size = not need.segments and not need.exclusive_row
             size = spec.sizes[0] if any_size else tuple(sample.frames.shape[1:3])
             if size != self.slot.size:
-                return _Skipped(_OTHER_SIZE if size in spec.sizes else f"frames of {size[0]}x{size[1]}")
+                return _SkippedSample(_OTHER_SIZE if size in spec.sizes else f"frames of {size[0]}x{size[1]}")
         except Exception as error:  # any error of a damaged record: never fatal
-            return _Skipped(_reason(error))
+            return _SkippedSample(_reason(error))
         if reason := batch_packing.capacity_problem(need, spec.buckets[-1].shape(spec.shape)):
-            return _Skipped(reason)
+            return _SkippedSample(reason)
         if buckets.pick_bucket(need.segments, spec.buckets) != self.slot.bucket:
-            return _Skipped(_OTHER_SIZE)
-        return _Item(sample, need, self.number, -1)
+            return _SkippedSample(_OTHER_SIZE)
+        return _UsableSample(sample, need, self.number, -1)
 
 
 def source_identity(source: RandomAccess) -> dict[str, Any]:
@@ -118,8 +121,8 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _with_index(index: int, item: _Item | _Skipped) -> _Item | _Skipped:
-    return dataclasses.replace(item, index=int(index)) if isinstance(item, _Item) else item
+def _with_index(index: int, item: SampleResult) -> SampleResult:
+    return dataclasses.replace(item, index=int(index)) if isinstance(item, _UsableSample) else item
 
 
 class StreamKey(NamedTuple):
@@ -241,7 +244,7 @@ class _Stream:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         parts = [part.to_iter_dataset(options) for part in self._maps]
         self.iterator = iter(grain.IterDataset.mix(parts, weights=list(spec.weights)))
-        self._window: list[_Item] = []
+        self._window: list[_UsableSample] = []
         # This many consecutive samples contain a whole pass over every source, wherever they start; several
         # passes over small sources, of which a shard has only a part.
         pairs = zip(spec.sources, spec.weights, strict=True)
@@ -266,7 +269,7 @@ class _Stream:
     def _fill(self, counts: Counter) -> None:
         while len(self._window) < self._window_size:
             item = next(self.iterator)
-            if isinstance(item, _Item):
+            if isinstance(item, _UsableSample):
                 self._read_limit.reset()
                 self._window.append(item)
             else:
@@ -295,7 +298,7 @@ class _Stream:
     def set_state(self, state: Mapping) -> None:
         self.iterator.set_state(state["read"])
         self._window = list(self._map(lambda at: self._maps[at[0]][at[1]], state["window"]))
-        if not all(isinstance(item, _Item) for item in self._window):
+        if not all(isinstance(item, _UsableSample) for item in self._window):
             raise TempoError(_CHANGED)
 
 
