@@ -79,13 +79,13 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
     watch = loop.StepMonitor(run, types.SimpleNamespace(write=lambda row, steps: found.append(row)), feed)
     busy = 0.0
     for number in range(begin + 1, steps + 1):
-        fed, waited = watch.next()
+        fed, waited = watch.next_batch()
         busy = max(busy, clock.now) + (FIRST if number == begin + 1 else STEP)
         if synchronous:
             clock.now = busy
         told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)), group_norms={})
         watch.record(number, fed, told, waited)
-    watch.finish()
+    watch.flush()
     return found
 
 

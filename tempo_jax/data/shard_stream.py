@@ -57,7 +57,7 @@ SampleResult = _UsableSample | _SkippedSample  # what reading a sample gives
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """A source as grain reads it: every element is an _Item (its index set later) or _Skipped."""
+    """A source as grain reads it: every element is a SampleResult, whose index is set later."""
 
     source: RandomAccess
     number: int

@@ -76,23 +76,23 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
         run.goodput.loop()
         while done < config.steps:
             watcher(done + 1, watchdog.FEEDS if working != watchdog.COMPILES else working)
-            batch, input_stall_seconds = monitor.next()
+            batch, input_stall_seconds = monitor.next_batch()
             done += 1
             watcher(done, working)
-            with profiled(run, done), monitor.first_compiles():
+            with profiled(run, done), monitor.count_compilation():
                 run.state, metrics = run.run_step(run.state, run.frozen, batch.device)
                 monitor.record(done, batch, metrics, input_stall_seconds)
             working = watchdog.COMPUTES
             stop, loss = stopped(done), None
             due |= stop or done % config.checkpoint_every == 0 or done == config.steps
             if validation is not None and done % config.validation.every == 0:
-                monitor.finish()
+                monitor.flush()
                 watcher(done, watchdog.VALIDATES)
                 with run.goodput.spending("validation"):
                     loss = _validate(validation, log, done)
                 monitor.restart()
             if due:
-                monitor.finish()  # a loss that stops the run must not reach a checkpoint first
+                monitor.flush()  # a loss that stops the run must not reach a checkpoint first
             if due and not monitor.nonfinite_steps:  # within a streak of non-finite steps, saving waits
                 watcher(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
@@ -103,7 +103,7 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
                 run.checkpoints.wait()
                 say(f"Preempted: {_saved_state(done, saved)}. Rerun the same command to resume.")
                 return PREEMPTED
-        monitor.finish()
+        monitor.flush()
         if monitor.nonfinite_steps:
             say(
                 f"The last {monitor.nonfinite_steps} steps were non-finite and are not saved: the model has "
@@ -142,11 +142,11 @@ class StepMonitor:
         self._first = True
         self._reported: set[str] = set()  # reasons why samples are skipped
 
-    def next(self) -> tuple[PrefetchedBatch, float]:
+    def next_batch(self) -> tuple[PrefetchedBatch, float]:
         """Returns the next batch and the seconds for which the device was idle before it came."""
         if self._feed.ready():
             return next(self._feed), 0.0
-        self.finish()
+        self.flush()
         began = time.perf_counter()
         batch = next(self._feed)
         input_stall_seconds = time.perf_counter() - began
@@ -154,14 +154,14 @@ class StepMonitor:
         return batch, input_stall_seconds
 
     @contextlib.contextmanager
-    def first_compiles(self) -> Iterator[None]:
+    def count_compilation(self) -> Iterator[None]:
         """Wraps every step; the first one, which compiles, is waited for."""
         if not self._first:
             yield
             return
         with self._run.goodput.spending("compile"):
             yield
-            self.finish()
+            self.flush()
 
     def restart(self) -> None:
         """Leaves the time since the last step out of the rates."""
@@ -171,12 +171,12 @@ class StepMonitor:
         self, number: int, batch: PrefetchedBatch, metrics: step.Metrics, input_stall_seconds: float
     ) -> None:
         """Takes note of a dispatched step and logs the one before it."""
-        self.finish()
+        self.flush()
         self._pending = number, batch, metrics, input_stall_seconds
         if all(x.is_ready() for x in jax.tree.leaves(metrics)):  # backends that dispatch synchronously
-            self.finish()
+            self.flush()
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Waits for the step in progress and logs it; raises TempoError after too many non-finite steps."""
         if self._pending is None:
             return
