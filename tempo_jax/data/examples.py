@@ -112,7 +112,7 @@ def _unreadable(kind: str) -> Iterator[None]:
 
 
 def _paths(files: Sequence[Medium], root: Path, stack: contextlib.ExitStack) -> list[Path]:
-    """Where the files are; those that came as bytes are written down for as long as `stack` is open."""
+    """Returns paths of files; those given as bytes are written to a temporary folder of `stack`."""
     folder = None
     paths = []
     for number, medium in enumerate(files):

@@ -175,7 +175,7 @@ class PipelineSpec:
         ]
 
     def is_other_bucket(self, source: RandomAccess, index: int, bucket: int) -> bool:
-        """Whether a sample is known to be of another bucket before it is read."""
+        """Returns whether a sample is known to be of another bucket before it is read."""
         counts = getattr(source, "frame_counts", None) if len(self.buckets) > 1 else None
         if counts is None:
             return False
@@ -183,7 +183,7 @@ class PipelineSpec:
         return found is not None and found != bucket
 
     def identity(self) -> list[dict[str, Any]]:
-        """What the sources are, to be compared when a run continues."""
+        """Returns the identity of the sources, which is compared when a run is resumed."""
         return [source_identity(source) for source in self.sources]
 
     def streams(self, shard: int, slot: StreamKey) -> list[grain.MapDataset]:

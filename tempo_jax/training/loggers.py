@@ -19,7 +19,7 @@ from tempo_jax.errors import TempoError
 
 
 class Logger(Protocol):
-    """What every logger can do."""
+    """The interface of a logger."""
 
     def numbers(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -50,13 +50,13 @@ class TensorBoard:
         self._event(step=step, summary=Summary(value=points))
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Markdown."""
+        """Logs Markdown."""
         from tensorboardX import summary
 
         self._event(step=step, summary=summary.text(name, text))
 
     def picture(self, step: int, name: str, rgb_HWC: np.ndarray) -> None:
-        """As PNG."""
+        """Logs an image as PNG."""
         from PIL import Image
         from tensorboardX.proto.summary_pb2 import Summary
 

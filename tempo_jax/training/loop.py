@@ -120,7 +120,7 @@ def _validate(validation: Validation, log: MetricsLogger, done: int) -> float:
 
 
 def _saved_state(done: int, saved: int | None) -> str:
-    """What of a preempted run is in a checkpoint."""
+    """Says which checkpoint a preempted run has."""
     if saved == done:
         return f"checkpoint saved at step {done}"
     last = "there is no checkpoint" if saved is None else f"the last checkpoint is of step {saved}"

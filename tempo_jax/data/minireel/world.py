@@ -81,7 +81,7 @@ class Event:
 
     @property
     def name(self) -> str:
-        """As answers say it: 'red star', 'letter A', 'yellow' (the colour turned to)."""
+        """The name in answers: 'red star', 'letter A', 'yellow' (the colour turned to)."""
         return {
             "visit": f"{self.colour} {self.shape}",
             "card": f"letter {self.shape}",
@@ -90,7 +90,7 @@ class Event:
 
     @property
     def called(self) -> str:
-        """As questions name it, by its colour, which no other of its kind has: 'red star', 'green card'."""
+        """The name in questions, by the colour, which no other event of its kind has: 'red star', 'green card'."""
         return f"{self.colour} card" if self.kind == "card" else self.name
 
 

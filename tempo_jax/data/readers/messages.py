@@ -13,7 +13,7 @@ KINDS = {
 
 
 def takes(record: Mapping[str, Any]) -> bool:
-    """Whether the record has messages, or conversations that are."""
+    """Returns whether the record has messages, or conversations that are."""
     found = record.get("messages")
     if found is not None:
         return True

@@ -11,7 +11,7 @@ WHO, SAID = ("from", "role", "speaker", "user"), ("value", "content", "text", "m
 
 
 def takes(record: Mapping[str, Any]) -> bool:
-    """Whether the record has a list of turns under one of the names."""
+    """Returns whether the record has a list of turns under one of the names."""
     return any(record.get(name) is not None for name in LISTS)
 
 

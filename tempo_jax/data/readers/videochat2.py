@@ -8,7 +8,7 @@ from tempo_jax.data.readers.turns import each, turn
 
 
 def takes(record: Mapping[str, Any]) -> bool:
-    """Whether the record has questions and answers."""
+    """Returns whether the record has questions and answers."""
     return record.get("QA") is not None
 
 

@@ -16,7 +16,7 @@ WORDS = ("txt", "caption", "text")
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Where in the tar a file is. ending: behind the key, as "json" or "0.jpg"."""
+    """The position of a file in the tar; `ending` follows the key, as "json" or "0.jpg"."""
 
     ending: str
     offset: int
