@@ -90,7 +90,7 @@ class Event:
 
     @property
     def called(self) -> str:
-        """The name in questions, by the colour, which no other event of its kind has: 'red star', 'green card'."""
+        """The name in questions, by the colour, which is unique in its kind: 'red star', 'green card'."""
         return f"{self.colour} card" if self.kind == "card" else self.name
 
 
