@@ -120,7 +120,7 @@ def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
     demo = tmp_path / "endless"  # another end token, so that the answer is as long as asked for
     shutil.copytree(REPO / "checkpoints" / "demo", demo, symlinks=True)
     info = json.loads((demo / "model.json").read_text("utf-8"))
-    info["eos_ids"] = [info["eos_ids"][0] - 1]
+    info["config"]["eos_ids"] = [info["config"]["llm"]["vocab_size"] - 1]
     (demo / "model.json").write_text(json.dumps(info))
     arguments = ("--no-page", "--port", "0", "--folder", str(tmp_path), "--checkpoint", str(demo))
     part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
@@ -135,6 +135,7 @@ def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
         with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
             for line in response.iter_lines():
                 if line.startswith("data: "):  # not a sign of life while it compiles
+                    assert line != "data: [DONE]", got
                     got.append(json.loads(line.removeprefix("data: ")))
                     if len(got) == 3:
                         process.send_signal(signal.SIGTERM)
