@@ -14,6 +14,7 @@ from typing import Any
 
 from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
@@ -140,6 +141,11 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 def checkpoint_folder(given: str | None) -> Path:
     """The checkpoint folder to use; TempoError where there is none."""
     named = given or os.environ.get("TEMPO_CHECKPOINT")
+    if named and paths.url(named):
+        found = paths.path("the checkpoint", named)
+        if (found / "model.json").is_file():
+            return found
+        raise TempoError(f"There is no checkpoint at {named}: it holds no model.json.")
     if named:
         places = [Path(named)]
     else:  # in a clone the default is there from any directory

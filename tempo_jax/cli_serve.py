@@ -11,6 +11,7 @@ from tempo_jax import cli_doctor, compilation_cache
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.limits import MIB, Limits
+from tempo_jax.utils import paths
 
 HELP = """\
 Serve one model: a web page, and an HTTP API that OpenAI's clients understand.
@@ -158,7 +159,7 @@ def example_folders(checkpoint: Path) -> list[Path]:
     """The demo model's own video, however that model was named."""
     clone = Path(__file__).resolve().parent.parent
     hour = clone / "examples" / "hour"
-    demo = checkpoint.resolve() == (clone / options.DEFAULT_CHECKPOINT).resolve()
+    demo = paths.absolute(checkpoint) == (clone / options.DEFAULT_CHECKPOINT).resolve()
     return [hour] if demo and hour.is_dir() else []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 HELP = """\
 Asks blank videos of the sizes you name, with XLA's compilation cache in a folder. Later commands find the
@@ -50,8 +51,9 @@ def run_warmup(args: argparse.Namespace) -> int:
     cache = args.cache or os.environ.get(CACHE)
     if not cache:
         raise TempoError(f"there is no folder for the compiled programs: give --cache DIR, or set {CACHE}")
+    cache = str(paths.absolute(paths.path("the cache", cache)))
     checkpoint = options.checkpoint_folder(args.checkpoint)
-    os.environ.update(ENVIRONMENT | {CACHE: os.path.abspath(cache)})
+    os.environ.update(ENVIRONMENT | {CACHE: cache})
     import numpy as np
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -69,7 +71,7 @@ def run_warmup(args: argparse.Namespace) -> int:
                 )
                 seconds = time.perf_counter() - started
                 options.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
-    options.say(f"start later commands with {CACHE}={os.path.abspath(cache)}")
+    options.say(f"start later commands with {CACHE}={cache}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """Folders that appear whole or not at all, and that take nothing away that is somebody's.
 
 A new folder is written beside its place and renamed. Where the place is an empty folder or a mount point,
-it is written inside and moved up, what makes it load last.
+it is written inside and moved up, what makes it load last. In gs:// nothing can be renamed: there a target
+that is replaced goes first, what it loads by before all else, and the new one is written in its place.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from tempo_jax import failures, signals
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import local
+from tempo_jax.utils import paths
+from tempo_jax.utils.paths import AnyPath
 
 FORCE = "force"
 SKIPPED = "skipped.jsonl"  # of prepared data sets
@@ -28,24 +30,29 @@ EXPORTED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*",
     "README*", "NOTICE*", "additional_chat_templates",
 )  # fmt: skip
-_LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
+LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
+INCOMPLETE = ".incomplete"  # what is being written, or was when a run was killed
 _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that was killed
 
 
 @contextlib.contextmanager
 def replacing(
     target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
-) -> Iterator[Path]:
+) -> Iterator[AnyPath]:
     """A new folder that takes `target`'s place when the block ends without an exception.
 
     overwrite: True replaces a folder that this package wrote and nobody added to, "force" any folder.
     keep: what is read from; a target that is, contains or lies in one of these is refused.
     Every process enters it; process 0 makes, renames and removes. TempoError for a target that is not to
-    be replaced, is a URL or cannot be written.
+    be replaced or cannot be written.
     """
     import jax  # not above: `--help` imports this module
 
-    target = local("the target", target).resolve()
+    target = paths.absolute(paths.path("the target", target))
+    if paths.remote(target):
+        with _replacing_remote(target, overwrite, keep) as target:
+            yield target
+        return
     first = jax.process_index() == 0
     if first:
         _recover(target)
@@ -77,12 +84,52 @@ def replacing(
         _barrier(f"end {target}")
 
 
+@contextlib.contextmanager
+def _replacing_remote(target: AnyPath, overwrite: bool | str, keep: Iterable) -> Iterator[AnyPath]:
+    """The target itself, emptied; it holds `INCOMPLETE` until it is whole, and loads only then."""
+    import jax
+
+    from tempo_jax.utils import gcs
+
+    first = jax.process_index() == 0
+    for source in keep:
+        if source is not None:
+            check_apart(target, source)
+    if first:
+        check_replaceable(target, overwrite)
+        gcs.check_writable("the target", target)
+        paths.remove(target, LAST)
+        paths.write_text(target / INCOMPLETE, "")
+    _barrier(f"begin {target}")
+    try:
+        with gcs.as_sentences(f"the target {target}"):
+            yield target
+        _barrier(f"written {target}")
+    except BaseException:
+        if first:
+            with signals.held(), contextlib.suppress(Exception):
+                paths.remove(target, LAST)
+        raise
+    if first:
+        paths.remove(target / INCOMPLETE)
+    _barrier(f"end {target}")
+
+
 def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside: bool = False) -> None:
     """TempoError where writing `target` would take away what is read from `source`.
 
     Links are followed, also those of the files in it: a Hugging Face cache is made of them.
     inside: a target inside of `source` is well, as that of a data set beside its media.
     """
+    if paths.remote(target) or paths.remote(source):
+        ours, theirs = (paths.url(path).rstrip("/") + "/" for path in (target, source))
+        within = ours.startswith(theirs)
+        meets = "/" not in (ours, theirs) and (within or theirs.startswith(ours))
+        if meets and not (inside and within and ours != theirs):
+            raise TempoError(
+                f"the target {target} and what is read ({source}) overlap: choose another folder"
+            )
+        return
     target, source = Path(target).expanduser().resolve(), Path(source).expanduser()
     files = [file for file in source.iterdir() if file.is_symlink()] if source.is_dir() else []
     for path in (source.resolve(), *(file.resolve() for file in files)):
@@ -93,9 +140,14 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
     """TempoError where `target` exists and is not to be replaced."""
-    if not os.path.lexists(target) or (overwrite == FORCE and target.is_dir()):
+    if paths.remote(target):
+        if target.is_file():
+            raise TempoError(f"{target} is a file: choose another folder")
+    elif not os.path.lexists(target):
         return
-    if not target.is_dir():
+    if overwrite == FORCE and (paths.remote(target) or target.is_dir()):
+        return
+    if not paths.remote(target) and not target.is_dir():
         raise TempoError(f"{target} is a file: choose another folder")
     if not _entries(target):
         return
@@ -111,6 +163,8 @@ def check_replaceable(target: Path, overwrite: bool | str) -> None:
 
 def check_space(target: str | os.PathLike, nbytes: int) -> None:
     """TempoError where the disk of `target` has too little space for what is to be written."""
+    if paths.remote(target):
+        return
     place = next(path for path in (Path(target).resolve(), *Path(target).resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < nbytes:
@@ -139,7 +193,10 @@ def _overwrite(text: str) -> str:
     return text
 
 
-def _entries(folder: Path) -> list[str]:
+def _entries(folder: AnyPath) -> list[str]:
+    if paths.remote(folder):
+        names = {name.partition("/")[0] for name in paths.files(folder)}
+        return [] if INCOMPLETE in names else sorted(names)
     return sorted(name for name in os.listdir(folder) if name not in _EMPTY)
 
 
@@ -266,11 +323,11 @@ def _move_up(fresh: Path, target: Path) -> None:
     _remove(old)
     if names := [name for name in _entries(target) if name != old.name]:
         old.mkdir()
-        for name in sorted(names, key=lambda name: name not in _LAST):
+        for name in sorted(names, key=lambda name: name not in LAST):
             (target / name).rename(old / name)
     try:
         moved = []
-        for name in sorted(os.listdir(fresh), key=lambda name: name in _LAST):
+        for name in sorted(os.listdir(fresh), key=lambda name: name in LAST):
             (fresh / name).rename(target / name)
             moved.append(name)
     except BaseException:

@@ -28,7 +28,7 @@ from tempo_jax import cli_options as options
 from tempo_jax import folders
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
-from tempo_jax.paths import local
+from tempo_jax.utils.paths import local
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils import paths
 
 if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
     from tempo_jax.data.collate import Sample
@@ -174,7 +174,7 @@ class Prepared:
         self._source = builder.as_data_source(split=SPLIT)
         self.name = folder
         self.fingerprint = self.metadata.get("fingerprint") or _fingerprint(self.metadata, self.lengths)
-        self.frame_counts = _frame_counts(Path(folder), len(self))
+        self.frame_counts = _frame_counts(paths.path("the prepared data set", folder), len(self))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -235,8 +235,7 @@ def open_prepared(folder: str | os.PathLike) -> Prepared:
 
     Raises TempoError, one sentence, where it is missing, empty, damaged or of another kind.
     """
-    check_local("The prepared data set", folder)
-    path = Path(folder)
+    path = paths.path("the prepared data set", folder)  # array_record would wait for a bucket for ever
     if not path.is_dir():
         raise TempoError(f"There is no prepared data set {path}: make one with {PREPARE}.")
     if not (path / "dataset_info.json").is_file():

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tempo_jax.prompts import IGNORE
 from tempo_jax.training import flops, loggers, loss, loss_align, loss_llm, loss_svlm, loss_xcomp
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
+from tempo_jax.utils.mirror import Mirror
 
 
 class Work(NamedTuple):
@@ -163,8 +164,11 @@ class Log:
         """
         self._files: dict[str, TextIO] = {}
         self._loggers: list[loggers.Logger] = []
+        self._mirror: Mirror | None = None
         if jax.process_index() != 0:
             return
+        self._mirror = Mirror(workdir, ("log.jsonl", "validation.jsonl", "loggers.json"))
+        workdir = self._mirror.folder
         for name in ("log.jsonl", "validation.jsonl"):
             _truncate(workdir / name, step)
         self._workdir = workdir
@@ -201,12 +205,19 @@ class Log:
         for logger in self._loggers:
             logger.numbers(row["step"], numbers)
 
+    def flush(self) -> None:
+        """Before a checkpoint: what it goes on from is there."""
+        if self._mirror is not None:
+            self._mirror.flush()
+
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_) -> None:
         for opened in (*self._files.values(), *self._loggers):
             opened.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -20,9 +20,11 @@ from tempo_jax import checkpoint, digests, failures
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers
-from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths, steps
+from tempo_jax.training.checkpoints import COMMITTED, DIGESTS, FOLDER, Shards, named, paths, steps
 from tempo_jax.training.metrics import say
 from tempo_jax.trees import flatten
+from tempo_jax.utils import gcs
+from tempo_jax.utils import paths as places
 
 ASIDE = "damaged"
 
@@ -97,7 +99,13 @@ def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> Non
     """Says what is not used, and puts it where no later start stumbles over it."""
     for number, reason in damaged.items():
         where = workdir / ASIDE / f"{number}"
-        if owned:
+        if owned and places.remote(workdir):
+            peers.exchange()
+            where = workdir / FOLDER / f"{number}"
+            if jax.process_index() == 0:
+                places.remove(where / COMMITTED)  # nothing can be renamed: it stays, and is none any more
+            aside = "its commit_success.txt is taken away, and "
+        elif owned:
             for more in range(1, 1000):
                 if not where.exists():
                     break
@@ -106,7 +114,8 @@ def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> Non
             if jax.process_index() == 0:
                 where.parent.mkdir(exist_ok=True)
                 (workdir / FOLDER / f"{number}").rename(where)
-        aside = f"it is set aside as {where}, and " if owned else ""
+        if not (owned and places.remote(workdir)):
+            aside = f"it is set aside as {where}, and " if owned else ""
         say(f"the checkpoint of step {number} is damaged ({reason}): {aside}that of step {step} is used")
     peers.exchange()
 
@@ -178,6 +187,8 @@ def _damage(step: Path, sound: bool = False) -> Iterator[None]:
     except TempoError as error:
         cause = error.__cause__
         refused = failures.refusal(cause)
+        if cause is not None and gcs.sentence(cause):
+            raise
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             raise cause from None
         if sound or (refused and refused.code not in (errno.ENOENT, errno.ENOTDIR)):

@@ -15,7 +15,7 @@ from tempo_jax import cli_options as options
 from tempo_jax.data.minireel import reel as reels
 from tempo_jax.data.minireel import world
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils.paths import check_local
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""What every package uses and that knows of none: paths, object storage."""
