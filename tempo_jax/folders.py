@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tempo_jax import failures, signals
@@ -25,13 +25,17 @@ FORCE = "force"
 SKIPPED = "skipped.jsonl"  # of prepared data sets
 WRITER = {"writer": "tempo_jax"}  # in the metadata of our safetensors files
 NATIVE = ("model.json", "params", "tokenizer", "digests.json")
-PREPARED = (SKIPPED, "dataset_info.json", "features.json", "metadata.json", "*.array_record*", "*.labels.txt")
+PREPARED = (
+    SKIPPED, "manifest.json", "plan.json", "parts", "frame_counts.json", "dataset_info.json", "features.json",
+    "metadata.json", "*.array_record*", "*.labels.txt",
+)  # fmt: skip
 EXPORTED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*",
     "README*", "NOTICE*", "additional_chat_templates",
 )  # fmt: skip
 LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
 INCOMPLETE = ".incomplete"  # what is being written, or was when a run was killed
+_BEGUN = ("plan.json",)  # what a go has before it has anything
 _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that was killed
 
 
@@ -82,6 +86,38 @@ def replacing(
                 with signals.held():
                     _remove(fresh)
         _barrier(f"end {target}")
+
+
+@contextlib.contextmanager
+def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Callable[[], None]]]:
+    """Where `target` is put together, in several goes, and what makes it the target when all is there.
+
+    An interrupted go leaves what it has for the next one; nothing, where it has nothing. shared: others do so
+    at the same time. TempoError where somebody does who does not share.
+    """
+    if paths.remote(target):
+        from tempo_jax.utils import gcs
+
+        gcs.check_writable("the target", target)
+        yield target, lambda: None
+        return
+    _recover(target)
+    inside = _in_place(target)
+    fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
+    with failures.as_sentences(target, fresh):
+        made = _make_parents(fresh.parent)
+        fresh.mkdir(exist_ok=True)
+        descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        if not _locked(descriptor, shared):
+            raise TempoError(f"another run is writing {target}: wait for it, or choose another folder")
+        with failures.as_sentences(target, fresh):
+            yield fresh, lambda: (_move_up if inside else _take_place)(fresh, target)
+    finally:
+        os.close(descriptor)
+        if not any(path.is_file() for path in fresh.rglob("*") if path.name not in _BEGUN):
+            _remove(fresh)
+        _remove_empty(made)
 
 
 @contextlib.contextmanager
@@ -281,14 +317,14 @@ def _alone(fresh: Path, target: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, shared: bool = False) -> bool:
     """Takes the lock of an open folder; False where another process has it."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

@@ -44,6 +44,7 @@ def configure() -> None:
         for name in _ALSO:
             os.environ.setdefault(name, endpoint)
         os.environ.setdefault("NO_GCE_CHECK", "true")
+        os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "emulator")  # tensorstore looks for one
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow has another file system
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for each bucket's layout
     from fsspec import config

@@ -1,0 +1,111 @@
+"""Who prepares which shards: processes of this host, one of several hosts, or the tasks of a Ray cluster.
+
+They share nothing but the folder of the set: what is there is not made again, so any of them may be killed.
+"""
+
+from collections.abc import Sequence
+
+from tempo_jax.data.builders import Preparing
+from tempo_jax.data.prepared_set import Unfinished, opened
+from tempo_jax.data.shard_files import Recipe, Shard, write
+from tempo_jax.data.supervised import write as write_supervised
+from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.progress import Reporter
+from tempo_jax.utils.paths import AnyPath
+
+RAY_RETRIES = 5  # of a task whose host vanished
+RAY_EXTRA = "pip install 'tempo_jax[ray]'"
+
+
+def shards_of(preparing: Preparing, host: int = 0, hosts: int = 1) -> list[Shard]:
+    """Those that are a host's, every hosts-th."""
+    found = [
+        Shard(number, jobs.start, [preparing.jobs[job] for job in jobs])
+        for number, jobs in enumerate(preparing.shards())
+    ]
+    return found[host::hosts]
+
+
+def missing(unfinished: Unfinished, shards: Sequence[Shard]) -> tuple[list[Shard], int]:
+    """What is not there yet, and how many jobs are."""
+    have = unfinished.have()
+    left = [shard for shard in shards if shard.number not in have]
+    return left, sum(len(shard.jobs) for shard in shards) - sum(len(shard.jobs) for shard in left)
+
+
+def here(
+    preparing: Preparing, unfinished: Unfinished, shards: Sequence[Shard], workers: int, report: Reporter
+) -> None:
+    """Makes what is missing with processes of this host; workers 0: in this one."""
+    left, done = missing(unfinished, shards)
+    total = done + sum(len(shard.jobs) for shard in left)
+    recipe = Recipe(preparing.task, preparing.limit)
+
+    def begun(jobs: int) -> None:
+        nonlocal done
+        report("preparing", min(done, total), total)
+        done += jobs
+
+    if workers == 0:
+        for shard in left:
+            path = unfinished.place(shard.number)
+            unfinished.put(path, write(path, recipe, shard, lambda job: begun(1)))
+        return
+    for path, note in write_supervised(recipe, left, unfinished.place, workers, begun):
+        unfinished.put(path, note)
+
+
+def on_ray(
+    preparing: Preparing, unfinished: Unfinished, shards: Sequence[Shard], address: str, report: Reporter
+) -> None:
+    """Makes what is missing as tasks of a Ray cluster, a shard each; they see the folder and the media."""
+    try:
+        import ray
+    except ImportError as error:
+        raise TempoError(f"--ray needs Ray, which is not installed: {RAY_EXTRA}") from error
+    from ray import exceptions
+
+    left, done = missing(unfinished, shards)
+    if not left:
+        return
+    total = done + sum(len(shard.jobs) for shard in left)
+    try:
+        ray.init(
+            None if address == "local" else address,
+            log_to_driver=False,
+            include_dashboard=False if address == "local" else None,
+        )
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, exceptions.RayError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise TempoError(f"--ray={address}: no Ray cluster answers there ({reason})") from error
+    try:
+        recipe = ray.put(Recipe(preparing.task, preparing.limit))
+        task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shard_on_ray)
+        sizes = {}
+        for shard in left:
+            reference = task.remote(recipe, shard, unfinished.folder, preparing.name, unfinished.shards)
+            sizes[reference] = len(shard.jobs)
+        waiting = list(sizes)
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=2.0)
+            for reference in ready:
+                ray.get(reference)
+                done += sizes[reference]
+            report("preparing", done, total)
+    except exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, TempoError) else None
+        raise cause or error from error
+    except exceptions.RayError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise TryAgain(f"the Ray cluster lost a task ({reason}): run the same command again") from error
+    finally:
+        ray.shutdown()
+
+
+def _shard_on_ray(recipe: Recipe, shard: Shard, folder: AnyPath, name: str, shards: int) -> int:
+    """A task: the decoding is done by a process of its own, whose death names the video that was its end."""
+    with opened(folder, name, shards) as unfinished:
+        if shard.number not in unfinished.have():
+            for path, note in write_supervised(recipe, [shard], unfinished.place, 1):
+                unfinished.put(path, note)
+    return shard.number
