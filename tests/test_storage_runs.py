@@ -14,6 +14,7 @@ import pytest
 import tempo_jax
 from convert import from_hf, to_hf, verify
 from tempo_jax import checkpoint, digests
+from tempo_jax.data.prepare import main as prepare_main
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
@@ -185,6 +186,30 @@ def test_a_prepared_set_there_is_the_same_and_is_read_there(tmp_path):
     assert "prepared already" in prepare(jobs(), f"{BUCKET}/set")
     with pytest.raises(TempoError, match="exists already"):
         prepare(jobs(41), f"{BUCKET}/set")
+
+
+def test_records_and_media_there_are_prepared_as_on_a_disk(tmp_path):
+    """Into a set there, by a process of its own."""
+    from PIL import Image
+
+    media = tmp_path / "media"
+    (media / "in").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(media / "in" / "red.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
+    named = ("in/red.png", "in/red", "../red.png", "in/blue.png")
+    lines = [
+        json.dumps({"id": f"{n}", "image": name, "conversations": turns}) for n, name in enumerate(named)
+    ]
+    (media / "data.jsonl").write_text("\n".join(lines))
+    paths.put(media, paths.path("the media", f"{BUCKET}/media"))
+    options = ["--workers=1", "--sizes=64x64"]
+    for where, target in ((media, tmp_path / "set"), (f"{BUCKET}/media", f"{BUCKET}/media-set")):
+        assert prepare_main([f"--source={where}/data.jsonl", f"--target={target}", *options]) == 0
+    ours, theirs = (
+        content(tmp_path / "set"),
+        content(paths.fetched(paths.path("the target", f"{BUCKET}/media-set"))),
+    )
+    assert ours == theirs and len(open_prepared(f"{BUCKET}/media-set")) == 2
 
 
 def test_an_evaluation_there_in_parts_is_the_same(tmp_path, demo_tokenizer_dir, monkeypatch):
