@@ -161,3 +161,15 @@ def test_shards_are_shared_out_whole():
     shards = [shard.number for host in range(3) for shard in preparing.shards_of(built, host, 3)]
     assert sorted(shards) == list(range(len(built.shards())))
     assert prepared_set.summed([])["counts"] == {}
+
+
+def test_progress_tells_the_rate_and_what_is_left(monkeypatch, capsys):
+    """Of what this run does, not of what an earlier one had done."""
+    from tempo_jax import progress
+
+    now = iter([0.0, 0.0, 0.0, 10.0, 10.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    lines = progress.Lines(per_second="records")
+    lines("preparing", 100, 400)
+    lines("preparing", 150, 400)
+    assert capsys.readouterr().err == "preparing 150/400, 5.0 records/s, 50 s left\n"

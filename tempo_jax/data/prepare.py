@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
             raise TempoError(f"--host is {args.host}: it must be from 0 to {args.hosts - 1} (--hosts).")
         if args.hosts > 1 and args.overwrite:
             raise TempoError("--overwrite and --hosts exclude each other: remove the target first.")
-        with progress.reporter() as report:
+        with progress.reporter(per_second="records") as report:
             read = [path for path in (args.source, args.media, args.checkpoint) if path is not None]
             text = prepare(
                 _builder(args),
