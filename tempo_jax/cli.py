@@ -20,6 +20,7 @@ from tempo_jax import cli_batch, cli_completion, cli_doctor, cli_plan, cli_serve
 from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 DESCRIPTION = "Ask questions about videos, from seconds to hours long."
 EXAMPLES = """\
@@ -124,7 +125,8 @@ def run_ask(args: argparse.Namespace) -> int:
     else:
         options.say(_stats(answer))
     if args.plot:
-        answer.plot(args.plot, title=question)
+        with paths.staged_file(paths.path("--plot", args.plot)) as place:
+            answer.plot(str(place), title=question)
     return 0
 
 

@@ -17,6 +17,8 @@ from typing import Any, TextIO
 from tempo_jax import cli_options as options
 from tempo_jax import progress as progress_lines
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
+from tempo_jax.utils.mirror import Mirror
 
 ANSWERED_BY = "answered_by"  # the model and options of a line, so that only their own are gone on with
 # What a line has of ours, whatever a case calls so.
@@ -26,7 +28,7 @@ RESULT = {"index", "text", "token_ids", "segments", "usage", "timings", "warning
 def run_batch(args: argparse.Namespace) -> int:
     """Answer the cases that --out does not answer yet, one JSON line each; 2 where any failed."""
     checkpoint = options.checkpoint_folder(args.checkpoint)
-    cases = _read_cases(Path(args.cases))
+    cases = _read_cases(args.cases)
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_open_out(args, checkpoint, cases))
         todo = [index for index in range(len(cases)) if index not in out.answered]
@@ -39,7 +41,7 @@ def run_batch(args: argparse.Namespace) -> int:
             )
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            asker = _Asker(options.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress)
+            asker = _Asker(options.load(checkpoint, args.dtype), args, _beside(args.cases), progress)
         failed = _ask(cases, todo, asker, out, progress)
     if failed:
         where = args.out or "the output"
@@ -113,9 +115,14 @@ def _line(index: int, case: Any, result: dict) -> str:
     return json.dumps({**_own(case), "index": index, **result}, ensure_ascii=False) + "\n"
 
 
-def _read_cases(path: Path) -> list:
+def _beside(cases: str) -> Path:
+    """The folder that videos are named from: that of the cases, or this one where they are in gs://."""
+    return Path() if paths.url(cases) else Path(cases).parent
+
+
+def _read_cases(path: str) -> list:
     try:
-        cases = json.loads(path.read_text(encoding="utf-8-sig"))
+        cases = json.loads(paths.read_bytes("the cases", path).decode("utf-8-sig"))
     except OSError as error:
         raise TempoError(f"The cases {path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
@@ -223,8 +230,10 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
         options.utf8_stdout()
         yield _Lines(sys.stdout)
         return
-    path = Path(args.out)
-    if path.resolve() == Path(args.cases).resolve():
+    where = paths.path("the output", args.out)
+    mirror = Mirror(where.parent, (where.name,)) if paths.remote(where) else None
+    path = mirror.folder / where.name if mirror else where
+    if str(paths.absolute(where)) == str(paths.absolute(paths.path("the cases", args.cases))):
         raise TempoError(f"--out {path} is the cases file itself; name another file.")
     try:
         new = not path.exists()
@@ -239,6 +248,8 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
         yield lines
     finally:
         lines.close()
+        if mirror is not None:
+            mirror.close()
 
 
 def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tempo_jax import cli_options as options
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 HELP = """\
 Compiles a config's programs for TPUs that need not be there, and prints memory, time, communication and
@@ -51,6 +52,7 @@ def add_parser(commands: Any) -> None:
         help="compilations of a search at a time, each up to 12 GB of host memory for a step of 6B (1)",
     )
     plan.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    plan.add_argument("--out", metavar="FILE", help="write that object there too; may be in gs://")
     plan.add_argument("--dump", metavar="DIR", help="write each program's optimised HLO there")
     plan.set_defaults(run=run_plan)
 
@@ -59,6 +61,7 @@ def run_plan(args: argparse.Namespace) -> int:
     """Prints the plan; status 0 also where something does not fit: that is an answer."""
     from tempo_jax.plan import topology
 
+    out = None if args.out is None else paths.path("--out", args.out)  # before anything slow
     where = topology.parse(args.topology, args.slices)
     topology.prepare()
     config = read_config(args.config, args.set)
@@ -72,6 +75,8 @@ def run_plan(args: argparse.Namespace) -> int:
 
             plan = compile.plan(config, where, _dump(args.dump), options.say)
             text, values = report.text(plan), report.to_json(plan)
+    if out is not None:
+        paths.write_text(out, json.dumps(values) + "\n")
     print(json.dumps(values) if args.json else text, flush=True)
     return 0
 
@@ -81,9 +86,9 @@ def _dump(folder: str | None) -> Any:
         return None
 
     def write(name: str, text: str) -> None:
-        path = Path(folder)
+        path = paths.path("--dump", folder)
         path.mkdir(parents=True, exist_ok=True)
-        (path / f"{name.replace(' ', '_')}.hlo").write_text(text, encoding="utf-8")
+        paths.write_text(path / f"{name.replace(' ', '_')}.hlo", text)
 
     return write
 

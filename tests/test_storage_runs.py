@@ -172,6 +172,29 @@ def test_an_answer_of_a_checkpoint_there_is_the_same(tmp_path, capsys):
     assert [s.relevance for s in answers[0].segments] == [s.relevance for s in answers[1].segments]
 
 
+def test_the_commands_write_there_what_they_write_on_a_disk(tmp_path, capsys):
+    """Answers of cases, a plot."""
+    from tempo_jax import cli
+
+    video = tmp_path / "video.npy"
+    np.save(video, np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8))
+    cases = json.dumps([{"video_path": str(video), "query": "What is shown?"}])
+    (tmp_path / "cases.json").write_text(cases)
+    folder = paths.path("the folder", f"{BUCKET}/commands")
+    paths.write_text(folder / "cases.json", cases)
+    options = ["--max-new-tokens=2", f"--checkpoint={REPO / 'checkpoints' / 'demo'}"]
+    for where in (tmp_path, folder):
+        assert cli.main(["batch", f"{where}/cases.json", f"--out={where}/out.jsonl", *options]) == 0
+    ours, theirs = (json.loads((where / "out.jsonl").read_text()) for where in (tmp_path, folder))
+    for line in (ours, theirs):
+        del line["timings"]
+    assert ours == theirs
+    assert cli.main(["batch", f"{folder}/cases.json", f"--out={folder}/out.jsonl", *options]) == 0
+    assert "answered in" in capsys.readouterr().err
+    plot = ["ask", str(video), "What?", f"--plot={folder}/plot.png", *options]
+    assert cli.main(plot) == 0 and (folder / "plot.png").read_bytes()[1:4] == b"PNG"
+
+
 def test_a_prepared_set_there_is_the_same_and_is_read_there(tmp_path):
     prepare(jobs(), tmp_path / "set")
     prepare(jobs(), f"{BUCKET}/set", host=1, hosts=2)

@@ -49,7 +49,7 @@ class Mirror:
         with self._lock:
             for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
                 name, state = path.relative_to(self.folder).as_posix(), self._state(path)
-                if self._sent.get(name) != state and not path.name.endswith(".incomplete"):
+                if self._sent.get(name) != state and not path.name.startswith("."):
                     with gcs.as_sentences(f"{self._target}/{name} cannot be written"):
                         gcs.filesystem().put_file(str(path), f"{self._target}/{name}")
                     self._sent[name] = state

@@ -99,6 +99,11 @@ def files(folder: AnyPath) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(found)}
 
 
+def read_bytes(what: str, given: str | os.PathLike) -> bytes:
+    """A file that a user named; OSError where it cannot be read."""
+    return path(what, given).read_bytes()
+
+
 def write_text(target: AnyPath, text: str) -> None:
     """Puts a small file in place, whole or not at all."""
     if remote(target):
@@ -158,6 +163,16 @@ def staged(target: AnyPath, last: Iterable[str] = (), report: Callable | None = 
         place.mkdir()
         yield place
         put(place, target, last, report)
+
+
+@contextlib.contextmanager
+def staged_file(target: AnyPath) -> Iterator[AnyPath]:
+    """The same for one file; others beside it stay."""
+    if not remote(target):
+        yield target
+        return
+    with staged(target.parent) as folder:
+        yield folder / target.name
 
 
 @functools.cache
