@@ -62,7 +62,7 @@ def main() -> None:
     found = {"latency_seconds": args.latency, "step_seconds": args.step, "batch": args.batch, "rows": []}
     with tempfile.TemporaryDirectory() as scratch, storage.served_by_proxy() as proxy:
         target = Path(scratch) / "set"
-        settings = Settings(sizes=((64, 64),), max_frames=8)
+        settings = Settings(sizes=((64, 64),), max_frames=16)
         prepare(lambda: Minireel(split="train", count=120, seconds=8, size=32, settings=settings), target)
         there = paths.path("the target", f"gs://{storage.BUCKET}/set")
         paths.put(target, there, ("dataset_info.json",))

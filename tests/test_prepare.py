@@ -1,11 +1,8 @@
 """Preparing data: records to a TFDS data set and back, everything bad named and left out."""
 
 import dataclasses
-import functools
 import json
 import pickle
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -425,19 +422,14 @@ def test_mistakes_are_one_sentence(options, words, media, prepared, tmp_path, ca
 def test_a_full_disk_is_a_sentence(media, tmp_path, monkeypatch, capsys):
     """array_record knows RuntimeError only, in a process of its own."""
     source = write_lines(tmp_path / "data.jsonl", [record("a", image="cat.png")])
-    limit = (16, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    monkeypatch.setattr(
-        subprocess, "Popen", functools.partial(subprocess.Popen, preexec_fn=lambda: _limited(limit))
-    )
+    limited = tmp_path.parent / f"{tmp_path.name}-python"
+    limited.write_text(f'#!/bin/sh\nulimit -f 0\nexec {sys.executable} "$@"\n')
+    limited.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(limited))
     assert main([f"--source={source}", f"--media={media}", f"--target={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err
     assert "File too large" in said and said.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
-
-
-def _limited(limit: tuple[int, int]) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 def test_command_prepares_for_an_xcomp(media, demo_tokenizer_dir, tmp_path, capsys):

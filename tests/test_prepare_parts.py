@@ -18,8 +18,8 @@ from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.errors import TempoError
 from tests.poisonous import Task
 
-SMALL = Settings(encoding=Encoding(quality=50), sizes=((32, 32),), max_frames=4)
-REELS = ("--minireel=train", "--count=40", "--seconds=8", "--size=32", "--sizes=32x32", "--max-frames=4")
+SMALL = Settings(encoding=Encoding(quality=50), sizes=((32, 32),), max_frames=16)
+REELS = ("--minireel=train", "--count=40", "--seconds=8", "--size=32", "--sizes=32x32", "--max-frames=16")
 
 
 def reels() -> Minireel:

@@ -214,7 +214,7 @@ def put(source: Path, target: Any, last: tuple[str, ...] = (), report: Callable 
 
 
 def fetch(folder: Any, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Copies an object tree to a local folder; what is there with the same size is not fetched again."""
+    """Copies an object tree to a local folder, over what is there."""
     from tempo_jax import folders
 
     fs, place = filesystem(), os.fspath(folder)
