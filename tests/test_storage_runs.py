@@ -22,7 +22,9 @@ from tempo_jax.trees import flatten
 from tempo_jax.utils import paths
 from tests import benchmark_copies as copies
 from tests import eval_runs, storage, tiny_checkpoints, tiny_training
+from tests.systems import relative
 from tests.test_prepare_parts import content, jobs
+from tests.test_train_processes import finish, start
 
 REPO = Path(__file__).resolve().parent.parent
 BUCKET = f"gs://{storage.BUCKET}"
@@ -117,6 +119,18 @@ def test_with_a_marker_on_a_disk_nothing_is_renamed(tiny_model, trained, tmp_pat
     told = json.loads((step / "_CHECKPOINT_METADATA").read_text())
     (step / "_CHECKPOINT_METADATA").write_text(json.dumps(told | {"commit_timestamp_nsecs": None}))
     assert checkpoints.steps(tmp_path) == [3]
+
+
+def test_two_processes_train_into_one_bucket(tiny_model, tmp_path):
+    """And one alone goes on with what they have written."""
+    workdir = f"{BUCKET}/pair"
+    results = finish(start(tiny_model, workdir, **{"mesh.fsdp": 4, "steps": 4}))
+    assert [status for status, _ in results] == [0, 0], results[0][1][-3000:] + results[1][1][-3000:]
+    names = paths.files(paths.path("the workdir", workdir))
+    assert {f"checkpoints/4/data/shard_{i}.json" for i in range(tiny_training.SHARDS)} <= names.keys()
+    assert tiny_training.train(tiny_model, workdir, **{"steps": 5}) == "finished"
+    assert tiny_training.train(tiny_model, tmp_path, **{"steps": 5}) == "finished"
+    assert relative(curve(workdir), tiny_training.curve(tmp_path)) < 1e-5
 
 
 def test_a_damaged_step_there_is_not_used(tiny_model, trained, capsys):

@@ -3,6 +3,7 @@
 They share nothing but the folder of the set: what is there is not made again, so any of them may be killed.
 """
 
+import os
 from collections.abc import Sequence
 
 from tempo_jax.data.builders import Preparing
@@ -11,7 +12,7 @@ from tempo_jax.data.shard_files import Recipe, Shard, write
 from tempo_jax.data.supervised import write as write_supervised
 from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.progress import Reporter
-from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils import paths
 
 RAY_RETRIES = 5  # of a task whose host vanished
 RAY_EXTRA = "pip install 'tempo_jax[ray]'"
@@ -71,7 +72,7 @@ def on_ray(
     total = done + sum(len(shard.jobs) for shard in left)
     try:
         ray.init(
-            None if address == "local" else address,
+            address,
             log_to_driver=False,
             include_dashboard=False if address == "local" else None,
         )
@@ -81,9 +82,9 @@ def on_ray(
     try:
         recipe = ray.put(Recipe(preparing.task, preparing.limit))
         task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shard_on_ray)
-        sizes = {}
+        sizes, folder = {}, os.fspath(unfinished.folder)
         for shard in left:
-            reference = task.remote(recipe, shard, unfinished.folder, preparing.name, unfinished.shards)
+            reference = task.remote(recipe, shard, folder, preparing.name, unfinished.shards)
             sizes[reference] = len(shard.jobs)
         waiting = list(sizes)
         while waiting:
@@ -102,9 +103,9 @@ def on_ray(
         ray.shutdown()
 
 
-def _shard_on_ray(recipe: Recipe, shard: Shard, folder: AnyPath, name: str, shards: int) -> int:
+def _shard_on_ray(recipe: Recipe, shard: Shard, folder: str, name: str, shards: int) -> int:
     """A task: the decoding is done by a process of its own, whose death names the video that was its end."""
-    with opened(folder, name, shards) as unfinished:
+    with opened(paths.path("the target", folder), name, shards) as unfinished:
         if shard.number not in unfinished.have():
             for path, note in write_supervised(recipe, [shard], unfinished.place, 1):
                 unfinished.put(path, note)

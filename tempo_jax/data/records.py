@@ -165,7 +165,7 @@ class Prepared:
     def __init__(self, folder: str):
         import tensorflow_datasets as tfds
 
-        self.folder = folder
+        self.folder, place = folder, paths.path("the prepared data set", folder)
         builder = tfds.builder_from_directory(folder)
         self.metadata: dict = dict(builder.info.metadata or {})
         self.lengths: list[int] = builder.info.splits[SPLIT].shard_lengths
@@ -174,7 +174,7 @@ class Prepared:
         self._source = builder.as_data_source(split=SPLIT)
         self.name = folder
         self.fingerprint = self.metadata.get("fingerprint") or _fingerprint(self.metadata, self.lengths)
-        self.frame_counts = _frame_counts(paths.path("the prepared data set", folder), len(self))
+        self.frame_counts = _frame_counts(place, len(self))
 
     def __len__(self) -> int:
         return len(self._source)

@@ -192,7 +192,7 @@ def _whole(step: Path) -> bool:
         told = json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
         return told["commit_timestamp_nsecs"] is not None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return True  # damaged, which whoever restores it finds
 
 
 def _preserved(keep: Any) -> Any:
