@@ -102,12 +102,13 @@ def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form
             raise TempoError(
                 f"--source {where} is a mixture: give it as a local file, which may name gs:// ones."
             )
-    source = _local(where)
+    source = _local(where).absolute()  # links are not followed; a task of a cluster runs in another folder
     if form not in FORMATS:
         raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
     if form == MIXTURE or (form == AUTO and source.suffix.lower() in mixture.SUFFIXES):
         return _mixture(source, media)
     root = root or (source if source.is_dir() else source.parent)
+    root = root if paths.remote(root) else root.absolute()
     if not root.is_dir():
         raise TempoError(f"There is no media folder {root}: give the one that holds images and videos.")
     entries = _entries(source, form)
