@@ -23,7 +23,7 @@ REELS = ("--minireel=train", "--count=40", "--seconds=8", "--size=32", "--sizes=
 
 
 def reels() -> Minireel:
-    return Minireel(split="train", count=40, seconds=8, size=32, settings=SMALL)
+    return Minireel(split="train", count=40, seconds=8.0, size=32, settings=SMALL)
 
 
 def jobs(count=40, **task):
