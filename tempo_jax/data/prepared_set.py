@@ -107,6 +107,9 @@ class Unfinished:
             _describe(place, self._name, notes, metadata)
         paths.remove(self.folder / PARTS)
         paths.remove(self.folder / PLAN)
+        if self._local is None:
+            for left in self.folder.glob(".*.incomplete"):  # of processes that were killed
+                left.unlink(missing_ok=True)
         return total
 
     def close(self) -> None:
