@@ -1,5 +1,5 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
-# make test   all tests            make lint    ruff
+# make test   all tests            make lint    ruff, and the order of imports
 # make test-lower  media and colors with the oldest versions that pyproject.toml admits
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
@@ -79,6 +79,7 @@ test-node: $(SETUP_TEST)
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 format: $(SETUP_TEST)
 	$(BIN)/ruff check --fix .

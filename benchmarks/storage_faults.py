@@ -73,7 +73,7 @@ def one(name: str, model: Path, proxy, expected: dict) -> dict:
 
 def parameters(folder) -> dict:
     from tempo_jax import checkpoint
-    from tempo_jax.trees import flatten
+    from tempo_jax.utils.tree import flatten
 
     return {name: np.asarray(x) for name, x in flatten(checkpoint.load_params(folder)).items()}
 

@@ -57,7 +57,7 @@ def qwen_tokenizer_dir() -> Path:
 @pytest.fixture(scope="session")
 def demo_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our small byte-level tokenizer with Qwen's ids for the prompts' own words."""
-    from tempo_jax import demo_tokenizer
+    from tempo_jax.data import demo_tokenizer
 
     folder = tmp_path_factory.mktemp("demo_tokenizer")
     demo_tokenizer.write(folder)

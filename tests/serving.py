@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options
-from tempo_jax.inference.results import Answer, Segment
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
+from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.serve.events import Done, Failed
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Job, Service
 from tempo_jax.serve.store import Frames, video_file
+from tempo_jax.tempo.options import Options
 from tempo_jax.video.sources import Source
 from tempo_jax.video.synthetic import Clip, write_video
 

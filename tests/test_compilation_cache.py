@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tempo_jax import compilation_cache
+from tempo_jax.utils import compilation_cache
 
 
 @pytest.fixture

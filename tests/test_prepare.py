@@ -14,16 +14,19 @@ from PIL import Image
 
 from tempo_jax import checkpoint
 from tempo_jax.data import minireel, records
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.builders import Llava, Minireel, base
-from tempo_jax.data.collate import Shape, TooLong, collate
 from tempo_jax.data.preparation import BadSample, Limit, Settings
 from tempo_jax.data.prepare import main, prepare
 from tempo_jax.data.readers.turns import conversation
 from tempo_jax.data.records import Encoding, open_prepared
+from tempo_jax.data.samples import TooLong
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY, VideoConfig
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks.tempo import collate
 from tempo_jax.video import image_size, open_video, resize_steps
 from tempo_jax.video.encode import encode
 

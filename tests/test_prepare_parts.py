@@ -161,7 +161,7 @@ def test_shards_are_shared_out_whole():
 
 def test_progress_tells_the_rate_and_what_is_left(monkeypatch, capsys):
     """Of what this run does, not of what an earlier one had done."""
-    from tempo_jax import progress
+    from tempo_jax.utils import progress
 
     now = iter([0.0, 0.0, 0.0, 10.0, 10.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import cli, cli_doctor, cli_options, cli_serve
+from tempo_jax import cli
+from tempo_jax.cli import common, doctor, serve
 from tests.serving import make_videos, serving_process
 
 REPO = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ def mistake(capsys, *arguments):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in ("TEMPO_CHECKPOINT", cli_serve.TOKEN_VARIABLE):
+    for name in ("TEMPO_CHECKPOINT", serve.TOKEN_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -58,12 +59,12 @@ def test_mistakes(capsys, arguments, said):
 def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("short\n")
     assert "letters" in mistake(capsys, "--token-file", tmp_path / "token")
-    monkeypatch.setenv(cli_serve.TOKEN_VARIABLE, "white space in it")
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, "white space in it")
     assert "letters" in mistake(capsys)
 
 
 def test_what_is_not_installed_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name == "uvicorn" else "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name == "uvicorn" else "1.0")
     assert "Serving needs uvicorn: pip install 'tempo_jax[serve]'" in mistake(capsys)
 
 
@@ -74,9 +75,9 @@ def test_the_demos_video_is_there_however_the_demo_is_named(option, variable, mo
     monkeypatch.chdir(REPO)
     if variable:
         monkeypatch.setenv("TEMPO_CHECKPOINT", variable)
-    checkpoint = cli_options.checkpoint_folder(option)
-    assert cli_serve.example_folders(checkpoint) == [REPO / "examples" / "hour"]
-    assert cli_serve.example_folders(tmp_path) == []  # another model's video is not ours to choose
+    checkpoint = common.checkpoint_folder(option)
+    assert serve.example_folders(checkpoint) == [REPO / "examples" / "hour"]
+    assert serve.example_folders(tmp_path) == []  # another model's video is not ours to choose
 
 
 def test_a_port_that_is_taken(capsys):
@@ -128,8 +129,8 @@ def test_doctor_as_json(capsys):
 
 
 def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
-    installed = cli_doctor.version
-    monkeypatch.setattr(cli_doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
+    installed = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
     assert cli.main(["doctor"]) == 2
     out, err = capsys.readouterr()
     assert "upgrade      av 14.0.0, which is not >=" in out
@@ -137,7 +138,7 @@ def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
 
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch):
-    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name in ("flax", "uvicorn") else "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("flax", "uvicorn") else "1.0")
     assert cli.main(["doctor"]) == 2
     out, err = capsys.readouterr()
     assert "flax MISSING" in out and "missing uvicorn: pip install 'tempo_jax[serve]'" in out
@@ -150,10 +151,10 @@ def test_doctor_knows_what_pyproject_asks_for():
     def names(requirements):
         return {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
 
-    assert names(project["dependencies"]) == set(cli_doctor.CORE)
+    assert names(project["dependencies"]) == set(doctor.CORE)
     extras = {extra: names(rows) for extra, rows in project["optional-dependencies"].items()}
     extras["plan"] = {"libtpu"}  # which is what jax[tpu] adds
-    assert extras == {extra: set(rows) for extra, rows in cli_doctor.EXTRAS.items()}
+    assert extras == {extra: set(rows) for extra, rows in doctor.EXTRAS.items()}
 
 
 # tempo completion

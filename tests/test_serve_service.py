@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
 from tempo_jax.serve import decoder_child
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request

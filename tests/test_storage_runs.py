@@ -13,13 +13,13 @@ import pytest
 
 import tempo_jax
 from convert import from_hf, to_hf, verify
-from tempo_jax import checkpoint, digests
+from tempo_jax import checkpoint
 from tempo_jax.data.prepare import main as prepare_main
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
-from tempo_jax.trees import flatten
-from tempo_jax.utils import paths
+from tempo_jax.utils import digests, paths
+from tempo_jax.utils.tree import flatten
 from tests import benchmark_copies as copies
 from tests import eval_runs, storage, tiny_checkpoints, tiny_training
 from tests.systems import relative

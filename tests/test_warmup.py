@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from tempo_jax import cli, cli_warmup
+from tempo_jax import cli
+from tempo_jax.cli import warmup
 
 
 def test_what_is_missing_is_a_sentence(monkeypatch, capsys):
-    monkeypatch.delenv(cli_warmup.CACHE, raising=False)
+    monkeypatch.delenv(warmup.CACHE, raising=False)
     assert cli.main(["warmup"]) == 2
     assert "give --cache DIR" in capsys.readouterr().err
     assert cli.main(["warmup", "--cache=x", "--size=720p"]) == 2
@@ -25,6 +26,6 @@ def test_the_programs_of_a_question_are_in_the_folder(tiny_checkpoint, tmp_path)
     environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{cli_warmup.CACHE}={tmp_path}" in done.stderr
+    assert f"{warmup.CACHE}={tmp_path}" in done.stderr
     kept = {path.name.split("-")[0] for path in tmp_path.iterdir()}
     assert {"jit_see", "jit_read_prefix", "jit_compress", "jit_prefill", "jit_advance"} <= kept

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import IGNORE
+from tempo_jax.tasks.llm import Batch
 from tempo_jax.training import config as configs
 from tempo_jax.training import loop, metrics
-from tempo_jax.training.loss_llm import Batch
 from tempo_jax.training.step import Metrics
 
 FIRST, STEP, WAIT = 50.0, 2.0, 1.0  # seconds of the first step, which compiles, of others, and for data

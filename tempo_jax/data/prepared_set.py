@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tempo_jax import folders
 from tempo_jax.data.records import FRAME_COUNTS, SPLIT, features
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import paths
+from tempo_jax.utils import folders, paths
 from tempo_jax.utils.paths import AnyPath
 
 PLAN, PARTS, MANIFEST, INFO = "plan.json", "parts", "manifest.json", "dataset_info.json"

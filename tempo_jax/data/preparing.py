@@ -11,8 +11,8 @@ from tempo_jax.data.prepared_set import Unfinished, opened
 from tempo_jax.data.shard_files import Recipe, Shard, write
 from tempo_jax.data.supervised import write as write_supervised
 from tempo_jax.errors import TempoError, TryAgain
-from tempo_jax.progress import Reporter
 from tempo_jax.utils import paths
+from tempo_jax.utils.progress import Reporter
 
 RAY_RETRIES = 5  # of a task whose host vanished
 RAY_EXTRA = "pip install 'tempo_jax[ray]'"

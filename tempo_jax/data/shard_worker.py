@@ -15,9 +15,9 @@ DONE, AT, FAILED, READY = "done", "at", "failed", "ready"
 
 def serve(connection: Connection) -> None:
     """Receives the recipe, then (path, shard) again and again until the other end is closed."""
-    from tempo_jax import failures
     from tempo_jax.data import shard_files
     from tempo_jax.errors import TempoError
+    from tempo_jax.utils import failures
 
     recipe = connection.recv()
     connection.send((READY, None))

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tempo_jax import cli_options, cli_plan
-from tempo_jax.plan import topology
+from tempo_jax.plan import config_files, topology
 from tempo_jax.plan.chips import GIB
 from tempo_jax.plan.lessons import LESSONS
 from tempo_jax.plan.rows import GROWTH, PLANS, Row
+from tempo_jax.utils import command_line
 
 # Of the programs that rows are made of: one more whenever a change moves their numbers by more than a little.
 # Rows of an earlier generation are marked.
@@ -74,10 +74,10 @@ def main(names: list[str]) -> int:
     found, known = read(), {}
     unknown = [name for name in names if name not in PLANS]
     if unknown:
-        cli_options.say(f"plans: there is no row {unknown[0]!r}: use one of {', '.join(PLANS)}")
+        command_line.say(f"plans: there is no row {unknown[0]!r}: use one of {', '.join(PLANS)}")
         return 2
     for name in names or [name for name in PLANS if name not in found or not _recent(found[name])]:
-        cli_options.say(f"{name}: {PLANS[name].command}")
+        command_line.say(f"{name}: {PLANS[name].command}")
         found[name] = _run(PLANS[name], known)
         (DOCS / "plans.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (DOCS / "plans.md").write_text(page(found), encoding="utf-8")
@@ -96,8 +96,8 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 
     from tempo_jax.plan import compile, report
 
-    config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=cli_options.say, known=known)
+    config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
+    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=command_line.say, known=known)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {
@@ -245,6 +245,6 @@ def _commands(found: dict) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    status = cli_options.run("plans", lambda: main(sys.argv[1:]))
+    status = command_line.run("plans", lambda: main(sys.argv[1:]))
     sys.stdout.flush()
     os._exit(status)  # libtpu's threads would otherwise be waited for

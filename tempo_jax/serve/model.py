@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
-from tempo_jax.inference.options import Options
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import Frames
+from tempo_jax.tempo.options import Options
 from tempo_jax.utils import paths
 from tempo_jax.video.sources import Source
 
@@ -55,7 +55,7 @@ class TempoModel:
 
     def prepare(self, source: Source, keep_bytes: int) -> Any:
         """Keeps the compressor's prefix where it fits, else the vision tower's output."""
-        from tempo_jax.inference.clip import Clip
+        from tempo_jax.tempo.clip import Clip
 
         prefix = prefix_bytes(self.tempo.open(source, keep=False)) <= keep_bytes
         clip = Clip(self.tempo, source, keep=True, prefix_cache=prefix)
@@ -80,11 +80,11 @@ class XCompModel:
     """`xcomp.engine.XComp` for the service: one question after the other."""
 
     def __init__(self, xcomp: Any, name: str):
-        from tempo_jax.xcomp import options, sampling
+        from tempo_jax.xcomp import layout, options
 
         self.xcomp, self.name = xcomp, name
-        self.video, self.sampler = sampling.VIDEO, sampling.sample_indices
-        self.frames = Frames(sampling.FPS, sampling.MIN_FRAMES, sampling.MAX_FRAMES)
+        self.video, self.sampler = layout.VIDEO, layout.sample_indices
+        self.frames = Frames(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
         self._options = options.Options

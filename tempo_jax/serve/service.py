@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.answering import Message, Turn
+from tempo_jax.runtime.session import Message, Turn
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Device
 from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started

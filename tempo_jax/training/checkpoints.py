@@ -27,14 +27,14 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 import tempo_jax
-from tempo_jax import checkpoint, digests, failures
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import FORCE, replacing
 from tempo_jax.training import peers
-from tempo_jax.trees import flatten, nest
-from tempo_jax.utils import gcs
+from tempo_jax.utils import digests, failures, gcs
 from tempo_jax.utils import paths as places
+from tempo_jax.utils.folders import FORCE, replacing
 from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.tree import flatten, nest
 
 FOLDER, DIGESTS = "checkpoints", "digests"
 COMMITTED = "commit_success.txt"  # Orbax's

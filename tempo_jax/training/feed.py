@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from tempo_jax import sharding
 from tempo_jax.data.buckets import buckets_of
 from tempo_jax.errors import TryAgain
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
-from tempo_jax.training.tasks import TASKS
 
 AHEAD = 2  # batches that wait on the device
 

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax import checkpoint, failures, folders, sharding
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints
@@ -28,9 +29,8 @@ from tempo_jax.training.feed import Layout
 from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.owner import Owner
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import nest
-from tempo_jax.utils import paths
+from tempo_jax.utils import failures, folders, paths
+from tempo_jax.utils.tree import nest
 
 WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
 

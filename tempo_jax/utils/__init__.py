@@ -1,1 +1,1 @@
-"""What every package uses and that knows of none: paths, object storage."""
+"""What every part uses and that knows none of them: paths, object storage, folders, text, trees, progress."""

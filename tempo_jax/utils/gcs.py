@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
@@ -215,12 +216,15 @@ def put(source: Path, target: Any, last: tuple[str, ...] = (), report: Callable 
 
 def fetch(folder: Any, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
     """Copies an object tree to a local folder, over what is there."""
-    from tempo_jax import folders
-
     fs, place = filesystem(), os.fspath(folder)
     found = {name: size for name, size in files(folder).items() if wanted(name)}
     target.mkdir(parents=True, exist_ok=True)
-    folders.check_space(target, sum(found.values()))
+    needed, free = sum(found.values()), shutil.disk_usage(target).free
+    if free < needed:
+        raise TempoError(
+            f"the copy of {folder} in {target} needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free "
+            "there: set TMPDIR to a larger place"
+        )
 
     def one(name: str) -> None:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
