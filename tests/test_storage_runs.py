@@ -121,16 +121,16 @@ def test_with_a_marker_on_a_disk_nothing_is_renamed(tiny_model, trained, tmp_pat
     assert checkpoints.steps(tmp_path) == [3]
 
 
-def test_two_processes_train_into_one_bucket(tiny_model, tmp_path):
+def test_two_processes_train_into_one_bucket(tiny_model, trained, capsys):
     """And one alone goes on with what they have written."""
     workdir = f"{BUCKET}/pair"
-    results = finish(start(tiny_model, workdir, **{"mesh.fsdp": 4, "steps": 4}))
+    results = finish(start(tiny_model, workdir, **{"mesh.fsdp": 4}))
     assert [status for status, _ in results] == [0, 0], results[0][1][-3000:] + results[1][1][-3000:]
     names = paths.files(paths.path("the workdir", workdir))
-    assert {f"checkpoints/4/data/shard_{i}.json" for i in range(tiny_training.SHARDS)} <= names.keys()
-    assert tiny_training.train(tiny_model, workdir, **{"steps": 5}) == "finished"
-    assert tiny_training.train(tiny_model, tmp_path, **{"steps": 5}) == "finished"
-    assert relative(curve(workdir), tiny_training.curve(tmp_path)) < 1e-5
+    assert {f"checkpoints/6/data/shard_{i}.json" for i in range(tiny_training.SHARDS)} <= names.keys()
+    assert relative(curve(workdir), tiny_training.curve(trained)) < 1e-5
+    assert tiny_training.train(tiny_model, workdir, **{"steps": 7}) == "finished"
+    assert "going on after step 6" in capsys.readouterr().err
 
 
 def test_a_damaged_step_there_is_not_used(tiny_model, trained, capsys):
@@ -142,6 +142,7 @@ def test_a_damaged_step_there_is_not_used(tiny_model, trained, capsys):
     assert tiny_training.train(tiny_model, workdir, **{"steps": 7}) == "finished"
     said = capsys.readouterr().err
     assert "the checkpoint of step 6 is damaged" in said and "going on after step 3" in said
+    assert any(name.startswith("damaged/6/state/") for name in paths.files(folder))
 
 
 def test_conversion_from_and_to_there_is_byte_identical(tmp_path):
@@ -170,7 +171,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
         from_hf.convert("qwen3", hf, target, overwrite=True)
     from_hf.convert("qwen3", hf, target, overwrite="force")
     assert "notes.txt" not in paths.files(paths.path("the target", target))
-    with pytest.raises(TempoError, match="overlaps with what is read"):
+    with pytest.raises(TempoError, match="overlap: choose another folder"):
         to_hf.convert(target, f"{target}/hf")
 
 
@@ -253,7 +254,8 @@ def test_an_evaluation_there_in_parts_is_the_same(tmp_path, demo_tokenizer_dir, 
     from tempo_jax.evaluation import model
 
     monkeypatch.setattr(model, "load", lambda config: eval_runs.FakeTempo())
-    copy = copies.WRITERS["mlvu"](tmp_path / "copy")
+    copy = tmp_path / "copy"
+    copies.WRITERS["mlvu"](copy)
     folder = eval_runs.checkpoint(tmp_path / "checkpoint", demo_tokenizer_dir)
     paths.put(folder, paths.path("the checkpoint", f"{BUCKET}/eval-checkpoint"), ("model.json",))
     config = eval_runs.config_of("mlvu", copy, folder)

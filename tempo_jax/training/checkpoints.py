@@ -50,6 +50,8 @@ class Checkpoints:
     def __init__(self, workdir: AnyPath, keep: Any, commit: str = "auto"):
         self.workdir, self._saving, self._digesting = workdir, None, None
         self._trouble: list[Exception] = []
+        if places.remote(workdir):
+            _clean_up(workdir)
         # Orbax tells of every step it takes, and of a failure in its own words before it raises.
         logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
@@ -193,6 +195,17 @@ def _whole(step: Path) -> bool:
         return told["commit_timestamp_nsecs"] is not None
     except (OSError, ValueError, KeyError, TypeError):
         return True  # damaged, which whoever restores it finds
+
+
+def _clean_up(workdir: AnyPath) -> None:
+    """Takes away what killed saves left in gs://: Orbax, doing so, trips over folders that vanish with it."""
+    if jax.process_index() == 0:
+        whole = set(steps(workdir))
+        names = {PurePath(name).parts[0] for name in places.files(workdir / FOLDER)}
+        for name in names:
+            if name.isdigit() and int(name) not in whole:
+                places.remove(workdir / FOLDER / name)
+    peers.exchange()
 
 
 def _preserved(keep: Any) -> Any:

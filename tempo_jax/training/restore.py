@@ -99,23 +99,15 @@ def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> Non
     """Says what is not used, and puts it where no later start stumbles over it."""
     for number, reason in damaged.items():
         where = workdir / ASIDE / f"{number}"
-        if owned and places.remote(workdir):
-            peers.exchange()
-            where = workdir / FOLDER / f"{number}"
-            if jax.process_index() == 0:
-                places.remove(where / COMMITTED)  # nothing can be renamed: it stays, and is none any more
-            aside = "its commit_success.txt is taken away, and "
-        elif owned:
+        if owned:
             for more in range(1, 1000):
                 if not where.exists():
                     break
                 where = where.with_name(f"{number}.{more}")
             peers.exchange()
             if jax.process_index() == 0:
-                where.parent.mkdir(exist_ok=True)
-                (workdir / FOLDER / f"{number}").rename(where)
-        if not (owned and places.remote(workdir)):
-            aside = f"it is set aside as {where}, and " if owned else ""
+                places.move(workdir / FOLDER / f"{number}", where, (COMMITTED,))
+        aside = f"it is set aside as {where}, and " if owned else ""
         say(f"the checkpoint of step {number} is damaged ({reason}): {aside}that of step {step} is used")
     peers.exchange()
 

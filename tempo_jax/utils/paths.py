@@ -128,6 +128,17 @@ def remove(target: AnyPath, last: Iterable[str] = ()) -> None:
         target.unlink(missing_ok=True)
 
 
+def move(source: AnyPath, target: AnyPath, last: Iterable[str] = ()) -> None:
+    """Gives a folder another name; in gs:// file by file, those named `last`, which make it load, first."""
+    if remote(source):
+        from tempo_jax.utils import gcs
+
+        gcs.move(source, target, tuple(last))
+        return
+    target.parent.mkdir(exist_ok=True)
+    source.rename(target)
+
+
 def put(source: Path, target: AnyPath, last: Iterable[str] = (), report: Callable | None = None) -> None:
     """Copies the files of a local folder to gs://, several at a time, and those named `last` after them.
 
