@@ -340,8 +340,9 @@ def test_plain_orbax_opens_a_checkpoint(how, written, params):
     assert_equal(standard.restore(folder, placed), expected)
     said = {path: (x.shape, x.dtype) for path, x in flatten(standard.metadata(folder).item_metadata).items()}
     assert said == {path: (x.shape, x.dtype) for path, x in flatten(expected).items()}
-    assert_equal(v0.PyTreeCheckpointer().restore(folder), expected)
-    assert_equal(v0.Checkpointer(v0.PyTreeCheckpointHandler()).restore(folder), expected)
+    restore_args = v0.checkpoint_utils.construct_restore_args(placed)
+    for checkpointer in (v0.PyTreeCheckpointer(), v0.Checkpointer(v0.PyTreeCheckpointHandler())):
+        assert_equal(checkpointer.restore(folder, restore_args=restore_args), expected)
     assert_equal(ocp.load(folder, placed), expected)
     assert_equal(ocp.load(folder, placed, checkpointable_name=None), expected)
 
