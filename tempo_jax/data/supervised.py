@@ -44,6 +44,10 @@ class _Worker:
         with contextlib.suppress(OSError):  # it is dead: the connection says so when it is read
             self.connection.send(what)
 
+    def kill(self) -> None:
+        """What it has begun is thrown away."""
+        self._process.kill()
+
     def end(self) -> int:
         """Its exit code; it is killed where it runs."""
         self.connection.close()
@@ -111,6 +115,8 @@ def write(
                     path, worker.shard, barren = worker.path, None, 0
                     yield path, what
     finally:
+        for worker in running.values():
+            worker.kill()
         for worker in running.values():
             worker.end()
 
