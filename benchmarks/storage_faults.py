@@ -9,6 +9,7 @@ ended, in how many seconds, what was said last, and whether the model has the bi
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,39 @@ def one(name: str, model: Path, proxy, expected: dict) -> dict:
     }  # fmt: skip
 
 
+def kills(folder: Path, count: int) -> dict:
+    """SIGKILL at random moments: each start goes on after the last whole step, and the end is the same."""
+    from tempo_jax.training import checkpoints
+    from tempo_jax.utils import paths
+
+    changes = {"steps": 4 * count + 8, "checkpoint_every": 2}
+    command = tiny_training.command(folder / "model", folder / "whole", "", changes)
+    assert subprocess.run(command, cwd=REPO, capture_output=True).returncode == 0
+    workdir, rng, rows = f"gs://{storage.BUCKET}/kills", random.Random(2), []
+    last = None
+    for number in range(count + 1):
+        command = tiny_training.command(folder / "model", workdir, "slow" if number < count else "", changes)
+        run = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in run.stderr:  # until it steps
+            said.append(line)
+            if " loss " in line and number < count:
+                time.sleep(rng.uniform(0, 4))
+                run.kill()
+                break
+        run.stderr.read()
+        run.wait()
+        begun = next((line for line in said if "going on after step" in line or ": beginning" in line), "")
+        expected = "beginning" if last is None else f"going on after step {last},"
+        rows.append({"went_on_as_expected": expected in begun, "status": run.returncode})
+        whole = checkpoints.steps(paths.path("the workdir", workdir))
+        last = whole[0] if whole else None
+        rows[-1]["last_whole_step"] = last
+    expected, found = parameters(folder / "whole" / "model"), parameters(f"{workdir}/model")
+    same = all(np.array_equal(found[name], expected[name]) for name in expected)
+    return {"starts": rows, "bit_identical": same}
+
+
 def parameters(folder) -> dict:
     from tempo_jax import checkpoint
     from tempo_jax.utils.tree import flatten
@@ -83,6 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="a part of a fault's name")
+    parser.add_argument("--kills", type=int, default=0, help="instead of faults: so many, at random moments")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     found = {}
@@ -93,8 +128,10 @@ def main() -> None:
         assert subprocess.run(local, cwd=REPO, capture_output=True).returncode == 0
         expected = parameters(folder / "local" / "model")
         with storage.served_by_proxy() as proxy:
+            if args.kills:
+                found["kills"] = kills(folder, args.kills)
             for name in FAULTS:
-                if args.only in name:
+                if args.only in name and not args.kills:
                     found[name] = one(name, folder / "model", proxy, expected)
                     print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     text = json.dumps(found, indent=1)
