@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tempo_jax.errors import TempoError
+from tempo_jax.training import owner
 from tempo_jax.utils import paths
 from tempo_jax.utils.mirror import Mirror
 from tempo_jax.utils.paths import AnyPath
@@ -44,12 +46,19 @@ class Writer:
     """Appends a process's own rows; each is in the file when `write` returns, in gs:// 30 s later."""
 
     def __init__(self, workdir: AnyPath, process: int):
+        """TempoError where another one writes the same part's: it would cut off what that one writes."""
         name = f"{process}.jsonl"
         if not paths.remote(workdir):
             _folder(workdir).mkdir(parents=True, exist_ok=True)
         self._mirror = Mirror(_folder(workdir), (name,))
         path = self._mirror.folder / name
         self._file = open(path, "ab")  # noqa: SIM115
+        if owner.lock(self._file.fileno()) is False:
+            self._file.close()
+            raise TempoError(
+                f"{workdir} is being evaluated by another process, as --process={process} too: wait for it, "
+                "give each process its own number, or choose another --workdir"
+            )
         whole = sum(map(len, _lines(path)))
         if self._file.tell() > whole:  # killed while it wrote: that answer is asked for again
             self._file.truncate(whole)

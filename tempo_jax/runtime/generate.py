@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.models.decoder import KV, Decoder
+from tempo_jax.runtime.compiling import Apart
 
 
 class Sampling(NamedTuple):
@@ -47,6 +48,7 @@ def start(logits_BV, length_B, caches: list[KV], sampling: Sampling, *, capacity
     )
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("greedy", "eos"), donate_argnames=("state",))
 def advance(
     llm: Decoder,

@@ -18,6 +18,7 @@ from tempo_jax.models.qwen3_vl import Rows, Visual
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.runtime import generate
+from tempo_jax.runtime.compiling import Apart
 from tempo_jax.runtime.generate import Sampling
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.tempo.options import FLOOR, PRUNING
@@ -73,6 +74,7 @@ def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
     return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefix(visual, rows)]
 
 
+@Apart
 @functools.partial(jax.jit, donate_argnames=("bank",))
 def compress(
     compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
@@ -85,6 +87,7 @@ def compress(
     )
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("strategy", "limits", "drop_ratio"))
 def select(
     bank: Bank,
@@ -133,6 +136,7 @@ class Prefilled(NamedTuple):
     generation: generate.Generation
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
 def prefill(
     tempo: Tempo,

@@ -51,7 +51,7 @@ class OnDisk:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def lock(self) -> bool | None:
-        return _lock(self._descriptor)
+        return lock(self._descriptor)
 
     def beaten(self) -> int:
         return os.fstat(self._descriptor).st_mtime_ns
@@ -224,8 +224,8 @@ def _who(owner: dict) -> str:
     )
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Whether the lock is ours now; None where the file system has no locks."""
+def lock(descriptor: int) -> bool | None:
+    """Whether the lock of an open file is ours now; None where the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
+from tempo_jax.runtime.compiling import Apart
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.frame_selection import Question, Windows, layer_scores
@@ -36,6 +37,7 @@ def resize(frames, *, size: int):
     )
 
 
+@Apart
 @functools.partial(jax.jit, donate_argnames=("pool",))
 @apart()
 def see(model: XComp, pool, frames, start):
@@ -56,6 +58,7 @@ def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: token_com
     return model.assemble(ids, index, pool), rows
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("frames", "plan", "layers", "windows", "causal"))
 def score(
     model: XComp,
@@ -102,6 +105,7 @@ class Prefilled(NamedTuple):
     generation: generate.Generation
 
 
+@Apart
 @functools.partial(jax.jit, static_argnames=("room", "plan", "capacity", "greedy", "eos"))
 def prefill(
     model: XComp,
