@@ -99,6 +99,7 @@ def checkpoint(folder: Path, tokenizer: Path, kind: str = "tempo", config: Any =
 
     folder.mkdir(parents=True)
     describe(folder, kind, config, tokenizer, {"from": "tests"})
+    (folder / "params").mkdir()  # without arrays: nothing reads them
     return folder
 
 
