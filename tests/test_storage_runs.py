@@ -273,7 +273,7 @@ def test_an_evaluation_there_in_parts_is_the_same(tmp_path, demo_tokenizer_dir, 
 
 def test_compiled_programs_are_kept_there(tmp_path):
     program = (
-        "from tempo_jax import compilation_cache as cache\n"
+        "from tempo_jax.utils import compilation_cache as cache\n"
         "cache.turn_on(print)\n"
         "import jax\n"
         "jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((64, 64))).block_until_ready()\n"
