@@ -72,7 +72,8 @@ def default() -> ConfigDict:
     config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
     config.data.window = 64  # samples looked at together for packing
     config.data.workers = 0  # processes that read ahead, per shard
-    config.data.threads = 4  # that read, per shard
+    # That read, per shard: so many hide the 40 ms of an object store (benchmarks/storage_read.py).
+    config.data.threads = 16
 
     config.validation = ConfigDict()
     config.validation.every = 0  # steps; 0 for never
