@@ -15,6 +15,7 @@ from tempo_jax.utils import paths
 from tempo_jax.utils.progress import Reporter
 
 RAY_RETRIES = 5  # of a task whose host vanished
+MOST_OF_A_TASK = 8  # shards
 RAY_EXTRA = "pip install 'tempo_jax[ray]'"
 
 
@@ -59,7 +60,7 @@ def here(
 def on_ray(
     preparing: Preparing, unfinished: Unfinished, shards: Sequence[Shard], address: str, report: Reporter
 ) -> None:
-    """Makes what is missing as tasks of a Ray cluster, a shard each; they see the folder and the media."""
+    """Makes what is missing as tasks of a Ray cluster; they see the folder and the media."""
     try:
         import ray
     except ImportError as error:
@@ -81,11 +82,13 @@ def on_ray(
         raise TempoError(f"--ray={address}: no Ray cluster answers there ({reason})") from error
     try:
         recipe = ray.put(Recipe(preparing.task, preparing.limit))
-        task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shard_on_ray)
+        task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shards_on_ray)
         sizes, folder = {}, os.fspath(unfinished.folder)
-        for shard in left:
-            reference = task.remote(recipe, shard, folder, preparing.name, unfinished.shards)
-            sizes[reference] = len(shard.jobs)
+        # A task starts a process, which takes a second or two: several shards each, where there are many.
+        some = min(MOST_OF_A_TASK, max(1, len(left) // (4 * int(ray.cluster_resources().get("CPU", 1)) or 1)))
+        for group in (left[start : start + some] for start in range(0, len(left), some)):
+            reference = task.remote(recipe, group, folder, preparing.name, unfinished.shards)
+            sizes[reference] = sum(len(shard.jobs) for shard in group)
         waiting = list(sizes)
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1, timeout=2.0)
@@ -103,10 +106,9 @@ def on_ray(
         ray.shutdown()
 
 
-def _shard_on_ray(recipe: Recipe, shard: Shard, folder: str, name: str, shards: int) -> int:
+def _shards_on_ray(recipe: Recipe, shards: Sequence[Shard], folder: str, name: str, count: int) -> None:
     """A task: the decoding is done by a process of its own, whose death names the video that was its end."""
-    with opened(paths.path("the target", folder), name, shards) as unfinished:
-        if shard.number not in unfinished.have():
-            for path, note in write_supervised(recipe, [shard], unfinished.place, 1):
-                unfinished.put(path, note)
-    return shard.number
+    with opened(paths.path("the target", folder), name, count) as unfinished:
+        left, _ = missing(unfinished, shards)
+        for path, note in write_supervised(recipe, left, unfinished.place, 1):
+            unfinished.put(path, note)
