@@ -37,5 +37,5 @@ class Placement:
         """A host array (or pytree of them) on the devices, axis 0 over mesh `axes`."""
         if self.mesh is None:
             return jax.tree.map(jax.device_put, x)  # jnp.asarray compiles a program for every shape
-        sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.P() if axes is None else jax.P(axes))
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)
