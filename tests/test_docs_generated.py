@@ -30,7 +30,8 @@ def test_a_config_field_without_a_description_is_found():
 SELF_EXPLAINED = {
     f"`{name}`"
     for name in (
-        "optimiser.warmup_ratio", "optimiser.weight_decay", "optimiser.clip_norm", "optimiser.b1", "optimiser.b2",
+        "optimiser.warmup_ratio", "optimiser.weight_decay", "optimiser.clip_norm",
+        "optimiser.b1", "optimiser.b2",
         "checkpoint_every", "batch.conversations", "batch.length", "batch.row_length", "batch.pool",
         "validation.max_new_tokens", "fps", "min_frames", "max_frames", "budget", "context_length",
         "xcomp.repeats", "xcomp.causal_scoring", "xcomp.repetition_penalty", "xcomp.repeat_short",
@@ -41,7 +42,8 @@ SELF_EXPLAINED = {
 def test_comments_of_a_config_become_its_descriptions():
     namespace = {}
     source = (
-        "def default():\n    # Above,\n    # in two lines.\n    config.a.b = 1  # and beside\n    config.c = 2\n"
+        "def default():\n    # Above,\n    # in two lines.\n    config.a.b = 1  # and beside\n"
+        "    config.c = 2\n"
         "    # Of a group:\n    config.d = 3  # alone\n"
     )
     exec(source, namespace)

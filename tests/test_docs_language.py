@@ -79,7 +79,7 @@ WORDS = {
     "the very (programs|pixels)": "the same jitted functions; bit-identical pixels",
     "nothing is fetched": "nothing is downloaded",
     "not executed here": "a block of bash that begins with `# untested: why`",
-    "facts/\\w+\\.md|DESIGN": "docs/reference/…",
+    "facts/\\w+\\.md|DESIGN §": "docs/reference/…",
 }
 
 
@@ -141,7 +141,7 @@ def test_links_lead_somewhere(path):
         assert not anchor or anchor in anchors(page), f"{page.name} has no heading {anchor}"
 
 
-# What names pages of the docs by their path from the repository's root: `docs/page.md`, `docs/page.md#heading`.
+# What names pages of the docs by their path from the root: `docs/page.md`, `docs/page.md#heading`.
 CITING = ("README.md", "CONTRIBUTING.md", "Makefile", "tools", "docs")
 
 
@@ -154,3 +154,13 @@ def test_pages_that_are_cited_exist():
             for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8")):
                 assert (REPO / page).exists(), f"{path.name} cites {page}"
                 assert not anchor or anchor in anchors(REPO / page), f"{path.name} cites {page}#{anchor}"
+
+
+NEW_LAYOUT = REPO / "tempo_jax" / "runtime"
+
+
+@pytest.mark.skipif(not NEW_LAYOUT.exists(), reason="the page describes the layout with tempo_jax/runtime")
+def test_files_of_the_architecture_exist():
+    text = (REPO / "docs" / "concepts" / "architecture.md").read_text("utf-8")
+    for path in set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", text)):
+        assert (REPO / "tempo_jax" / path).exists() or (REPO / path).exists(), path

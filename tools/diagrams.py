@@ -68,7 +68,8 @@ def batch_layout() -> str:
     canvas.text(
         20,
         122,
-        "LLM sequences: batch.conversations rows of batch.length tokens, packed; attention stays within an example",
+        "LLM sequences: batch.conversations rows of batch.length tokens, packed; "
+        "attention stays within an example",
         12,
         "start",
     )
@@ -96,7 +97,8 @@ def batch_layout() -> str:
     canvas.text(
         520,
         284,
-        "batch.shards side by side, on different devices;\nbatch.micro_batches one after the other,\ngradients summed",
+        "batch.shards side by side, on different devices;\n"
+        "batch.micro_batches one after the other,\ngradients summed",
         12,
         "start",
     )
@@ -122,14 +124,16 @@ def mesh() -> str:
     canvas.text(
         620,
         100,
-        "rows (fsdp): the batch, and 1/2 of weights,\ngradients and optimizer state each;\nall-gather per layer, reduce-scatter",
+        "rows (fsdp): the batch, and 1/2 of weights,\n"
+        "gradients and optimizer state each;\nall-gather per layer, reduce-scatter",
         12,
         "start",
     )
     canvas.text(
         620,
         200,
-        "columns (tensor): heads, MLP width and\nvocabulary of the LLM; segments of vision\ntower and compressor;\nall-reduce in every LLM layer",
+        "columns (tensor): heads, MLP width and\n"
+        "vocabulary of the LLM; segments of vision\ntower and compressor;\nall-reduce in every LLM layer",
         12,
         "start",
     )

@@ -55,8 +55,8 @@ class Row:
 
 
 ANSWER = "1024 frames"
-# 32-way FSDP shards are tile-aligned, 64-way shards are not (plan.search). A batch of 64 rows occupies 256 chips
-# only with four of them per row.
+# 32-way FSDP shards are tile-aligned, 64-way shards are not (plan.search). A batch of 64 rows occupies 256
+# chips only with four of them per row.
 _MESH = ("mesh.data=2", "mesh.fsdp=32")
 _TRAINING_SLICES = {"v5p:4x4x4": (), "v6e:8x8": (), "v5e:16x16": ("mesh.tensor=4",)}
 # As much saving of activations as fits below 90 % of HBM and pays; "dots" where nothing is named.
@@ -111,7 +111,7 @@ def _answer(slice_topology: str, workload: str = ANSWER) -> str:
     return f"tempo answer {workload} {slice_topology}"
 
 
-# What latency is compared over: the quantity -> its size -> the row. `v6e:1x1` has 1024 frames and budget 8192.
+# What latency is compared over: the quantity -> its size -> the row. By default 1024 frames, budget 8192.
 SCALING: dict[str, dict[int, str]] = {
     "chips": {
         n: _answer(shape) for n, shape in ((1, "v6e:1x1"), (4, "v6e:2x2"), (16, "v6e:4x4"), (64, "v6e:8x8"))

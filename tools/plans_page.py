@@ -2,9 +2,9 @@
 
     make plans                                      (python tools/plans_page.py [NAME ...])
 
-Compiles the named rows of `plan_rows.PLANS` (default: rows that docs/results/plans.json lacks, or that were made of
-earlier programs), stores each result with its command, date and versions, and rewrites the page and its figure after
-each. Rows that were never compiled say so. `--page` only rewrites the page.
+Compiles the named rows of `plan_rows.PLANS` (default: rows that docs/results/plans.json lacks, or that were
+made of earlier programs), stores each result with its command, date and versions, and rewrites the page and
+its figure after each. Rows that were never compiled say so. `--page` only rewrites the page.
 """
 
 import json
@@ -43,13 +43,14 @@ TTFT = ("vision", "compressor", "scoring", "prefill")
 INTRO = """\
 # Plans
 
-What Tempo-6B and XComp-2B require on TPU slices. **Modeled, not measured**: every row is a compilation by libtpu for that
-slice on a CPU host, and nothing on this page was executed on a TPU. [Methods](#methods) says how a number is made, and
-[hardware planning](../guides/hardware-planning.md) how to plan your own configuration. Expect a run to be slower than its plan:
-published MFU of others on recent TPUs is 38 to 46 %.
+What Tempo-6B and XComp-2B require on TPU slices. **Modeled, not measured**: every row is a compilation by
+libtpu for that slice on a CPU host, and nothing on this page was executed on a TPU. [Methods](#methods)
+says how a number is made, and [hardware planning](../guides/hardware-planning.md) how to plan your own
+configuration. Expect a run to be slower than its plan: published MFU of others on recent TPUs is 38 to 46
+%.
 
-Slices are given as generation, chips, shape and Google's name. Google's names count TensorCores on v4 and v5p: a v5p-128
-has 64 chips.
+Slices are given as generation, chips, shape and Google's name. Google's names count TensorCores on v4 and
+v5p: a v5p-128 has 64 chips.
 """
 
 EARLIER = """\
@@ -57,31 +58,38 @@ Rows marked ¹ are of earlier programs, which were slower; `make plans` compiles
 """
 
 LATENCY_NOTE = """\
-One question about one hour of video: 1024 frames, 8192 visual tokens, 64 new tokens. Latency is cold (the video was not
-encoded before) and excludes decoding the file. TTFT: time to first token (vision, compressor, prefill). TPOT: time per
-output token, batch 1. Roofline ratio: TPOT over the bound max(FLOPs / peak matmul rate, bytes / HBM bandwidth).
+One question about one hour of video: 1024 frames, 8192 visual tokens, 64 new tokens. Latency is cold (the
+video was not encoded before) and excludes decoding the file. TTFT: time to first token (vision, compressor,
+prefill). TPOT: time per output token, batch 1. Roofline ratio: TPOT over the bound max(FLOPs / peak matmul
+rate, bytes / HBM bandwidth).
 """
 
 SCALING_NOTE = """\
-v6e; the first row of each table is the reference of the ratios. Vision and compressor scale with chips and frames; prefill
-and decode belong to the LLM, which at most 8 chips share (it has 8 key/value heads), and scale with the budget.
+v6e; the first row of each table is the reference of the ratios. Vision and compressor scale with chips and
+frames; prefill and decode belong to the LLM, which at most 8 chips share (it has 8 key/value heads), and
+scale with the budget.
 """
 
 METHODS = """\
 ## Methods
 
 * **Programs.** The same jitted functions that training and inference run, compiled ahead of time by libtpu.
-* **Peak HBM.** The compiler's peak per chip, for answers plus the resident weights, and its share of what the compiler may use.
-* **Time.** XLA:TPU's cycle estimate of every fusion, times the trip counts of the loops around it, over the clock. Pallas
-  kernels carry no estimate and are modeled: matmul kernels at {efficiency:.0%} of the compiler's best matmul, kernels that
-  move data at {moving:.0%} of HBM bandwidth, the decode kernel at {reading:.0%}, and at least {launch:,} cycles each.
-* **Communication.** Bytes through a chip over both directions of the torus axes they span, plus {hop:g} us per hop (assumed).
-  Exposed communication is what is synchronous, or longer than all computation together.
-* **Roofline.** No time is below reading weights and caches from HBM, or FLOPs at the compiler's best matmul rate, which is a share
-  of the bfloat16 peak: {ceilings}.
-* **MFU.** Model FLOPs (matmuls, causal attention halved, recomputation excluded) over time, chips and the bfloat16 peak.
-* **LLM tokens/s/chip.** Positions of the LLM's sequences, padding included. (The trainer's log leaves padding out.)
-* **Assumptions.** One in eight LLM positions has a label; frozen weights are bfloat16; two slices train twice the rows per step.
+* **Peak HBM.** The compiler's peak per chip, for answers plus the resident weights, and its share of what
+  the compiler may use.
+* **Time.** XLA:TPU's cycle estimate of every fusion, times the trip counts of the loops around it, over the
+  clock. Pallas kernels carry no estimate and are modeled: matmul kernels at {efficiency:.0%} of the
+  compiler's best matmul, kernels that move data at {moving:.0%} of HBM bandwidth, the decode kernel at
+  {reading:.0%}, and at least {launch:,} cycles each.
+* **Communication.** Bytes through a chip over both directions of the torus axes they span, plus {hop:g} us
+  per hop (assumed). Exposed communication is what is synchronous, or longer than all computation together.
+* **Roofline.** No time is below reading weights and caches from HBM, or FLOPs at the compiler's best matmul
+  rate, which is a share of the bfloat16 peak: {ceilings}.
+* **MFU.** Model FLOPs (matmuls, causal attention halved, recomputation excluded) over time, chips and the
+  bfloat16 peak.
+* **LLM tokens/s/chip.** Positions of the LLM's sequences, padding included. (The trainer's log leaves
+  padding out.)
+* **Assumptions.** One in eight LLM positions has a label; frozen weights are bfloat16; two slices train
+  twice the rows per step.
 * **Excluded.** Input pipelines, checkpoints, decoding of video files, the host.
 """
 
@@ -278,8 +286,9 @@ def figure(found: dict[str, Any]) -> str:
 
 def _details(found: dict) -> Iterator[str]:
     yield (
-        "Milliseconds per training step or per answer, by kind of work. Matmuls include recomputation; non-matmul "
-        "fusions are mostly bound by HBM; Pallas kernels are modeled. Per-program numbers are in `plans.json`.\n"
+        "Milliseconds per training step or per answer, by kind of work. Matmuls include recomputation; "
+        "non-matmul fusions are mostly bound by HBM; Pallas kernels are modeled. Per-program numbers are in "
+        "`plans.json`.\n"
     )
     columns = (
         "slice",

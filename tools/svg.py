@@ -30,7 +30,8 @@ class Canvas:
     ) -> None:
         """Draws a rectangle with text in its middle."""
         self.shapes.append(
-            f"<rect x='{x:g}' y='{y:g}' width='{width:g}' height='{height:g}' rx='4' fill='{color}' stroke='{INK}'/>"
+            f"<rect x='{x:g}' y='{y:g}' width='{width:g}' height='{height:g}' rx='4' fill='{color}' "
+            f"stroke='{INK}'/>"
         )
         if text:
             lines = text.count("\n")
@@ -55,7 +56,8 @@ class Canvas:
         )
         ground = f"<rect width='{self.width}' height='{self.height}' fill='#ffffff'/>"
         lines = [
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {self.width} {self.height}' width='{self.width}' "
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {self.width} {self.height}' "
+            f"width='{self.width}' "
             f"role='img' aria-label='{escape(self.title)}'>",
             f"<title>{escape(self.title)}</title>",
             head,
