@@ -102,7 +102,7 @@ docs: $(SETUP)
 	$(BIN)/python tools/reference_pages.py
 	$(BIN)/python tools/plans_page.py --page
 	$(BIN)/python tools/diagrams.py
-	$(MKDOCS)/bin/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build --strict --quiet --site-dir build/site
 	@echo "The site: build/site/index.html"
 
 clean:

@@ -308,7 +308,8 @@ def _details(found: dict) -> Iterator[str]:
             continue
         sums = [sum(p[field] * p["runs"] for p in plan["programs"]) * 1e3 for field in fields]
         system = "XComp, " if row.system == "xcomp" else ""
-        yield f"| {row.slice_name} | {system}{row.workload} | {' | '.join(f'{value:,.0f} ms' for value in sums)} |"
+        cells = " | ".join(f"{value:,.0f} ms" for value in sums)
+        yield f"| {row.slice_name} | {system}{row.workload} | {cells} |"
 
 
 def _commands(found: dict) -> Iterator[str]:
