@@ -151,7 +151,7 @@ def test_pages_that_are_cited_exist():
         for path in [place] if place.is_file() else sorted(place.rglob("*.*")):
             if path.suffix not in (".py", ".md", ""):
                 continue
-            for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8")):
+            for page, anchor in re.findall(r"(?<![\w/])(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8")):
                 assert (REPO / page).exists(), f"{path.name} cites {page}"
                 assert not anchor or anchor in anchors(REPO / page), f"{path.name} cites {page}#{anchor}"
 
