@@ -75,6 +75,11 @@ WORDS = {
     "pictures?": "image (or figure)",
     "replies without a letter": "unparseable responses",
     "stood still|stands still": "idle; no progress",
+    "asked about|asks? about a": "answered; a question about",
+    "written (together|alone)|(writes|writing) answers": "decoded (in a batch, unbatched)",
+    "looked at|looks at|looking at": "encoded; attends to",
+    "nobody|whoever|somebody": "(say which process, user or thread)",
+    "needs no word|without a word": "without communication",
     "nobody minds|be they nobody's": "(delete)",
     "the very (programs|pixels)": "the same jitted functions; bit-identical pixels",
     "nothing is fetched": "nothing is downloaded",
@@ -151,7 +156,9 @@ def test_pages_that_are_cited_exist():
         for path in [place] if place.is_file() else sorted(place.rglob("*.*")):
             if path.suffix not in (".py", ".md", ""):
                 continue
-            for page, anchor in re.findall(r"(?<![\w/])(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8")):
+            for page, anchor in re.findall(
+                r"(?<![\w/])(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text("utf-8")
+            ):
                 assert (REPO / page).exists(), f"{path.name} cites {page}"
                 assert not anchor or anchor in anchors(REPO / page), f"{path.name} cites {page}#{anchor}"
 

@@ -147,24 +147,27 @@ def field_comments(function: Callable) -> dict[str, str]:
       function: A function whose body assigns the fields of `config`.
 
     Returns:
-      For each commented field its text: the comment lines directly above, then that at the end of the line.
+      For each commented field its text: the comment lines directly above, then that at the end of the line;
+      else the comment of its group, which ends with a colon.
     """
     source = inspect.getsource(function)
     trailing = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             trailing[token.start[0]] = token.string.lstrip("# ").rstrip()
-    comments, above = {}, []
+    comments, above, group = {}, [], ""
     for number, line in enumerate(source.splitlines(), 1):
         if line.strip().startswith("#"):
             above.append(trailing[number])
             continue
+        if above and above[-1].endswith(":"):  # of all fields up to the next blank line or comment
+            above, group = [], " ".join(above).rstrip(":")
+        elif above or not line.strip():
+            group = ""
         if field := re.match(r"\s*config\.([\w.]+)\s*=", line):
-            text = " ".join(
-                [*([] if any(one.endswith(":") for one in above) else above), trailing.get(number, "")]
-            )
-            if text.strip():
-                comments[field[1]] = text.strip()
+            text = " ".join([*above, trailing.get(number, "")]).strip() or group
+            if text:
+                comments[field[1]] = text
         above = []
     return comments
 
