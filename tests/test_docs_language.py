@@ -147,6 +147,7 @@ def test_links_lead_somewhere(path):
 
 
 # What names pages of the docs by their path from the root: `docs/page.md`, `docs/page.md#heading`.
+CITED = re.compile(r"(?<![\w/])(docs/[\w/-]+\.md)(?:#([\w-]+))?")
 CITING = ("README.md", "CONTRIBUTING.md", "Makefile", "tools", "docs")
 
 
