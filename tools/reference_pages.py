@@ -118,7 +118,13 @@ def config_table(default: Callable[[], Any]) -> str:
     """Renders the fields of a ConfigDict: name, default, and the comment beside or above its definition."""
     comments = field_comments(default)
     lines = ["| field | default | description |", "|---|---|---|"]
-    for name, value in _leaves(default().to_dict()):
+    defined = re.findall(r"^\s*config\.([\w.]+)\s*=", inspect.getsource(default), re.MULTILINE)
+
+    def place(item: tuple[str, Any]) -> int:
+        """A ConfigDict sorts its fields by name; the page keeps the order in which they are defined."""
+        return max(i for i, name in enumerate(defined) if f"{item[0]}.".startswith(f"{name}."))
+
+    for name, value in sorted(_leaves(default().to_dict()), key=place):
         lines.append(f"| `{name}` | `{value!r}` | {_cell(_comment_of(name, comments))} |")
     return "\n".join(lines) + "\n"
 
