@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
-    from tempo_jax import cli_config, cli_options, compilation_cache
+    from tempo_jax.cli import config_flags as cli_config
+    from tempo_jax.utils import command_line, compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
             return work()
 
     def work() -> int:
-        compilation_cache.turn_on(cli_options.say, first=False)
+        compilation_cache.turn_on(command_line.say, first=False)
         from tempo_jax.training import loop
 
         if _EXPORT.value:
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
             return 0
         return STATUS[loop.train(_CONFIG.value, _WORKDIR.value)]
 
-    return cli_options.run("train", command)
+    return command_line.run("train", command)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ import jax
 import tempo_jax
 from tempo_jax import checkpoint
 from tempo_jax.data.minireel import tokenizer
-from tempo_jax.inference import programs
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.options import Options
 from tempo_jax.models import build
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
+from tempo_jax.runtime.session import Turn
+from tempo_jax.tempo import steps
+from tempo_jax.tempo.options import Options
 from tempo_jax.video import Source
 from tempo_jax.video.synthetic import Clip, write_video
 
@@ -75,7 +75,7 @@ class Counts:
 
     def __init__(self):
         self.decoded = self.seen = 0
-        see, chunks = programs.see, Source.chunks
+        see, chunks = steps.see, Source.chunks
 
         def counted_see(compressor, frames):
             self.seen += 1
@@ -85,7 +85,7 @@ class Counts:
             self.decoded += 1
             return chunks(source, size)
 
-        programs.see, Source.chunks = counted_see, counted_chunks
+        steps.see, Source.chunks = counted_see, counted_chunks
 
     def take(self) -> tuple[int, int]:
         taken = self.decoded, self.seen

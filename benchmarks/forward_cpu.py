@@ -21,7 +21,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tempo_jax.models.config import QWEN_IDS, TEMPO_6B, Qwen3VLConfig  # noqa: E402
+from tempo_jax.models.config import QWEN_IDS, Qwen3VLConfig  # noqa: E402
+from tempo_jax.models.presets import TEMPO_6B  # noqa: E402
 from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
 from tests import torch_reference as reference  # noqa: E402

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils.paths import check_local
 
 ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PAGE = re.compile(

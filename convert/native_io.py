@@ -10,9 +10,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from convert import memory
-from tempo_jax import checkpoint, digests, signals
-from tempo_jax.folders import replacing
-from tempo_jax.trees import flatten, nest
+from tempo_jax import checkpoint
+from tempo_jax.utils import digests, signals
+from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.tree import flatten, nest
 
 BATCH_BYTES = 64 << 20  # small arrays are written and read together
 LARGE_BYTES = 512 << 20  # from here on memory that was freed is given back at once

@@ -21,8 +21,9 @@ import numpy as np
 from convert import hf_config, hf_export, mapping, memory
 from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
-from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line, folders, progress
+from tempo_jax.utils.text import count
 
 SHARD_BYTES = 5_000_000_000
 CASTS = {"bfloat16": "BF16", "float32": "F32", "source": None}
@@ -204,7 +205,7 @@ def shard_size(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--source", required=True, metavar="DIR", help="native checkpoint")
     add("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {args['target']}")
         return 0
 
-    return cli_options.run_on_cpu(parser.prog, command)
+    return command_line.run_on_cpu(parser.prog, command)
 
 
 def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
@@ -243,7 +244,7 @@ def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
     files = max(1, math.ceil(planned.nbytes / max_shard_bytes))
     return (
         f"{target}: {len(planned.specs)} tensors ({kinds}), {progress.size(planned.nbytes)} to write in "
-        f"about {cli_options.count(files, 'file')}; nothing is written (--dry-run)"
+        f"about {count(files, 'file')}; nothing is written (--dry-run)"
     )
 
 

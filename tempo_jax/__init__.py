@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load": "tempo_jax.inference.engine",
-    "Tempo": "tempo_jax.inference.engine",
-    "Clip": "tempo_jax.inference.clip",
-    "Answer": "tempo_jax.inference.results",
-    "Inspection": "tempo_jax.inference.results",
-    "Segment": "tempo_jax.inference.results",
+    "load": "tempo_jax.tempo.engine",
+    "Tempo": "tempo_jax.tempo.engine",
+    "Clip": "tempo_jax.tempo.clip",
+    "Answer": "tempo_jax.runtime.results",
+    "Inspection": "tempo_jax.runtime.results",
+    "Segment": "tempo_jax.runtime.results",
     "TempoError": "tempo_jax.errors",
 }
 _MODULES = ("ata", "video", "prompts", "sharding", "checkpoint")
@@ -27,9 +27,9 @@ __all__ = ["Answer", "Clip", "Inspection", "Segment", "Tempo", "TempoError", "__
 
 if TYPE_CHECKING:
     from tempo_jax.errors import TempoError
-    from tempo_jax.inference.clip import Clip
-    from tempo_jax.inference.engine import Tempo, load
-    from tempo_jax.inference.results import Answer, Inspection, Segment
+    from tempo_jax.runtime.results import Answer, Inspection, Segment
+    from tempo_jax.tempo.clip import Clip
+    from tempo_jax.tempo.engine import Tempo, load
 
 
 def __getattr__(name: str):

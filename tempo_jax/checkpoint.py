@@ -22,11 +22,12 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import digests, failures, sharding, signals
+from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import replacing
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests, failures, signals
+from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
 TOKENIZER_FILES = (
@@ -38,6 +39,11 @@ TOKENIZER_FILES = (
 TEMPLATES = "additional_chat_templates"  # a folder of further ones, *.jinja
 # Small enough that a host of a pod reads little beyond its own shards, large enough for object stores.
 CHUNK_BYTES = 16 << 20
+# Of Orbax's layouts, by name: v1 puts a tree into a folder of its own and marks the one around it.
+_NAMED, _INDICATOR, _METADATA, _COMMITTED = (
+    "state", "orbax.checkpoint", "_CHECKPOINT_METADATA", "commit_success.txt"
+)  # fmt: skip
+_HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
 
 
@@ -187,14 +193,30 @@ def describe(
     written: digests.Writing | None = None,
 ) -> None:
     """Writes what is not arrays: digests, the tokenizer, then model.json, without which nothing loads."""
-    # Orbax notes the folder it wrote to on this machine, and reads the note of object stores only.
-    (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
     if (folder / "params").is_dir():
+        lay_out(folder / "params")
         (written or digests.Writing()).finish(folder)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
     (folder / "model.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def lay_out(params: Path) -> None:
+    """Makes what Orbax v1 has saved into what all of Orbax opens: the folder of a tree without a name.
+
+    v0's checkpointers (`StandardCheckpointer().restore(params)`) know no other; v1 sees which it is.
+    """
+    named = params / _NAMED
+    metadata = json.loads((params / _METADATA).read_text(encoding="utf-8"))
+    (params / _INDICATOR).unlink(missing_ok=True)
+    for path in sorted(named.iterdir()):
+        path.rename(params / path.name)
+    named.rmdir()
+    metadata["item_handlers"] = _HANDLER
+    (params / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    # What a folder in an object store is whole by. Orbax's own text names a folder of this machine.
+    (params / _COMMITTED).write_text("Checkpoint commit was successful\n", encoding="utf-8")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -88,6 +88,33 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=used)
 
 
+def filled(sizes: Mapping[str, int], count: int, prefix: str = "") -> dict[str, int]:
+    """Sizes of a mesh's axes with, in place of a -1, what the other axes leave of `count` devices.
+
+    prefix: what the axes are called by, as "config.mesh.". TempoError where the others do not divide them.
+    """
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if -1 not in sizes.values():
+        return dict(sizes)
+    if 0 < given <= count and count % given:
+        axis = next(name for name, size in sizes.items() if size == -1)
+        others = ", ".join(f"{prefix}{name}={size}" for name, size in sizes.items() if size not in (-1, 1))
+        raise TempoError(
+            f"{prefix}{axis}=-1 cannot take what {others} leaves of {count} devices, since {given} does not "
+            f"divide {count}: choose a divisor of {count}, or give {prefix}{axis} a size to leave devices out"
+        )
+    left = max(count // max(given, 1), 1)
+    return {name: left if size == -1 else size for name, size in sizes.items()}
+
+
+def left_out(mesh: Mesh, count: int, prefix: str = "") -> str:
+    """A note where a mesh leaves out some of `count` devices, which nobody may have meant; else empty."""
+    if mesh.size == count:
+        return ""
+    sizes = ", ".join(f"{prefix}{name}={size}" for name, size in mesh.shape.items())
+    return f"{sizes} takes {mesh.size} of {count} devices; -1 for one axis takes the others as well"
+
+
 def _on_torus(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
     """Devices by mesh axis, neighbours side by side; a torus axis may serve two mesh axes.
 

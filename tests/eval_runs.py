@@ -16,8 +16,8 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation import model, rows
 from tempo_jax.evaluation.runner import Run
-from tempo_jax.inference.results import Answer, Segment
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
+from tempo_jax.runtime.results import Answer, Segment
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.models.attention import attention
+from tempo_jax.models.kernels.attention import attention
 
 
 def plain(q, k, v, documents):

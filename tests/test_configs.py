@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.collate import Shape
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.sources import open_source
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.training import config as configs
 from tempo_jax.training.groups import LEARNABLE
 

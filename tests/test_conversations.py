@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import tempo_jax
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.text import TextStream
 from tempo_jax.prompts import LLM_SYSTEM, Message
-from tempo_jax.xcomp import prompts as xcomp_prompts
+from tempo_jax.runtime.session import TextStream, Turn
+from tempo_jax.xcomp import layout as xcomp_prompts
 from tests.serving import REPO
 
 QUESTION = "Where is it?"

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import decode_attention, decoder, rope
-from tempo_jax.models.attention import attention
-from tempo_jax.models.config import TINY
+from tempo_jax.models import decoder, rope
+from tempo_jax.models.kernels import decode_attention
+from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.presets import TINY
 
 SIZE = 128
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import cli
+from tempo_jax.cli import entry
 from tempo_jax.data.minireel import option_of
 from tests.serving import serving_process
 
@@ -34,7 +34,7 @@ def commands():
 def test_the_parser_takes_every_command(line):
     words = shlex.split(re.split(" [|>] ", line)[0], comments=True)
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
-        cli._parser().parse_args(words)
+        entry._parser().parse_args(words)
     assert said.getvalue() == ""
 
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate, prefetch, programs
-from tempo_jax.inference.text import TextStream
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
+from tempo_jax.runtime import buckets, generate, prefetch
+from tempo_jax.runtime.session import TextStream
+from tempo_jax.tempo import steps
 from tests import systems
 from tests.systems import recorded_frames, relative
 
@@ -74,7 +75,7 @@ def test_padding_does_not_change_numbers(tempo, frames, seen, monkeypatch):
     """More padded segments, longer rows and a longer prefill bucket."""
     monkeypatch.setattr(buckets, "SEGMENTS", (24,))
     monkeypatch.setattr(buckets, "PREFILL", (768,))
-    monkeypatch.setattr("tempo_jax.inference.layout.ROW", 256)
+    monkeypatch.setattr("tempo_jax.tempo.layout.ROW", 256)
     same_numbers(tempo.inspect(frames, QUESTION, budget=40), seen)
 
 
@@ -89,8 +90,8 @@ def test_prefix_cache_gives_identical_results_and_reads_nothing_again(tempo, fra
     cached = tempo.open(frames, prefix_cache=True)
     assert cached.held_bytes["prefix"] > 0 and clip.held_bytes["visual"] > 0
     monkeypatch.setattr(cached.source, "chunks", None)  # would fail if asked for frames
-    monkeypatch.setattr("tempo_jax.inference.programs.see", None)
-    monkeypatch.setattr("tempo_jax.inference.programs.read_prefix", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.see", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.read_prefix", None)
     for question in (QUESTION, "And who throws it?"):
         result = cached.inspect(question, budget=40)
         monkeypatch.undo()
@@ -101,7 +102,7 @@ def test_prefix_cache_gives_identical_results_and_reads_nothing_again(tempo, fra
 
 def test_open_clip_needs_no_decoding(clip, monkeypatch):
     monkeypatch.setattr(clip.source, "chunks", None)
-    monkeypatch.setattr("tempo_jax.inference.programs.see", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.see", None)
     assert clip.ask(QUESTION, budget=40, max_new_tokens=2).usage["frames"] == 37
 
 
@@ -140,8 +141,8 @@ def test_chips_compress_without_each_other(tokenizer, frames):
     rows = sharded.place.put(clip.layout.chunks[0].rows)
     with sharded.place():
         for lowered in (
-            programs.see.lower(compressor, pixels),
-            programs.read_prefix.lower(compressor, visual, rows),
+            steps.see.lower(compressor, pixels),
+            steps.read_prefix.lower(compressor, visual, rows),
         ):
             text = lowered.compile().as_text()
             assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", text)

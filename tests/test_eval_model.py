@@ -17,8 +17,8 @@ from tempo_jax.data.minireel.reel import benchmark_rows as minireel_rows
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.benchmarks import LVBENCH
-from tempo_jax.inference import programs
-from tempo_jax.inference.options import Options
+from tempo_jax.tempo import steps
+from tempo_jax.tempo.options import Options
 from tempo_jax.video import open_video
 from tests import benchmark_copies as copies
 from tests.eval_runs import REPO, config_of, evaluate
@@ -76,7 +76,7 @@ def test_rows_that_were_lost_come_back_the_same(whole, copy, tiny_model, tmp_pat
 
 def test_each_video_is_decoded_and_seen_once(copy, tiny_model, tmp_path, monkeypatch):
     seen, read = [], []
-    see, chunks = programs.see, tempo_jax.video.Source.chunks
+    see, chunks = steps.see, tempo_jax.video.Source.chunks
 
     def counted(compressor, frames):
         seen.append(frames.shape)
@@ -86,7 +86,7 @@ def test_each_video_is_decoded_and_seen_once(copy, tiny_model, tmp_path, monkeyp
         read.append(source.name)
         return chunks(source, size)
 
-    monkeypatch.setattr(programs, "see", counted)
+    monkeypatch.setattr(steps, "see", counted)
     monkeypatch.setattr(tempo_jax.video.Source, "chunks", opened)
     evaluate(config_of("lvbench", copy, tiny_model, reuse="prefix", **GRID), tmp_path)
     assert sorted(read) == ["one.mp4", "two.mp4"] and len(seen) == 2  # 12 answers, a chunk a video
@@ -97,36 +97,56 @@ def test_kept_prefixes_give_the_same_report(whole, copy, tiny_model, tmp_path):
     assert reported(tmp_path) == reported(whole)
 
 
-def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model, tmp_path):
-    """Two devices each, over which the segments of a video spread."""
+def on_two_processes(copy, tiny_model, workdir, of_1=(), ranks=(0, 1)):
+    """Exit status and what was said, (stdout, stderr), of two processes of two devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [
-        sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={tmp_path}",
+        sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={workdir}",
         f"--config.checkpoint={tiny_model}", f"--config.data.path={copy}", "--config.budget=6",
         "--config.strategy=head,prune-topk,none", "--config.dtype=float32", "--config.workers=1",
-        "--config.allow_missing=True",
+        "--config.allow_missing=True", "--wait_seconds=20",
         "--distributed", f"--coordinator={address}", "--processes=2",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     children = [
         subprocess.Popen(
-            [*command, f"--process={rank}"], cwd=REPO, env=environment, text=True,
+            [*command, f"--process={rank}", *(of_1 if rank else ())], cwd=REPO, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        for rank in range(2)
+        for rank in ranks
     ]  # fmt: skip
     try:
         told = [child.communicate(timeout=300) for child in children]
     finally:
         for child in children:
             child.kill()
-    for child, (_, err) in zip(children, told, strict=True):
-        assert child.returncode == 3, err[-3000:]  # three of its videos are not there or broken
+    return [(child.returncode, *texts) for child, texts in zip(children, told, strict=True)]
+
+
+def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model, tmp_path):
+    """Two devices each, over which the segments of a video spread."""
+    results = on_two_processes(copy, tiny_model, tmp_path)
+    for status, _, err in results:
+        assert status == 3, err[-3000:]  # three of its videos are not there or broken
     assert len(list((tmp_path / "rows").iterdir())) == 2
     assert reported(tmp_path) == reported(whole)
-    assert "The report: " in told[0][0]
+    assert "The report: " in results[0][1]
+
+
+@pytest.mark.parametrize(
+    "changes, status, sentence",
+    [
+        ({"of_1": ["--config.data.path=nowhere"]}, 2, "eval: process 1: "),
+        ({"ranks": (0,)}, 75, "eval: the other processes did not all come: "),
+    ],
+)
+def test_what_is_wrong_with_one_process_ends_all(copy, tiny_model, tmp_path, changes, status, sentence):
+    results = on_two_processes(copy, tiny_model, tmp_path, **changes)
+    assert {found for found, *_ in results} == {status}, results
+    assert sentence in results[0][2]
+    assert not any(word in err for _, _, err in results for word in ("Traceback", "bug", "absl::"))
 
 
 def test_minireel_is_scored_as_by_hand(tiny_model, tmp_path):
@@ -174,9 +194,9 @@ def test_limits_and_pruning_of_the_engine(tiny_model):
 def test_what_segments_keep(strategy, limits, expected):
     """Three segments of four tokens and one of padding; two thirds are pruned."""
     relevance = np.array([0.9, 0.1, 0.5, 1.0], np.float32)
-    bank = programs.Bank(np.arange(1, 33, dtype=np.float32).reshape(4, 4, 2), relevance)
+    bank = steps.Bank(np.arange(1, 33, dtype=np.float32).reshape(4, 4, 2), relevance)
     tags = np.full((4, 2), -1, np.int32)
-    selection = programs.select(bank, 3, 100, tags, None, strategy=strategy, limits=limits, drop_ratio=0.67)
+    selection = steps.select(bank, 3, 100, tags, None, strategy=strategy, limits=limits, drop_ratio=0.67)
     assert np.asarray(selection.allocation_S).tolist() == expected
     assert int(selection.visual_tokens) == sum(expected)
     kept = np.asarray(selection.kept_SKD)

@@ -12,7 +12,7 @@ import pytest
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.runner import Run
-from tempo_jax.inference.options import Options
+from tempo_jax.tempo.options import Options
 from tests import benchmark_copies as copies
 from tests.eval_runs import REPO, FakeTempo, checkpoint, config_of, evaluate
 
@@ -146,6 +146,18 @@ def test_processes_share_the_videos_in_any_order(root, tmp_path, fake):
     assert len(list((workdir / "rows").iterdir())) == 3
     opened = [name for tempo in fake[1:] for name, _ in tempo.opened]
     assert sorted(opened) == ["one.mp4", "two.mp4"]
+
+
+def test_a_part_has_one_process_at_a_time(root, tmp_path, fake):
+    writer = rows.Writer(tmp_path, 0)
+    writer._file.write(b'{"question": "being written')
+    writer._file.flush()
+    with pytest.raises(TempoError, match=r"is being evaluated by another process, as --process=0 too: wait"):
+        evaluate(config_of("lvbench", root / "lvbench", root / "model"), tmp_path)
+    assert (tmp_path / "rows" / "0.jsonl").read_bytes() == b'{"question": "being written'
+    rows.Writer(tmp_path, 1).close()  # another part
+    writer.close()
+    evaluate(config_of("lvbench", root / "lvbench", root / "model"), tmp_path)
 
 
 def test_the_order_of_questions_does_not_matter(root, tmp_path, fake):

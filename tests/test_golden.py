@@ -12,10 +12,11 @@ import pytest
 import tempo_jax
 from convert import from_hf
 from examples import tiny_reference
-from tempo_jax.inference import layout
-from tempo_jax.inference.options import Options
-from tempo_jax.models.config import QWEN_IDS, TINY
+from tempo_jax.models.config import QWEN_IDS
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, training_query
+from tempo_jax.tempo import layout
+from tempo_jax.tempo.options import Options
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative
 
 TOLERANCE = 2e-4

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch", reason="the live comparison needs the test 
 pytest.importorskip("transformers")
 
 from tempo_jax.models import rope, vision  # noqa: E402
-from tempo_jax.models.attention import attention  # noqa: E402
 from tempo_jax.models.compressor import Compressor  # noqa: E402
 from tempo_jax.models.config import QWEN_IDS  # noqa: E402
+from tempo_jax.models.kernels.attention import attention  # noqa: E402
 from tempo_jax.models.layers import layer  # noqa: E402
 from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
@@ -242,7 +242,7 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
 
 
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
-    from tempo_jax.models import attention as module
+    from tempo_jax.models.kernels import attention as module
 
     rng = np.random.RandomState(0)
     q, k, v = (jnp.asarray(rng.randn(2, n, h, 8), jnp.float32) for n, h in ((21, 4), (30, 2), (30, 2)))

@@ -3,9 +3,9 @@
 import pytest
 
 from convert import from_hf, to_hf
-from tempo_jax import paths
 from tempo_jax.data import prepare
 from tempo_jax.data.minireel import __main__ as minireel
+from tempo_jax.utils import paths
 from tests import tiny_checkpoints
 
 URL = "gs://bucket/new"

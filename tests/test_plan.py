@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from tempo_jax import cli_plan
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import chips, collectives, cost, hlo, memory, programs, topology
-from tempo_jax.training import flops
+from tempo_jax.plan import chips, collectives, config_files, cost, hlo, memory, programs, topology
+from tempo_jax.tasks import flops
 
 HLO = """\
 HloModule jit_step, is_scheduled=true
@@ -215,7 +214,7 @@ def test_groups_in_all_their_notations(text, group):
 def test_every_chip_is_whole():
     for name, chip in chips.CHIPS.items():
         assert 0.6 < chip.ceiling <= 1, name
-        assert chip.peak in flops.PEAK.values(), f"{name} and training.flops disagree"
+        assert chip.peak in flops.PEAK.values(), f"{name} and tasks.flops disagree"
         shape = "x".join(["2"] * chip.axes)
         assert topology.parse(f"{name}:{shape}").devices == 2**chip.axes * chip.per_chip
 
@@ -248,7 +247,7 @@ def test_without_libtpu_a_sentence_says_what_to_install(monkeypatch, capsys):
 )
 def test_mistakes_in_the_config_are_sentences(config, changes, message):
     with pytest.raises(TempoError, match=message):
-        cli_plan.read_config(config, changes)
+        config_files.read_config(config, changes)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +273,7 @@ def test_a_refusal_is_a_readable_line(error, said):
 
 def test_the_programs_of_an_hour_are_those_of_the_engine():
     """They trace on a mesh of CPUs; their number is what 1024 frames take."""
-    config = cli_plan.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])
+    config = config_files.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])
     mesh, found = programs.of(config, jax.devices())
     with jax.set_mesh(mesh):
         traced = {program.name: program for program in found}
@@ -312,7 +311,7 @@ def test_xcomps_programs_are_those_of_its_engine(preset, looks):
 
     Rounds of scoring are half a clip of 8 apart; clips of one frame lie alike in all of them.
     """
-    config = cli_plan.read_config(f"configs/ask_xcomp.py:{preset}", ["mesh.tensor=2", "ask.frames=256"])
+    config = config_files.read_config(f"configs/ask_xcomp.py:{preset}", ["mesh.tensor=2", "ask.frames=256"])
     config.ask.budget = 1024
     mesh, found = programs.of(config, jax.devices())
     with jax.set_mesh(mesh):
@@ -330,7 +329,7 @@ def test_xcomps_programs_are_those_of_its_engine(preset, looks):
 
 
 def test_what_answers_no_questions_is_refused():
-    config = cli_plan.read_config("configs/ask_6b.py:qwen3-4b", [])
+    config = config_files.read_config("configs/ask_6b.py:qwen3-4b", [])
     with pytest.raises(
         TempoError, match="'qwen3-4b', which answers no questions: choose a Tempo or an XComp"
     ):

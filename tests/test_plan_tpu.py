@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tempo_jax import cli_plan, sharding
-from tempo_jax.inference import generate
-from tempo_jax.models import decode_attention, head_layout, layers, vision_attention
-from tempo_jax.models.config import TEMPO_6B
-from tempo_jax.plan import chips, compile, decode, programs, search, shapes, topology
+from tempo_jax import sharding
+from tempo_jax.models import layers
+from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
+from tempo_jax.models.presets import TEMPO_6B
+from tempo_jax.plan import abstract, chips, compile, config_files, search, topology
+from tempo_jax.runtime import generate
 from tempo_jax.training import run
 
 pytestmark = pytest.mark.skipif(
@@ -32,7 +33,7 @@ def planned(request):
     """The train step of tiny stage 3: its plan and its optimised HLO."""
     topology.prepare()
     texts = {}
-    config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
     return compile.plan(config, topology.parse(request.param), texts.__setitem__), texts["train step"]
 
 
@@ -59,7 +60,7 @@ def test_no_chip_gathers_the_activations_of_all(planned):
 
 
 def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
-    config = cli_plan.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
+    config = config_files.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
     (found,) = compile.plan(config, topology.parse("v5e:2x4")).findings
     assert found.cost.kernels == 2
 
@@ -72,15 +73,15 @@ def test_the_kernels_that_turn_heads_compile(where):
     norm.scale = nnx.Param(jnp.ones(128, jnp.bfloat16))
 
     def run(x, angles):
-        y = head_layout.apart(x, norm=norm, angles_BLR=angles, times=0.5)
-        return jnp.sum(head_layout.together(jnp.sin(y)).astype(jnp.float32) ** 2)
+        y = qk_norm_rope.apart(x, norm=norm, angles_BLR=angles, times=0.5)
+        return jnp.sum(qk_norm_rope.together(jnp.sin(y)).astype(jnp.float32) ** 2)
 
     place = jax.NamedSharding(mesh, jax.P())
     args = (
         jax.ShapeDtypeStruct((1, 1024, 16 * 128), jnp.bfloat16, sharding=place),
         jax.ShapeDtypeStruct((1, 1024, 64), jnp.float32, sharding=place),
     )
-    program = programs.Program("", jax.jit(jax.grad(run)), args, {}, 1, 1, 1)
+    program = abstract.Program("", jax.jit(jax.grad(run)), args, {}, 1, 1, 1)
     chip = topology.parse(where).chip
     with jax.set_mesh(mesh):
         found = compile.find(program, mesh, chip)
@@ -110,7 +111,7 @@ def test_the_vision_towers_kernel_compiles(where, length, learned):
             ((length, 32), jnp.float32),
         )
     ]
-    program = programs.Program("", jax.jit(jax.grad(run) if learned else run), tuple(args), {}, 1, 1, 1)
+    program = abstract.Program("", jax.jit(jax.grad(run) if learned else run), tuple(args), {}, 1, 1, 1)
     with jax.set_mesh(mesh):
         found = compile.find(program, mesh, topology.parse(where).chip)
     assert found.refusal is None and found.cost.kernels == 1 + learned
@@ -143,7 +144,7 @@ def test_the_kernel_of_one_token_compiles(where, group, slots):
     args = (projected, cache, shape(1, dtype=jnp.int32), shape(1, 1, 64, dtype=jnp.float32))
     chip = topology.parse(where).chip
     with jax.set_mesh(mesh):
-        found = compile.find(programs.Program("", jax.jit(run), args, {}, 1, 1, 1), mesh, chip)
+        found = compile.find(abstract.Program("", jax.jit(run), args, {}, 1, 1, 1), mesh, chip)
     assert found.refusal is None and found.cost.kernels == 1
     read = 2 * (2 * 2 * slots * 128 + 2 * (group + 2) * 128 + 2 * 128) + 4 * 128 + 4
     expected = read / (chip.hbm_bandwidth * chips.READ_EFFICIENCY) + chip.seconds(chips.LAUNCH_CYCLES)
@@ -154,7 +155,7 @@ def test_a_program_too_large_is_a_line():
     devices = topology.devices(topology.parse("v5e:2x4"))
     mesh = jax.sharding.Mesh(np.array(devices[:1]), ("fsdp",))
     whole = jax.ShapeDtypeStruct((2**34,), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P()))
-    program = programs.Program("sine", jax.jit(jnp.sin), (whole,), {}, 1.0, 1, 1)
+    program = abstract.Program("sine", jax.jit(jnp.sin), (whole,), {}, 1.0, 1, 1)
     found = compile.find(program, mesh, chips.CHIPS["v5e"])
     assert found.refusal is not None and str(found.refusal).startswith("does not fit: ")
 
@@ -165,7 +166,7 @@ def test_the_ceiling_of_a_chip_is_the_compilers_own():
     devices = topology.devices(topology.parse("v6e:1x1"))
     mesh = jax.sharding.Mesh(np.array(devices), ("fsdp",))
     square = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P()))
-    product = programs.Program("product", jax.jit(jnp.matmul), (square, square), {}, 2.0 * size**3, 1, 1)
+    product = abstract.Program("product", jax.jit(jnp.matmul), (square, square), {}, 2.0 * size**3, 1, 1)
     found = compile.find(product, mesh, chip)
     assert found.mfu == pytest.approx(chip.ceiling, rel=0.02)
     assert found.bound == "compute"
@@ -183,7 +184,7 @@ def test_one_row_is_multiplied_in_the_matrix_unit():
         args = (shape(1, 1, 2560), shape(2560, 9728))
         with jax.set_mesh(mesh):
             return compile.find(
-                programs.Program("", jax.jit(function), args, {}, 1, 1, 1), mesh, chip
+                abstract.Program("", jax.jit(function), args, {}, 1, 1, 1), mesh, chip
             ).seconds
 
     twice = seconds(lambda x, w: layers.by_rows(lambda x: x @ w, x))
@@ -207,8 +208,8 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
     )
     texts = {}
     with jax.set_mesh(mesh):
-        llm = shapes.model(config, "bfloat16", mesh)
-        step = decode.step(mesh, llm, state, 10240, 64, greedy=True, eos=(1,))
+        llm = abstract.model(config, "bfloat16", mesh)
+        step = abstract.decode_step(mesh, llm, state, 10240, 64, greedy=True, eos=(1,))
         found = compile.find(step, mesh, where.chip, texts.__setitem__)
     assert not re.search(r"bf16\[1,2,10304,128\][^ ]* copy\(", texts["decode step"])
     assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
@@ -220,7 +221,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
 def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     """XLA knows no such option, and says so: it was asked."""
     monkeypatch.setitem(run.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
-    config = cli_plan.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compile.plan(config, topology.parse("v5e:2x4"))
 
@@ -230,7 +231,7 @@ def test_a_search_compiles_side_by_side(monkeypatch):
     monkeypatch.setattr(search, "TENSOR", (1, 2))
     monkeypatch.setattr(search, "REMAT", ("full",))
     changes = ["dtype=bfloat16", "batch.shards=4", "batch.conversations=1", "batch.length=128"]
-    config = cli_plan.read_config("configs/demo_note.py", changes)
+    config = config_files.read_config("configs/demo_note.py", changes)
     where, lines = topology.parse("v5e:2x1", slices=2), []
     text, values = search.run(config, where, lines.append, jobs=2)
     best = values["trials"][0]

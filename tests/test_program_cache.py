@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference.program_cache import ProgramCache
+from tempo_jax.runtime.buckets import ProgramCache
 
 
 def test_programs_of_old_sizes_go():

@@ -12,9 +12,9 @@ from convert import mapping
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models import config as cfg
-from tempo_jax.models.pool import take
-from tempo_jax.trees import flatten, nest
+from tempo_jax.models import presets as cfg
+from tempo_jax.models.embeddings import take
+from tempo_jax.utils.tree import flatten, nest
 
 QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)
 MLP = dataclasses.replace(cfg.TINY, projector="mlp2x_gelu")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo_jax import sharding
-from tempo_jax.models import attention, splash
+from tempo_jax.models.kernels import attention, splash
 from tempo_jax.models.layers import REMAT
 
 DOCUMENTS = jnp.asarray(np.repeat([[1, 2, 0]], 2, axis=0).repeat(80, axis=1))

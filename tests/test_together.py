@@ -2,13 +2,13 @@
 
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.options import Options
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.session import Turn
 from tempo_jax.serve.model import TempoModel, prefix_bytes
+from tempo_jax.tempo.options import Options
 from tests import systems
 from tests.serving import Heard, make_videos, service_of
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,16 +17,19 @@ from ml_collections import ConfigDict
 
 import tempo_jax
 from tempo_jax import checkpoint, sharding
-from tempo_jax.data.pipeline import Batches
 from tempo_jax.errors import TempoError, TryAgain
-from tempo_jax.models import attention, build
-from tempo_jax.models.config import TINY
+from tempo_jax.evaluation import model as eval_model
+from tempo_jax.models import build
+from tempo_jax.models.kernels import attention
 from tempo_jax.models.layers import REMAT
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.prompts import IGNORE, Tokenizer
+from tempo_jax.tasks import TASKS, Batches, losses, tempo
+from tempo_jax.tasks import llm as loss_llm
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics
-from tempo_jax.trees import flatten
+from tempo_jax.training import feed, groups, loop, metrics, run
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 from tests.systems import relative
 from tests.tiny_training import STEPS, curve, rows
@@ -119,12 +121,10 @@ def same(workdir, other):
 
 
 def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(TempoError, match=r"disk is full; that of step 3 is whole: free some space"):
-            tiny_training.train(tiny_model, tmp_path, "full_disk")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    full = child(tiny_model, tmp_path, "full_disk")
+    assert full.returncode == 2, full.stderr[-3000:]
+    assert "disk is full; that of step 3 is whole: free some space" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr and "Warning" not in full.stderr
     tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 
@@ -189,6 +189,29 @@ def test_the_model_can_be_exported_any_time(tiny_model, whole, tmp_path):
         loop.export(tiny_training.config(tiny_model), tmp_path / "nothing")
 
 
+def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
+    def made(make, **sizes):
+        return make(tiny_training.config(tiny_model, **{f"mesh.{axis}": n for axis, n in sizes.items()}))
+
+    def of_evaluation(config):
+        return eval_model.mesh(dict(config.mesh))
+
+    for make in (run.make_mesh, of_evaluation):
+        assert made(make, fsdp=-1).size == 8 and not capsys.readouterr().err
+        assert made(make, data=3, fsdp=2).size == 6
+        assert capsys.readouterr().err == (
+            "note: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 for "
+            "one axis takes the others as well\n"
+        )
+        with pytest.raises(
+            TempoError, match=r"mesh\.fsdp=-1 cannot take what config\.mesh\.data=3 leaves of 8"
+        ):
+            made(make, data=3, fsdp=-1)
+        with pytest.raises(TempoError, match="takes 16 devices"):
+            made(make, data=16, fsdp=-1)
+    assert made(of_evaluation, fsdp=1) is None
+
+
 def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):
     config = tiny_training.config(tiny_model, **{"batch.shards": 3})
     layout = feed.Layout(config, sharding.make_mesh(data=2, fsdp=2))
@@ -212,7 +235,7 @@ def test_rematerialisation_changes_no_gradient():
         def total(params):
             model = build.build(config, params)
             places = jnp.broadcast_to(jnp.arange(24), ids.shape)
-            return loss.cross_entropy(model.logits, model(model.embed(ids), places, remat=remat), ids).total
+            return losses.cross_entropy(model.logits, model(model.embed(ids), places, remat=remat), ids).total
 
         gradient = jax.grad(total)
         return flatten(jax.jit(gradient)(params)), str(jax.make_jaxpr(gradient)(params))
@@ -330,39 +353,41 @@ def test_flops_agree_with_the_compiler(monkeypatch):
         return jax.ShapeDtypeStruct((1, *sizes), dtype)
 
     row, text = (pool, row_length), (conversations, length)
-    batch = loss.Batch(
+    batch = tempo.Batch(
         array(pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
         array(pool), array(*text), array(*text), array(*text), array(*text),
     )  # fmt: skip
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    forward = lambda params, batch: loss.forward(build.build(config, params), batch, remat="none")  # noqa: E731
+    forward = lambda params, batch: tempo.forward(build.build(config, params), batch, remat="none")  # noqa: E731
     monkeypatch.setattr(attention, "SHORT", 10**9)  # no blocks of the causal half
     with jax.set_mesh(sharding.make_mesh()):  # attention without a loop over rows
         counted = jax.jit(forward).lower(build.shapes(config), one).cost_analysis()["flops"]
     # Whole score matrices are multiplied here, where ours counts the causal half.
-    parts = list(flops.PARTS[type(batch)](config, batch))
+    parts = list(TASKS["tempo"].flops(config, batch))
     whole = sum(part.weights + part.scores * (1 if part.group == "vision" else 2) for part in parts)
     head = 2 * conversations * length * config.llm.hidden_size * config.llm.vocab_size
     assert whole - head == pytest.approx(counted, rel=0.05)
     once = sum(part.weights + part.scores for part in parts)
-    assert flops.of_step(config, batch, {}) == once
+    assert TASKS["tempo"].step_flops(config, batch, {}) == once
     # Where everything learns the backward pass is two more of them; the LLM alone pays for itself.
-    assert flops.of_step(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(3 * once)
+    assert TASKS["tempo"].step_flops(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(
+        3 * once
+    )
     llm = parts[-1]
-    alone = flops.of_step(config, batch, {"llm": 1.0})
+    alone = TASKS["tempo"].step_flops(config, batch, {"llm": 1.0})
     assert alone == pytest.approx(once + 2 * (llm.weights + llm.scores))
 
 
 def test_logits_count_in_the_chunks_that_have_labels():
-    """loss.cross_entropy makes them chunk by chunk as long as any row has labels."""
+    """losses.cross_entropy makes them chunk by chunk as long as any row has labels."""
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1
 
     def weights(labels):
         batch = loss_llm.Batch(labels, labels, labels)
-        return next(flops.PARTS[type(batch)](TINY.llm, batch)).weights
+        return next(TASKS["llm"].flops(TINY.llm, batch)).weights
 
     nothing = np.full_like(labels, IGNORE)
-    places = 3 * loss.CHUNK * (-(-600 // loss.CHUNK) + 1)
+    places = 3 * losses.CHUNK * (-(-600 // losses.CHUNK) + 1)
     assert weights(labels) - weights(nothing) == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size

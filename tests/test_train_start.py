@@ -11,11 +11,11 @@ import pytest
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models import config as models
+from tempo_jax.models import presets as models
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import start
 from tempo_jax.training.config import default
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 
 

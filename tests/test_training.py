@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models.config import TINY
 from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.resize import resize_video
-from tempo_jax.training.loss import cross_entropy, loss
-from tempo_jax.trees import flatten, nest
+from tempo_jax.tasks.losses import cross_entropy
+from tempo_jax.tasks.tempo import collate, loss
+from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.video import resize_steps
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative, weights
 

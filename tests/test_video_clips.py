@@ -7,7 +7,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
 from tempo_jax.video.encode import encode
 from tempo_jax.video.synthetic import Clip, write_video
-from tempo_jax.xcomp.sampling import VIDEO, sample_indices
+from tempo_jax.xcomp.layout import VIDEO, sample_indices
 
 
 @pytest.fixture(scope="module")

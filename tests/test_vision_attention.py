@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import attention, rope, vision, vision_attention
-from tempo_jax.models.config import TINY
+from tempo_jax.models import rope, umt, vision
+from tempo_jax.models.kernels import attention, vision_attention
 from tempo_jax.models.layers import REMAT
-from tempo_jax.xcomp import umt
+from tempo_jax.models.presets import TINY
 
 # Name -> rows, tokens, heads, size of a head, whether rotated.
 CASES = {

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo_jax.models import rope
+from tempo_jax.models import rope, umt
+from tempo_jax.models import umt as merging
 from tempo_jax.models.resize import resize_direct
-from tempo_jax.xcomp import merging, umt
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 

@@ -9,8 +9,9 @@ import pytest
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import LPCompConfig
-from tempo_jax.xcomp import lp_comp, schedule
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp import token_compression as schedule
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests.xcomp_systems import recorded
 
 RELEASED = [16] * 3 + [15] * 2 + [14] * 2 + [13] + [12] * 2 + [11, 10] + [9] * 2 + [8, 7, 6]
@@ -75,15 +76,15 @@ def test_plans_hold_together(name):
         assert all(made.kept(start + 1) is not None for start, _ in runs[1:])
 
 
-_delete = jax.jit(lp_comp.delete, static_argnums=(2, 3, 4))
+_delete = jax.jit(token_compression.delete, static_argnums=(2, 3, 4))
 
 
 def test_indices_by_hand():
     """T3: two text tokens, two frames of four tokens, three text tokens; a row of its own and padded."""
     made = plan(LPCompConfig(), 4, 4)
     assert made.tokens == (4, 4, 3, 1, 1)
-    rows = lp_comp.Rows(np.array([2, 2]), np.array([2, 1]), np.array([3, 2]))
-    room = lp_comp.Room(5, 2)
+    rows = token_compression.Rows(np.array([2, 2]), np.array([2, 1]), np.array([3, 2]))
+    room = token_compression.Room(5, 2)
     x = np.arange(13)[None].repeat(2, 0)
     seen = [x]
     for layer in range(1, 5):
@@ -100,14 +101,14 @@ def test_indices_by_hand():
     assert seen[2][1, :7].tolist() == [0, 1, 3, 4, 5, 6, 7] and seen[3][1, :5].tolist() == [0, 1, 5, 6, 7]
     assert rows.lengths(made).tolist() == [[13, 8], [11, 7], [7, 5], [7, 5]]
     labels = np.array([[-100] * 10 + [7, 8, 9]] * 2)
-    assert lp_comp.compress_labels(labels, rows, room, made)[0].tolist() == [-100] * 4 + [7, 8, 9]
+    assert token_compression.compress_labels(labels, rows, room, made)[0].tolist() == [-100] * 4 + [7, 8, 9]
 
 
 def test_length_trace():
     """T5: 576 frames and 201 text tokens."""
     run = recorded("prefill_suffix_F576_S201")
     made = plan(VARIANTS["released"], 28, 16)
-    rows = lp_comp.Rows(*(np.array([n]) for n in (14, 576, 187)))
+    rows = token_compression.Rows(*(np.array([n]) for n in (14, 576, 187)))
     lengths = rows.lengths(made)[:, 0]
     np.testing.assert_array_equal(lengths, run["lens"])
     assert lengths[0] == 9417 and lengths[-1] == 777

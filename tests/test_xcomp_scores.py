@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.models.attention import attention
+from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import layer
-from tempo_jax.xcomp import lp_comp
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.schedule import VARIANTS, plan
-from tempo_jax.xcomp.scores import Question, clip_scores
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Question, Windows, clip_scores
+from tempo_jax.xcomp.token_compression import VARIANTS, plan
 from tests import xcomp_systems as tiny
 from tests.test_xcomp_lp_comp import inputs
 from tests.xcomp_systems import recorded
@@ -51,7 +50,7 @@ def score(llm, x, rows, end, *, room, cases, layers):
     def attend(q, k, v, scale):
         return attention(q, k, v, scale=scale, causal=True)
 
-    for index, entering in lp_comp.walk(llm, x, rows, room, made, attend):
+    for index, entering in token_compression.walk(llm, x, rows, room, made, attend):
         for name, (windows, skip, causal) in cases if index in layers else ():
             found[name, index] = clip_scores(
                 layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),

@@ -8,7 +8,7 @@ import numpy as np
 from convert import mapping
 from tempo_jax.models import build
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, VisionConfig
-from tempo_jax.trees import nest
+from tempo_jax.utils.tree import nest
 
 TOLERANCE_LAYER = 1e-5
 TOLERANCE_MODEL = 1e-4

@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this runs as a script
 
-from tempo_jax import cli_options, cli_plan
-from tempo_jax.plan import chips, collectives, topology
+from tempo_jax.plan import chips, collectives, config_files, topology
+from tempo_jax.utils import command_line
 from tools import svg
 from tools.plan_rows import PLANS, SCALING, Row
 
@@ -110,13 +110,13 @@ def main(arguments: list[str]) -> int:
     topology.prepare()
     unknown = [name for name in arguments if name not in PLANS]
     if unknown:
-        cli_options.say(
+        command_line.say(
             f"plans: There is no row {unknown[0]!r}. The names are the keys of docs/results/plans.json."
         )
         return 2
     stale = [name for name in PLANS if name not in found or not _recent(found[name])]
     for name in arguments or stale:
-        cli_options.say(f"{name}: {PLANS[name].command}")
+        command_line.say(f"{name}: {PLANS[name].command}")
         found[name] = _compile(PLANS[name], known)
         DATA.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         write(found)
@@ -140,8 +140,8 @@ def _compile(row: Row, known: dict) -> dict[str, Any]:
 
     from tempo_jax.plan import compile, report
 
-    config = cli_plan.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=cli_options.say, known=known)
+    config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
+    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=command_line.say, known=known)
     print(report.text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {
@@ -324,6 +324,6 @@ def _commands(found: dict) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    status = cli_options.run("plans", lambda: main(sys.argv[1:]))
+    status = command_line.run("plans", lambda: main(sys.argv[1:]))
     sys.stdout.flush()
     os._exit(status)  # libtpu's threads would otherwise be waited for

@@ -67,12 +67,12 @@ def main() -> int:
 
 def pages() -> dict[str, str]:
     """Renders the pages, by file name."""
-    from tempo_jax import cli
+    from tempo_jax.cli import entry
     from tempo_jax.evaluation import config as evaluation
     from tempo_jax.training import config as training
 
     return {
-        "cli.md": GENERATED + CLI + "\n" + "\n".join(commands(cli._parser())),
+        "cli.md": GENERATED + CLI + "\n" + "\n".join(commands(entry._parser())),
         "training-config.md": GENERATED + TRAINING + "\n" + config_table(training.default),
         "eval-config.md": GENERATED + EVALUATION + "\n" + config_table(evaluation.default),
     }

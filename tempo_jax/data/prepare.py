@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tempo_jax import cli_options as options
-from tempo_jax import folders
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
-from tempo_jax.paths import local
+from tempo_jax.models import presets
+from tempo_jax.utils import command_line, folders
+from tempo_jax.utils.paths import local
+from tempo_jax.utils.text import count
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
 WHOLE = (models.TempoConfig, models.XCompConfig)
-MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, WHOLE))
+MODELS = tuple(name for name, config in presets.PRESETS.items() if isinstance(config, WHOLE))
 
 
 def prepare(
@@ -97,8 +98,8 @@ def _report(built: "Preparing", target: Path) -> str:
     common = ", ".join(f"{size} ({n})" for n, size in sorted(sizes, reverse=True)[:5])
     more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
     text = (
-        f"{target}: {options.count(counts['samples'], 'sample')} prepared ({kinds}), "
-        f"{options.count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
+        f"{target}: {count(counts['samples'], 'sample')} prepared ({kinds}), "
+        f"{count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
         f"on average, height x width {common}{more}. {_skipped_sentence(built).capitalize()}"
     )
     return text + (f"; each is named in {target / SKIPPED}." if built.skipped else ".")
@@ -110,7 +111,7 @@ def _skipped_sentence(built: "Preparing") -> str:
     if not reasons:
         return "no sample was skipped"
     named = "" if built.counts["samples"] else f" (first, {_first(built)})"
-    return f"{options.count(len(built.skipped), 'sample')} skipped: {listed}{named}"
+    return f"{count(len(built.skipped), 'sample')} skipped: {listed}{named}"
 
 
 def _first(built: "Preparing") -> str:
@@ -119,8 +120,8 @@ def _first(built: "Preparing") -> str:
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = options.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
-    whole, above_0 = options.number(int, 1), options.number(float, 0, open_end=True)
+    parser = command_line.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
+    whole, above_0 = command_line.number(int, 1), command_line.number(float, 0, open_end=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--source", type=Path, metavar="FILE", help="records: a file, a folder of them, or a .yaml mixture"
@@ -139,9 +140,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
     reels = parser.add_argument_group("minireel")
     reels.add_argument("--count", type=whole, default=100, metavar="N", help="reels (100)")
-    reels.add_argument("--start", type=options.number(int, 0), default=0, metavar="N", help="first one (0)")
+    reels.add_argument(
+        "--start", type=command_line.number(int, 0), default=0, metavar="N", help="first one (0)"
+    )
     reels.add_argument("--seconds", type=above_0, metavar="S", help="length of each (default: it varies)")
-    reels.add_argument("--size", type=options.number(int, 32), default=96, metavar="PX", help="drawn at (96)")
+    reels.add_argument(
+        "--size", type=command_line.number(int, 32), default=96, metavar="PX", help="drawn at (96)"
+    )
     reels.add_argument("--forms", default="choice", metavar="F,…", help="choice, text or both (choice)")
     model = parser.add_argument_group("model and frames")
     add = model.add_argument
@@ -150,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=above_0, default=2.0, metavar="F", help="frames to take per second of video (2)")
     add("--min-frames", type=whole, default=4, metavar="N", help="take no fewer of a video (4)")
     add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
-    add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
+    add("--sampling", choices=command_line.SAMPLINGS, default="time", help=command_line.SAMPLING_HELP)
     add(
         "--source-fps",
         type=above_0,
@@ -186,7 +191,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompConfig, Path | None]:
     """The model's architecture and, of a checkpoint, the folder of its tokenizer."""
     if args.checkpoint is None:
-        return models.PRESETS[args.model or "tempo-6b"], None
+        return presets.PRESETS[args.model or "tempo-6b"], None
     if args.model:
         raise TempoError("--model and --checkpoint exclude each other: leave one out.")
     from tempo_jax import checkpoint
@@ -234,7 +239,7 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    from tempo_jax import progress
+    from tempo_jax.utils import progress
 
     try:
         args = _parser().parse_args(argv)
@@ -248,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         print(text)
         return 0
 
-    return options.run_on_cpu("prepare", command)
+    return command_line.run_on_cpu("prepare", command)
 
 
 if __name__ == "__main__":

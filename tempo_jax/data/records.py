@@ -13,16 +13,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
-
-if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
-    from tempo_jax.data.collate import Sample
+from tempo_jax.utils.paths import check_local
 
 KINDS = ("image", "video", "text")
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
@@ -140,10 +138,8 @@ def to_example(
     }
 
 
-def to_sample(example: dict[str, Any]) -> "Sample":
+def to_sample(example: dict[str, Any]) -> Sample:
     """The Sample of an example as stored (text in UTF-8); its frames are EncodedFrames."""
-    from tempo_jax.data.collate import Sample
-
     fps = example["fps"].decode()
     times = json.loads(example.get("times", b"") or b"{}")  # sets that were prepared earlier have none
     return Sample(
@@ -179,7 +175,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> "Sample":
+    def __getitem__(self, index: int) -> Sample:
         """TempoError where the record cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -14,11 +14,11 @@ from typing import Any
 
 from pyarrow import parquet
 
-from tempo_jax.cli_options import clean_text
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import subtitles
 from tempo_jax.evaluation.benchmarks import Benchmark
-from tempo_jax.paths import check_local
+from tempo_jax.utils.paths import check_local
+from tempo_jax.utils.text import clean_text
 
 OPTION = re.compile(r"\(([A-E])\)\s*(.+)")  # a line of a question that is one of its options
 NOT_OFFERED = "N/A"  # stands in LongVideoBench's option columns where there are fewer than five

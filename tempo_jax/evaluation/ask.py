@@ -19,7 +19,7 @@ from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
-from tempo_jax.inference.answering import Turn
+from tempo_jax.runtime.session import Turn
 
 Pair = tuple[Question, Setting]
 Batch = list[Pair]  # of one reading of one video

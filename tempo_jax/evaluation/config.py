@@ -12,8 +12,8 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
-from tempo_jax.inference.options import FLOOR
-from tempo_jax.paths import MOUNT, url
+from tempo_jax.tempo.options import FLOOR
+from tempo_jax.utils.paths import MOUNT, url
 from tempo_jax.video.sources import SAMPLINGS
 
 REUSE = ("vision", "prefix")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tempo_jax.cli_options import count
 from tempo_jax.evaluation import figure, published
 from tempo_jax.evaluation.results import STAGES
 from tempo_jax.evaluation.rows import MISSING, REFUSED, UNDECODABLE
+from tempo_jax.utils.text import count
 
 LOST = {MISSING: "videos missing", UNDECODABLE: "videos not decodable", REFUSED: "questions refused"}
 SECONDS = "## Seconds per answer"  # nothing above this line depends on the machine's speed

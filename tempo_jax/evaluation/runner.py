@@ -20,8 +20,8 @@ from tempo_jax.evaluation.ask import Asker, Key, Pair, file_state, missing
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import Watch
-from tempo_jax.paths import check_local
 from tempo_jax.training.checkpoints import code_version
+from tempo_jax.utils.paths import check_local
 
 POLL_SECONDS = 0.5
 MOST_MISSING = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tempo_jax.inference.options import FLOOR, PRUNING
+from tempo_jax.tempo.options import FLOOR, PRUNING
 
 UNCOMPRESSED = "none"  # a strategy of ours: every memory token of every segment
 FREE_SPENDING = (UNCOMPRESSED, *PRUNING)  # strategies that no budget changes

@@ -6,10 +6,10 @@ from ml_collections import ConfigDict
 
 from tempo_jax.evaluation import ahead, model
 from tempo_jax.evaluation.settings import AXES, UNCOMPRESSED, Setting
-from tempo_jax.inference.options import PRUNING, STRATEGIES, Options
+from tempo_jax.tempo.options import PRUNING, STRATEGIES, Options
 from tempo_jax.video import Reading, Source
 from tempo_jax.xcomp import options as xcomp
-from tempo_jax.xcomp.sampling import VIDEO, sample_indices
+from tempo_jax.xcomp.layout import VIDEO, sample_indices
 
 
 def _reading(config: ConfigDict) -> Reading:

@@ -8,8 +8,8 @@ from flax import nnx
 
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.tempo import MODELS
-from tempo_jax.trees import flatten
-from tempo_jax.xcomp.model import XComp
+from tempo_jax.models.xcomp import XComp
+from tempo_jax.utils.tree import flatten
 
 _MODELS = {**MODELS, XCompConfig: XComp}
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.models import rope
-from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     Linear,
@@ -80,16 +80,16 @@ class Attention(nnx.Module):
         """The module that turns projections to heads and back on a TPU, where it takes these."""
         if platform() != "tpu":
             return None
-        from tempo_jax.models import head_layout  # Pallas: nobody else need import it
+        from tempo_jax.models.kernels import qk_norm_rope  # Pallas: nobody else need import it
 
-        return head_layout if head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim) else None
+        return qk_norm_rope if qk_norm_rope.fits(x_BL.dtype, x_BL.shape[1], self.head_dim) else None
 
 
 def _kernel_of_one(dtype, size: int):
     """The module that attends to one token a row on a TPU, where it takes heads of `size`."""
     if platform() != "tpu":
         return None
-    from tempo_jax.models import decode_attention
+    from tempo_jax.models.kernels import decode_attention
 
     return decode_attention if decode_attention.fits(dtype, size) else None
 
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
     def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
         """One token per row, written to slot `position` of the cache buffers [B, kv_heads, S, head_dim].
 
-        position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/lp_comp.py).
+        position: int [B], or [layers, B] where layers hold different numbers of tokens (LP-Comp).
         """
         per_layer = position.ndim == 2
         slots = list(position) if per_layer else [position] * len(cache)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.attention import platform
-from tempo_jax.models.quantised import matmul
+from tempo_jax.models.kernels.attention import platform
+from tempo_jax.models.quantized import matmul
 from tempo_jax.sharding import constrain
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import pool
+from tempo_jax.models import embeddings
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
 from tempo_jax.models.decoder import Decoder
@@ -58,10 +58,10 @@ class Tempo(nnx.Module):
         """The LLM's input embeddings [B, L, D] by index.
 
         memory_MD: a pool of memory tokens (compressor width, not yet projected) shared by all rows;
-        memory_index_BL: a row of the pool, -1 for text. shards: see pool.take.
+        memory_index_BL: a row of the pool, -1 for text. shards: see embeddings.take.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = pool.take(self.projector(memory_MD).astype(text.dtype), memory_index_BL, shards)
+        rows = embeddings.take(self.projector(memory_MD).astype(text.dtype), memory_index_BL, shards)
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tempo_jax.models import patches, rope
-from tempo_jax.models.attention import attention, platform
+from tempo_jax.models import embeddings, rope
 from tempo_jax.models.config import VisionConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     LayerNorm,
@@ -32,7 +32,7 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x_BND, angles_1NR):
         if platform() == "tpu":
-            from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
+            from tempo_jax.models.kernels import vision_attention  # Pallas: nobody else need import it
 
             if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
                 qkv, bias = self.qkv.split(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
@@ -106,7 +106,7 @@ class VisionTower(nnx.Module):
     def embed(self, frames_BTHWC) -> jax.Array:
         """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
-        x = patches.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        x = embeddings.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape
         x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from tempo_jax.inference.placement import Placement
-from tempo_jax.plan import cost, hlo, memory, programs, topology
+from tempo_jax.plan import abstract, cost, hlo, memory, programs, topology
 from tempo_jax.plan.chips import Chip
 from tempo_jax.plan.topology import Topology
+from tempo_jax.runtime.placement import Placement
 
 
 class Finding(NamedTuple):
@@ -116,7 +116,7 @@ def plan(
     return Plan(where, dict(mesh.shape), "ask" not in config, tuple(findings))
 
 
-def find(program: programs.Program, mesh, chip: Chip, dump: Any = None, lowered: Any = None) -> Finding:
+def find(program: abstract.Program, mesh, chip: Chip, dump: Any = None, lowered: Any = None) -> Finding:
     """One program compiled, inside its mesh. lowered: where it already is."""
     started, refusal, costs, needs = time.perf_counter(), None, None, None
     beside = program.beside_bytes

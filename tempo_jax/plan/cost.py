@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tempo_jax.models import decode_attention, head_layout, vision_attention
-from tempo_jax.models.splash import HEADS, block_sizes
+from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
+from tempo_jax.models.kernels.splash import HEADS, block_sizes
 from tempo_jax.plan import collectives, hlo
 from tempo_jax.plan.chips import KERNEL_EFFICIENCY, LAUNCH_CYCLES, MOVE_EFFICIENCY, READ_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
@@ -71,7 +71,7 @@ class _Run(NamedTuple):
 
 
 def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
-    """labels: share of the runs of a conditional that take its expensive branch (loss.cross_entropy)."""
+    """labels: share of the runs of a conditional that take its expensive branch (losses.cross_entropy)."""
     runs = list(_walk(module, module.entry, 1.0, labels))
     turning = [run for run in runs if run.turning]
     if not turning:
@@ -193,7 +193,7 @@ def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> 
         return Kernel(products * 2.0 * rows * length**2 * width, int(ours[1]))
     by_name = {other.name: other.shape for other in computation}
     given = [by_name[name] for name in instruction.operands if name in by_name]
-    if head_layout.NAME in instruction.name:
+    if qk_norm_rope.NAME in instruction.name:
         return Kernel(0.0, HEADS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
     if decode_attention.NAME in instruction.name:
         return Kernel(0.0, HEADS[-1], read=sum(map(hlo.nbytes, given)))

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.plan import compile, report, topology
 from tempo_jax.plan.topology import Topology
-from tempo_jax.training.tasks import TASKS
+from tempo_jax.tasks import TASKS
 
 Changes = dict[str, Any]  # fields of the config
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import prefetch
+from tempo_jax.runtime import prefetch
 from tempo_jax.serve import decoder_child
 from tempo_jax.video.sources import Source
 

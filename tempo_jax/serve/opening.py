@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tempo_jax.inference import prefetch
+from tempo_jax.runtime import prefetch
 from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request

@@ -25,11 +25,12 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 import tempo_jax
-from tempo_jax import checkpoint, digests, failures
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import FORCE, replacing
 from tempo_jax.training import peers
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests, failures
+from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.tree import flatten, nest
 
 FOLDER, DIGESTS = "checkpoints", "digests"
 
@@ -225,9 +226,15 @@ def check_frozen(folder: Path) -> None:
 
 
 def load_frozen(folder: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """The parameters that never change, {path: array}."""
+    """The parameters that never change, {path: array}.
+
+    One process looks at every byte, as at those of a checkpoint; several at a part each (`digests`).
+    """
+    if not (folder / "params").exists():
+        return {}
+    every = jax.process_count() == 1 and (folder / digests.FILE).is_file()
     try:
-        return flatten(checkpoint.load_params(folder, shardings=mesh)) if (folder / "params").exists() else {}
+        return flatten(checkpoint.load_params(folder, shardings=mesh, verify=every))
     except TempoError as error:
         raise TempoError(f"{str(error).rsplit(': ', 1)[0]}: {_PUT_BACK}") from error
 

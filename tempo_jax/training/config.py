@@ -9,14 +9,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import PRESETS
 from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.paths import MOUNT, url
+from tempo_jax.models.presets import PRESETS
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimiser import KINDS
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.utils.paths import MOUNT, url
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
@@ -31,10 +31,10 @@ def default() -> ConfigDict:
     """All fields with their types; a field that is not here is a mistake."""
     config = ConfigDict()
     config.seed = 0
-    config.task = "tempo"  # training.tasks.TASKS
-    config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
+    config.task = "tempo"  # tasks.TASKS
+    config.model = ""  # a name in models.presets.PRESETS; empty: the architecture of init.checkpoint
 
-    config.compression = ""  # task xcomp: a name in xcomp.schedule.VARIANTS; empty: as the model has it
+    config.compression = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
@@ -58,7 +58,7 @@ def default() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.shards = 1  # independent parts of the global batch, whoever builds them
     config.batch.micro_batches = 1  # whose gradients are added up
-    # Of one shard's one micro-batch (data.collate.Shape):
+    # Of one shard's one micro-batch (batch_packing.Shape):
     config.batch.pool = 16
     config.batch.row_length = 768
     config.batch.conversations = 1

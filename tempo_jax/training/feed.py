@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from tempo_jax import sharding
 from tempo_jax.data.buckets import buckets_of
 from tempo_jax.errors import TryAgain
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
-from tempo_jax.training.tasks import TASKS
 
 AHEAD = 2  # batches that wait on the device
+LAST_READ_SECONDS = 20.0  # that the batch under way may take when a run ends
 
 
 class Layout:
@@ -142,7 +143,7 @@ class Feed:
         return self
 
     def __exit__(self, *_) -> None:
-        """Stops the thread, then the pipeline."""
+        """Stops the thread, then the pipeline; a read that hangs holds nobody up for long."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(LAST_READ_SECONDS)
         self._batches.close()

@@ -16,13 +16,14 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import checkpoint, digests, failures
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers
 from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths, steps
 from tempo_jax.training.metrics import say
-from tempo_jax.trees import flatten
+from tempo_jax.utils import digests, failures
+from tempo_jax.utils.tree import flatten
 
 ASIDE = "damaged"
 

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax import checkpoint, failures, folders, sharding
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
-from tempo_jax.paths import check_local
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints
@@ -29,8 +28,9 @@ from tempo_jax.training.feed import Layout
 from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.owner import Owner
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import nest
+from tempo_jax.utils import failures, folders
+from tempo_jax.utils.paths import check_local
+from tempo_jax.utils.tree import nest
 
 WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
 
@@ -174,17 +174,17 @@ def full_memory_is_a_sentence() -> Iterator[None]:
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave."""
-    sizes = dict(config.mesh)
+    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave.
+
+    A mesh that leaves devices out is said, or refused where another process would have none.
+    """
     count = jax.device_count() if devices is None else len(devices)
-    left = max(count // math.prod(max(size, 1) for size in sizes.values()), 1)
-    sizes = {name: left if size == -1 else size for name, size in sizes.items()}
-    mesh = sharding.make_mesh(**sizes, devices=devices)
-    if mesh.size < count and jax.process_count() > 1:
-        raise TempoError(
-            f"config.mesh takes {mesh.size} of {count} devices: with several processes it must "
-            "take all, which -1 for one axis does"
-        )
+    mesh = sharding.make_mesh(**sharding.filled(dict(config.mesh), count, "config.mesh."), devices=devices)
+    if note := sharding.left_out(mesh, count, "config.mesh."):
+        if jax.process_count() > 1:
+            raise TempoError(f"{note}, as it must with several processes")
+        if devices is None:
+            say(f"note: {note}")
     return mesh
 
 

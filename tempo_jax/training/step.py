@@ -12,9 +12,10 @@ from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
 from tempo_jax.models.qwen3_vl import Rows
 from tempo_jax.sharding import RULES
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.base import Task
+from tempo_jax.tasks.losses import Loss
 from tempo_jax.training.groups import group_of, join
-from tempo_jax.training.loss import Loss
-from tempo_jax.training.tasks import TASKS, Task
 
 Flat = dict[str, jax.Array]
 
@@ -62,7 +63,7 @@ def make_step(
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
     models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
-    (pool.take).
+    (embeddings.take).
     """
     summed = _summed(config, task, dtype, remat, shards)
 

@@ -1,29 +1,23 @@
-"""`Clip`: one opened video, and the way a question about it takes through XComp's programs."""
+"""`Clip`: one opened video, and the way a question about it takes through XComp's jitted steps."""
 
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate
-from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
-from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.inference.text import finished_text
 from tempo_jax.prompts import Message
-from tempo_jax.xcomp import programs, prompts, select
-from tempo_jax.xcomp.frames import Frames
-from tempo_jax.xcomp.lp_comp import Room
-from tempo_jax.xcomp.options import SCORERS, Options
-from tempo_jax.xcomp.qc_comp import frame_scores
-from tempo_jax.xcomp.results import FrameSegment
-
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
+from tempo_jax.runtime import buckets, generate
+from tempo_jax.runtime.results import Answer, Inspection
+from tempo_jax.runtime.session import OpenVideo, Progress, System, checked, finished_text, timings
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frames import Frames, frame_scores
+from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options
+from tempo_jax.xcomp.token_compression import Room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +25,11 @@ class Asked:
     """A question whose prompt the LLM has read."""
 
     options: Options
-    text: prompts.Text
+    text: layout.Text
     pool: Any  # visual tokens of the frames that stay, then padding
     selected_N: np.ndarray  # sampled frames that stay, in time order
     scores_F: np.ndarray | None
-    prefilled: programs.Prefilled
+    prefilled: steps.Prefilled
     sampling: generate.Sampling
     budget: int  # visual tokens
     warnings: tuple[str, ...]
@@ -51,7 +45,7 @@ class Clip(OpenVideo):
 
     options = Options
 
-    def __init__(self, system: "XComp", source: Any, *, keep: bool, least: int = 0):
+    def __init__(self, system: System, source: Any, *, keep: bool, least: int = 0):
         super().__init__(system)
         self.source = source
         self.frames = Frames(system, source, least=least)
@@ -72,7 +66,7 @@ class Clip(OpenVideo):
         """What the prompt says about the video."""
         if self.is_image:
             return None
-        return prompts.time_message(self.source.duration_seconds, self.frames.count)
+        return layout.time_message(self.source.duration_seconds, self.frames.count)
 
     def read(self, progress: Progress = None) -> None:
         """Decodes and encodes the video if the clip does not hold it yet."""
@@ -89,7 +83,7 @@ class Clip(OpenVideo):
         question, _ = checked(question)
         if SCORERS[chosen.strategy] is None:
             raise TempoError(f"The strategy {chosen.strategy} scores nothing: use local or global.")
-        text = prompts.text(self.system.tokenizer, question, self.message)
+        text = layout.text(self.system.tokenizer, question, self.message)
         with self.system.place():
             return self._scores(question, text, _padded(text), chosen, 0, progress)
 
@@ -122,7 +116,7 @@ class Clip(OpenVideo):
         """Everything up to the LLM's first logits."""
         started, system, config = time.perf_counter(), self.system, self.system.config
         question, warnings = checked(question)
-        text = prompts.text(system.tokenizer, question, self.message, conversation)
+        text = layout.text(system.tokenizer, question, self.message, conversation)
         wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
         warnings += [lowered] if lowered else []
         key = jax.random.key(options.seed)
@@ -138,7 +132,7 @@ class Clip(OpenVideo):
                 len(prompt.prefix_P) + len(prompt.suffix_Q),
                 1 if self.is_image else self.frames.bucket(len(selected)),
             )
-            prefilled = programs.prefill(
+            prefilled = steps.prefill(
                 system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
                 room=room, plan=system.plan(options),
                 capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
@@ -157,7 +151,7 @@ class Clip(OpenVideo):
         """Frames that stay, and a sentence if the context holds fewer than asked for."""
         config, sampled = self.system.config, self.frames.count
         room = (config.context_length - text_tokens - options.max_new_tokens) // config.frame_tokens
-        least = 1 if self.is_image else min(select.GRAIN, sampled)
+        least = 1 if self.is_image else min(frame_selection.GRAIN, sampled)
         if room < least:
             raise TempoError(
                 f"The question ({text_tokens} tokens with the prompt's frame) and {options.max_new_tokens} "
@@ -171,14 +165,14 @@ class Clip(OpenVideo):
                 f"of {config.frame_tokens} tokens each: give at least {least * config.frame_tokens}."
             )
         if min(wanted, sampled) <= room:
-            return sampled if self.is_image else select.affordable(sampled, wanted), None
+            return sampled if self.is_image else frame_selection.affordable(sampled, wanted), None
         if not options.compress:
             raise TempoError(
                 f"Without compression the video takes {sampled * config.frame_tokens} tokens but the "
                 f"context of {config.context_length} has room for {room * config.frame_tokens}: turn "
                 "compression on or sample fewer frames (max_frames)."
             )
-        lowered = select.affordable(sampled, room)
+        lowered = frame_selection.affordable(sampled, room)
         return lowered, (
             f"The budget is lowered from {min(wanted, sampled) * config.frame_tokens} to "
             f"{lowered * config.frame_tokens} visual tokens to fit a context of {config.context_length}."
@@ -205,7 +199,7 @@ class Clip(OpenVideo):
             return np.arange(count)
         if scores is None:  # evenly spread
             return np.arange(wanted) * count // wanted
-        return select.keep(scores, wanted)
+        return frame_selection.keep(scores, wanted)
 
     def writing(self, options: Options) -> dict:
         """The repetition penalty, traced: another value compiles nothing."""
@@ -265,9 +259,9 @@ class Clip(OpenVideo):
         )
 
 
-def _padded(text: prompts.Text) -> programs.Prompt:
+def _padded(text: layout.Text) -> steps.Prompt:
     suffix = np.asarray(text.suffix, np.int32)
     padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
-    return programs.Prompt(
+    return steps.Prompt(
         np.asarray(text.prefix, np.int32), np.pad(suffix, (0, padding)), np.int32(len(suffix))
     )

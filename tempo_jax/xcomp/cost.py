@@ -5,7 +5,7 @@ or the language head.
 """
 
 from tempo_jax.models.config import UMTConfig, XCompConfig
-from tempo_jax.xcomp.schedule import VARIANTS, Plan, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, Plan, plan
 
 
 def _plan(config: XCompConfig, compress: bool) -> Plan:

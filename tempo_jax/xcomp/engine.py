@@ -1,4 +1,4 @@
-"""`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
+"""`XComp`: a loaded model that answers questions about videos, with `tempo.engine.Tempo`'s interface."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
-from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.video import Reading, open_video
-from tempo_jax.xcomp import sampling, schedule
+from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
 
@@ -34,7 +34,7 @@ class XComp:
     ):
         """params: parameter tree, stacked or one node per layer, already placed on the mesh."""
         self.config, self.tokenizer = config, tokenizer
-        if sampling.GRAIN % config.clip_frames:
+        if layout.GRAIN % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
             self.model = build.build(config, build.unstack(params))
@@ -43,23 +43,23 @@ class XComp:
         self._plan(config.compression)  # odd settings show before a video is read
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
-        self.chunk_clips = chunk_clips * (sampling.GRAIN // config.clip_frames) * self.place.segment_shards
+        self.chunk_clips = chunk_clips * (layout.GRAIN // config.clip_frames) * self.place.segment_shards
 
-    def plan(self, options: Options) -> schedule.Plan:
+    def plan(self, options: Options) -> token_compression.Plan:
         """Which tokens of a frame each layer sees."""
         name = options.lp_comp if options.compress else "none"
-        return self._plan(self.config.compression if name is None else schedule.VARIANTS[name])
+        return self._plan(self.config.compression if name is None else token_compression.VARIANTS[name])
 
-    def _plan(self, settings: LPCompConfig) -> schedule.Plan:
-        return schedule.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
+    def _plan(self, settings: LPCompConfig) -> token_compression.Plan:
+        return token_compression.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
 
     def open(
         self,
         video: Any,
         *,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         keep: bool = True,
         repeat_short: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
@@ -74,12 +74,10 @@ class XComp:
         Other arguments as in `ask`.
         """
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-        sampler = sampling.sample_indices
+        sampler = layout.sample_indices
         source = open_video(video, **limits, sampler=sampler, progress=progress, **reading)
         short = repeat_short and source.kind == "video"
-        clip = Clip(
-            self, source, keep=keep, least=min_frames // sampling.GRAIN * sampling.GRAIN if short else 0
-        )
+        clip = Clip(self, source, keep=keep, least=min_frames // layout.GRAIN * layout.GRAIN if short else 0)
         if keep:
             clip.read(progress)
         return clip
@@ -89,9 +87,9 @@ class XComp:
         video: Any,
         question: str,
         budget: int | None = None,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         strategy: str = "local",
         compress: bool = True,
         max_new_tokens: int = 1024,
@@ -111,8 +109,8 @@ class XComp:
         strategy: which frames stay: "local" (the paper's), "global" (its ablation) or "uniform" (evenly
           spread ones, whatever the question).
         compress: False keeps every frame and all tokens in all layers.
-        lp_comp (None): which tokens of a frame the LLM's layers see, a name in schedule.VARIANTS; None as the
-          checkpoint has it.
+        lp_comp (None): which tokens of a frame the LLM's layers see, a name in
+          token_compression.VARIANTS; None as the checkpoint has it.
         repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
           scoring and decoding; docs/xcomp.md has the released values.
         sampling, source_fps, exif, square_pixels: how the file is read, see `video.Reading`.
@@ -145,9 +143,9 @@ class XComp:
         video: Any,
         question: str,
         budget: int | None = None,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         **options: Any,
     ) -> Inspection:
         """The numbers between video and answer (arguments as in `ask`)."""

@@ -1,24 +1,25 @@
-"""A video's sampled frames: read once, kept on the host at the model's size, seen clip by clip."""
+"""Sampled frames of a video: read once, kept on the host at model size, encoded and scored clip by clip."""
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets
-from tempo_jax.inference.placement import SEGMENTS
-from tempo_jax.inference.prefetch import prefetch
-from tempo_jax.inference.program_cache import ProgramCache
-from tempo_jax.xcomp import programs
-from tempo_jax.xcomp.sampling import repeat
+from tempo_jax.errors import TempoError
+from tempo_jax.runtime import buckets
+from tempo_jax.runtime.buckets import ProgramCache
+from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.runtime.prefetch import prefetch
+from tempo_jax.runtime.session import System
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frame_selection import FrameScores, Question, Windows
+from tempo_jax.xcomp.layout import repeat
+from tempo_jax.xcomp.options import Options
 
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
-
-SIZES = ProgramCache((programs.resize,))
+SIZES = ProgramCache((steps.resize,))
 READ_STEP = 8  # frames resized at a time
 Progress = Callable[[str, int, int], None] | None
 FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
@@ -31,7 +32,7 @@ class Frames:
     pools of visual tokens are kept by where their clips start, modulo the clips' length.
     """
 
-    def __init__(self, system: "XComp", source: Any, least: int = 0):
+    def __init__(self, system: System, source: Any, least: int = 0):
         self.system, self.source = system, source
         numbers = np.asarray(source.indices)
         self.order = repeat(len(numbers), least)
@@ -56,7 +57,7 @@ class Frames:
             return
         with self.system.place():
             frames = jax.ShapeDtypeStruct((READ_STEP, 1, *size, 3), np.uint8)
-            programs.resize.lower(frames, size=self.system.config.vision.image_size).compile()
+            steps.resize.lower(frames, size=self.system.config.vision.image_size).compile()
 
     def forget(self) -> None:
         """Gives back what is held."""
@@ -92,7 +93,7 @@ class Frames:
             frames = pixels[np.pad(own, (0, chunk * per_clip - len(own)), mode="edge")]
             frames = frames.reshape(chunk, per_clip, *frames.shape[1:])
             frames = system.place.put(frames, SEGMENTS)
-            pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
+            pool = steps.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
             if progress:
                 jax.block_until_ready(
                     pool
@@ -116,7 +117,7 @@ class Frames:
         for index, frames in enumerate(prefetch(self.source.chunks(step))):
             missing = step - len(frames)
             frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
-            resized = programs.resize(jnp.asarray(frames)[:, None], size=size)
+            resized = steps.resize(jnp.asarray(frames)[:, None], size=size)
             if waiting is not None:
                 yield np.asarray(waiting)[:, 0]  # of the chunk before, while this one is computed
             waiting = resized
@@ -124,3 +125,50 @@ class Frames:
                 progress("reading the video", index + 1, total)
         if waiting is not None:
             yield np.asarray(waiting)[:, 0]
+
+
+def frame_scores(
+    system: System,
+    frames: Frames,
+    text: layout.Text,
+    prompt: steps.Prompt,
+    options: Options,
+    windows: Windows,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> np.ndarray:
+    """Scores of all sampled frames, float64 [F]: one pass of the LLM's scoring layers per chunk.
+
+    Nothing is generated, and the layers after the last scoring one are not run.
+    """
+    skip = text.question_start if options.query_skip is None else options.query_skip
+    if skip >= text.question_end:
+        raise TempoError(
+            f"query_skip is {skip}, but only {text.question_end} tokens follow the video: lower it "
+            "or leave it out."
+        )
+    count, config = frames.count, system.config
+    length = frame_selection.chunk_frames(count, windows)
+    starts = frame_selection.chunk_starts(count, options.repeats, windows)
+    layers = range(*config.score_layers)
+    question = Question(*map(np.int32, (skip, text.question_end, len(text.suffix))))
+    total = FrameScores(count, len(layers))
+    prompt, question = system.place.put(prompt), system.place.put(question)
+    for done, start in enumerate(starts, 1):
+        alignment = start % frames.per_clip
+        found = steps.score(
+            system.model,
+            frames.pool(alignment, progress),
+            np.int32(start // frames.per_clip),
+            np.int32(frames.clips),
+            prompt,
+            question,
+            frames=length,
+            plan=system.plan(options),
+            layers=layers,
+            windows=windows,
+            causal=options.causal_scoring,
+        )
+        total.add(start, np.asarray(found, np.float64), windows)
+        if progress:
+            progress("choosing frames", done, len(starts))
+    return total.scores()

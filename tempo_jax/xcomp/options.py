@@ -1,14 +1,13 @@
-"""What may be asked of one question about a video, checked."""
+"""What may be asked of one question about a video, checked, and what its answer says of each frame."""
 
 import dataclasses
 from numbers import Real
 
-import numpy as np
-
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options as TempoOptions
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.runtime.options import Greedy, check_answer, check_whole
+from tempo_jax.runtime.results import Segment
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 # How frames are chosen where they are more than the budget holds.
 SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
@@ -17,10 +16,10 @@ DEFAULT_FRAMES = 512  # that stay of longer ones
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Greedy):
     """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
 
-    lp_comp: a name in schedule.VARIANTS; None: as model.json has it.
+    lp_comp: a name in token_compression.VARIANTS; None: as model.json has it.
     """
 
     budget: int | None = None
@@ -42,24 +41,17 @@ class Options:
                 f"strategy {self.strategy!r} is none of XComp's, which chooses among whole frames: use one "
                 f"of {', '.join(SCORERS)}."
             )
-        TempoOptions(
-            1 if self.budget is None else self.budget,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
+        if self.budget is not None:
+            check_whole("budget", self.budget, least=1)
+        check_answer(self)
         for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+            check_whole(name, value, least=least)
         if self.lp_comp is not None and self.lp_comp not in VARIANTS:
             raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
         if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
             raise TempoError(
                 f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
             )
-
-    greedy = TempoOptions.greedy
 
     def frames(self, sampled: int, per_frame: int) -> int:
         """How many of the sampled frames may stay."""
@@ -68,3 +60,15 @@ class Options:
         if self.budget is None:
             return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
         return self.budget // per_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSegment(Segment):
+    """One sampled frame: `tokens` are 16 where it was kept and 0 where not.
+
+    relevance: score as a share of the best frame's; like `score`, the sum over layers of the mean attention
+    that the question pays the frame (xcomp §3.4), it is NaN (JSON: null) where nothing had to be chosen.
+    """
+
+    frame: int = 0  # number in the video
+    score: float = float("nan")

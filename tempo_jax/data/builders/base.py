@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tempo_jax.data.preparation import BadSample, Limit, Settings, Skipped
 from tempo_jax.data.records import FORMAT, SPLIT, EncodedFrames, features
 from tempo_jax.errors import TempoError
-from tempo_jax.progress import Reporter
+from tempo_jax.utils.progress import Reporter
 
 # Few enough that a reader may keep all of a set's files open, many enough to copy them in parallel.
 JOBS_PER_SHARD, MOST_SHARDS = 256, 256

@@ -26,7 +26,7 @@ from tempo_jax.data.readers import (
 )
 from tempo_jax.data.readers.record import Entry, Source
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils.paths import check_local
 
 AUTO = "auto"
 

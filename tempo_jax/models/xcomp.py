@@ -1,0 +1,52 @@
+"""XComp's network, which is VideoChat-Flash's: vision tower, token merging, projector and LLM (xcomp §1).
+
+Pure: the engine and the trainer decide what runs when. Compression adds no weights: `lp_comp` runs `llm`.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tempo_jax.models import embeddings
+from tempo_jax.models.config import XCompConfig
+from tempo_jax.models.decoder import Decoder
+from tempo_jax.models.tempo import Projector
+from tempo_jax.models.umt import UMTTower, merge, normalise
+from tempo_jax.sharding import apart
+
+PROJECTOR = "mlp2x_gelu"
+
+
+class XComp(nnx.Module):
+    """Clips of frames and text to next-token logits."""
+
+    def __init__(self, config: XCompConfig, *, rngs: nnx.Rngs, stacked: bool = True):
+        self.config = config
+        self.vision = UMTTower(config.vision, rngs=rngs, stacked=stacked)
+        self.projector = Projector(PROJECTOR, config.vision.hidden_size, config.llm.hidden_size, rngs=rngs)
+        self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
+
+    @apart()
+    def features(self, frames_CTHWC: jax.Array, *, remat: bool | str = False) -> jax.Array:
+        """Merged tokens [C, T*16, vision width] of C clips of T frames (T = 1: an image).
+
+        frames_CTHWC: values 0..255 at the model's size. A clip's tokens are not those of its frames one
+        by one: 16 a frame is an average (xcomp §1.4).
+        """
+        features = self.vision(normalise(frames_CTHWC), remat=remat)
+        target = self.config.frame_tokens * frames_CTHWC.shape[1]
+        return jax.lax.map(lambda x: merge(x, target)[0], features)
+
+    def see(self, frames_CTHWC: jax.Array, *, remat: bool | str = False) -> jax.Array:
+        """Visual tokens [C, T*16, LLM width] of C clips."""
+        return self.projector(self.features(frames_CTHWC, remat=remat))
+
+    def assemble(self, token_ids_BL, visual_index_BL, visual_MD, shards: int = 1) -> jax.Array:
+        """The LLM's input embeddings [B, L, D] by index.
+
+        visual_MD: a pool of visual tokens for all rows; visual_index_BL: a row of the pool, -1 for text.
+        shards: see embeddings.take.
+        """
+        text = self.llm.embed(token_ids_BL)
+        rows = embeddings.take(visual_MD.astype(text.dtype), visual_index_BL, shards)
+        return jnp.where((visual_index_BL >= 0)[..., None], rows, text)

@@ -1,0 +1,1 @@
+"""What both systems share to answer a question: sessions, decoding, batching, results, buckets, placement."""

@@ -1,0 +1,40 @@
+"""What may be asked of one answer of either system, checked: how long it gets, and how tokens are drawn."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from tempo_jax.errors import TempoError
+
+
+def check_answer(options: Any) -> None:
+    """TempoError unless the fields that both systems' `Options` have make sense.
+
+    Those are max_new_tokens, temperature, top_p and seed.
+    """
+    check_whole("max_new_tokens", options.max_new_tokens, least=1)
+    if not isinstance(options.temperature, Real) or not 0 <= options.temperature <= 1e6:
+        raise TempoError(f"temperature is {options.temperature!r}, but it must be from 0 (greedy) to 1e6.")
+    if not isinstance(options.top_p, Real) or not 0 < options.top_p <= 1:
+        raise TempoError(f"top_p is {options.top_p!r}, but it must be above 0 and at most 1.")
+    if not isinstance(options.seed, int | np.integer) or not 0 <= options.seed < 2**63:
+        raise TempoError(f"seed is {options.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
+
+
+def check_whole(name: str, value: Any, *, least: int, below: float = float("inf")) -> None:
+    """TempoError unless `value` is a whole number of at least `least` (and below `below`)."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value < below:
+        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+
+
+class Greedy:
+    """What `Options` of both systems know of themselves."""
+
+    temperature: float
+
+    @property
+    def greedy(self) -> bool:
+        """Also for temperatures so low that float32 logits divided by them would overflow."""
+        return self.temperature < 1e-6

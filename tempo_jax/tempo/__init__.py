@@ -1,0 +1,1 @@
+"""Tempo as a system that answers: engine, clip, layout, steps (jitted) and options."""
