@@ -25,8 +25,9 @@ from orbax.checkpoint import v1 as ocp
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
-from tempo_jax.utils import digests, failures, signals
+from tempo_jax.utils import digests, failures, gcs, paths, signals
 from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
@@ -58,7 +59,7 @@ class Model:
 
 def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Model:
     """The architecture of a checkpoint; with `kind`, a checkpoint of another kind is a TempoError."""
-    folder = Path(directory)
+    folder = paths.path("the checkpoint", directory)
     path = folder / "model.json"
     if not folder.is_dir():
         raise TempoError(f"{folder} is not a folder: give a native checkpoint (python -m convert.from_hf)")
@@ -90,19 +91,19 @@ def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Mo
 
 
 def tokenizer_path(directory: str | os.PathLike) -> Path:
-    """The folder of Hugging Face tokenizer files; a TempoError when there is none."""
-    path = Path(directory) / "tokenizer"
+    """A local folder of Hugging Face tokenizer files; a TempoError when there is none."""
+    path = paths.path("the checkpoint", directory) / "tokenizer"
     if not (path / "tokenizer.json").is_file() and not (path / "vocab.json").is_file():
         raise TempoError(
             f"{directory} holds no tokenizer: put the model's tokenizer.json and tokenizer_config.json "
             f"into {path}"
         )
-    return path
+    return paths.fetched(path)
 
 
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
     """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
-    with damage_is_a_sentence(directory):
+    with loading_context(), damage_is_a_sentence(directory):
         found = ocp.metadata(params_folder(directory)).metadata
         if found is None:
             raise ValueError("their metadata cannot be read")
@@ -139,7 +140,7 @@ def load_params(
         wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
         wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
         abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
-    with damage_is_a_sentence(directory):
+    with loading_context(), damage_is_a_sentence(directory):
         return ocp.load(params, nest(abstract))
 
 
@@ -164,12 +165,19 @@ def save(
             describe(folder, kind, config, tokenizer_dir, origin)
 
 
-def params_folder(directory: str | os.PathLike) -> Path:
+def params_folder(directory: str | os.PathLike) -> AnyPath:
     """The absolute path of a checkpoint's arrays; TempoError when there is none."""
-    path = (Path(directory) / "params").resolve()
+    path = paths.absolute(paths.path("the checkpoint", directory) / "params")
     if not path.is_dir():
         raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
     return path
+
+
+def loading_context() -> ocp.Context:
+    """model.json marks a whole checkpoint: one that was copied to gs:// need not have Orbax's own mark."""
+    context = ocp.Context()
+    context.atomicity.allow_legacy_atomic_rename = True
+    return context
 
 
 def saving_context(*, compress: bool = True) -> ocp.Context:
@@ -185,7 +193,7 @@ def saving_context(*, compress: bool = True) -> ocp.Context:
 
 
 def describe(
-    folder: Path,
+    folder: AnyPath,
     kind: str,
     config: Any,
     tokenizer_dir,
@@ -193,13 +201,16 @@ def describe(
     written: digests.Writing | None = None,
 ) -> None:
     """Writes what is not arrays: digests, the tokenizer, then model.json, without which nothing loads."""
-    if (folder / "params").is_dir():
+    if paths.remote(folder):
+        pass  # it keeps checksums of its own, which every read is checked by
+    elif (folder / "params").is_dir():
         lay_out(folder / "params")
         (written or digests.Writing()).finish(folder)
     if tokenizer_dir is not None:
-        copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
+        with paths.staged(folder / "tokenizer") as place:
+            copy_tokenizer(Path(tokenizer_dir), place)
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
-    (folder / "model.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    paths.write_text(folder / "model.json", json.dumps(values, indent=1) + "\n")
 
 
 def lay_out(params: Path) -> None:
@@ -240,6 +251,8 @@ def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
     except TempoError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
+        if said := gcs.sentence(error, f"the parameters in {directory} cannot be read"):
+            raise said from error
         if (refused := failures.refusal(error)) and refused.code not in (errno.ENOENT, errno.ENOTDIR):
             raise TempoError(f"the parameters in {directory} cannot be read: {refused}") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__).split(". See full")[0][:200]

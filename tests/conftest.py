@@ -83,6 +83,7 @@ SLOW = {
     "test_multiprocess",
     "test_notebook",
     "test_serve_xcomp",
+    "test_storage_runs",
     "test_task_data",
     "test_train_processes",
     "test_training_step",

@@ -311,8 +311,8 @@ def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
         (["--bogus=1"], "Unknown command line flag 'bogus'"),
         (["bogus"], "'bogus' is no flag"),
         (["--config.mesh.data=1000"], "takes 1000 devices"),
-        (["--workdir=gs://bucket/run"], "gs://bucket/run is a URL: mount the storage"),
-        (["--config.init.llm=gs://bucket/llm"], "config.init.llm is the URL gs://bucket/llm: mount"),
+        (["--workdir=s3://bucket/run"], "s3://bucket/run is in s3:// storage"),
+        (["--config.init.llm=s3://bucket/llm"], "config.init.llm s3://bucket/llm is in s3:// storage"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):

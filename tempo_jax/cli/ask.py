@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, text
+from tempo_jax.utils import command_line, paths, text
 from tempo_jax.utils import progress as progress_lines
 
 DESCRIPTION = "Ask questions about videos, from seconds to hours long."
@@ -80,7 +80,8 @@ def run_ask(args: argparse.Namespace) -> int:
     else:
         command_line.say(_stats(answer))
     if args.plot:
-        answer.plot(args.plot, title=question)
+        with paths.staged_file(paths.path("the plot", args.plot)) as place:
+            answer.plot(str(place), title=question)
     return 0
 
 

@@ -13,7 +13,7 @@ from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.tempo.options import FLOOR
-from tempo_jax.utils.paths import MOUNT, url
+from tempo_jax.utils.paths import MOUNT, check_scheme, remote, url
 from tempo_jax.video.sources import SAMPLINGS
 
 REUSE = ("vision", "prefix")
@@ -86,8 +86,15 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     for name, value in (("checkpoint", config.checkpoint), ("data.path", config.data.path)):
         if not value:
             yield f"config.{name} is empty: give a folder"
-        elif found := url(value):
-            yield f"config.{name} is the URL {found}: {MOUNT}"
+        elif wrong := check_scheme(f"config.{name}", value):
+            yield wrong
+    if found := url(config.data.videos):
+        yield f"config.data.videos is the URL {found}: {MOUNT}"
+    elif remote(config.data.path) and not config.data.videos:
+        yield (
+            "config.data.path is in gs://, from where no video is opened: give the folder that has them as "
+            "config.data.videos"
+        )
     for name, allowed in (("reuse", REUSE), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"

@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
@@ -39,6 +40,8 @@ def check_path(path: str | Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         given = f"ends in {path.suffix}" if path.suffix else "has no file ending"
         raise TempoError(f"The plot {path} {given}; use one of {', '.join(FORMATS)}.")
+    if paths.url(path):
+        return paths.path("the plot", path)
     if os.path.isdir(path):
         raise TempoError(f"The plot {path} is a folder; name a file in it.")
     if not os.path.isdir(path.parent):

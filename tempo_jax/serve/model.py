@@ -9,6 +9,7 @@ from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import Frames
 from tempo_jax.tempo.options import Options
+from tempo_jax.utils import paths
 from tempo_jax.video.sources import Source
 
 Progress = Callable[[str, int, int], None]
@@ -119,7 +120,7 @@ def load(
     """
     import tempo_jax
 
-    system, folder = tempo_jax.load(checkpoint, dtype=dtype), checkpoint.resolve().name
+    system, folder = tempo_jax.load(checkpoint, dtype=dtype), paths.absolute(checkpoint).name
     kind, model = ("xcomp", XCompModel) if isinstance(system.config, XCompConfig) else ("tempo", TempoModel)
     loaded = model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))
     loaded.frames = dataclasses.replace(loaded.frames, sampling=sampling)
