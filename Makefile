@@ -6,7 +6,8 @@
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
 # make test-node  OpenAI's client for Node against the server (installs it beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
-# make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
+# make plans  docs/results/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
+# make docs   the pages that are generated, and the documentation as a site in build/site, links checked
 #
 # Each target sets up what it needs; PYTHON chooses the interpreter of the new .venv (3.11 or later).
 PYTHON ?= python3
@@ -16,7 +17,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser lint format bench plans clean
+.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser lint format bench plans docs clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -98,7 +99,18 @@ bench: $(SETUP_TEST)
 
 plans: $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock 'jax[tpu]'
-	$(BIN)/python -m tempo_jax.plan.page
+	$(BIN)/python tools/plans_page.py
+
+# Kept out of .venv: nothing else needs the site's generator.
+MKDOCS := build/mkdocs
+docs: $(SETUP)
+	@[ -x $(MKDOCS)/bin/python ] || $(PYTHON) -m venv $(MKDOCS)
+	$(MKDOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	$(BIN)/python tools/reference_pages.py
+	$(BIN)/python tools/plans_page.py --page
+	$(BIN)/python tools/diagrams.py
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build --strict --quiet --site-dir build/site
+	@echo "The site: build/site/index.html"
 
 clean:
 	rm -rf build .cache

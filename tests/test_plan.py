@@ -1,6 +1,5 @@
 """The planner without libtpu: topologies, reading HLO, costs, refusals, shapes, and users' mistakes."""
 
-import json
 import re
 import types
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import chips, collectives, config_files, cost, hlo, memory, page, programs, rows, topology
+from tempo_jax.plan import chips, collectives, config_files, cost, hlo, memory, programs, topology
 from tempo_jax.tasks import flops
 
 HLO = """\
@@ -335,21 +334,3 @@ def test_what_answers_no_questions_is_refused():
         TempoError, match="'qwen3-4b', which answers no questions: choose a Tempo or an XComp"
     ):
         programs.of(config, jax.devices())
-
-
-def test_the_page_says_what_was_not_run():
-    text = page.page({})
-    assert text.count("| not run |") >= len(rows.PLANS)
-    for row in rows.PLANS.values():
-        assert row.command in text
-        topology.parse(row.topology)
-    assert json.loads(json.dumps(page.read())) == page.read()
-    assert (page.DOCS / "plans.md").read_text(encoding="utf-8") == page.page(page.read()), "run make plans"
-
-
-def test_the_page_marks_rows_of_earlier_programs():
-    plan = page.read()["ask v6e-1"] | {"generation": page.GENERATION}
-    now = page.page({"ask v6e-1": plan})
-    assert "| ask v6e-1 | one chip" in now and "¹" not in now
-    earlier = page.page({"ask v6e-1": plan | {"generation": page.GENERATION - 1}})
-    assert "| ask v6e-1 ¹ | one chip" in earlier and page.EARLIER in earlier

@@ -18,7 +18,7 @@ from typing import Any
 
 from tempo_jax.errors import TempoError
 
-MOUNT = "mount the storage (docs/gcs.md) and give a path"
+MOUNT = "mount the storage (docs/guides/cloud-storage.md) and give a path"
 SCHEME = "gs://"
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 
