@@ -24,7 +24,7 @@ from tempo_jax.errors import TempoError
 AXES = ("data", "fsdp", "tensor")
 
 # Logical axis -> mesh axes it is split over.
-RULES: dict[str, tuple[str, ...]] = {
+DEFAULT_RULES: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp",),  # model width, also after 2x2 merging
     "heads": ("tensor",),  # all heads of a projection, side by side
     "mlp": ("tensor",),
@@ -36,9 +36,14 @@ RULES: dict[str, tuple[str, ...]] = {
 
 # The same for what reads segments or clips: it has them over all chips and is not split by heads, as the LLM
 # is, which reads whole videos. So a chip sees and compresses its own segments without the others.
-APART: dict[str, tuple[str, ...]] = RULES | {"segments": AXES, "heads": (), "mlp": (), "vocab": ()}
-READERS = ("compressor/", "vision/")  # components that APART is for
-_rules: contextvars.ContextVar[Mapping] = contextvars.ContextVar("rules", default=RULES)
+ENCODER_RULES: dict[str, tuple[str, ...]] = DEFAULT_RULES | {
+    "segments": AXES,
+    "heads": (),
+    "mlp": (),
+    "vocab": (),
+}
+ENCODER_PREFIXES = ("compressor/", "vision/")  # components that APART is for
+_rules: contextvars.ContextVar[Mapping] = contextvars.ContextVar("rules", default=DEFAULT_RULES)
 
 # Path pattern -> logical axes without the layer axis; the first full match wins. Paths are relative to
 # a component (`llm/`, `compressor/text/`, ...), with layer indices taken out.
@@ -84,11 +89,11 @@ def make_mesh(
         )
     used = have[:want]
     if used[0].platform == "tpu":
-        return Mesh(_on_torus(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
+        return Mesh(_tpu_device_mesh(shape, used), AXES, axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=used)
 
 
-def _on_torus(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
+def _tpu_device_mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
     """Devices by mesh axis, neighbours side by side; a torus axis may serve two mesh axes.
 
     `jax.make_mesh` allows that on v5e alone, and takes one slice. Each slice is one part of the data axis.
@@ -105,7 +110,7 @@ def _on_torus(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndar
     return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
-def adopt(mesh: Mesh) -> Mesh:
+def check_mesh(mesh: Mesh) -> Mesh:
     """A caller's mesh with Auto axes (`jax.make_mesh` makes Explicit ones, which our programs are not
     written for); TempoError unless its axes are data, fsdp and tensor."""
     if not isinstance(mesh, Mesh):
@@ -123,7 +128,7 @@ def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
 
     Raises KeyError for a path the table does not know, or a rank that does not fit it.
     """
-    _, axes = _row(path)
+    _, axes = _parameter_rule(path)
     relative = _COMPONENT.sub("", path)
     if ndim == len(axes) + 1 and relative.startswith(_STACKS) and not _INDEX.search(relative):
         axes = ("layers", *axes)
@@ -132,7 +137,7 @@ def logical_axes(path: str, ndim: int) -> tuple[str, ...]:
     return axes
 
 
-def _row(path: str) -> tuple[str, tuple[str, ...]]:
+def _parameter_rule(path: str) -> tuple[str, tuple[str, ...]]:
     """The row of PARAMETERS that a path falls under."""
     single = _INDEX.sub("", _COMPONENT.sub("", path))
     for pattern, axes in PARAMETERS:
@@ -144,14 +149,14 @@ def _row(path: str) -> tuple[str, tuple[str, ...]]:
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """While a function is traced: APART holds in place of RULES."""
-    token = _rules.set(APART)
+    token = _rules.set(ENCODER_RULES)
     try:
         yield
     finally:
         _rules.reset(token)
 
 
-def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
+def partition_spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
     """Rules applied: mesh axes that do not divide a dimension are dropped there, the last first."""
     parts: list[Any] = []
     for name, size in zip(axes, shape, strict=True):
@@ -162,7 +167,7 @@ def spec(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> P:
     return P(*parts)
 
 
-def spread(run: Callable, where_in: Any, where_out: Any) -> Callable:
+def shard_map_local(run: Callable, where_in: Any, where_out: Any) -> Callable:
     """Inside jit: `run` on every chip's own parts, as kernels need it; on one chip as it is.
 
     where: PartitionSpecs of the arguments and of the results, or prefixes of their trees.
@@ -178,14 +183,16 @@ def constrain(x: jax.Array, axis: str = "none") -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec((axis, *("none",) * (x.ndim - 1)), x.shape, mesh))
+    return jax.lax.with_sharding_constraint(
+        x, partition_spec((axis, *("none",) * (x.ndim - 1)), x.shape, mesh)
+    )
 
 
 def param_sharding(path: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Where a native parameter lives; see `logical_axes` for KeyError."""
     axes = logical_axes(path, len(shape))
-    with apart() if path.startswith(READERS) else contextlib.nullcontext():
-        return NamedSharding(mesh, spec(axes, shape, mesh))
+    with apart() if path.startswith(ENCODER_PREFIXES) else contextlib.nullcontext():
+        return NamedSharding(mesh, partition_spec(axes, shape, mesh))
 
 
 def tree_shardings(shapes: dict, mesh: Mesh, prefix: str = "") -> dict:

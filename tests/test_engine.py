@@ -116,7 +116,7 @@ def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
     graph.memory.embedding = type(full.memory.embedding)(full.memory.embedding[:5])
     ids = jnp.asarray(tempo.tokenizer.question_ids(QUESTION), jnp.int32)
     chunk = clip.layout.chunks[0]
-    memory, relevance = graph.answer(
+    memory, relevance = graph.compress(
         clip._prefix(0, clip._held[0]),
         jnp.asarray(chunk.length_C),
         jnp.asarray(chunk.next_position_C),

@@ -73,8 +73,8 @@ def test_the_kernels_that_turn_heads_compile(where):
     norm.scale = nnx.Param(jnp.ones(128, jnp.bfloat16))
 
     def run(x, angles):
-        y = qk_norm_rope.apart(x, norm=norm, angles_BLR=angles, times=0.5)
-        return jnp.sum(qk_norm_rope.together(jnp.sin(y)).astype(jnp.float32) ** 2)
+        y = qk_norm_rope.to_head_major(x, norm=norm, angles_BLR=angles, scale=0.5)
+        return jnp.sum(qk_norm_rope.from_head_major(jnp.sin(y)).astype(jnp.float32) ** 2)
 
     place = jax.NamedSharding(mesh, jax.P())
     args = (
@@ -187,7 +187,7 @@ def test_one_row_is_multiplied_in_the_matrix_unit():
                 abstract.Program("", jax.jit(function), args, {}, 1, 1, 1), mesh, chip
             ).seconds
 
-    twice = seconds(lambda x, w: layers.by_rows(lambda x: x @ w, x))
+    twice = seconds(lambda x, w: layers.matvec_as_matmul(lambda x: x @ w, x))
     assert 3 * twice < seconds(jnp.matmul)
 
 

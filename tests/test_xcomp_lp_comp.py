@@ -124,7 +124,7 @@ SLOT = 4
 @functools.cache
 def small(stacked: bool = False) -> Decoder:
     params = build.parameters(build.init(SMALL, seed=1))
-    return build.build(SMALL, params if stacked else build.unstack(params))
+    return build.build(SMALL, params if stacked else build.unstack_layers(params))
 
 
 def row(seed: int, length: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_a_token_read_is_a_token_generated(name, seed):
     np.testing.assert_allclose(stepped[0, 0], whole[0, 8], atol=1e-5)
 
 
-_step = jax.jit(lambda llm, x, lengths, caches: llm.step(x, lengths, caches))
+_step = jax.jit(lambda llm, x, lengths, caches: llm.decode_step(x, lengths, caches))
 
 
 @settings(max_examples=6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.models.kernels.attention import attention
-from tempo_jax.models.layers import layer
+from tempo_jax.models.layers import get_layer
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Question, Windows, clip_scores
 from tempo_jax.xcomp.token_compression import VARIANTS, plan
@@ -53,7 +53,7 @@ def score(llm, x, rows, end, *, room, cases, layers):
     for index, entering in token_compression.walk(llm, x, rows, room, made, attend):
         for name, (windows, skip, causal) in cases if index in layers else ():
             found[name, index] = clip_scores(
-                layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),
+                get_layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),
                 prefix=PREFIX, frames=room.frames, tokens=made.tokens[index + 1], windows=windows,
                 causal=causal,
             )  # fmt: skip

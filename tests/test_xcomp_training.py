@@ -83,7 +83,9 @@ def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
     changed = alone._replace(images_BHWC=255 - alone.images_BHWC)
     assert loss(model, jax.tree.map(jnp.asarray, changed), remat=False).total != one.total
     ids, made = alone.text_BS[:1], plan(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
-    tokens = model.see(resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None])[0]
+    tokens = model.encode_clips(
+        resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None]
+    )[0]
     x = jnp.concatenate([model.llm.embed(ids[0, :prefix]), tokens, model.llm.embed(ids[0, prefix:])])[None]
     rows = token_compression.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
     room = token_compression.Room(ids.shape[1], 1)

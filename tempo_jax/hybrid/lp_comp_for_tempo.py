@@ -14,7 +14,7 @@ import numpy as np
 
 from tempo_jax.models.decoder import KV, Decoder
 from tempo_jax.models.kernels.attention import attention
-from tempo_jax.models.layers import layer
+from tempo_jax.models.layers import get_layer
 from tempo_jax.models.prompt_packing import Packed
 from tempo_jax.runtime import buckets
 from tempo_jax.xcomp import token_compression
@@ -93,7 +93,7 @@ def prefill(decoder: Decoder, x_LD, where: Places, plan: Plan) -> tuple[jax.Arra
             where = where._replace(kept_L=jnp.where(real, where.kept_L, -1))
         lengths.append(jnp.sum(stays, dtype=jnp.int32))
         angles = decoder.angles(jnp.arange(room)[None])
-        x_LD = layer(decoder.layers, number - 1)(x_LD[None], angles, attend)[0]
+        x_LD = get_layer(decoder.layers, number - 1)(x_LD[None], angles, attend)[0]
     return decoder.norm(x_LD)[None], caches, jnp.stack(lengths)[:, None]
 
 

@@ -49,7 +49,7 @@ def build(config: Any, params: dict) -> nnx.Module:
     return nnx.merge(graph, state)
 
 
-def unstack(params: dict) -> dict:
+def unstack_layers(params: dict) -> dict:
     """One node per layer instead of a leading layer axis, for inference.
 
     Works one stacked array at a time and drops each as it goes, so that the memory needed beyond
@@ -59,20 +59,20 @@ def unstack(params: dict) -> dict:
     for key in list(params):
         node = params.pop(key)
         if key in STACKS and isinstance(node, dict) and not all(str(k).isdigit() for k in node):
-            out[key] = _unstack_node(node)
+            out[key] = _unstack_stack(node)
         else:
-            out[key] = unstack(node) if isinstance(node, dict) else node
+            out[key] = unstack_layers(node) if isinstance(node, dict) else node
     return out
 
 
-def _unstack_node(node: dict) -> dict:
+def _unstack_stack(node: dict) -> dict:
     layers: dict[int, dict] = {}
     for path in list(flatten(node)):
         *parents, leaf = path.split("/")
         holder = node
         for parent in parents:
             holder = holder[parent]
-        for index, part in enumerate(_split(holder.pop(leaf))):
+        for index, part in enumerate(_split_layers(holder.pop(leaf))):
             target = layers.setdefault(index, {})
             for parent in parents:
                 target = target.setdefault(parent, {})
@@ -80,7 +80,7 @@ def _unstack_node(node: dict) -> dict:
     return layers
 
 
-def _split(stacked) -> list:
+def _split_layers(stacked) -> list:
     sharding = getattr(stacked, "sharding", None)
     if isinstance(sharding, jax.sharding.NamedSharding):
         spec = jax.P(*sharding.spec[1:])

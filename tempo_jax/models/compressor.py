@@ -12,7 +12,7 @@ from flax import nnx
 from tempo_jax.models.config import Qwen3VLConfig
 from tempo_jax.models.decoder import KV
 from tempo_jax.models.layers import Embedding
-from tempo_jax.models.qwen3_vl import Qwen3VL, Rows, Visual
+from tempo_jax.models.qwen3_vl import PromptBatch, Qwen3VL, VisionOutput
 from tempo_jax.sharding import apart
 
 
@@ -29,7 +29,7 @@ class Compressor(Qwen3VL):
         return self.memory.embedding.shape[0]
 
     @apart()
-    def __call__(self, visual: Visual, rows: Rows, length_S, *, remat: bool = False):
+    def __call__(self, visual: VisionOutput, rows: PromptBatch, length_S, *, remat: bool = False):
         """Memory [S, K, D] and relevance float32 [S] in one pass over whole rows (training).
 
         rows must leave room for the memory tokens: they take places length_S .. length_S + K - 1,
@@ -46,13 +46,13 @@ class Compressor(Qwen3VL):
         return picked[:, 1:], self.relevance(picked[:, 0])
 
     @apart()
-    def prefix(self, visual: Visual, rows: Rows) -> list[KV]:
+    def prefill(self, visual: VisionOutput, rows: PromptBatch) -> list[KV]:
         """Keys and values of the rows' question-independent part, per layer [S, L, kv_heads, H]."""
         x, deepstack = self.embed(visual, rows)
         return self.text.prefill(x, rows.positions_3SL, deepstack_FBLD=deepstack)[1]
 
     @apart()
-    def answer(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
+    def compress(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
         """Memory [S, K, D] and relevance float32 [S] of a question asked of every prefix.
 
         question_ids_Q: int32, right-padded, the tokens after the video, the same for all segments;
@@ -69,7 +69,7 @@ class Compressor(Qwen3VL):
         x = jnp.where(is_memory[:, None], memory.astype(embedded.dtype), embedded)
         x = jnp.broadcast_to(x, (segments, *x.shape))
         positions = jnp.broadcast_to(next_position_S[:, None] + place, (3, segments, total))
-        hidden = self.text.after(x, positions, prefix, prefix_length_S)
+        hidden = self.text.extend(x, positions, prefix, prefix_length_S)
         start = question_length - 1
         picked = jax.lax.dynamic_slice_in_dim(hidden, start, self.memory_tokens + 1, axis=1)
         return picked[:, 1:], self.relevance(picked[:, 0])

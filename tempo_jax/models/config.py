@@ -71,7 +71,7 @@ class VisionConfig:
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
-    def factor(self) -> int:
+    def merged_patch_pixels(self) -> int:
         """Pixels of one merged visual token's side."""
         return self.patch_size * self.spatial_merge_size
 
@@ -118,7 +118,7 @@ class UMTConfig:
     in_channels: int = 3
 
     @property
-    def side(self) -> int:
+    def patches_per_side(self) -> int:
         """Patches of one frame's side."""
         return self.image_size // self.patch_size
 

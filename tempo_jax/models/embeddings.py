@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from tempo_jax.sharding import constrain
 
 
-def embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
+def patch_embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
     """Every patch of B stacks of T frames times `kernel`, plus bias: [B, H/patch, W/patch, D].
 
     kernel: [C*T*patch*patch, D], a patch's numbers channel by channel, frame by frame, row by row, as
@@ -20,17 +20,19 @@ def embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
     return jnp.einsum("byxpk,pkd->byxd", x, columns.reshape(patch, -1, kernel.shape[-1])) + bias
 
 
-def take(pool_MD, index_BL, shards: int = 1) -> jax.Array:
+def gather_rows(pool_MD, index_BL, num_shards: int = 1) -> jax.Array:
     """pool_MD[index_BL], [B, L, D]; any row where the index is negative.
 
     shards: parts of equal size of pool and batch, in order, that have nothing to do with each other: no row
     of one part points into the pool of another. On a mesh each chip then gathers from its own part; told of
     one part only, XLA has to bring the whole pool to every chip, and the gradient back.
     """
-    if pool_MD.shape[0] % shards or index_BL.shape[0] % shards:
-        shards = 1  # of a batch that is not a training batch's
-    own = pool_MD.shape[0] // shards
-    pools = constrain(pool_MD.reshape(shards, own, -1), "segments")
-    indices = index_BL.reshape(shards, -1, index_BL.shape[1]) - own * jnp.arange(shards)[:, None, None]
+    if pool_MD.shape[0] % num_shards or index_BL.shape[0] % num_shards:
+        num_shards = 1  # of a batch that is not a training batch's
+    own = pool_MD.shape[0] // num_shards
+    pools = constrain(pool_MD.reshape(num_shards, own, -1), "segments")
+    indices = (
+        index_BL.reshape(num_shards, -1, index_BL.shape[1]) - own * jnp.arange(num_shards)[:, None, None]
+    )
     rows = jax.vmap(lambda pool, index: pool[jnp.maximum(index, 0)])(pools, indices)
     return constrain(rows.reshape(*index_BL.shape, -1), "segments")

@@ -21,7 +21,7 @@ def initial_std(width: int) -> float:
     return width**-0.5
 
 
-def by_rows(product: Callable, x: jax.Array) -> jax.Array:
+def matvec_as_matmul(product: Callable, x: jax.Array) -> jax.Array:
     """product(x), for x [..., in] with a weight [in, out]; on a TPU a single row is multiplied twice.
 
     XLA:TPU computes one row outside the matrix unit, which by its own estimate takes four times as long as
@@ -36,17 +36,17 @@ def by_rows(product: Callable, x: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight; maybe in 8 bits."""
 
-    def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(initial_std(in_size))
-        self.kernel = nnx.Param(init(rngs.params(), (in_size, out_size), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(initial_std(in_features))
+        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        y = by_rows(lambda x: matmul(x, kernel), x)
+        y = matvec_as_matmul(lambda x: matmul(x, kernel), x)
         return y if self.bias is None else y + self.bias[...]
 
-    def heads(self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1) -> jax.Array:
+    def project_heads(self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1) -> jax.Array:
         """Part `part` of `parts` equal ones of y, as [..., count, size]: heads of a projection, maybe fused.
 
         Weights are cut and shaped, which are small, not y, which a TPU would copy into another layout.
@@ -58,11 +58,11 @@ class Linear(nnx.Module):
         y = jax.lax.dot_general(x, own(self.kernel[...]), (((x.ndim - 1,), (0,)), ((), ())))
         return y if self.bias is None else y + own(self.bias[...])
 
-    def split(self, x: jax.Array, parts: int) -> list[jax.Array]:
+    def split_outputs(self, x: jax.Array, parts: int) -> list[jax.Array]:
         """Equal parts of x @ kernel, [..., size] each, a product each; the bias is not added."""
         return [x @ kernel for kernel in jnp.split(self.kernel[...], parts, axis=1)]
 
-    def of_heads(self, x: jax.Array) -> jax.Array:
+    def merge_heads(self, x: jax.Array) -> jax.Array:
         """y of heads [..., count, size] side by side."""
         kernel = self.kernel[...].reshape(*x.shape[-2:], -1)
         y = jax.lax.dot_general(x, kernel, (((x.ndim - 2, x.ndim - 1), (0, 1)), ((), ())))
@@ -120,7 +120,7 @@ _ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
 # What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all but
 # what splash attention gave ("attention": as full where there is none), all but that and the results of
 # matrix products with weights ("dots"), nothing ("none").
-REMAT: dict[str, Callable | None] = {
+REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -130,15 +130,15 @@ REMAT: dict[str, Callable | None] = {
 }
 
 
-def remat_of_parts(remat: bool | str, count: int) -> list[bool | str]:
+def parse_remat_policies(remat: bool | str, count: int) -> list[bool | str]:
     """Names in REMAT of `count` stacks of layers: one for all of them, or one each, as "full,full,attention".
 
     TempoError where there are as many as neither, or one that REMAT has not.
     """
     names = remat.split(",") if isinstance(remat, str) else [remat]
-    if isinstance(remat, str) and (len(names) not in (1, count) or not REMAT.keys() >= set(names)):
+    if isinstance(remat, str) and (len(names) not in (1, count) or not REMAT_POLICIES.keys() >= set(names)):
         each = f", or {count} of them with commas between" if count > 1 else ""
-        raise TempoError(f"config.remat is {remat!r}: use one of {', '.join(REMAT)}{each}")
+        raise TempoError(f"config.remat is {remat!r}: use one of {', '.join(REMAT_POLICIES)}{each}")
     return names * count if len(names) == 1 else names
 
 
@@ -154,11 +154,11 @@ def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: 
     return nnx.List([make(nnx.Rngs(key)) for key in keys])
 
 
-def layer_count(layers) -> int:
+def num_layers(layers) -> int:
     return len(layers) if isinstance(layers, nnx.List) else jax.tree.leaves(layers)[0].shape[0]
 
 
-def layer(layers, index: int):
+def get_layer(layers, index: int):
     """Layer `index` of a stack or a list."""
     return layers[index] if isinstance(layers, nnx.List) else jax.tree.map(lambda x: x[index], layers)
 
@@ -175,12 +175,12 @@ def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: 
         for index in range(start, stop):
             carry = constrain(body(carry, layers[index], index), "segments")
         return carry
-    if (start, stop) != (0, layer_count(layers)):
+    if (start, stop) != (0, num_layers(layers)):
         layers = jax.tree.map(lambda x: x[start:stop], layers)
 
     def step(carry, scanned):
         return constrain(body(carry, *scanned), "segments"), None
 
-    policy = REMAT[{True: "full", False: "none"}.get(remat, remat)]
+    policy = REMAT_POLICIES[{True: "full", False: "none"}.get(remat, remat)]
     step = step if policy is None else jax.checkpoint(step, prevent_cse=False, policy=policy)
     return jax.lax.scan(step, carry, (layers, jnp.arange(start, stop)))[0]

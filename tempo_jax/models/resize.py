@@ -168,6 +168,6 @@ def resize_direct(frames_u8: jax.Array, size: Size) -> jax.Array:
     return _resize_chain(frames_u8, [(size, "pillow")])
 
 
-def normalise(frames: jax.Array) -> jax.Array:
+def normalize(frames: jax.Array) -> jax.Array:
     """Pixels in 0..255 to -1..1, float32."""
     return (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5

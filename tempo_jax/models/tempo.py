@@ -29,10 +29,10 @@ def projector_layers(kind: str) -> list[int]:
 class Projector(nnx.Module):
     """Compressor width to LLM width: `linear`, `mlpNx_gelu` (exact GELU between) or `identity`."""
 
-    def __init__(self, kind: str, in_size: int, out_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, kind: str, in_features: int, out_features: int, *, rngs: nnx.Rngs):
         self.layers = nnx.Dict(
             {
-                str(place): Linear(in_size if place == 0 else out_size, out_size, bias=True, rngs=rngs)
+                str(place): Linear(in_features if place == 0 else out_features, out_features, bias=True, rngs=rngs)
                 for place in projector_layers(kind)
             }
         )
@@ -54,14 +54,16 @@ class Tempo(nnx.Module):
         )
         self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
 
-    def assemble(self, token_ids_BL, memory_index_BL, memory_MD, shards: int = 1) -> jax.Array:
+    def assemble(self, token_ids_BL, memory_index_BL, memory_MD, num_shards: int = 1) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
         memory_MD: a pool of memory tokens (compressor width, not yet projected) shared by all rows;
         memory_index_BL: a row of the pool, -1 for text. shards: see embeddings.take.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = embeddings.take(self.projector(memory_MD).astype(text.dtype), memory_index_BL, shards)
+        rows = embeddings.gather_rows(
+            self.projector(memory_MD).astype(text.dtype), memory_index_BL, num_shards
+        )
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
 
 

@@ -40,8 +40,11 @@ class UMTAttention(nnx.Module):
         if platform() == "tpu":
             from tempo_jax.models.kernels import vision_attention  # Pallas: nobody else need import it
 
-            if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
-                qkv, bias = self.qkv.split(x_BND, 3), jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+            if vision_attention.is_supported(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
+                qkv, bias = (
+                    self.qkv.split_outputs(x_BND, 3),
+                    jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias]),
+                )
                 return self.proj(vision_attention.attend(qkv, bias, self.num_heads))
         q, k, v = jnp.split(self.qkv(x_BND), 3, axis=-1)
         heads = (*x_BND.shape[:2], self.num_heads, -1)
@@ -89,10 +92,10 @@ class UMTTower(nnx.Module):
         """Patches and their places, before the blocks: [C, T*N, D], frame after frame, row after row."""
         clips, frames = pixels_CTHWC.shape[:2]
         kernel, bias = self.patch_embed.kernel[...], self.patch_embed.bias[...]
-        x = embeddings.embed(
+        x = embeddings.patch_embed(
             pixels_CTHWC.reshape(-1, 1, *pixels_CTHWC.shape[2:]), kernel, bias, self.config.patch_size
         )
-        table = positions(frames, self.config.side, self.config.hidden_size)
+        table = positions(frames, self.config.patches_per_side, self.config.hidden_size)
         return x.reshape(clips, *table.shape) + jnp.asarray(table).astype(x.dtype)
 
     def __call__(self, pixels_CTHWC, *, remat: bool | str = False) -> jnp.ndarray:
@@ -105,7 +108,7 @@ class UMTTower(nnx.Module):
         return self.norm(x)
 
 
-def normalise(frames_u8) -> jnp.ndarray:
+def normalize(frames_u8) -> jnp.ndarray:
     """Pixel values 0..255 [..., 3] to what the tower takes, float32."""
     mean, std = (np.asarray(x, np.float32) for x in (MEAN, STD))
     return (frames_u8.astype(jnp.float32) * np.float32(1 / 255) - mean) / std
@@ -159,10 +162,10 @@ def _linear(size_in: int, size_out: int) -> np.ndarray:
     return weights
 
 
-METRIC = 64  # channels that tokens are compared in: the mean over "heads" of that size
+METRIC_CHANNELS = 64  # channels that tokens are compared in: the mean over "heads" of that size
 
 
-def reductions(count: int, target: int) -> list[int]:
+def merge_counts(count: int, target: int) -> list[int]:
     """How many tokens each step removes on the way from `count` to `target`.
 
     Raises ValueError where there is no way: more tokens wanted than there are.
@@ -176,24 +179,24 @@ def reductions(count: int, target: int) -> list[int]:
     return steps
 
 
-def merge(x_PD: jax.Array, target: int, metric: int = METRIC) -> tuple[jax.Array, jax.Array]:
+def merge(x_PD: jax.Array, target: int, metric: int = METRIC_CHANNELS) -> tuple[jax.Array, jax.Array]:
     """One clip's tokens [P, D] to [target, D], and how many each stands for, float32 [target].
 
     Sizes sum to P and every token is the mean of those it stands for. Which are joined does not depend
     on gradients; the means do. `metric`: channels of a comparison, a divisor of D.
     """
     sizes = jnp.ones(x_PD.shape[0], jnp.float32)
-    for count in reductions(x_PD.shape[0], target):
-        x_PD, sizes = _step(x_PD, sizes, count, metric)
+    for count in merge_counts(x_PD.shape[0], target):
+        x_PD, sizes = _merge_step(x_PD, sizes, count, metric)
     return x_PD, sizes
 
 
-def _step(x_PD, sizes_P, count: int, metric: int):
+def _merge_step(x_PD, sizes_P, count: int, metric: int):
     """Merges the `count` most similar even tokens away.
 
     Order after it: even tokens that stay, the most similar first (not in time), then the odd ones.
     """
-    sources, best = _match(x_PD, metric)
+    sources, best = _most_similar(x_PD, metric)
     order = jnp.argsort(-best, stable=True)
     gone, staying = order[:count], order[count:]
     even, odd = x_PD[0::2].astype(jnp.float32), x_PD[1::2].astype(jnp.float32)
@@ -205,7 +208,7 @@ def _step(x_PD, sizes_P, count: int, metric: int):
     return merged.astype(x_PD.dtype), jnp.concatenate([even_sizes[staying], odd_sizes])
 
 
-def _match(x_PD, metric: int):
+def _most_similar(x_PD, metric: int):
     """Each even token's most similar odd one (the first of equals), and their cosine."""
     x = jax.lax.stop_gradient(x_PD).astype(jnp.float32)
     x = x.reshape(x.shape[0], -1, metric).mean(axis=1)

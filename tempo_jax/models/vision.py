@@ -17,11 +17,11 @@ from tempo_jax.models.layers import (
     LayerNorm,
     Linear,
     exact_gelu,
-    layer,
+    get_layer,
     make_layers,
     scan_layers,
 )
-from tempo_jax.models.resize import normalise
+from tempo_jax.models.resize import normalize
 
 
 class VisionAttention(nnx.Module):
@@ -34,18 +34,18 @@ class VisionAttention(nnx.Module):
         if platform() == "tpu":
             from tempo_jax.models.kernels import vision_attention  # Pallas: nobody else need import it
 
-            if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
-                qkv, bias = self.qkv.split(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
+            if vision_attention.is_supported(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
+                qkv, bias = self.qkv.split_outputs(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
                 return self.proj(vision_attention.attend(qkv, bias, self.num_heads, angles_1NR[0]))
-        q, k, v = (self.qkv.heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
+        q, k, v = (self.qkv.project_heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
         q, k = (rope.rotate(x, angles_1NR) for x in (q, k))
-        return self.proj.of_heads(attention(q, k, v))
+        return self.proj.merge_heads(attention(q, k, v))
 
 
 class VisionMLP(nnx.Module):
-    def __init__(self, in_size: int, hidden_size: int, out_size: int, *, rngs: nnx.Rngs):
-        self.fc1 = Linear(in_size, hidden_size, bias=True, rngs=rngs)
-        self.fc2 = Linear(hidden_size, out_size, bias=True, rngs=rngs)
+    def __init__(self, in_features: int, hidden_size: int, out_features: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(in_features, hidden_size, bias=True, rngs=rngs)
+        self.fc2 = Linear(hidden_size, out_features, bias=True, rngs=rngs)
 
     def __call__(self, x):
         return self.fc2(nnx.gelu(self.fc1(x), approximate=True))
@@ -106,7 +106,7 @@ class VisionTower(nnx.Module):
     def embed(self, frames_BTHWC) -> jax.Array:
         """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
-        x = embeddings.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        x = embeddings.patch_embed(normalize(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape
         x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)
@@ -126,7 +126,7 @@ class VisionTower(nnx.Module):
         taps = self.config.deepstack_layers  # the mergers' order; features come in that of the blocks
         for tap in sorted(taps):
             x = scan_layers(body, x, self.blocks, start, tap + 1, remat=remat)
-            features.append(layer(self.deepstack, taps.index(tap))(x))
+            features.append(get_layer(self.deepstack, taps.index(tap))(x))
             start = tap + 1
         x = scan_layers(body, x, self.blocks, start, self.config.depth, remat=remat)
         tokens = self.merger(x)

@@ -11,7 +11,7 @@ from tempo_jax.models import embeddings
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.tempo import Projector
-from tempo_jax.models.umt import UMTTower, merge, normalise
+from tempo_jax.models.umt import UMTTower, merge, normalize
 from tempo_jax.sharding import apart
 
 PROJECTOR = "mlp2x_gelu"
@@ -33,20 +33,20 @@ class XComp(nnx.Module):
         frames_CTHWC: values 0..255 at the model's size. A clip's tokens are not those of its frames one
         by one: 16 a frame is an average (xcomp §1.4).
         """
-        features = self.vision(normalise(frames_CTHWC), remat=remat)
+        features = self.vision(normalize(frames_CTHWC), remat=remat)
         target = self.config.frame_tokens * frames_CTHWC.shape[1]
         return jax.lax.map(lambda x: merge(x, target)[0], features)
 
-    def see(self, frames_CTHWC: jax.Array, *, remat: bool | str = False) -> jax.Array:
+    def encode_clips(self, frames_CTHWC: jax.Array, *, remat: bool | str = False) -> jax.Array:
         """Visual tokens [C, T*16, LLM width] of C clips."""
         return self.projector(self.features(frames_CTHWC, remat=remat))
 
-    def assemble(self, token_ids_BL, visual_index_BL, visual_MD, shards: int = 1) -> jax.Array:
+    def assemble(self, token_ids_BL, visual_index_BL, visual_MD, num_shards: int = 1) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
         visual_MD: a pool of visual tokens for all rows; visual_index_BL: a row of the pool, -1 for text.
         shards: see embeddings.take.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = embeddings.take(visual_MD.astype(text.dtype), visual_index_BL, shards)
+        rows = embeddings.gather_rows(visual_MD.astype(text.dtype), visual_index_BL, num_shards)
         return jnp.where((visual_index_BL >= 0)[..., None], rows, text)

@@ -50,7 +50,7 @@ def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
 
 def model(config: Any, dtype: str, mesh) -> Any:
     """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
-    stored = quantized.COMPUTED if quantized.is_type(dtype) else jnp.dtype(dtype)
+    stored = quantized.COMPUTE_DTYPE if quantized.is_quantized_dtype(dtype) else jnp.dtype(dtype)
 
     def placed(tree: dict, prefix: str = "") -> dict:
         return {
@@ -60,10 +60,14 @@ def model(config: Any, dtype: str, mesh) -> Any:
 
     def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
         whole = parameter(path, x, stored, mesh)
-        return matrix(whole) if quantized.is_type(dtype) and quantized.is_matrix(path) else whole
+        return (
+            matrix(whole)
+            if quantized.is_quantized_dtype(dtype) and quantized.is_quantized_path(path)
+            else whole
+        )
 
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:
-        made = jax.eval_shape(lambda x: quantized.matrix(x, dtype), whole)
+        made = jax.eval_shape(lambda x: quantized.quantize_matrix(x, dtype), whole)
         spec = whole.sharding.spec
         scales = place(mesh, made.scale, None, spec[1])
         return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)

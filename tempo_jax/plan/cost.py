@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
-from tempo_jax.models.kernels.splash import HEADS, block_sizes
+from tempo_jax.models.kernels.splash import SUPPORTED_HEAD_DIMS, block_sizes
 from tempo_jax.plan import collectives, hlo
 from tempo_jax.plan.chips import KERNEL_EFFICIENCY, LAUNCH_CYCLES, MOVE_EFFICIENCY, READ_EFFICIENCY, Chip
 from tempo_jax.plan.collectives import Collective
@@ -174,7 +174,7 @@ class Kernel(NamedTuple):
     read: float = 0.0  # bytes, of what reads far more than it writes
 
 
-UNKNOWN = Kernel(0.0, HEADS[-1])
+UNKNOWN = Kernel(0.0, SUPPORTED_HEAD_DIMS[-1])
 
 
 def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
@@ -194,14 +194,14 @@ def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> 
     by_name = {other.name: other.shape for other in computation}
     given = [by_name[name] for name in instruction.operands if name in by_name]
     if qk_norm_rope.NAME in instruction.name:
-        return Kernel(0.0, HEADS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
+        return Kernel(0.0, SUPPORTED_HEAD_DIMS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
     if decode_attention.NAME in instruction.name:
-        return Kernel(0.0, HEADS[-1], read=sum(map(hlo.nbytes, given)))
+        return Kernel(0.0, SUPPORTED_HEAD_DIMS[-1], read=sum(map(hlo.nbytes, given)))
     if "splash" not in instruction.name:
         return UNKNOWN
     operands = [array for shape in given for array in hlo.shapes(shape)]
     heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
-    heads = [shape for shape in heads if shape[-1] in HEADS]
+    heads = [shape for shape in heads if shape[-1] in SUPPORTED_HEAD_DIMS]
     if len(heads) < 2:
         return UNKNOWN
     (*lead, length, size), keys = heads[0], heads[1][-2]

@@ -187,13 +187,13 @@ LESSONS = (
         (
             ("as it was", "17.6 ms", "3.0 x", "-"),
             (
-                "products of two rows, as XLA computes one outside the matrix unit (layers.by_rows); but it "
+                "products of two rows, as XLA computes one outside the matrix unit (tpu_workarounds.matvec_as_matmul); but it "
                 "turns all caches around before and after the loop",
                 "6.9 ms",
                 "1.2 x",
                 "7.5 ms",
             ),
-            ("caches that lie by head, and are told to stay so (decoder._by_head)", "6.9 ms", "1.2 x", "-"),
+            ("caches that lie by head, and are told to stay so (tpu_workarounds.constrain_cache_layout)", "6.9 ms", "1.2 x", "-"),
             (
                 "one token's attention in one kernel instead of a dozen fusions a layer "
                 "(models/decode_attention.py)",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.models.presets import PRESETS
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.models.tempo import projector_layers
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.plan import abstract
@@ -53,7 +53,7 @@ def _programs(config: ConfigDict, model: Any, mesh) -> Iterator[Program]:
     visual = _spread(mesh, jax.eval_shape(engine.see, compressor, frames))
     length = buckets.multiple(tokens // chunk + TEXT, buckets.ROW)
     row = abstract.shape(mesh, (chunk, length), jnp.int32)
-    rows = Rows(row, row, abstract.shape(mesh, (3, chunk, length), jnp.int32))
+    rows = PromptBatch(row, row, abstract.shape(mesh, (3, chunk, length), jnp.int32))
     reading = sum(flops.decoder(text, chunk, length))
     args = (compressor, visual, rows)
     yield Program("compressor prefix", engine.read_prefix, args, {}, reading, chunk * length, chunks)

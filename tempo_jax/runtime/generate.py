@@ -70,7 +70,7 @@ def advance(
     def body(state: Generation) -> Generation:
         last_B = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1, keepdims=False)
         position_B = state.length_B + state.count - 1
-        hidden, cache = llm.step(llm.embed(last_B)[:, None], position_B, state.cache)
+        hidden, cache = llm.decode_step(llm.embed(last_B)[:, None], position_B, state.cache)
         key, used = jax.random.split(state.key)
         logits = llm.logits(hidden[:, 0])
         if repetition_penalty is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.samples import MARKS, Sample, check_fits
 from tempo_jax.models.config import PADDING_ID, XCompConfig
-from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.layers import parse_remat_policies
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
@@ -158,14 +158,14 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
 def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss over labels that are not IGNORE.
 
-    shards: parts of the batch whose rows have clips of their own part only (embeddings.take).
+    shards: parts of the batch whose rows have clips of their own part only (embeddings.gather_rows).
     Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
     text token after the video is predicted from the last visual token.
     """
     size = model.config.vision.image_size
-    remat_vision, remat_llm = remat_of_parts(remat, STACKS)
-    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
-    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
+    remat_vision, remat_llm = parse_remat_policies(remat, STACKS)
+    pool = model.encode_clips(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
+    images = model.encode_clips(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
     pool = pool.reshape(-1, pool.shape[-1])
     return loss_of_visual(model, pool, images, batch, remat=remat_llm, shards=shards)
 

@@ -49,7 +49,7 @@ class Tempo:
         self.config = config
         self.tokenizer = tokenizer
         try:
-            self.model: Model = build.build(config, build.unstack(params))
+            self.model: Model = build.build(config, build.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self.dtype = self.model.llm.embed.embedding.dtype
@@ -240,7 +240,7 @@ def load(
     for name, value in (("chunk_segments", chunk_segments), ("context_length", context_length or 1)):
         if not isinstance(value, int) or value < 1:
             raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
-    mesh = None if mesh is None else sharding.adopt(mesh)
+    mesh = None if mesh is None else sharding.check_mesh(mesh)
     info = files.read_model_json(checkpoint)
     if info.kind != "xcomp":
         info = files.read_model_json(checkpoint, kind="tempo")
@@ -249,8 +249,8 @@ def load(
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
-    if quantized.is_type(dtype):
-        params = quantized.quantise(build.unstack(params), dtype)
+    if quantized.is_quantized_dtype(dtype):
+        params = quantized.quantize(build.unstack_layers(params), dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
 
@@ -261,8 +261,8 @@ def load(
 def _dtype(dtype: Any):
     if dtype is None:
         return None
-    if quantized.is_type(dtype):
-        return np.dtype(quantized.COMPUTED)
+    if quantized.is_quantized_dtype(dtype):
+        return np.dtype(quantized.COMPUTE_DTYPE)
     try:
         chosen = np.dtype(dtype)
     except TypeError:

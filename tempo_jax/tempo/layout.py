@@ -8,7 +8,7 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TempoConfig
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import Message, Tokenizer, pad_rows
 from tempo_jax.runtime import buckets
@@ -22,7 +22,7 @@ class Chunk:
     """C segments that go through the compressor together; those past the video's end are padding."""
 
     start: int  # its first segment
-    rows: Rows
+    rows: PromptBatch
     length_C: np.ndarray
     next_position_C: np.ndarray
 
@@ -141,7 +141,7 @@ def _chunk(table, start: int, chunk: int) -> Chunk:
     part = slice(start, start + chunk)
     return Chunk(
         start=start,
-        rows=Rows(table.token_ids_SL[part], table.visual_index_SL[part], table.positions_3SL[:, part]),
+        rows=PromptBatch(table.token_ids_SL[part], table.visual_index_SL[part], table.positions_3SL[:, part]),
         length_C=table.length_S[part],
         next_position_C=table.next_position_S[part],
     )

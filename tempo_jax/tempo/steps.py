@@ -14,7 +14,7 @@ from tempo_jax import ata
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.prompt_packing import pack, visual_length
-from tempo_jax.models.qwen3_vl import Rows, Visual
+from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.runtime import generate
@@ -61,16 +61,16 @@ def resize(frames, *, steps: tuple, image: bool):
 
 @jax.jit
 @apart()
-def see(compressor: Compressor, frames) -> Visual:
+def see(compressor: Compressor, frames) -> VisionOutput:
     """Visual tokens of a chunk: uint8 [C, F, h, w, 3] -> [C, V, D]."""
-    return compressor.see_frames(constrain(frames, "segments"))
+    return compressor.encode_frames(constrain(frames, "segments"))
 
 
 @jax.jit
 @apart()
-def read_prefix(compressor: Compressor, visual: Visual, rows: Rows):
+def read_prefix(compressor: Compressor, visual: VisionOutput, rows: PromptBatch):
     """Keys and values of a chunk's system prompts and videos."""
-    return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefix(visual, rows)]
+    return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefill(visual, rows)]
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))
@@ -78,7 +78,7 @@ def compress(
     compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
 ):
     """Asks the question of a chunk and stores its memory tokens at segments start..start+C-1."""
-    memory, relevance = compressor.answer(prefix, length_C, next_C, question_Q, question_length)
+    memory, relevance = compressor.compress(prefix, length_C, next_C, question_Q, question_length)
     return Bank(
         jax.lax.dynamic_update_slice(bank.memory_SKD, constrain(memory), (start, 0, 0)),
         jax.lax.dynamic_update_slice(bank.relevance_S, constrain(relevance), (start,)),

@@ -15,7 +15,7 @@ def _plan(config: XCompConfig, compress: bool) -> Plan:
 
 def vision_flops(config: UMTConfig, frames: int) -> tuple[float, float]:
     """Of one clip: products with weights, products of activations."""
-    tokens, width = frames * config.side**2, config.hidden_size
+    tokens, width = frames * config.patches_per_side**2, config.hidden_size
     patch = config.in_channels * config.patch_size**2
     weights = patch * width + config.depth * (4 * width**2 + 2 * width * config.intermediate_size)
     return 2.0 * tokens * weights, 4.0 * config.depth * tokens**2 * width

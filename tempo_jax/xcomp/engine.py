@@ -37,7 +37,7 @@ class XComp:
         if layout.GRAIN % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
-            self.model = build.build(config, build.unstack(params))
+            self.model = build.build(config, build.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self._plan(config.compression)  # odd settings show before a video is read

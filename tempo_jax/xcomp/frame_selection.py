@@ -18,7 +18,7 @@ import numpy as np
 from tempo_jax.models import rope
 from tempo_jax.models.decoder import Decoder, DecoderLayer
 from tempo_jax.models.kernels.attention import attention
-from tempo_jax.models.layers import layer
+from tempo_jax.models.layers import get_layer
 from tempo_jax.xcomp.layout import GRAIN
 from tempo_jax.xcomp.token_compression import Plan, Room, Rows, walk
 
@@ -89,7 +89,7 @@ def chunk_indices(start: int, length: int, frames: int) -> np.ndarray:
     return (start + np.arange(length)) % frames
 
 
-HIDDEN = -1e30
+MASK_VALUE = -1e30
 
 
 class Question(NamedTuple):
@@ -125,7 +125,7 @@ def layer_scores(
     found = []
     for index, x in walk(decoder, x_BLD, rows, room, plan, attend):
         if index in layers:
-            block = layer(decoder.layers, index)
+            block = get_layer(decoder.layers, index)
             found.append(
                 clip_scores(
                     block, decoder, x[0], question, prefix=prefix, frames=room.frames,
@@ -167,7 +167,7 @@ def clip_scores(
     key = jnp.arange(length) - (length - text)  # place in the text, negative before it
     last = question.end if windows.size else question.text_end
     seen = (key < last) & ((key <= row[:, None]) if causal else True)
-    bias = jnp.where(seen, 0.0, HIDDEN)  # [T or 1, S]
+    bias = jnp.where(seen, 0.0, MASK_VALUE)  # [T or 1, S]
 
     def window(start):
         own = jax.lax.dynamic_slice_in_dim(k_LKH, prefix + start * per_clip, size * per_clip)

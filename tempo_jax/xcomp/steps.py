@@ -40,7 +40,7 @@ def resize(frames, *, size: int):
 @apart()
 def see(model: XComp, pool, frames, start):
     """The pool [M, D] with the visual tokens of C clips, uint8 [C, T, H, W, 3], from row `start` on."""
-    tokens = constrain(model.see(constrain(frames, "segments")))
+    tokens = constrain(model.encode_clips(constrain(frames, "segments")))
     return jax.lax.dynamic_update_slice(
         pool, tokens.reshape(-1, tokens.shape[-1]).astype(pool.dtype), (start, 0)
     )

@@ -23,7 +23,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models.config import LPCompConfig
 from tempo_jax.models.decoder import KV, Decoder
 from tempo_jax.models.kernels.attention import attention
-from tempo_jax.models.layers import layer, scan_layers
+from tempo_jax.models.layers import get_layer, scan_layers
 
 ROUNDINGS = ("round", "ceil")
 KEEPS = ("suffix", "uniform", "stride")
@@ -214,7 +214,7 @@ def walk(
             x_BLD = delete(x_BLD, rows, room, plan.tokens[index], kept)
         yield index, x_BLD
         angles = decoder.angles(jnp.arange(x_BLD.shape[1])[None])
-        x_BLD = layer(decoder.layers, index)(x_BLD, angles, attend)
+        x_BLD = get_layer(decoder.layers, index)(x_BLD, angles, attend)
     yield plan.layers, x_BLD
 
 

@@ -18,13 +18,13 @@ from tempo_jax import sharding
 from tempo_jax.models.kernels.qk_norm_rope import HeadNorm, over_rms, tile, turns
 from tempo_jax.models.kernels.splash import LANES
 
-KEYS = 2048  # cache slots of a step, at most
-ROWS = 16  # that half precision stores together: a group's queries are padded to them
-HIDDEN = -1e30
+MAX_SLOTS_PER_BLOCK = 2048  # cache slots of a step, at most
+SUBLANES = 16  # that half precision stores together: a group's queries are padded to them
+MASK_VALUE = -1e30
 NAME = "decode_attention"  # the planner knows the kernel by it
 
 
-def fits(dtype, size: int) -> bool:
+def is_supported(dtype, size: int) -> bool:
     """Whether the kernel takes heads of `size`: half precision, as splash attention."""
     return dtype == jnp.bfloat16 and size == LANES
 
@@ -51,11 +51,11 @@ def attend(
     table = jnp.broadcast_to(table, (batch, 1, size))
     scales = None if norms is None else tuple(norm.scale[...].reshape(1, size) for norm in norms)
     how = _How(None if norms is None else norms[0].eps, q.shape[-1] // k.shape[-1], interpret)
-    _, split = sharding.spec(("none", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
+    _, split = sharding.partition_spec(("none", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
     beside, after = jax.P(None, None, split), jax.P(None, split)
     where = ((beside,) * 3, (after,) * 2, jax.P(), jax.P(), jax.P())
     run = functools.partial(_call, how)
-    return sharding.spread(run, where, (beside, beside))(projected, cache, position_B, table, scales)
+    return sharding.shard_map_local(run, where, (beside, beside))(projected, cache, position_B, table, scales)
 
 
 class _How(NamedTuple):
@@ -66,8 +66,8 @@ class _How(NamedTuple):
 
 def _call(how: _How, projected, cache, position, table, scales):
     batch, heads, slots, _ = cache[0].shape
-    keys = min(slots, KEYS)
-    rows = ROWS * math.ceil(how.group / ROWS)
+    keys = min(slots, MAX_SLOTS_PER_BLOCK)
+    rows = SUBLANES * math.ceil(how.group / SUBLANES)
 
     def one(count: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, 1, count * LANES), lambda b, h, s, position: (b, 0, h))
@@ -136,7 +136,7 @@ def _kernel(how: _How, slots: int, position_ref, q_ref, new_k_ref, new_v_ref, k_
     def block(v):
         scores = product(queries[...].astype(dtype), k_ref[...], (((1,), (1,)), ((), ())))
         slot = step * keys + jax.lax.broadcasted_iota(jnp.int32, (1, keys), 1)
-        scores = jnp.where(slot < position, scores, HIDDEN)
+        scores = jnp.where(slot < position, scores, MASK_VALUE)
         before = top[:, :1]
         most = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
         shares, less = jnp.exp(scores - most), jnp.exp(before - most)

@@ -18,8 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from tempo_jax import sharding
 from tempo_jax.models.kernels.splash import LANES
 
-ROWS = 512  # tokens of a step, at most
-TILES = 8  # heads of a step, at most
+MAX_TOKENS_PER_BLOCK = 512  # tokens of a step, at most
+MAX_HEADS_PER_BLOCK = 8  # heads of a step, at most
 NAME = "head_layout"  # the planner knows the kernels by it
 
 
@@ -30,20 +30,20 @@ class HeadNorm(Protocol):
     scale: Any
 
 
-def fits(dtype, length: int, size: int) -> bool:
+def is_supported(dtype, length: int, size: int) -> bool:
     """Whether the kernels take heads of `size` of rows of `length`: half precision, as splash attention."""
     return dtype == jnp.bfloat16 and size == LANES and length % LANES == 0
 
 
-def apart(
-    x_BLW, *, norm: HeadNorm | None = None, angles_BLR=None, times: float = 1.0, interpret: bool = False
+def to_head_major(
+    x_BLW, *, norm: HeadNorm | None = None, angles_BLR=None, scale: float = 1.0, interpret: bool = False
 ) -> jax.Array:
     """Heads after heads, [B, N, L, H = 128], of heads side by side, [B, L, N*H]; in x's dtype.
 
     First normed, every head with the same scale, then rotated by float32 [B or 1, L, H/2] (`rope.rotate`),
     then multiplied. interpret: runs the kernel's own code on a CPU, for tests.
     """
-    how = _How(None if norm is None else norm.eps, angles_BLR is not None, times, interpret)
+    how = _How(None if norm is None else norm.eps, angles_BLR is not None, scale, interpret)
     batch, _, width = x_BLW.shape
     scale = table = None
     if norm is not None:  # a row of the batch each, so that a chip sums the gradient of its own
@@ -54,15 +54,15 @@ def apart(
     rows, heads = _split(batch, width // LANES)
     where = (jax.P(rows, None, heads), jax.P(rows), jax.P(rows))
     run = functools.partial(_apart, how)
-    return sharding.spread(run, where, jax.P(rows, heads))(x_BLW, scale, table)
+    return sharding.shard_map_local(run, where, jax.P(rows, heads))(x_BLW, scale, table)
 
 
-def together(x_BNLH, *, interpret: bool = False) -> jax.Array:
+def from_head_major(x_BNLH, *, interpret: bool = False) -> jax.Array:
     """The way back: [B, L, N*H] of [B, N, L, H = 128]."""
     how = _How(None, False, 1.0, interpret)
     rows, heads = _split(*x_BNLH.shape[:2])
     run = functools.partial(_together, how)
-    return sharding.spread(run, (jax.P(rows, heads),), jax.P(rows, None, heads))(x_BNLH)
+    return sharding.shard_map_local(run, (jax.P(rows, heads),), jax.P(rows, None, heads))(x_BNLH)
 
 
 class _How(NamedTuple):
@@ -78,7 +78,7 @@ class _How(NamedTuple):
 
 def _split(batch: int, heads: int):
     """Mesh axes that rows and heads are split over."""
-    return sharding.spec(("segments", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
+    return sharding.partition_spec(("segments", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -122,8 +122,8 @@ def _call(kernel, how: _How, out, *args):
     args = [x for x in args if x is not None]
     heads = next(x.shape[1] for x in jax.tree.leaves((args, out)) if len(x.shape) == 4)
     length = next(x.shape[2] for x in jax.tree.leaves((args, out)) if len(x.shape) == 4)
-    rows = LANES * _divisor(length // LANES, ROWS // LANES)
-    tiles = _divisor(heads, TILES)
+    rows = LANES * _divisor(length // LANES, MAX_TOKENS_PER_BLOCK // LANES)
+    tiles = _divisor(heads, MAX_HEADS_PER_BLOCK)
 
     def block(x) -> pl.BlockSpec:
         if len(x.shape) == 4:

@@ -14,18 +14,18 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from tempo_jax import sharding
 
 LANES = 128  # lengths are padded to multiples of this
-BLOCK = 1024  # queries or keys in VMEM at once, at most
-SAVED = "attention"  # what rematerialisation knows the kernel's results by (layers.REMAT)
-HEADS = (64, 128, 256)  # head sizes the kernel takes
+MAX_BLOCK = 1024  # queries or keys in VMEM at once, at most
+CHECKPOINT_NAME = "attention"  # what rematerialisation knows the kernel's results by (layers.REMAT)
+SUPPORTED_HEAD_DIMS = (64, 128, 256)  # head sizes the kernel takes
 
 
-def fits(q_BTNH, k_BSKH) -> bool:
+def is_supported(q_BTNH, k_BSKH) -> bool:
     """Whether the kernel takes these: half precision (float32 stays exact with XLA), more than one query."""
     half = q_BTNH.dtype == jnp.bfloat16 and k_BSKH.dtype == jnp.bfloat16
-    return half and q_BTNH.shape[-1] in HEADS and q_BTNH.shape[1] >= LANES
+    return half and q_BTNH.shape[-1] in SUPPORTED_HEAD_DIMS and q_BTNH.shape[1] >= LANES
 
 
-def splash(
+def splash_attention(
     q_BTNH,
     k_BSKH,
     v_BSKH,
@@ -33,7 +33,7 @@ def splash(
     scale: float | None = None,
     causal: bool = False,
     kv_valid_BS=None,
-    document_BT=None,
+    segment_ids_BT=None,
     interpret: bool = False,
 ) -> jax.Array:
     """What `attention.attention` computes, with the same arguments; [B, T, N, H] in q's dtype.
@@ -44,8 +44,8 @@ def splash(
     scaled = q_BTNH if scale == 1 else q_BTNH * (q_BTNH.shape[-1] ** -0.5 if scale is None else scale)
     q = _padded(scaled).transpose(0, 2, 1, 3)
     k, v = (_padded(x).transpose(0, 2, 1, 3) for x in (k_BSKH, v_BSKH))
-    segments = _segments(queries, keys, causal, kv_valid_BS, document_BT, q.shape[0])
-    run = functools.partial(_batched, offset=keys - queries if causal else None, interpret=interpret)
+    segments = _segment_ids(queries, keys, causal, kv_valid_BS, segment_ids_BT, q.shape[0])
+    run = functools.partial(_vmapped_kernel, offset=keys - queries if causal else None, interpret=interpret)
     out = _on_mesh(run, q, k, v, segments)
     return out.transpose(0, 2, 1, 3)[:, :queries].astype(q_BTNH.dtype)
 
@@ -55,17 +55,17 @@ def _padded(x_BLNH: jax.Array) -> jax.Array:
     return jnp.pad(x_BLNH, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else x_BLNH
 
 
-def _segments(queries, keys, causal, kv_valid_BS, document_BT, batch) -> kernel.SegmentIds | None:
+def _segment_ids(queries, keys, causal, kv_valid_BS, segment_ids_BT, batch) -> kernel.SegmentIds | None:
     """Numbers that must agree where a query sees a key; None where the causal mask says it all.
 
     A query always sees a key, else softmax has nothing to divide by: padding queries have the number of
     real ones, so that only keys are told apart.
     """
     unpadded = keys % LANES == 0
-    if document_BT is None and kv_valid_BS is None and (unpadded or (causal and queries == keys)):
+    if segment_ids_BT is None and kv_valid_BS is None and (unpadded or (causal and queries == keys)):
         return None
-    numbers = jnp.ones((batch, keys), jnp.int32) if document_BT is None else document_BT.astype(jnp.int32)
-    if document_BT is None:
+    numbers = jnp.ones((batch, keys), jnp.int32) if segment_ids_BT is None else segment_ids_BT.astype(jnp.int32)
+    if segment_ids_BT is None:
         q = jnp.ones((batch, queries), jnp.int32)
     else:
         q = numbers[:, :queries]
@@ -76,7 +76,7 @@ def _segments(queries, keys, causal, kv_valid_BS, document_BT, batch) -> kernel.
     return kernel.SegmentIds(q, jnp.pad(numbers, ((0, 0), (0, -keys % LANES)), constant_values=-1))
 
 
-def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret: bool):
+def _vmapped_kernel(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret: bool):
     """The kernel over the rows and heads of one chip."""
     heads, queries, keys = q_BNTH.shape[1], q_BNTH.shape[2], k_BKSH.shape[2]
     if offset is None:
@@ -89,7 +89,7 @@ def _batched(q_BNTH, k_BKSH, v_BKSH, segments, *, offset: int | None, interpret:
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
-        residual_checkpoint_name=SAVED,
+        residual_checkpoint_name=CHECKPOINT_NAME,
     )
     return jax.vmap(made)(q_BNTH, k_BKSH, v_BKSH, segments)
 
@@ -101,7 +101,7 @@ def block_sizes(queries: int, keys: int, *, causal: bool) -> kernel.BlockSizes:
     block of keys writes queries' gradients of its own, and adding them up takes about what that would save.
     """
     q, kv = _divisor(queries), _divisor(keys)
-    cut = 2 if causal and queries == keys == BLOCK else 1
+    cut = 2 if causal and queries == keys == MAX_BLOCK else 1
     return kernel.BlockSizes(
         block_q=q // cut,
         block_kv=kv // cut,
@@ -116,12 +116,14 @@ def block_sizes(queries: int, keys: int, *, causal: bool) -> kernel.BlockSizes:
 def _divisor(length: int) -> int:
     """The largest multiple of LANES up to BLOCK that divides a multiple of LANES."""
     rows = length // LANES
-    return LANES * max(n for n in range(1, BLOCK // LANES + 1) if rows % n == 0)
+    return LANES * max(n for n in range(1, MAX_BLOCK // LANES + 1) if rows % n == 0)
 
 
 def _on_mesh(run, q, k, v, segments):
     """Rows over data x fsdp, heads over tensor, where the numbers divide: a kernel sees one chip's part."""
     mesh = jax.sharding.get_abstract_mesh()
-    rows, heads = sharding.spec(("segments", "heads"), k.shape[:2], mesh)  # what divides k divides q
+    rows, heads = sharding.partition_spec(
+        ("segments", "heads"), k.shape[:2], mesh
+    )  # what divides k divides q
     where = jax.P(rows, heads)
-    return sharding.spread(run, (where, where, where, jax.P(rows)), where)(q, k, v, segments)
+    return sharding.shard_map_local(run, (where, where, where, jax.P(rows)), where)(q, k, v, segments)

@@ -17,22 +17,22 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
 from tempo_jax.models.kernels import splash
-from tempo_jax.models.kernels.splash import LANES, SAVED
+from tempo_jax.models.kernels.splash import CHECKPOINT_NAME, LANES
 
-KEYS = 7168  # of a row, at most
-LEARNED = 2048  # of a row, at most, whose gradient is the kernel's
-SCORES = 512 * 1024  # in VMEM at once, at most; float32, and a few arrays of them
-WHOLE = 512  # tokens of a row, at most, of which one step takes all, and two tiles
-HIDDEN = -1e30
+MAX_KEYS = 7168  # of a row, at most
+MAX_BACKWARD_LENGTH = 2048  # of a row, at most, whose gradient is the kernel's
+MAX_SCORE_ELEMENTS = 512 * 1024  # in VMEM at once, at most; float32, and a few arrays of them
+SINGLE_BLOCK_LENGTH = 512  # tokens of a row, at most, of which one step takes all, and two tiles
+MASK_VALUE = -1e30
 NAME = "vision_attention"  # the planner knows the kernels by it
 
 
-def fits(dtype, length: int, width: int, heads: int) -> bool:
+def is_supported(dtype, length: int, width: int, heads: int) -> bool:
     """Whether the kernel takes rows of `length` tokens, width = heads x size: half precision (float32 stays
     exact with XLA), whole heads in whole tiles."""
     size = width // heads
-    tiles = size in splash.HEADS and LANES % size == 0 and width % LANES == 0
-    return dtype == jnp.bfloat16 and tiles and _padded(length) <= KEYS
+    tiles = size in splash.SUPPORTED_HEAD_DIMS and LANES % size == 0 and width % LANES == 0
+    return dtype == jnp.bfloat16 and tiles and _padded(length) <= MAX_KEYS
 
 
 def attend(qkv_BLW, bias_3W, heads: int, angles_LR=None, *, interpret: bool = False) -> jax.Array:
@@ -50,7 +50,7 @@ def attend(qkv_BLW, bias_3W, heads: int, angles_LR=None, *, interpret: bool = Fa
     if padding[0][1]:
         qkv = tuple(jnp.pad(x, ((0, 0), *padding)) for x in qkv)
     how = _How(width // heads, length, _chips(rows), interpret)
-    return checkpoint_name(_attend(how, qkv, bias_3W, tables)[:, :length], SAVED)
+    return checkpoint_name(_attend(how, qkv, bias_3W, tables)[:, :length], CHECKPOINT_NAME)
 
 
 class _How(NamedTuple):
@@ -62,7 +62,7 @@ class _How(NamedTuple):
 
 def _chips(rows: int):
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty else sharding.spec(("segments",), (rows,), mesh)[0]
+    return None if mesh.empty else sharding.partition_spec(("segments",), (rows,), mesh)[0]
 
 
 def _padded(length: int) -> int:
@@ -101,7 +101,7 @@ def _gradient(how, saved, d_out):
         call = plan.call(_backward, [plan.out(), *plan.inputs()], outputs, (*[d_out] * 3, sums), products=5)
         return call(d_out, *qkv, bias, *tables * 2)
 
-    if d_out.shape[1] > LEARNED:
+    if d_out.shape[1] > MAX_BACKWARD_LENGTH:
         return jax.vjp(functools.partial(_by_heads, how), qkv, bias, tables)[1](d_out)
     split = (True, True, False, False)
     *d_qkv, d_bias = _on_mesh(run, how.chips, split, True, d_out, qkv, bias, tables)
@@ -114,7 +114,7 @@ _attend.defvjp(_saving, _gradient)
 def _on_mesh(run, chips, split_in, split_out, *args):
     """Rows, the first axis of what is split, over the chips."""
     specs = jax.tree.map(lambda split: jax.P(chips) if split else jax.P(), (split_in, split_out))
-    return sharding.spread(run, *specs)(*args)
+    return sharding.shard_map_local(run, *specs)(*args)
 
 
 def _by_heads(how, qkv, bias, tables):
@@ -129,7 +129,7 @@ def _by_heads(how, qkv, bias, tables):
 
     q, k, v = ((x + b).reshape(*x.shape[:2], -1, how.size) for x, b in zip(qkv, bias, strict=True))
     valid = jnp.broadcast_to(jnp.arange(q.shape[1]) < how.keys, q.shape[:2])
-    out = splash.splash(rotated(q), rotated(k), v, kv_valid_BS=valid, interpret=how.interpret)
+    out = splash.splash_attention(rotated(q), rotated(k), v, kv_valid_BS=valid, interpret=how.interpret)
     return out.reshape(qkv[0].shape)
 
 
@@ -139,8 +139,11 @@ class _Plan:
     def __init__(self, shape, how: _How, rotates: bool):
         self.batch, self.length, self.width = shape
         self.how, self.rotates = how, rotates
-        whole = self.length <= WHOLE
-        rows, most = self.length // LANES, max(1, (SCORES if whole else SCORES // 2) // self.length // LANES)
+        whole = self.length <= SINGLE_BLOCK_LENGTH
+        rows, most = (
+            self.length // LANES,
+            max(1, (MAX_SCORE_ELEMENTS if whole else MAX_SCORE_ELEMENTS // 2) // self.length // LANES),
+        )
         self.block = LANES * max(n for n in range(1, most + 1) if rows % n == 0)
         pairs = whole and self.width % (2 * LANES) == 0
         self.lanes = 2 * LANES if pairs else LANES
@@ -201,7 +204,7 @@ def _forward(q_ref, k_ref, v_ref, bias_ref, *refs, size: int, keys: int):
             own = jax.lax.div(lane, size) == head
             scores = _product(jnp.where(own, q, 0), k, 1, 1)
             if keys < scores.shape[1]:
-                scores = jnp.where(_iota(scores, 1) < keys, scores, HIDDEN)
+                scores = jnp.where(_iota(scores, 1) < keys, scores, MASK_VALUE)
             shares = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
             total = jnp.sum(shares, axis=1, keepdims=True)
             out = jnp.where(own, _product(shares.astype(v.dtype), v, 1, 0) / total, out)
@@ -228,7 +231,7 @@ def _backward(d_ref, q_ref, k_ref, v_ref, bias_ref, *refs, size: int, keys: int)
             q_own, d_own = jnp.where(own, q, 0), jnp.where(own, d, 0)
             scores = _product(k, q_own, 1, 1)
             if keys < scores.shape[0]:
-                scores = jnp.where(_iota(scores, 0) < keys, scores, HIDDEN)
+                scores = jnp.where(_iota(scores, 0) < keys, scores, MASK_VALUE)
             shares = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
             shares = shares / jnp.sum(shares, axis=0, keepdims=True)
             d_shares = _product(v, d_own, 1, 1)
