@@ -43,7 +43,7 @@ FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class CheckpointInfo:
     """What model.json says; `origin` is whatever the writer noted about where the weights come from."""
 
     kind: str
@@ -51,7 +51,7 @@ class Model:
     origin: dict
 
 
-def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Model:
+def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> CheckpointInfo:
     """The architecture of a checkpoint; with `kind`, a checkpoint of another kind is a TempoError."""
     folder = Path(directory)
     path = folder / "model.json"
@@ -81,7 +81,7 @@ def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Mo
         raise TempoError(f"{path} is damaged ({error}): convert the model again") from error
     if kind is not None and found != kind:
         raise TempoError(f"{folder} holds a model of kind {found!r} where {kind!r} is needed")
-    return Model(found, config, values.get("origin") or {})
+    return CheckpointInfo(found, config, values.get("origin") or {})
 
 
 def tokenizer_path(directory: str | os.PathLike) -> Path:
@@ -97,7 +97,7 @@ def tokenizer_path(directory: str | os.PathLike) -> Path:
 
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
     """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
-    with damage_is_a_sentence(directory):
+    with report_corruption(directory):
         found = ocp.metadata(params_folder(directory)).metadata
         if found is None:
             raise ValueError("their metadata cannot be read")
@@ -134,7 +134,7 @@ def load_params(
         wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
         wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
         abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
-    with damage_is_a_sentence(directory):
+    with report_corruption(directory):
         return ocp.load(params, nest(abstract))
 
 
@@ -156,7 +156,7 @@ def save(
         with saving_context(), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
-            describe(folder, kind, config, tokenizer_dir, origin)
+            write_metadata(folder, kind, config, tokenizer_dir, origin)
 
 
 def params_folder(directory: str | os.PathLike) -> Path:
@@ -179,7 +179,7 @@ def saving_context(*, compress: bool = True) -> ocp.Context:
     return context
 
 
-def describe(
+def write_metadata(
     folder: Path,
     kind: str,
     config: Any,
@@ -208,7 +208,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
+def report_corruption(directory: str | os.PathLike) -> Iterator[None]:
     """Whatever goes wrong while reading arrays becomes one TempoError."""
     hooks = (sys.excepthook, sys.unraisablehook)
     _ignore_late_reads()

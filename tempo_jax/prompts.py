@@ -30,7 +30,9 @@ INFERENCE_SYSTEM = (
 SPECIAL_TOKENS = (
     "endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"
 )  # fmt: skip
-SHORT = 512  # characters of a text whose ids are remembered: the prompts' own words, tags, most turns
+MAX_CACHED_CHARS = (
+    512  # characters of a text whose ids are remembered: the prompts' own words, tags, most turns
+)
 QUERY_TURNS = 16  # turns of a conversation that reach the compressor in training
 
 
@@ -41,16 +43,16 @@ def time_tag(seconds: float) -> str:
 
 def training_query(conversation: Sequence[dict]) -> str:
     """The compressor's query in training: the numbered human turns (facts §1.8)."""
-    numbered = [f"Context turn {i}: {text}" for i, text in enumerate(_asked(conversation), start=1)]
+    numbered = [f"Context turn {i}: {text}" for i, text in enumerate(_user_turns(conversation), start=1)]
     return "\n".join(numbered) or DEFAULT_QUESTION
 
 
-def human_turns(conversation: Sequence[dict]) -> str:
+def inference_query(conversation: Sequence[dict]) -> str:
     """The compressor's query in inference: the question as it is, or several, a line each."""
-    return "\n".join(_asked(conversation)) or DEFAULT_QUESTION
+    return "\n".join(_user_turns(conversation)) or DEFAULT_QUESTION
 
 
-def _asked(conversation: Sequence[dict]) -> list[str]:
+def _user_turns(conversation: Sequence[dict]) -> list[str]:
     turns = (turn for turn in conversation[:QUERY_TURNS] if turn.get("from") == "human")
     return list(filter(None, (str(turn.get("value", "")).replace("<image>", "").strip() for turn in turns)))
 
@@ -84,7 +86,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text: special tokens written out in it are ordinary characters."""
-        encode = _remembered if len(text) <= SHORT else _encoded
+        encode = _encode_cached if len(text) <= MAX_CACHED_CHARS else _encode
         return list(encode(self._plain, text))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -263,11 +265,11 @@ def _positions(
     return np.stack([begin_SL, begin_SL + row_SL, begin_SL + column_SL]), following_S
 
 
-def _encoded(plain: Any, text: str) -> tuple[int, ...]:
+def _encode(plain: Any, text: str) -> tuple[int, ...]:
     return tuple(plain.encode(text, add_special_tokens=False).ids)
 
 
-_remembered = functools.lru_cache(maxsize=2048)(_encoded)  # at most some 40 MB, of texts as long as may be
+_encode_cached = functools.lru_cache(maxsize=2048)(_encode)  # at most some 40 MB, of texts as long as may be
 
 
 @functools.lru_cache(maxsize=4)

@@ -42,7 +42,7 @@ def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products
     [(1024, 1024, False, 3 / 4), (1024, 1024, True, 1), (256, 1280, False, 1), (2048, 2048, True, 3 / 4)],
 )
 def test_blocks_that_a_causal_kernel_computes(queries, keys, backward, share):
-    assert cost._seen(queries, keys, backward) == pytest.approx(share)
+    assert cost._causal_block_fraction(queries, keys, backward) == pytest.approx(share)
 
 
 def test_kernels_that_move_are_costed_by_their_bytes():

@@ -24,16 +24,16 @@ from tempo_jax.xcomp import token_compression
 KEEPS = ("suffix", "prefix")
 
 
-class Plan(NamedTuple):
+class SegmentDropSchedule(NamedTuple):
     """Static: counts[l] of counts[0] tokens of a whole segment are what layer l sees, from 1; rooms[l - 1]
     is how long its rows are."""
 
     keep: str
     counts: tuple[int, ...]
-    rooms: tuple[int, ...]
+    lengths: tuple[int, ...]
 
 
-class Places(NamedTuple):
+class TokenPositions(NamedTuple):
     """What stands in L places, int32: of memory tokens the number in their segment, from 0, and how many
     the segment has; of text a segment of 0, of padding one of -1."""
 
@@ -41,40 +41,49 @@ class Places(NamedTuple):
     kept_L: jax.Array
 
 
-def plan(keep: str, layers: int, memory_tokens: int, *, bucket: int, segments: int, text: int) -> Plan:
+def make_schedule(
+    keep: str, layers: int, memory_tokens: int, *, bucket: int, segments: int, text: int
+) -> SegmentDropSchedule:
     """For rows of `bucket` places that hold at most so many segments and tokens of text and time tags."""
-    counts = tuple(token_compression.cosine(layers, memory_tokens))
+    counts = tuple(token_compression.cosine_counts(layers, memory_tokens))
     most = min(bucket, segments * memory_tokens)
     rooms = (
-        min(bucket, buckets.multiple(text + segments + -(-most * count // memory_tokens), buckets.ROW))
+        min(
+            bucket,
+            buckets.round_up_to(
+                text + segments + -(-most * count // memory_tokens), buckets.PROMPT_ALIGNMENT
+            ),
+        )
         for count in counts[1:]
     )
-    return Plan(keep, counts, tuple(rooms))
+    return SegmentDropSchedule(keep, counts, tuple(rooms))
 
 
-def left(kept, plan: Plan, number: int):
+def remaining(kept, plan: SegmentDropSchedule, number: int):
     """Tokens that layer `number`, from 1, sees of segments that entered with `kept`; int, any shape."""
     return -(-kept * plan.counts[number] // plan.counts[0])
 
 
-def layer_tokens(allocation_S: np.ndarray, plan: Plan) -> np.ndarray:
+def layer_tokens(allocation_S: np.ndarray, plan: SegmentDropSchedule) -> np.ndarray:
     """Memory tokens that each layer sees, int64 [layers]."""
     kept = np.asarray(allocation_S, np.int64)
-    return np.array([left(kept, plan, number).sum() for number in range(1, len(plan.counts))])
+    return np.array([remaining(kept, plan, number).sum() for number in range(1, len(plan.counts))])
 
 
-def places(packed: Packed, allocation_S, memory_tokens: int) -> Places:
+def token_positions(packed: Packed, allocation_S, memory_tokens: int) -> TokenPositions:
     """Of a packed prompt."""
     index = packed.memory_index
     is_memory, real = index >= 0, jnp.arange(index.shape[0]) < packed.length
     kept = allocation_S[jnp.maximum(index, 0) // memory_tokens]
-    return Places(
+    return TokenPositions(
         jnp.where(is_memory, index % memory_tokens, 0),
         jnp.where(is_memory, kept, jnp.where(real, 0, -1)).astype(jnp.int32),
     )
 
 
-def prefill(decoder: Decoder, x_LD, where: Places, plan: Plan) -> tuple[jax.Array, list[KV], jax.Array]:
+def prefill(
+    decoder: Decoder, x_LD, where: TokenPositions, plan: SegmentDropSchedule
+) -> tuple[jax.Array, list[KV], jax.Array]:
     """One prompt: normed hidden states [1, L', D] of the last layer's tokens, every layer's keys and values,
     and how many tokens each layer saw, int32 [layers, 1]."""
     caches: list[KV] = []
@@ -84,8 +93,8 @@ def prefill(decoder: Decoder, x_LD, where: Places, plan: Plan) -> tuple[jax.Arra
         caches.append((k, v))
         return attention(q, k, v, scale=scale, causal=True)
 
-    for number, room in enumerate(plan.rooms, 1):
-        stays = _stays(where, plan, number)
+    for number, room in enumerate(plan.lengths, 1):
+        stays = _is_kept(where, plan, number)
         if room < x_LD.shape[0] or plan.counts[number] < plan.counts[number - 1]:
             source = jnp.nonzero(stays, size=room, fill_value=x_LD.shape[0] - 1)[0]
             real = jnp.arange(room) < jnp.sum(stays)
@@ -97,8 +106,8 @@ def prefill(decoder: Decoder, x_LD, where: Places, plan: Plan) -> tuple[jax.Arra
     return decoder.norm(x_LD)[None], caches, jnp.stack(lengths)[:, None]
 
 
-def _stays(where: Places, plan: Plan, number: int):
-    count = left(where.kept_L, plan, number)
+def _is_kept(where: TokenPositions, plan: SegmentDropSchedule, number: int):
+    count = remaining(where.kept_L, plan, number)
     if plan.keep == "prefix":
         stays = where.number_L < count
     else:

@@ -9,20 +9,20 @@ from collections.abc import Callable
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.buckets import multiple
+from tempo_jax.runtime.buckets import round_up_to
 from tempo_jax.video import Source
 from tempo_jax.xcomp import frame_selection
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.engine import XComp
-from tempo_jax.xcomp.layout import GRAIN
-from tempo_jax.xcomp.options import DEFAULT_FRAMES
+from tempo_jax.xcomp.layout import FRAME_GROUP
+from tempo_jax.xcomp.options import DEFAULT_SELECTED_FRAMES
 
 
-def choose(
+def select_segments(
     xcomp: XComp,
     source: Source,
     question: str,
-    frames: int = DEFAULT_FRAMES,
+    frames: int = DEFAULT_SELECTED_FRAMES,
     *,
     segment_frames: int = 8,
     strategy: str = "local",
@@ -47,11 +47,11 @@ def choose(
         return source.only([every[i] for i in np.arange(count) * len(every) // count])
     scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
     means = np.array([scores[segment.start : segment.stop].mean() for segment in every])
-    return source.only([every[i] for i in frame_selection.keep(means, count)])
+    return source.only([every[i] for i in frame_selection.top_frames(means, count)])
 
 
 def frame_scores(xcomp: XComp, source: Source, question: str, *, progress=None, **options) -> np.ndarray:
     """What the question pays each sampled frame, float64 [frames]; options of XComp's `ask`."""
-    clip = Clip(xcomp, source, keep=True, least=multiple(source.num_frames, GRAIN))
-    scores, order = clip.scores(question, progress=progress, **options), clip.frames.order
+    clip = Clip(xcomp, source, keep=True, min_frames=round_up_to(source.num_frames, FRAME_GROUP))
+    scores, order = clip.scores(question, progress=progress, **options), clip.frames.sample_order
     return np.bincount(order, weights=scores) / np.bincount(order)

@@ -32,7 +32,9 @@ class Projector(nnx.Module):
     def __init__(self, kind: str, in_features: int, out_features: int, *, rngs: nnx.Rngs):
         self.layers = nnx.Dict(
             {
-                str(place): Linear(in_features if place == 0 else out_features, out_features, bias=True, rngs=rngs)
+                str(place): Linear(
+                    in_features if place == 0 else out_features, out_features, bias=True, rngs=rngs
+                )
                 for place in projector_layers(kind)
             }
         )

@@ -25,21 +25,21 @@ class Program(NamedTuple):
     flops: float  # analytic model FLOPs of one run on the whole mesh
     tokens: int  # of the LLM (a training step, prefill, decode) or of the compressor (its chunks)
     runs: float  # of it per training step, or per hour-long video and question
-    labels: float = 1.0  # share of the loss's chunks of labels that have any: the others are skipped
-    floor_bytes: float = 0.0  # that a chip has to read from HBM, whatever the program does
-    beside_bytes: float = 0.0  # weights that lie in a chip's HBM meanwhile and are not among args
+    label_fraction: float = 1.0  # share of the loss's chunks of labels that have any: the others are skipped
+    min_hbm_bytes: float = 0.0  # that a chip has to read from HBM, whatever the program does
+    resident_bytes: float = 0.0  # weights that lie in a chip's HBM meanwhile and are not among args
 
     def lower(self):
         return self.function.lower(*self.args, **self.kwargs)
 
 
-def place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
+def on_mesh(mesh, x, *axes) -> jax.ShapeDtypeStruct:
     """x on the mesh, its dimensions over `axes`."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*axes)))
 
 
-def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
-    return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
+def array(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
+    return on_mesh(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
 
 
 def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
@@ -69,45 +69,47 @@ def model(config: Any, dtype: str, mesh) -> Any:
     def matrix(whole: jax.ShapeDtypeStruct) -> Any:
         made = jax.eval_shape(lambda x: quantized.quantize_matrix(x, dtype), whole)
         spec = whole.sharding.spec
-        scales = place(mesh, made.scale, None, spec[1])
-        return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)
+        scales = on_mesh(mesh, made.scale, None, spec[1])
+        return made.replace(qvalue=on_mesh(mesh, made.qvalue, *spec), scale=scales)
 
     return build.build(config, placed(build.shapes(config, stacked=False)))
 
 
-def beside(model: Any, args: Any) -> float:
+def resident_weight_bytes(model: Any, args: Any) -> float:
     """Bytes of one chip's part of the model's weights that are not among args."""
     own = {id(x) for x in jax.tree.leaves(args)}
     return float(sum(shard_bytes(x) for x in jax.tree.leaves(model) if id(x) not in own))
 
 
-def generation(mesh, state: generate.Generation, llm: DecoderConfig) -> generate.Generation:
+def decode_state(mesh, state: generate.DecodeState, llm: DecoderConfig) -> generate.DecodeState:
     """Caches lie by key/value head over the tensor axis where it divides them; the rest everywhere."""
     heads = "tensor" if llm.num_kv_heads % mesh.shape["tensor"] == 0 else None
-    placed = jax.tree.map(lambda x: place(mesh, x), state)
-    return placed._replace(cache=jax.tree.map(lambda x: place(mesh, x, None, heads, None, None), state.cache))
+    placed = jax.tree.map(lambda x: on_mesh(mesh, x), state)
+    return placed._replace(
+        cache=jax.tree.map(lambda x: on_mesh(mesh, x, None, heads, None, None), state.cache)
+    )
 
 
-def sampling(mesh) -> generate.Sampling:
-    number, key = shape(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
-    return generate.Sampling(number, number, place(mesh, key))
+def sampling_params(mesh) -> generate.SamplingParams:
+    number, key = array(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
+    return generate.SamplingParams(number, number, on_mesh(mesh, key))
 
 
-def after(config: DecoderConfig, rows: int, prefix: int, length: int) -> float:
+def extend_flops(config: DecoderConfig, rows: int, prefix: int, length: int) -> float:
     """FLOPs of `length` further positions of rows that have `prefix`: every one of them sees the prefix."""
     weights, scores = flops.decoder(config, rows, length)
     heads = config.num_heads * config.head_dim
     return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
 
 
-def decode_step(mesh, llm: Decoder, state: generate.Generation, seen: int, runs: int, **options) -> Program:
+def decode_step(mesh, llm: Decoder, state: generate.DecodeState, seen: int, runs: int, **options) -> Program:
     """After a prefill that left `state`. seen: tokens of the prompt that a layer sees, mean over layers.
 
     Its floor is what a token cannot be made without reading: weights and caches.
     """
     config = llm.config
-    state = generation(mesh, state, config)
+    state = decode_state(mesh, state, config)
     floor = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
-    needed = after(config, 1, seen, 1) + 2.0 * config.hidden_size * config.vocab_size
-    args = (llm, state, shape(mesh, (), "int32"), sampling(mesh))
-    return Program("decode step", generate.advance, args, options, needed, 1, runs, floor_bytes=floor)
+    needed = extend_flops(config, 1, seen, 1) + 2.0 * config.hidden_size * config.vocab_size
+    args = (llm, state, array(mesh, (), "int32"), sampling_params(mesh))
+    return Program("decode step", generate.decode, args, options, needed, 1, runs, min_hbm_bytes=floor)

@@ -16,21 +16,21 @@ class Chip:
 
     name: str
     topology: str  # libtpu's name of the generation
-    axes: int  # of the torus: 2 or 3
+    torus_dims: int  # of the torus: 2 or 3
     peak: float  # FLOP/s, bfloat16, dense
     clock: float  # Hz
     matmul_per_cycle: float  # FLOP of an 8192^3 bfloat16 matmul per cycle, the compiler's own estimate
-    matrix_unit: int  # its side
+    mxu_size: int  # its side
     hbm: float  # bytes the compiler may use
     hbm_bandwidth: float  # bytes/s
-    link: float  # bytes/s of an inter-chip link, one way
-    wrap: int  # chips of an axis from which on it closes to a ring
-    dcn: float  # bytes/s between slices, per device: a host's network shared by its devices
+    ici_bandwidth: float  # bytes/s of an inter-chip link, one way
+    wraparound_min: int  # chips of an axis from which on it closes to a ring
+    dcn_bandwidth: float  # bytes/s between slices, per device: a host's network shared by its devices
     per_chip: int = 1  # JAX devices
     options: tuple[tuple[str, str], ...] = ()  # of the topology
 
     @property
-    def ceiling(self) -> float:
+    def matmul_efficiency(self) -> float:
         """Share of the peak that the compiler expects of its best matmul."""
         return self.matmul_per_cycle * self.clock / self.peak
 
@@ -58,11 +58,11 @@ KERNEL_EFFICIENCY = 0.5
 
 # Kernels that only move and scale arrays are costed by their bytes, at this share of the HBM bandwidth: what
 # XLA expects of its own elementwise fusions of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
-MOVE_EFFICIENCY = 0.36
+COPY_BANDWIDTH_FRACTION = 0.36
 
 # The kernel that reads caches likewise, at what XLA expects of its own product of two rows with 194 MB of
 # weights (v5p 58%, v7x 67%, v5e and v4 71%, v6e 82%).
-READ_EFFICIENCY = 0.58
+CACHE_READ_BANDWIDTH_FRACTION = 0.58
 
 # However little a kernel does: what XLA expects of its own smallest fusion.
 LAUNCH_CYCLES = 1826

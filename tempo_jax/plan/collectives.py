@@ -23,7 +23,9 @@ TRAFFIC = {
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
 )
-HOP = 1e-6  # seconds from chip to chip, however little is sent: about that, says the scaling book
+HOP_LATENCY_SECONDS = (
+    1e-6  # seconds from chip to chip, however little is sent: about that, says the scaling book
+)
 
 
 class Collective(NamedTuple):
@@ -45,7 +47,9 @@ def kind_of(instruction: Instruction) -> str | None:
     return base if base in TRAFFIC else None
 
 
-def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous: bool) -> Collective:
+def estimate_collective(
+    instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous: bool
+) -> Collective:
     """Of one instruction that runs `trips` times. mesh: a jax Mesh of topology devices."""
     kind = kind_of(instruction)
     devices = mesh.devices.flatten()
@@ -59,7 +63,7 @@ def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous:
     traffic = TRAFFIC.get(kind, TRAFFIC["all-gather"])(_result(instruction), size) if size > 1 else 0.0
     members = [devices[i] for i in group]
     bandwidth = _bandwidth(members, devices, chip, ring=kind != "collective-permute")
-    seconds = traffic / bandwidth + HOP * _hops(kind, members, devices, chip)
+    seconds = traffic / bandwidth + HOP_LATENCY_SECONDS * _hops(kind, members, devices, chip)
     return Collective(
         kind, axes, traffic * trips, seconds * trips, asynchronous or slices, trips, instruction.op_name
     )
@@ -124,7 +128,7 @@ def _hops(kind: str, members: list, everyone: list, chip: Chip) -> int:
     hops = 0
     for axis in range(3):
         length = len({device.coords[axis] for device in members})
-        ring = len({device.coords[axis] for device in everyone}) >= chip.wrap
+        ring = len({device.coords[axis] for device in everyone}) >= chip.wraparound_min
         hops += length // 2 if ring else length - 1
     return max(hops, 1) * (2 if kind == "all-reduce" else 1)
 
@@ -136,9 +140,9 @@ def _bandwidth(members: list, everyone: list, chip: Chip, ring: bool) -> float:
     across slices are limited by the data-centre network. Two devices of one v7x chip: as a link.
     """
     if len({getattr(device, "slice_index", 0) for device in members}) > 1:
-        return chip.dcn
+        return chip.dcn_bandwidth
     along = [axis for axis in range(3) if len({device.coords[axis] for device in members}) > 1]
     if not ring or not along:
-        return chip.link
+        return chip.ici_bandwidth
     lengths = [len({device.coords[axis] for device in everyone}) for axis in along]
-    return math.fsum(chip.link * (2 if length >= chip.wrap else 1) for length in lengths)
+    return math.fsum(chip.ici_bandwidth * (2 if length >= chip.wraparound_min else 1) for length in lengths)

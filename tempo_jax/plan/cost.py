@@ -15,15 +15,21 @@ from typing import NamedTuple
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
 from tempo_jax.models.kernels.splash import SUPPORTED_HEAD_DIMS, block_sizes
 from tempo_jax.plan import collectives, hlo
-from tempo_jax.plan.chips import KERNEL_EFFICIENCY, LAUNCH_CYCLES, MOVE_EFFICIENCY, READ_EFFICIENCY, Chip
+from tempo_jax.plan.chips import (
+    CACHE_READ_BANDWIDTH_FRACTION,
+    COPY_BANDWIDTH_FRACTION,
+    KERNEL_EFFICIENCY,
+    LAUNCH_CYCLES,
+    Chip,
+)
 from tempo_jax.plan.collectives import Collective
 
 _PRODUCTS = ("convolution", "dot")
 _OURS = re.compile(rf"{vision_attention.NAME}_(\d+)")  # the size of a head
-LONGEST = 12  # places that a plan names
+MAX_HOTSPOTS = 12  # places that a plan names
 
 
-class Time(NamedTuple):
+class Hotspot(NamedTuple):
     """What instructions of one place in our program take together."""
 
     seconds: float
@@ -38,9 +44,9 @@ class Cost(NamedTuple):
     kernel_seconds: float  # Pallas kernels, assumed
     kernels: int  # of them in the text
     collectives: tuple[Collective, ...]
-    open_loops: int  # loops whose length is not a constant
-    once_seconds: float = 0.0  # beside open loops: what runs before and after them
-    longest: tuple[Time, ...] = ()  # of everything but collectives
+    dynamic_loops: int  # loops whose length is not a constant
+    overhead_seconds: float = 0.0  # beside open loops: what runs before and after them
+    longest: tuple[Hotspot, ...] = ()  # of everything but collectives
 
     @property
     def compute_seconds(self) -> float:
@@ -70,15 +76,15 @@ class _Run(NamedTuple):
     turning: bool = False  # in a loop of unknown length
 
 
-def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
+def estimate_cost(module: hlo.Module, mesh, chip: Chip, label_fraction: float = 1.0) -> Cost:
     """labels: share of the runs of a conditional that take its expensive branch (losses.cross_entropy)."""
-    runs = list(_walk(module, module.entry, 1.0, labels))
+    runs = list(_walk(module, module.entry, 1.0, label_fraction))
     turning = [run for run in runs if run.turning]
     if not turning:
         return _sum(runs, module, mesh, chip)
     once = _sum([run for run in runs if not run.turning], module, mesh, chip)
     loops = sum(run.instruction.op == "while" and module.trips(run.instruction) is None for run in runs)
-    return _sum(turning, module, mesh, chip)._replace(open_loops=loops, once_seconds=once.seconds)
+    return _sum(turning, module, mesh, chip)._replace(dynamic_loops=loops, overhead_seconds=once.seconds)
 
 
 def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
@@ -89,10 +95,14 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
     for run in runs:
         instruction = run.instruction
         if collectives.kind_of(instruction):
-            found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
+            found.append(
+                collectives.estimate_collective(instruction, mesh, chip, run.trips, run.asynchronous)
+            )
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
             work = kernel(instruction, module[run.computation])
-            moving = (work.moved / MOVE_EFFICIENCY + work.read / READ_EFFICIENCY) / chip.hbm_bandwidth
+            moving = (
+                work.moved / COPY_BANDWIDTH_FRACTION + work.read / CACHE_READ_BANDWIDTH_FRACTION
+            ) / chip.hbm_bandwidth
             computing = work.flops / _kernel_rate(work.size, chip)
             seconds = run.trips * (computing + moving + chip.seconds(LAUNCH_CYCLES))
             kernels += 1
@@ -105,7 +115,9 @@ def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
                 matmul += seconds
             else:
                 other += seconds
-    longest = sorted((Time(seconds, what) for what, seconds in places.items()), reverse=True)[:LONGEST]
+    longest = sorted((Hotspot(seconds, what) for what, seconds in places.items()), reverse=True)[
+        :MAX_HOTSPOTS
+    ]
     return Cost(matmul, other, assumed, kernels, tuple(found), 0, longest=tuple(longest))
 
 
@@ -207,12 +219,12 @@ def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> 
     (*lead, length, size), keys = heads[0], heads[1][-2]
     causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
     backward = "dkv" in instruction.name
-    share = _seen(length, keys, backward) if causal else 1.0
+    share = _causal_block_fraction(length, keys, backward) if causal else 1.0
     products = 5 if backward else 2
     return Kernel(products * share * 2.0 * math.prod(lead) * length * keys * size, size)
 
 
-def _seen(queries: int, keys: int, backward: bool) -> float:
+def _causal_block_fraction(queries: int, keys: int, backward: bool) -> float:
     """Share of a causal kernel's blocks in which a query sees a key; the queries are the last of the keys."""
     sizes = block_sizes(queries, keys, causal=True)
     q, kv = (sizes.block_q_dkv, sizes.block_kv_dkv) if backward else (sizes.block_q, sizes.block_kv)
@@ -222,4 +234,4 @@ def _seen(queries: int, keys: int, backward: bool) -> float:
 
 def _kernel_rate(size: int, chip: Chip) -> float:
     """FLOP/s assumed: a head narrower than the matrix unit leaves the rest of it idle."""
-    return chip.peak * chip.ceiling * KERNEL_EFFICIENCY * min(1.0, size / chip.matrix_unit)
+    return chip.peak * chip.matmul_efficiency * KERNEL_EFFICIENCY * min(1.0, size / chip.mxu_size)

@@ -193,7 +193,12 @@ LESSONS = (
                 "1.2 x",
                 "7.5 ms",
             ),
-            ("caches that lie by head, and are told to stay so (tpu_workarounds.constrain_cache_layout)", "6.9 ms", "1.2 x", "-"),
+            (
+                "caches that lie by head, and are told to stay so (tpu_workarounds.constrain_cache_layout)",
+                "6.9 ms",
+                "1.2 x",
+                "-",
+            ),
             (
                 "one token's attention in one kernel instead of a dozen fusions a layer "
                 "(models/decode_attention.py)",

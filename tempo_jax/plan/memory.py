@@ -10,7 +10,7 @@ import jax
 from tempo_jax.plan import hlo
 from tempo_jax.plan.chips import GIB
 
-BIGGEST = 5  # buffers that are named
+MAX_BUFFERS = 5  # buffers that are named
 # No buffers of their own: names for parts of others.
 _VIEWS = ("parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "constant")
 
@@ -32,12 +32,12 @@ class Memory(NamedTuple):
     biggest: tuple[Buffer, ...]
 
 
-def of(compiled: Any, module: hlo.Module, args: Any) -> Memory:
+def estimate_memory(compiled: Any, module: hlo.Module, args: Any) -> Memory:
     """The peak is the compiler's: temporaries, summed up, also have what is never there at the same time."""
     found = compiled.memory_analysis()
     arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
     output = found.output_size_in_bytes - found.alias_size_in_bytes
-    biggest = sorted([*_arguments(args), *_values(module)], reverse=True)[:BIGGEST]
+    biggest = sorted([*_arguments(args), *_values(module)], reverse=True)[:MAX_BUFFERS]
     peak = found.peak_memory_in_bytes or arguments + temporary + output
     given = sum(map(shard_bytes, jax.tree.leaves(args)))
     return Memory(peak, arguments, temporary, output, max(0.0, given - arguments), tuple(biggest))
@@ -78,7 +78,7 @@ def _values(module: hlo.Module) -> Iterator[Buffer]:
                 yield buffer
 
 
-class Refusal(NamedTuple):
+class OutOfMemory(NamedTuple):
     """The compiler's answer to a program that does not fit."""
 
     used: str
@@ -90,12 +90,12 @@ class Refusal(NamedTuple):
         return f"does not fit: {self.used} of {self.available} of HBM{named}"
 
 
-def too_much(peak: float, beside: float, available: float) -> Refusal | None:
+def check_capacity(peak: float, beside: float, available: float) -> OutOfMemory | None:
     """Of a program that compiles and yet does not fit beside the weights that it does not use."""
     if peak + beside <= available:
         return None
     sizes = (f"{size / GIB:.2f}G" for size in (peak + beside, available))
-    return Refusal(*sizes, f"{beside / GIB:.2f}G of weights of other programs")
+    return OutOfMemory(*sizes, f"{beside / GIB:.2f}G of weights of other programs")
 
 
 _REFUSALS = (  # XLA's two ways to say it
@@ -104,7 +104,7 @@ _REFUSALS = (  # XLA's two ways to say it
 )
 
 
-def refusal(error: Exception) -> Refusal | None:
+def parse_out_of_memory(error: Exception) -> OutOfMemory | None:
     """What a CompileTimeHbmOom says, in its own units (GiB as G); None for another error."""
     text = str(error)
     if "hbm" not in text.lower() or "RESOURCE_EXHAUSTED" not in text:
@@ -112,4 +112,4 @@ def refusal(error: Exception) -> Refusal | None:
     used = next((found for pattern in _REFUSALS if (found := re.search(pattern, text))), None)
     sizes = re.findall(r"Size: ([\d.]+\w)\b.*?Shape: (\S+?)[{\s]", text, re.DOTALL)
     biggest = ", ".join(f"{size} {shape}" for size, shape in sizes[:3])
-    return Refusal(*(used.groups() if used else ("more than there is", "what there is")), biggest)
+    return OutOfMemory(*(used.groups() if used else ("more than there is", "what there is")), biggest)

@@ -98,7 +98,7 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 
     config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
     plan = compile.plan(config, topology.parse(row.topology, row.slices), say=command_line.say, known=known)
-    print(report.text(plan), flush=True)
+    print(report.to_text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {
         "command": row.command,
@@ -111,21 +111,21 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
 def page(found: dict[str, Any]) -> str:
     """The Markdown of what was found."""
     from tempo_jax.plan.chips import (
+        CACHE_READ_BANDWIDTH_FRACTION,
         CHIPS,
+        COPY_BANDWIDTH_FRACTION,
         KERNEL_EFFICIENCY,
         LAUNCH_CYCLES,
-        MOVE_EFFICIENCY,
-        READ_EFFICIENCY,
     )
-    from tempo_jax.plan.collectives import HOP
+    from tempo_jax.plan.collectives import HOP_LATENCY_SECONDS
 
-    ceilings = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in CHIPS.items())
+    ceilings = ", ".join(f"{chip.matmul_efficiency:.0%} on {name}" for name, chip in CHIPS.items())
     assumed = {
         "efficiency": KERNEL_EFFICIENCY,
-        "moving": MOVE_EFFICIENCY,
-        "reading": READ_EFFICIENCY,
+        "moving": COPY_BANDWIDTH_FRACTION,
+        "reading": CACHE_READ_BANDWIDTH_FRACTION,
         "launch": LAUNCH_CYCLES,
-        "hop": HOP * 1e6,
+        "hop": HOP_LATENCY_SECONDS * 1e6,
     }
     parts = [INTRO.format(ceilings=ceilings, **assumed)]
     if not all(map(_recent, found.values())):

@@ -10,7 +10,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.plan.abstract import Program
 
 
-def of(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[Program]]:
+def make_programs(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[Program]]:
     """The mesh and the programs of a config; TempoError where the config does not say what is planned."""
     from tempo_jax.training.run import make_mesh
 

@@ -24,7 +24,7 @@ from tempo_jax.xcomp import token_compression
 
 # Share of an LLM row's positions that have a label. An assumption: what is said in answers, against memory
 # tokens, questions and padding.
-LABELLED = 1 / 8
+LABEL_FRACTION = 1 / 8
 
 
 def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
@@ -33,7 +33,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     model = _architecture(config)
     state, tx = run.abstract_state(config, model, mesh)
     batch = _batch(config, model)
-    host = _labelled(batch)
+    host = _with_labels(batch)
     yield Program(
         name="train step",
         function=run.jitted_step(config, model, tx, state, mesh),
@@ -42,7 +42,7 @@ def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
         flops=TASKS[config.task].step_flops(model, host, dict(config.rates)),
         tokens=_tokens(batch),
         runs=1,
-        labels=_chunks_with_labels(model, host),
+        label_fraction=_chunks_with_labels(model, host),
     )
 
 
@@ -94,13 +94,13 @@ def _placed(config: ConfigDict, batch: Any, mesh) -> Any:
     return jax.tree.map(place, batch, batch_specs(TASKS[config.task]))
 
 
-def _labelled(batch: Any) -> Any:
+def _with_labels(batch: Any) -> Any:
     """The batch with labels as numbers, LABELLED of them real, for counting FLOPs."""
     name = next((field for field in batch._fields if field in ("labels_BL", "labels_PL", "labels_BS")), None)
     if name is None:
         return batch
     labels = np.full(getattr(batch, name).shape, IGNORE, np.int32)
-    labels[..., -max(1, int(labels.shape[-1] * LABELLED)) :] = 0
+    labels[..., -max(1, int(labels.shape[-1] * LABEL_FRACTION)) :] = 0
     return batch._replace(**{name: labels})
 
 
@@ -110,10 +110,12 @@ def _chunks_with_labels(model: Any, host: Any) -> float:
         return 1.0
     length = labels.shape[-1]
     if isinstance(model, XCompConfig):  # text; behind the last layer also what is left of the video
-        left = token_compression.plan(model.compression, model.llm.num_layers, model.frame_tokens).tokens[-1]
+        left = token_compression.make_schedule(
+            model.compression, model.llm.num_layers, model.frame_tokens
+        ).tokens[-1]
         length += host.memory_index_BL.shape[-1] // model.frame_tokens * left
     chunk = min(losses.CHUNK, length)
-    return -(-max(1, int(labels.shape[-1] * LABELLED)) // chunk) / -(-length // chunk)
+    return -(-max(1, int(labels.shape[-1] * LABEL_FRACTION)) // chunk) / -(-length // chunk)
 
 
 def _tokens(batch: Any) -> int:

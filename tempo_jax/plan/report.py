@@ -4,54 +4,54 @@ from collections import defaultdict
 from typing import Any
 
 from tempo_jax.plan.chips import GIB
-from tempo_jax.plan.compile import Finding, Plan
+from tempo_jax.plan.compile import Plan, ProgramReport
 
-SHOWN = 6  # of the longest times; JSON has them all
-MANY = 0.9  # of HBM: above it a program fits with no room for what the runtime takes
+MAX_SHOWN = 6  # of the longest times; JSON has them all
+CROWDED_FRACTION = 0.9  # of HBM: above it a program fits with no room for what the runtime takes
 
 
-def text(plan: Plan) -> str:
+def to_text(plan: Plan) -> str:
     """The whole plan, a block per program."""
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     head = f"{plan.topology}: {plan.topology.chips} chips, mesh {mesh}"
-    return "\n\n".join([head, *map(_block, plan.findings), _total(plan)])
+    return "\n\n".join([head, *map(_block, plan.reports), _total(plan)])
 
 
-def _block(found: Finding) -> str:
-    if found.refusal:
-        return f"{found.name}\n  HBM        {found.refusal}"
+def _block(found: ProgramReport) -> str:
+    if found.oom:
+        return f"{found.name}\n  HBM        {found.oom}"
     memory, costs = found.memory, found.cost
     usage = found.hbm_bytes / found.chip.hbm
-    crowded = f", above {MANY:.0%}: no room to spare" if usage > MANY else ""
+    crowded = f", above {CROWDED_FRACTION:.0%}: no room to spare" if usage > CROWDED_FRACTION else ""
     lines = [
         found.name,
         f"  HBM        {found.hbm_bytes / GIB:.2f} of {found.chip.hbm / GIB:.2f} GiB ({usage:.0%}{crowded}): "
         f"arguments {memory.arguments / GIB:.2f}, temporary {memory.temporary / GIB:.2f}, weights of other "
-        f"programs {found.beside_bytes / GIB:.2f}",
+        f"programs {found.resident_bytes / GIB:.2f}",
         *(f"             {b.bytes / GIB:6.2f} GiB {b.shape} {b.what}" for b in memory.biggest),
         f"  FLOPs      {found.flops / 1e12:,.3g} TFLOP of the model, {found.tokens:,} tokens",
         f"  time       {_time(found.seconds)}: matrix products {_time(costs.matmul_seconds)}, "
         f"other fusions {_time(costs.other_seconds)}, {costs.kernels} kernels {_time(costs.kernel_seconds)} "
         f"(assumed), communication in the open {_time(costs.exposed_seconds)}",
-        *(f"             {_time(one.seconds)} {one.what}" for one in costs.longest[:SHOWN]),
+        *(f"             {_time(one.seconds)} {one.what}" for one in costs.longest[:MAX_SHOWN]),
         *(f"             {line}" for line in _traffic(found)),
-        f"  bound      {found.bound}; no faster than {_time(found.floor_seconds)} "
-        f"({found.seconds / found.floor_seconds:.2f} x that)",
-        f"  predicted  MFU {found.mfu:.1%} (the compiler's best matmul: {found.chip.ceiling:.0%}), "
+        f"  bound      {found.bound}; no faster than {_time(found.roofline_seconds)} "
+        f"({found.seconds / found.roofline_seconds:.2f} x that)",
+        f"  predicted  MFU {found.mfu:.1%} (the compiler's best matmul: {found.chip.matmul_efficiency:.0%}), "
         f"{_per_chip(found):,.0f} tokens/s/chip, {found.runs:g} runs",
         f"             compiled in {found.compile_seconds:.0f} s",
     ]
-    if costs.open_loops:
-        once = _time(costs.once_seconds)
+    if costs.dynamic_loops:
+        once = _time(costs.overhead_seconds)
         lines.append(f"  note       a turn of its loop; before and after it, once a call, {once}")
     return "\n".join(lines)
 
 
-def _per_chip(found: Finding) -> float:
+def _per_chip(found: ProgramReport) -> float:
     return found.tokens / found.seconds / (found.devices / found.chip.per_chip)
 
 
-def _traffic(found: Finding) -> list[str]:
+def _traffic(found: ProgramReport) -> list[str]:
     return [
         f"{row['kind']} over {' x '.join(row['axes']) or 'one chip'}: {row['bytes'] / GIB:.2f} GiB a chip, "
         f"{_time(row['seconds'])}{'' if row['hidden'] else ', in the open'}"
@@ -59,7 +59,7 @@ def _traffic(found: Finding) -> list[str]:
     ]
 
 
-def traffic(found: Finding) -> list[dict[str, Any]]:
+def traffic(found: ProgramReport) -> list[dict[str, Any]]:
     """Collectives by kind, axes and whether computation may hide them, the longest first."""
     groups: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for one in found.cost.collectives:
@@ -99,19 +99,19 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "mesh": plan.mesh,
         "fits": plan.fits,
         "seconds": plan.seconds if plan.fits else None,
-        "programs": [_json(found) for found in plan.findings],
+        "programs": [_json(found) for found in plan.reports],
     }
 
 
-def _json(found: Finding) -> dict[str, Any]:
+def _json(found: ProgramReport) -> dict[str, Any]:
     common = {"name": found.name, "runs": found.runs, "flops": found.flops, "tokens": found.tokens}
-    if found.refusal:
-        return common | {"fits": False, "refusal": str(found.refusal)}
+    if found.oom:
+        return common | {"fits": False, "refusal": str(found.oom)}
     costs, memory = found.cost, found.memory
     return common | {
         "fits": True,
         "hbm_bytes": found.hbm_bytes,
-        "beside_bytes": found.beside_bytes,
+        "beside_bytes": found.resident_bytes,
         "hbm_available_bytes": found.chip.hbm,
         "biggest": [b._asdict() for b in memory.biggest],
         "seconds": found.seconds,
@@ -119,8 +119,8 @@ def _json(found: Finding) -> dict[str, Any]:
         "other_seconds": costs.other_seconds,
         "kernel_seconds": costs.kernel_seconds,
         "exposed_seconds": costs.exposed_seconds,
-        "once_seconds": costs.once_seconds,
-        "floor_seconds": found.floor_seconds,
+        "once_seconds": costs.overhead_seconds,
+        "floor_seconds": found.roofline_seconds,
         "longest": [one._asdict() for one in costs.longest],
         "collectives": traffic(found),
         "bound": found.bound,

@@ -18,19 +18,19 @@ from tempo_jax.plan import compile, report, topology
 from tempo_jax.plan.topology import Topology
 from tempo_jax.tasks import TASKS
 
-Changes = dict[str, Any]  # fields of the config
+Overrides = dict[str, Any]  # fields of the config
 
 TENSOR = (1, 2, 4, 8)  # sizes of the axis that splits heads
 # Of vision tower, compressor and LLM where a task runs all three.
 REMAT = ("dots", "attention", "full")
 REMAT_OF_THREE = ("dots", "attention,attention,dots", "attention", "attention,full,attention", "full")
-LEAST = "full"  # of them, in memory: what does not fit with it does not fit
+MIN_MEMORY_REMAT = "full"  # of them, in memory: what does not fit with it does not fit
 TILE = 16  # rows of bfloat16 that a TPU stores together
-TIMES = (1, 2, 0.5)  # the config's rows of a micro-batch, of which there are as many times fewer
+MICRO_BATCH_SCALES = (1, 2, 0.5)  # the config's rows of a micro-batch, of which there are as many times fewer
 
 
 class Trial(NamedTuple):
-    changes: Changes
+    overrides: Overrides
     plan: compile.Plan | None
     problem: str = ""  # why there is no plan
 
@@ -40,11 +40,11 @@ class Trial(NamedTuple):
 
     @property
     def mfu(self) -> float:
-        return self.plan.findings[0].mfu if self.works else 0.0
+        return self.plan.reports[0].mfu if self.works else 0.0
 
 
 # Compiles what was not tried yet and returns the best of all; None while nothing fits.
-Attempt = Callable[[Iterable[Changes]], Changes | None]
+Attempt = Callable[[Iterable[Overrides]], Overrides | None]
 
 
 def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs: int = 1) -> list[Trial]:
@@ -55,7 +55,7 @@ def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs
     trials: dict[tuple, Trial] = {}
     with ThreadPoolExecutor(jobs) as pool:  # libtpu compiles without Python's lock
 
-        def attempt(wave: Iterable[Changes]) -> Changes | None:
+        def attempt(wave: Iterable[Overrides]) -> Overrides | None:
             """The best of all so far, after these."""
             new = {_key(changes): changes for changes in wave}
             waiting = {
@@ -67,7 +67,7 @@ def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs
                 say(f"{where}: {len(waiting)} to compile, {len(trials)} done ...")
             for done in as_completed(waiting):
                 trials[waiting[done]] = done.result()
-                say(line(done.result()))
+                say(format_trial(done.result()))
             best = _fastest(trials.values())[:1]
             return best[0].changes if best and best[0].works else None
 
@@ -75,7 +75,7 @@ def search(config: ConfigDict, where: Topology, say: Callable[[str], None], jobs
     return _fastest(trials.values())
 
 
-def _key(changes: Changes) -> tuple:
+def _key(changes: Overrides) -> tuple:
     return tuple(sorted(changes.items()))
 
 
@@ -85,17 +85,22 @@ def _fastest(trials: Iterable[Trial]) -> list[Trial]:
 
 def _ask(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
     """Every chip of a copy reads weights of its own; weights are split further where they do not fit."""
-    if not attempt(_mesh(where, tensor, 1) for tensor in tensors(config, where)):
-        attempt(_mesh(where, tensor, shares(config, where, tensor)[0]) for tensor in tensors(config, where))
+    if not attempt(_mesh(where, tensor, 1) for tensor in tensor_sizes(config, where)):
+        attempt(
+            _mesh(where, tensor, fsdp_sizes(config, where, tensor)[0])
+            for tensor in tensor_sizes(config, where)
+        )
 
 
 def _train(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
     """The optimiser step's samples stay as many as they are."""
-    least = {"remat": LEAST}
+    least = {"remat": MIN_MEMORY_REMAT}
     meshes = [
         mesh
-        for tensor in tensors(config, where)
-        for mesh in batches(config, _mesh(where, tensor, shares(config, where, tensor)[0]) | least)
+        for tensor in tensor_sizes(config, where)
+        for mesh in batch_overrides(
+            config, _mesh(where, tensor, fsdp_sizes(config, where, tensor)[0]) | least
+        )
     ]
     if not meshes:
         raise TempoError(
@@ -106,40 +111,40 @@ def _train(config: ConfigDict, where: Topology, attempt: Attempt) -> None:
     best = attempt(firsts.values()) or attempt(meshes)
     if best is None:
         return
-    for fsdp in shares(config, where, best["mesh.tensor"])[1:]:
+    for fsdp in fsdp_sizes(config, where, best["mesh.tensor"])[1:]:
         best = attempt([best | _mesh(where, best["mesh.tensor"], fsdp)])
         if fsdp < best["mesh.fsdp"]:
             break  # more copies do not pay or do not fit
     names = REMAT_OF_THREE if TASKS[config.task].stacks == 3 else REMAT
     best = attempt(best | {"remat": remat} for remat in names)
-    attempt(batches(config, best))
+    attempt(batch_overrides(config, best))
 
 
-def tensors(config: ConfigDict, where: Topology) -> list[int]:
+def tensor_sizes(config: ConfigDict, where: Topology) -> list[int]:
     """Chips that heads may spread over: those of a slice and the key/value heads divide by them."""
     heads, devices = _heads(_preset(config)), where.devices // where.slices
     return [n for n in TENSOR if devices % n == 0 and heads % n == 0]
 
 
-def shares(config: ConfigDict, where: Topology, tensor: int) -> list[int]:
+def fsdp_sizes(config: ConfigDict, where: Topology, tensor: int) -> list[int]:
     """Chips that may share one copy of the weights (fsdp), the most with whole tiles first; then all of a
     slice, where that is more, then fewer and fewer."""
     inner = where.devices // where.slices // tensor
     widths = _widths(dataclasses.asdict(_preset(config)))
     divisors = [n for n in range(inner, 0, -1) if inner % n == 0]
-    whole = next(n for n in divisors if whole_tiles(widths, n))
+    whole = next(n for n in divisors if is_tile_aligned(widths, n))
     return [whole, *([inner] if inner > whole else []), *(n for n in divisors if n < whole)]
 
 
-def _mesh(where: Topology, tensor: int, fsdp: int) -> Changes:
+def _mesh(where: Topology, tensor: int, fsdp: int) -> Overrides:
     """All devices, several slices on data."""
     return {"mesh.data": where.devices // tensor // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
 
 
-def batches(config: ConfigDict, mesh: Changes) -> list[Changes]:
+def batch_overrides(config: ConfigDict, mesh: Overrides) -> list[Overrides]:
     """The mesh with numbers of rows that its chips get equal parts of, the config's own first."""
     sizes, found = config.batch, []
-    for times in TIMES:
+    for times in MICRO_BATCH_SCALES:
         rows, micro = sizes.shards * times, sizes.micro_batches / times
         changes = mesh | {"batch.shards": int(rows), "batch.micro_batches": int(micro)}
         if rows == int(rows) and micro == int(micro) and _even(config, changes):
@@ -147,7 +152,7 @@ def batches(config: ConfigDict, mesh: Changes) -> list[Changes]:
     return found
 
 
-def _even(config: ConfigDict, changes: Changes) -> bool:
+def _even(config: ConfigDict, changes: Overrides) -> bool:
     rows = changes["batch.shards"] * config.batch.conversations
     return rows % (changes["mesh.data"] * changes["mesh.fsdp"]) == 0
 
@@ -156,7 +161,7 @@ def _preset(config: ConfigDict) -> Any:
     return PRESETS[config.model] if config.model else PRESETS["tempo-6b"]
 
 
-def whole_tiles(widths: set[int], fsdp: int) -> bool:
+def is_tile_aligned(widths: set[int], fsdp: int) -> bool:
     """Whether every chip's part of each width is a multiple of TILE rows, as XLA gathers in one go; other
     parts it writes into zeros and adds up over the chips, for twice the bytes."""
     return all(width % (TILE * fsdp) == 0 for width in widths)
@@ -173,7 +178,7 @@ def _heads(preset: Any) -> int:
     return llm.num_kv_heads
 
 
-def _trial(config: ConfigDict, where: Topology, changes: Changes) -> Trial:
+def _trial(config: ConfigDict, where: Topology, changes: Overrides) -> Trial:
     changed = config.copy_and_resolve_references()
     changed.update_from_flattened_dict(changes)
     try:
@@ -182,20 +187,22 @@ def _trial(config: ConfigDict, where: Topology, changes: Changes) -> Trial:
         return Trial(changes, None, str(error))
 
 
-def line(trial: Trial) -> str:
+def format_trial(trial: Trial) -> str:
     """One trial in one line."""
-    what = " ".join(f"{field}={value}" for field, value in trial.changes.items())
+    what = " ".join(f"{field}={value}" for field, value in trial.overrides.items())
     if trial.plan is None:
         return f"{what}: {trial.problem}"
     if not trial.works:
-        refused = next(f for f in trial.plan.findings if f.refusal)
-        return f"{what}: {refused.name} {refused.refusal}"
-    fullest = max(f.hbm_bytes / f.chip.hbm for f in trial.plan.findings)
+        refused = next(f for f in trial.plan.reports if f.oom)
+        return f"{what}: {refused.name} {refused.oom}"
+    fullest = max(f.hbm_bytes / f.chip.hbm for f in trial.plan.reports)
     return f"{what}: {trial.plan.seconds:.3g} s, MFU {trial.mfu:.1%}, {fullest:.0%} of HBM"
 
 
-def report_of(trials: list[Trial], where: Topology) -> str:
-    return "\n".join([f"{where}: {sum(t.works for t in trials)} of {len(trials)} fit", *map(line, trials)])
+def format_trials(trials: list[Trial], where: Topology) -> str:
+    return "\n".join(
+        [f"{where}: {sum(t.works for t in trials)} of {len(trials)} fit", *map(format_trial, trials)]
+    )
 
 
 def run(
@@ -205,7 +212,7 @@ def run(
     topology.devices(where)  # libtpu loads once, before threads ask for it
     trials = search(config, where, say, jobs)
     values = [
-        {"changes": t.changes, "plan": report.to_json(t.plan) if t.plan else None, "problem": t.problem}
+        {"changes": t.overrides, "plan": report.to_json(t.plan) if t.plan else None, "problem": t.problem}
         for t in trials
     ]
-    return report_of(trials, where), {"topology": str(where), "trials": values}
+    return format_trials(trials, where), {"topology": str(where), "trials": values}

@@ -52,8 +52,8 @@ def parse(text: str, slices: int = 1) -> Topology:
             f"{text!r} is no topology: give a chip of {', '.join(CHIPS)} and its axes, as in v5p:4x4x4"
         )
     chip, shape = CHIPS[found[1]], tuple(int(size) for size in found[2].split("x"))
-    if len(shape) != chip.axes or min(shape) < 1:
-        raise TempoError(f"{text!r} has {len(shape)} axes, but a slice of {chip.name} has {chip.axes}")
+    if len(shape) != chip.torus_dims or min(shape) < 1:
+        raise TempoError(f"{text!r} has {len(shape)} axes, but a slice of {chip.name} has {chip.torus_dims}")
     if slices < 1:
         raise TempoError(f"{slices} slices make no topology: give at least 1")
     return Topology(chip, shape, slices)

@@ -13,34 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.runtime import generate
-from tempo_jax.runtime.buckets import power_of_two
-from tempo_jax.runtime.session import STREAM_TOKENS, OpenVideo, TextStream, Turn
+from tempo_jax.runtime.buckets import next_power_of_two
+from tempo_jax.runtime.session import STREAM_TOKENS, GenerationRequest, TextStream, VideoSession
 
 
 @dataclasses.dataclass
-class _Row:
+class _ActiveRequest:
     """A turn whose answer is being written."""
 
-    turn: Turn
+    turn: GenerationRequest
     asked: Any  # without prefilled, whose keys and values are large
     text: TextStream
-    state: generate.Generation | None  # until it is joined with the others
+    state: generate.DecodeState | None  # until it is joined with the others
     first_token: float = 0.0
     open: bool = True
 
 
-def answer_together(clip: OpenVideo, turns: Sequence[Turn]) -> None:
+def generate_batch(clip: VideoSession, turns: Sequence[GenerationRequest]) -> None:
     """Answers the turns, each as `OpenVideo.ask` would up to floating-point rounding; sets their results.
 
     Greedy answers of one shape share the decode loop. Sampled ones do not: their random numbers
     must not depend on who else asks.
     """
-    groups: dict[tuple, list[_Row]] = {}
+    groups: dict[tuple, list[_ActiveRequest]] = {}
     for number, turn in enumerate(turns):
-        if turn.cancelled():
+        if turn.is_cancelled():
             continue
         try:
-            row = _read(clip, turn)
+            row = _prefill(clip, turn)
         except Exception as error:  # of this question alone
             turn.error = error
             continue
@@ -48,34 +48,36 @@ def answer_together(clip: OpenVideo, turns: Sequence[Turn]) -> None:
         shapes = tuple(x.shape for x in jax.tree.leaves(row.state))
         groups.setdefault((shapes, sampled), []).append(row)
     for rows in groups.values():
-        _write(clip, rows)
+        _decode_group(clip, rows)
 
 
-def _read(clip: OpenVideo, turn: Turn) -> _Row:
+def _prefill(clip: VideoSession, turn: GenerationRequest) -> _ActiveRequest:
     asked = clip.prefill(turn.question, turn.options, turn.progress, turn.conversation)
     text = TextStream(clip.system.tokenizer, clip.system.config.eos_ids, turn.stop)
-    return _Row(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.generation)
+    return _ActiveRequest(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.state)
 
 
-def _write(clip: OpenVideo, rows: list[_Row]) -> None:
+def _decode_group(clip: VideoSession, rows: list[_ActiveRequest]) -> None:
     """The decode loop of rows whose states have one shape."""
     system, eos = clip.system, clip.system.config.eos_ids
     until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
     options, sampling = rows[0].asked.options, rows[0].asked.sampling
     with system.place():
-        state = _stacked([row.state for row in rows])
+        state = _batch_states([row.state for row in rows])
         for row in rows:
             row.state = None
         while any(row.open for row in rows):
-            state = generate.advance(system.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
+            state = generate.decode(system.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
             tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
-            closed = [not _hear(clip, row, tokens, count, eos) for row, tokens in zip(rows, tokens_BN)]
+            closed = [not _emit(clip, row, tokens, count, eos) for row, tokens in zip(rows, tokens_BN)]
             done = np.pad(closed, (0, len(tokens_BN) - len(rows)), constant_values=True)
             state = state._replace(done_B=state.done_B | jnp.asarray(done))
             until = min(most, until + STREAM_TOKENS)
 
 
-def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
+def _emit(
+    clip: VideoSession, row: _ActiveRequest, tokens_N: np.ndarray, count: int, eos: Sequence[int]
+) -> bool:
     """Passes on what is new of a row; whether it goes on."""
     if not row.open:
         return False
@@ -86,11 +88,11 @@ def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Seq
     if len(ends):
         ids = ids[: ends[0] + 1]
     last = bool(len(ends)) or len(ids) >= most
-    row.open = not last and not row.turn.cancelled()
-    if row.turn.cancelled():
+    row.open = not last and not row.turn.is_cancelled()
+    if row.turn.is_cancelled():
         return False
     if piece := row.text.push(ids, last=last):
-        row.turn.piece(piece)
+        row.turn.on_text(piece)
     last = last or row.text.stopped
     row.open = not last
     if row.turn.progress:
@@ -100,18 +102,18 @@ def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Seq
     return row.open
 
 
-def _stacked(states: list[generate.Generation]) -> generate.Generation:
+def _batch_states(states: list[generate.DecodeState]) -> generate.DecodeState:
     """One state of all rows, filled to a power of two (few shapes to compile for) with finished ones."""
     if len(states) == 1:
         return states[0]
-    missing = power_of_two(len(states)) - len(states)
+    missing = next_power_of_two(len(states)) - len(states)
     states = states + [s._replace(done_B=jnp.ones_like(s.done_B)) for s in states[:1] * missing]
 
     def join(*leaves: jax.Array) -> jax.Array:
         return jnp.concatenate(leaves)
 
     first = states[0]
-    return generate.Generation(
+    return generate.DecodeState(
         tokens_BN=join(*(s.tokens_BN for s in states)),
         count=first.count,
         length_B=jnp.concatenate([s.length_B for s in states], axis=-1),

@@ -12,28 +12,28 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-ROW = 128  # compressor prompt rows and LLM text are padded to multiples of this
-SEGMENTS = (8, 16, 32, 64, 128, 256)  # segments of a video, then multiples of the last
-PREFILL = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384, 24576, 32768)
-NEW_TOKENS = (64, 256, 1024)
+PROMPT_ALIGNMENT = 128  # compressor prompt rows and LLM text are padded to multiples of this
+SEGMENT_BUCKETS = (8, 16, 32, 64, 128, 256)  # segments of a video, then multiples of the last
+PREFILL_BUCKETS = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384, 24576, 32768)
+NEW_TOKEN_BUCKETS = (64, 256, 1024)
 TAG_TOKENS = 12  # a time tag: "<", digits, ".", digit, " seconds", ">"
 
 
-def multiple(length: int, step: int) -> int:
+def round_up_to(length: int, step: int) -> int:
     """The smallest multiple of `step` that is at least `length` (and at least one step)."""
     return max(1, -(-length // step)) * step
 
 
-def bucket(length: int, sizes: tuple[int, ...]) -> int:
+def pick_bucket(length: int, sizes: tuple[int, ...]) -> int:
     """The smallest of `sizes` that holds `length`; beyond them, a multiple of the largest."""
-    return next((size for size in sizes if size >= length), multiple(length, sizes[-1]))
+    return next((size for size in sizes if size >= length), round_up_to(length, sizes[-1]))
 
 
-def power_of_two(length: int) -> int:
+def next_power_of_two(length: int) -> int:
     return 1 << (max(1, length) - 1).bit_length()
 
 
-MOST_SIZES = 32
+MAX_SIZES = 32
 
 
 class ProgramCache:
@@ -42,8 +42,8 @@ class ProgramCache:
     JAX drops the programs of a function together, not one by one, so a size in use may be compiled once more.
     """
 
-    def __init__(self, programs: Sequence[Any], most: int = MOST_SIZES):
-        self._programs, self._most = programs, most
+    def __init__(self, programs: Sequence[Any], max_sizes: int = MAX_SIZES):
+        self._programs, self._most = programs, max_sizes
         self._seen: set[Hashable] = set()
         self._lock = threading.Lock()
 
@@ -56,12 +56,12 @@ class ProgramCache:
                 for program in self._programs:
                     program.clear_cache()
                 self._seen.clear()
-                _give_back()
+                _release_memory()
             self._seen.add(size)
             return True
 
 
-def _give_back() -> None:
+def _release_memory() -> None:
     """What the programs took goes back to the system, where the C library would keep it (glibc)."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):

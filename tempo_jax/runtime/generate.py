@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tempo_jax.models.decoder import KV, Decoder
 
 
-class Sampling(NamedTuple):
+class SamplingParams(NamedTuple):
     """How the next token is chosen; temperature 0 (greedy) is a program of its own."""
 
     temperature: jax.Array  # float32
@@ -17,7 +17,7 @@ class Sampling(NamedTuple):
     key: jax.Array
 
 
-class Generation(NamedTuple):
+class DecodeState(NamedTuple):
     """A batch of unfinished answers."""
 
     tokens_BN: jax.Array  # int32, `count` of them real
@@ -28,31 +28,33 @@ class Generation(NamedTuple):
     key: jax.Array
 
 
-def start(logits_BV, length_B, caches: list[KV], sampling: Sampling, *, capacity: int, greedy: bool, eos):
+def init_decode_state(
+    logits_BV, length_B, caches: list[KV], sampling: SamplingParams, *, capacity: int, greedy: bool, eos
+):
     """The state after prefill: the first token chosen, caches widened by `capacity` tokens.
 
     caches: [B, S, kv_heads, head_dim]; of the state head by head, as a TPU reads them for one query.
     """
     key, used = jax.random.split(sampling.key)
-    token_B = choose(logits_BV, sampling._replace(key=used), greedy)
+    token_B = sample_token(logits_BV, sampling._replace(key=used), greedy)
     widths = ((0, 0), (0, 0), (0, capacity), (0, 0))
     tokens = jnp.zeros((token_B.shape[0], capacity), jnp.int32).at[:, 0].set(token_B)
-    return Generation(
+    return DecodeState(
         tokens_BN=tokens,
         count=jnp.int32(1),
         length_B=length_B,
-        done_B=_ends(token_B, eos),
+        done_B=_is_eos(token_B, eos),
         cache=jax.tree.map(lambda x: jnp.pad(x.swapaxes(1, 2), widths), caches),
         key=key,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("greedy", "eos"), donate_argnames=("state",))
-def advance(
+def decode(
     llm: Decoder,
-    state: Generation,
-    until,
-    sampling: Sampling,
+    state: DecodeState,
+    max_count,
+    sampling: SamplingParams,
     *,
     greedy: bool,
     eos,
@@ -64,24 +66,24 @@ def advance(
     multiplied by where they are negative; may be traced. Prompts do not count.
     """
 
-    def unfinished(state: Generation):
-        return (state.count < until) & ~jnp.all(state.done_B)
+    def unfinished(state: DecodeState):
+        return (state.count < max_count) & ~jnp.all(state.done_B)
 
-    def body(state: Generation) -> Generation:
+    def body(state: DecodeState) -> DecodeState:
         last_B = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1, keepdims=False)
         position_B = state.length_B + state.count - 1
         hidden, cache = llm.decode_step(llm.embed(last_B)[:, None], position_B, state.cache)
         key, used = jax.random.split(state.key)
         logits = llm.logits(hidden[:, 0])
         if repetition_penalty is not None:
-            logits = _penalised(logits, state, repetition_penalty)
-        token_B = choose(logits, sampling._replace(key=used), greedy)
+            logits = _penalize_repeats(logits, state, repetition_penalty)
+        token_B = sample_token(logits, sampling._replace(key=used), greedy)
         token_B = jnp.where(state.done_B, eos[0], token_B)
-        return Generation(
+        return DecodeState(
             tokens_BN=state.tokens_BN.at[:, state.count].set(token_B),
             count=state.count + 1,
             length_B=state.length_B,
-            done_B=state.done_B | _ends(token_B, eos),
+            done_B=state.done_B | _is_eos(token_B, eos),
             cache=cache,
             key=key,
         )
@@ -89,7 +91,7 @@ def advance(
     return jax.lax.while_loop(unfinished, body, state)
 
 
-def _penalised(logits_BV, state: Generation, penalty):
+def _penalize_repeats(logits_BV, state: DecodeState, penalty):
     tokens = state.tokens_BN
     own = jnp.where(jnp.arange(tokens.shape[1]) < state.count, tokens, tokens[:, :1])
     rows = jnp.arange(tokens.shape[0])[:, None]
@@ -98,7 +100,7 @@ def _penalised(logits_BV, state: Generation, penalty):
     return jnp.where(said, lowered, logits_BV)
 
 
-def choose(logits_BV, sampling: Sampling, greedy: bool):
+def sample_token(logits_BV, sampling: SamplingParams, greedy: bool):
     """Next token ids, int32 [B]."""
     if greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -119,5 +121,5 @@ def top_p(logits_BV, p):
     return jnp.where(logits_BV >= threshold, logits_BV, -jnp.inf)
 
 
-def _ends(token_B, eos: tuple[int, ...]):
+def _is_eos(token_B, eos: tuple[int, ...]):
     return jnp.isin(token_B, jnp.asarray(eos, jnp.int32))

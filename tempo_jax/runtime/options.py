@@ -8,12 +8,12 @@ import numpy as np
 from tempo_jax.errors import TempoError
 
 
-def check_answer(options: Any) -> None:
+def check_decode_options(options: Any) -> None:
     """TempoError unless the fields that both systems' `Options` have make sense.
 
     Those are max_new_tokens, temperature, top_p and seed.
     """
-    check_whole("max_new_tokens", options.max_new_tokens, least=1)
+    check_integer("max_new_tokens", options.max_new_tokens, minimum=1)
     if not isinstance(options.temperature, Real) or not 0 <= options.temperature <= 1e6:
         raise TempoError(f"temperature is {options.temperature!r}, but it must be from 0 (greedy) to 1e6.")
     if not isinstance(options.top_p, Real) or not 0 < options.top_p <= 1:
@@ -22,14 +22,14 @@ def check_answer(options: Any) -> None:
         raise TempoError(f"seed is {options.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
 
 
-def check_whole(name: str, value: Any, *, least: int, below: float = float("inf")) -> None:
+def check_integer(name: str, value: Any, *, minimum: int, below: float = float("inf")) -> None:
     """TempoError unless `value` is a whole number of at least `least` (and below `below`)."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not least <= value < below:
-        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+    if not whole or not minimum <= value < below:
+        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {minimum}.")
 
 
-class Greedy:
+class DecodeOptions:
     """What `Options` of both systems know of themselves."""
 
     temperature: float

@@ -8,7 +8,7 @@ import numpy as np
 
 from tempo_jax import sharding
 
-SEGMENTS = sharding.ENCODER_RULES["segments"]  # mesh axes the segments of a video spread over
+SEGMENT_AXES = sharding.ENCODER_RULES["segments"]  # mesh axes the segments of a video spread over
 
 
 class Placement:

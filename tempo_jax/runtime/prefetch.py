@@ -11,7 +11,7 @@ T = TypeVar("T")
 _END = object()
 
 # What a thread does while it waits for frames: a server lends the device to its other threads meanwhile.
-waiting: ContextVar[Callable[[], contextlib.AbstractContextManager]] = ContextVar(
+while_waiting: ContextVar[Callable[[], contextlib.AbstractContextManager]] = ContextVar(
     "waiting", default=contextlib.nullcontext
 )
 
@@ -53,7 +53,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
             try:
                 item, error = ready.get_nowait()
             except queue.Empty:
-                with waiting.get()():
+                with while_waiting.get()():
                     item, error = ready.get()
             if error is not None:
                 raise error

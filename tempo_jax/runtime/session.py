@@ -14,7 +14,7 @@ from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 
 
-def finished_text(tokenizer: Tokenizer, ids: Sequence[int], eos: Sequence[int]) -> str:
+def answer_text(tokenizer: Tokenizer, ids: Sequence[int], eos: Sequence[int]) -> str:
     """The answer's text: without the end token, special tokens and outer white space."""
     return tokenizer.decode([i for i in ids if i not in eos]).strip()
 
@@ -34,14 +34,16 @@ class TextStream:
         """The next piece, given all ids so far; may be empty."""
         if self.stopped:
             return ""
-        text = finished_text(self._tokenizer, ids, self._eos)
+        text = answer_text(self._tokenizer, ids, self._eos)
         ends = [text.find(stop) for stop in self._stop if stop in text]
         self.stopped = bool(ends)
         if ends:
             text = text[: min(ends)].rstrip()
         elif not last:
             text = text.rstrip("\ufffd").rstrip()
-            text = text[: len(text) - max((_begun(text, stop) for stop in self._stop), default=0)].rstrip()
+            text = text[
+                : len(text) - max((_partial_stop_length(text, stop) for stop in self._stop), default=0)
+            ].rstrip()
         if not text.startswith(self.sent):
             return ""
         piece = text[len(self.sent) :]
@@ -49,7 +51,7 @@ class TextStream:
         return piece
 
 
-def _begun(text: str, stop: str) -> int:
+def _partial_stop_length(text: str, stop: str) -> int:
     """How many characters at the text's end may be the beginning of `stop`."""
     sizes = range(min(len(text), len(stop) - 1), 0, -1)
     return next((size for size in sizes if stop.startswith(text[-size:])), 0)
@@ -61,7 +63,7 @@ Progress = Callable[[str, int, int], None] | None
 
 
 @dataclasses.dataclass
-class Turn:
+class GenerationRequest:
     """A question and who hears of it.
 
     piece: called with the text as it comes. cancelled: asked between pieces; once true, nothing more
@@ -72,8 +74,8 @@ class Turn:
 
     question: str
     options: Any  # of the system
-    piece: Callable[[str], None] = lambda text: None
-    cancelled: Callable[[], bool] = lambda: False
+    on_text: Callable[[str], None] = lambda text: None
+    is_cancelled: Callable[[], bool] = lambda: False
     progress: Progress = None
     conversation: Sequence[Message] = ()
     stop: Sequence[str] = ()
@@ -97,7 +99,7 @@ class System(Protocol):
     place: Placement
 
 
-class OpenVideo:
+class VideoSession:
     """An opened video; `last_answer` is the Answer of the latest question, also after `stream`.
 
     A system's clip says what may be asked (`options`), reads a prompt (`prefill`) and reports (`result`,
@@ -129,21 +131,26 @@ class OpenVideo:
         """The numbers between video and answer."""
         raise NotImplementedError
 
-    def writing(self, options: Any) -> dict:
+    def decode_kwargs(self, options: Any) -> dict:
         """Arguments of generate.advance that only this system has."""
         return {}
 
     def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
         """Answers a question about the video; options as in the system's `ask`."""
-        for _ in self._answer(Turn(question, self.options(**options), progress=progress), every=None):
+        for _ in self._answer(
+            GenerationRequest(question, self.options(**options), progress=progress), stream_every=None
+        ):
             pass
         return self.last_answer
 
     def stream(self, question: str, *, progress: Progress = None, **options: Any) -> Iterator[str]:
         """Yields the answer's text as it comes; the pieces joined are `last_answer.text`."""
-        return self._answer(Turn(question, self.options(**options), progress=progress), every=STREAM_TOKENS)
+        return self._answer(
+            GenerationRequest(question, self.options(**options), progress=progress),
+            stream_every=STREAM_TOKENS,
+        )
 
-    def answer(self, turns: Sequence[Turn]) -> None:
+    def answer(self, turns: Sequence[GenerationRequest]) -> None:
         """Answers the turns, each as `ask` would up to floating-point rounding; sets their results."""
         for turn in turns:
             try:
@@ -151,33 +158,33 @@ class OpenVideo:
             except Exception as error:  # of this question alone
                 turn.error = error
 
-    def _answer_turn(self, turn: Turn) -> None:
-        if turn.cancelled():
+    def _answer_turn(self, turn: GenerationRequest) -> None:
+        if turn.is_cancelled():
             return
-        for piece in self._answer(turn, every=STREAM_TOKENS):
-            turn.piece(piece)
-            if turn.cancelled():
+        for piece in self._answer(turn, stream_every=STREAM_TOKENS):
+            turn.on_text(piece)
+            if turn.is_cancelled():
                 turn.answer = None
                 return
 
-    def _answer(self, turn: Turn, every: int | None) -> Iterator[str]:
+    def _answer(self, turn: GenerationRequest, stream_every: int | None) -> Iterator[str]:
         """Yields text every `every` new tokens (None: once, at the end); sets turn.answer and last_answer."""
         self.last_answer = None
         options, progress = turn.options, turn.progress
         asked = self.prefill(turn.question, options, progress, turn.conversation)
         system, eos = self.system, self.system.config.eos_ids
-        state, pieces = asked.prefilled.generation, TextStream(system.tokenizer, eos, turn.stop)
+        state, pieces = asked.prefilled.state, TextStream(system.tokenizer, eos, turn.stop)
         first_token, until, last = None, 1, False
         while not last:
             with system.place():
-                state = generate.advance(
+                state = generate.decode(
                     system.model.llm,
                     state,
                     until,
                     asked.sampling,
                     greedy=options.greedy,
                     eos=eos,
-                    **self.writing(options),
+                    **self.decode_kwargs(options),
                 )
             ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
             first_token = first_token or time.perf_counter()
@@ -188,7 +195,7 @@ class OpenVideo:
                 yield piece
             if progress:
                 progress("answering", len(ids), options.max_new_tokens)
-            until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
+            until = min(options.max_new_tokens, until + (stream_every or options.max_new_tokens))
         turn.finish(self.result(asked, ids, first_token), pieces)
         self.last_answer = turn.answer
 
@@ -205,7 +212,7 @@ def timings(asked: Any, video_seconds: float, first_token: float) -> dict[str, f
     }
 
 
-def checked(question: str) -> tuple[str, list[str]]:
+def validate_question(question: str) -> tuple[str, list[str]]:
     """The question, or the published default for an empty one with a sentence that says so."""
     if not isinstance(question, str):
         raise TempoError(f"The question is of type {type(question).__name__}, but it must be text.")

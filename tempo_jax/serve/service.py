@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.session import Message, Turn
+from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Device
 from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started
@@ -296,7 +296,7 @@ class Service:
                 self._tell(job, Started(True))
                 self._tell(job, Ready(opened, True))
         turns = [self._turn(job) for job in jobs]
-        if not all(turn.cancelled() for turn in turns):
+        if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
@@ -305,12 +305,12 @@ class Service:
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
-    def _turn(self, job: Job) -> Turn:
-        return Turn(
+    def _turn(self, job: Job) -> GenerationRequest:
+        return GenerationRequest(
             job.question,
             job.options,
-            piece=lambda text: self._tell(job, Piece(text)),
-            cancelled=job.cancelled.is_set,
+            on_text=lambda text: self._tell(job, Piece(text)),
+            is_cancelled=job.cancelled.is_set,
             progress=self.progress(lambda: [job]),
             conversation=job.conversation,
             stop=job.stop,

@@ -22,8 +22,8 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, Work, frames_u8, int32, learned_positions
 from tempo_jax.tasks.losses import Loss, cross_entropy
 from tempo_jax.xcomp import cost, token_compression
-from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
-from tempo_jax.xcomp.token_compression import plan
+from tempo_jax.xcomp.layout import FRAME_GROUP, sample_indices, time_message
+from tempo_jax.xcomp.token_compression import make_schedule
 
 STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
 
@@ -61,15 +61,15 @@ def frame_numbers(sample: Sample) -> np.ndarray:
         if not any(marked(turn) for turn in sample.conversation):
             raise ValueError("words alone: XComp is tuned on samples with one video or image each")
         return np.arange(1)
-    most = max(GRAIN, len(sample.frames))
-    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, GRAIN, most)
+    most = max(FRAME_GROUP, len(sample.frames))
+    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, FRAME_GROUP, most)
 
 
 def clip_count(frames: int, config: XCompConfig) -> int:
     """The clips that a video of so many prepared frames takes of a pool; 0 for an image's one frame."""
     if frames == 1:
         return 0
-    return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
+    return max(FRAME_GROUP, frames // FRAME_GROUP * FRAME_GROUP) // config.clip_frames
 
 
 def marked(turn: dict) -> bool:
@@ -175,12 +175,12 @@ def loss_of_visual(
 ) -> Loss:
     """The same from the visual tokens of the pool and of each row's image; frames are not looked at."""
     config = model.config
-    rows = token_compression.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
-    room = token_compression.Room(
+    rows = token_compression.RowLengths(batch.prefix_B, batch.frames_B, batch.suffix_B)
+    room = token_compression.RowCapacity(
         batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens
     )
-    made = plan(config.compression, config.llm.num_layers, config.frame_tokens)
-    text, visual = token_compression.places(rows, room, config.frame_tokens)
+    made = make_schedule(config.compression, config.llm.num_layers, config.frame_tokens)
+    text, visual = token_compression.token_indices(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)

@@ -18,9 +18,9 @@ from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.tempo.clip import Clip
 from tempo_jax.video import Reading, open_video
-from tempo_jax.xcomp.options import DEFAULT_FRAMES
+from tempo_jax.xcomp.options import DEFAULT_SELECTED_FRAMES
 
-DEFAULT_CHUNK = 8  # segments per compressor call on one device
+DEFAULT_CHUNK_SEGMENTS = 8  # segments per compressor call on one device
 
 
 class Tempo:
@@ -37,7 +37,7 @@ class Tempo:
         tokenizer: Tokenizer,
         *,
         mesh: jax.sharding.Mesh | None = None,
-        chunk_segments: int = DEFAULT_CHUNK,
+        chunk_segments: int = DEFAULT_CHUNK_SEGMENTS,
     ):
         """params: parameter tree, stacked or one node per layer, already placed on the mesh.
 
@@ -86,15 +86,15 @@ class Tempo:
         source = open_video(video, **limits, config=self.config.video, progress=progress, **reading)
         clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache, questions=questions)
         if keep:
-            clip.read(progress)
+            clip.encode(progress)
         return clip
 
-    def part(
+    def select_segments(
         self,
         video: Any,
         question: str,
         selector: Any,
-        selected_frames: int = DEFAULT_FRAMES,
+        selected_frames: int = DEFAULT_SELECTED_FRAMES,
         *,
         fps: float = 2.0,
         min_frames: int = 4,
@@ -117,7 +117,7 @@ class Tempo:
         config = self.config.video
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         source = open_video(video, **limits, config=config, progress=progress, **reading)
-        return xcomp_selector.choose(
+        return xcomp_selector.select_segments(
             selector,
             source,
             question,
@@ -143,7 +143,7 @@ class Tempo:
         top_p: float = 1.0,
         lp_comp: str = "none",
         selector: Any = None,
-        selected_frames: int = DEFAULT_FRAMES,
+        selected_frames: int = DEFAULT_SELECTED_FRAMES,
         progress: Callable[[str, int, int], None] | None = None,
         **reading: Unpack[Reading],
     ) -> Answer:
@@ -167,7 +167,7 @@ class Tempo:
         Raises TempoError, one sentence, for input that cannot be used.
         """
         if selector is not None:
-            video = self.part(
+            video = self.select_segments(
                 video, question, selector, selected_frames, fps=fps, min_frames=min_frames,
                 max_frames=max_frames, progress=progress, **reading,
             )  # fmt: skip
@@ -220,7 +220,7 @@ def load(
     dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     *,
-    chunk_segments: int = DEFAULT_CHUNK,
+    chunk_segments: int = DEFAULT_CHUNK_SEGMENTS,
     context_length: int | None = None,
     verify: bool = False,
 ) -> Any:

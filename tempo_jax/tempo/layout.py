@@ -12,7 +12,7 @@ from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import Message, Tokenizer, pad_rows
 from tempo_jax.runtime import buckets
-from tempo_jax.runtime.buckets import ROW, bucket, multiple, power_of_two
+from tempo_jax.runtime.buckets import PROMPT_ALIGNMENT, next_power_of_two, pick_bucket, round_up_to
 from tempo_jax.tempo.steps import Prompt
 from tempo_jax.video import Segment, image_size, resize_steps
 
@@ -28,12 +28,12 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class VideoLayout:
     """Everything about a video that does not depend on a question."""
 
     is_image: bool
-    times: tuple[Segment, ...]  # empty for an image
-    segments: int
+    segments: tuple[Segment, ...]  # empty for an image
+    num_segments: int
     padded_segments: int
     segment_frames: int
     steps: tuple[tuple[int, int], ...]  # (height, width) after each resampling
@@ -46,7 +46,9 @@ class Layout:
         return int(np.sum(self.tags_ST >= 0))
 
 
-def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, shards: int) -> Layout:
+def make_layout(
+    source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, shards: int
+) -> VideoLayout:
     """The layout of an opened video; a chunk is `chunk` segments or fewer, a multiple of `shards`."""
     vision, limits = config.compressor.vision, config.video
     is_image = source.kind == "image"
@@ -57,20 +59,23 @@ def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, sha
         times = source.segments(limits.segment_frames)
         steps = tuple(resize_steps(source.height, source.width, limits))
     count = len(times) or 1
-    chunk = min(chunk, multiple(power_of_two(count), shards))
-    padded = multiple(bucket(count, buckets.SEGMENTS), chunk)
+    chunk = min(chunk, round_up_to(next_power_of_two(count), shards))
+    padded = round_up_to(pick_bucket(count, buckets.SEGMENT_BUCKETS), chunk)
     grid = grid_of(*steps[-1], vision)
     tokens, merge = output_tokens(grid, vision), vision.spatial_merge_size
     rows = [tokenizer.prefix_row(s.slice_seconds, tokens) for s in times]
     rows = rows or [tokenizer.prefix_row(None, tokens)]
-    rows += [rows[-1]] * (multiple(count, chunk) - count)
+    rows += [rows[-1]] * (round_up_to(count, chunk) - count)
     table = pad_rows(
-        rows, multiple(max(map(len, rows)), ROW), (grid[0] // merge, grid[1] // merge), tokenizer.ids
+        rows,
+        round_up_to(max(map(len, rows)), PROMPT_ALIGNMENT),
+        (grid[0] // merge, grid[1] // merge),
+        tokenizer.ids,
     )
-    return Layout(
+    return VideoLayout(
         is_image=is_image,
-        times=times,
-        segments=count,
+        segments=times,
+        num_segments=count,
         padded_segments=padded,
         segment_frames=vision.temporal_patch_size if is_image else limits.segment_frames,
         steps=steps,
@@ -80,7 +85,7 @@ def plan(source: Any, config: TempoConfig, tokenizer: Tokenizer, chunk: int, sha
     )
 
 
-def chunk_frames(source: Any, layout: Layout) -> Iterator[np.ndarray]:
+def chunk_frames(source: Any, layout: VideoLayout) -> Iterator[np.ndarray]:
     """uint8 [C, segment_frames, H, W, 3] per chunk.
 
     A short segment is filled with its last frame: its prompt row only points at the slices it has,
@@ -94,23 +99,29 @@ def chunk_frames(source: Any, layout: Layout) -> Iterator[np.ndarray]:
         yield frames.reshape(layout.chunk_segments, layout.segment_frames, *frames.shape[1:])
 
 
-def question_row(tokenizer: Tokenizer, question: str, memory_tokens: int) -> tuple[np.ndarray, int]:
+def pad_question(tokenizer: Tokenizer, question: str, memory_tokens: int) -> tuple[np.ndarray, int]:
     """Ids after the video, padded so that they and the memory tokens fill whole rows; real length."""
     ids = tokenizer.question_ids(question)
-    length = multiple(len(ids) + memory_tokens, ROW) - memory_tokens
+    length = round_up_to(len(ids) + memory_tokens, PROMPT_ALIGNMENT) - memory_tokens
     return np.pad(np.asarray(ids, np.int32), (0, length - len(ids))), len(ids)
 
 
 def prompt_of(
-    layout: Layout, tokenizer: Tokenizer, question: str, conversation: Sequence[Message] = ()
+    layout: VideoLayout, tokenizer: Tokenizer, question: str, conversation: Sequence[Message] = ()
 ) -> Prompt:
     """The LLM's text around the visual block, int32, padded with -1."""
     prefix, suffix = tokenizer.chat_ids(question, conversation)
-    return Prompt(_padded(prefix, ROW), _padded(suffix, ROW), layout.tags_ST)
+    return Prompt(_padded(prefix, PROMPT_ALIGNMENT), _padded(suffix, PROMPT_ALIGNMENT), layout.tags_ST)
 
 
-def affordable_budget(
-    layout: Layout, budget: int | None, *, memory_tokens: int, text_tokens: int, new_tokens: int, context: int
+def fit_budget_to_context(
+    layout: VideoLayout,
+    budget: int | None,
+    *,
+    memory_tokens: int,
+    text_tokens: int,
+    new_tokens: int,
+    context: int,
 ) -> tuple[int, str | None]:
     """The memory tokens that fit the context, and a sentence if that is less than asked for.
 
@@ -118,7 +129,7 @@ def affordable_budget(
     end of the video without a word (facts §1.9), raises TempoError when it cannot.
     """
     room = context - text_tokens - new_tokens - layout.tag_tokens
-    everything = layout.segments * memory_tokens
+    everything = layout.num_segments * memory_tokens
     if room < 1:
         raise TempoError(
             f"The question ({text_tokens} tokens with the prompt's frame), {layout.tag_tokens} time-tag "
@@ -149,7 +160,7 @@ def _chunk(table, start: int, chunk: int) -> Chunk:
 
 def _tags(times: tuple[Segment, ...], tokenizer: Tokenizer, padded: int) -> np.ndarray:
     tags = [tokenizer.tag_ids(s.tag_seconds) for s in times]
-    width = multiple(max(map(len, tags), default=1), buckets.TAG_TOKENS)
+    width = round_up_to(max(map(len, tags), default=1), buckets.TAG_TOKENS)
     table = np.full((padded, width), -1, np.int32)
     for row, tag in zip(table, tags, strict=False):
         row[: len(tag)] = tag
@@ -157,4 +168,4 @@ def _tags(times: tuple[Segment, ...], tokenizer: Tokenizer, padded: int) -> np.n
 
 
 def _padded(ids: list[int], step: int) -> np.ndarray:
-    return np.pad(np.asarray(ids, np.int32), (0, multiple(len(ids), step) - len(ids)), constant_values=-1)
+    return np.pad(np.asarray(ids, np.int32), (0, round_up_to(len(ids), step) - len(ids)), constant_values=-1)

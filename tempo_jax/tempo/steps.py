@@ -18,25 +18,25 @@ from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.runtime import generate
-from tempo_jax.runtime.generate import Sampling
+from tempo_jax.runtime.generate import SamplingParams
 from tempo_jax.sharding import apart, constrain
-from tempo_jax.tempo.options import FLOOR, PRUNING
+from tempo_jax.tempo.options import MIN_TOKENS, PRUNE_STRATEGIES
 
 
-class Bank(NamedTuple):
+class SegmentMemory(NamedTuple):
     """Memory tokens of a whole video, filled chunk by chunk."""
 
     memory_SKD: jax.Array
     relevance_S: jax.Array  # float32
 
 
-class Selection(NamedTuple):
+class TokenAllocation(NamedTuple):
     """What allocation makes of a bank."""
 
     kept_SKD: jax.Array  # kept tokens first
     allocation_S: jax.Array  # int32
     visual_tokens: jax.Array  # int32, memory tokens kept
-    visual_rows: jax.Array  # int32, those and their time tags
+    visual_length: jax.Array  # int32, those and their time tags
 
 
 class Prompt(NamedTuple):
@@ -61,33 +61,33 @@ def resize(frames, *, steps: tuple, image: bool):
 
 @jax.jit
 @apart()
-def see(compressor: Compressor, frames) -> VisionOutput:
+def encode_frames(compressor: Compressor, frames) -> VisionOutput:
     """Visual tokens of a chunk: uint8 [C, F, h, w, 3] -> [C, V, D]."""
     return compressor.encode_frames(constrain(frames, "segments"))
 
 
 @jax.jit
 @apart()
-def read_prefix(compressor: Compressor, visual: VisionOutput, rows: PromptBatch):
+def prefill_video(compressor: Compressor, visual: VisionOutput, rows: PromptBatch):
     """Keys and values of a chunk's system prompts and videos."""
     return [tuple(constrain(x, "segments") for x in kv) for kv in compressor.prefill(visual, rows)]
 
 
 @functools.partial(jax.jit, donate_argnames=("bank",))
-def compress(
-    compressor: Compressor, bank: Bank, prefix, length_C, next_C, question_Q, question_length, start
+def compress_chunk(
+    compressor: Compressor, bank: SegmentMemory, prefix, length_C, next_C, question_Q, question_length, start
 ):
     """Asks the question of a chunk and stores its memory tokens at segments start..start+C-1."""
     memory, relevance = compressor.compress(prefix, length_C, next_C, question_Q, question_length)
-    return Bank(
+    return SegmentMemory(
         jax.lax.dynamic_update_slice(bank.memory_SKD, constrain(memory), (start, 0, 0)),
         jax.lax.dynamic_update_slice(bank.relevance_S, constrain(relevance), (start,)),
     )
 
 
 @functools.partial(jax.jit, static_argnames=("strategy", "limits", "drop_ratio"))
-def select(
-    bank: Bank,
+def allocate_tokens(
+    bank: SegmentMemory,
     segments,
     budget,
     tags_ST,
@@ -96,7 +96,7 @@ def select(
     strategy: str | None,
     limits: tuple[int, int] | None = None,
     drop_ratio: float = 0.5,
-) -> Selection:
+) -> TokenAllocation:
     """Allocation under `budget` of the first `segments`; strategy None keeps every token.
 
     limits: the fewest and the most tokens of a segment. The ablations: "uniform" gives every segment the
@@ -105,12 +105,12 @@ def select(
     """
     total, per_segment = bank.memory_SKD.shape[:2]
     valid = jnp.arange(total) < segments
-    floor, cap = limits or (FLOOR, per_segment)
+    floor, cap = limits or (MIN_TOKENS, per_segment)
     kept = bank.memory_SKD
     if strategy is None:
         allocation = jnp.where(valid, per_segment, 0).astype(jnp.int32)
-    elif strategy in PRUNING:
-        mode = PRUNING[strategy]
+    elif strategy in PRUNE_STRATEGIES:
+        mode = PRUNE_STRATEGIES[strategy]
         allocation = ata.prune(
             bank.relevance_S, drop_ratio=drop_ratio, max_tokens=cap, mode=mode, key=key, valid=valid
         )
@@ -121,7 +121,7 @@ def select(
         allocation = ata.allocate(relevance, valid, budget, min_tokens=floor, max_tokens=cap)
         kept, _ = ata.keep(kept, allocation, "head" if uniform else strategy, key)
     tag_lengths = jnp.sum(tags_ST >= 0, axis=1)
-    return Selection(kept, allocation, jnp.sum(allocation), visual_length(allocation, tag_lengths))
+    return TokenAllocation(kept, allocation, jnp.sum(allocation), visual_length(allocation, tag_lengths))
 
 
 class Prefilled(NamedTuple):
@@ -130,21 +130,21 @@ class Prefilled(NamedTuple):
     hidden_BD: jax.Array  # post-norm, at the last prompt token
     logits_BV: jax.Array  # float32
     embeddings_BL: jax.Array  # channel sums of the input, to compare with the recorded runs
-    generation: generate.Generation
+    state: generate.DecodeState
 
 
 @functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
 def prefill(
     tempo: Tempo,
-    selection: Selection,
+    selection: TokenAllocation,
     prompt: Prompt,
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     bucket: int,
     capacity: int,
     greedy: bool,
     eos: tuple[int, ...],
-    lp_comp: lp_comp_for_tempo.Plan | None = None,
+    lp_comp: lp_comp_for_tempo.SegmentDropSchedule | None = None,
 ) -> Prefilled:
     """Packs, embeds and reads the prompt in a bucket, and chooses the first new token.
 
@@ -165,10 +165,12 @@ def prefill(
         hidden, caches = tempo.llm.prefill(x, jnp.arange(bucket)[None])
         lengths, length = packed.length[None], packed.length
     else:
-        where = lp_comp_for_tempo.places(packed, selection.allocation_S, kept.shape[1])
+        where = lp_comp_for_tempo.token_positions(packed, selection.allocation_S, kept.shape[1])
         hidden, caches, lengths = lp_comp_for_tempo.prefill(tempo.llm, x[0], where, lp_comp)
         length = lengths[-1, 0]
     last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
     logits = constrain(tempo.llm.logits(last))
-    state = generate.start(logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos)
+    state = generate.init_decode_state(
+        logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos
+    )
     return Prefilled(last, logits, jnp.sum(x, axis=-1), state)

@@ -44,7 +44,9 @@ class Layout:
                 start, stop, _ = index.indices(rows)
                 shards = range(start // per_shard, -(-stop // per_shard))
                 needed.setdefault(device.process_index, set()).update(shards)
-        frames = "frames_PFHWC" in TASKS[config.task].batch._fields  # read by all chips (sharding.ENCODER_RULES)
+        frames = (
+            "frames_PFHWC" in TASKS[config.task].batch._fields
+        )  # read by all chips (sharding.ENCODER_RULES)
         if frames and self.count * pool % mesh.size and self.count * pool not in self.uneven:
             self.uneven.append(self.count * pool)
         mine = jax.process_index()

@@ -13,11 +13,11 @@ from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.results import Answer, Inspection
-from tempo_jax.runtime.session import OpenVideo, Progress, System, checked, finished_text, timings
+from tempo_jax.runtime.session import Progress, System, VideoSession, answer_text, timings, validate_question
 from tempo_jax.xcomp import frame_selection, layout, steps
 from tempo_jax.xcomp.frames import Frames, frame_scores
 from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options
-from tempo_jax.xcomp.token_compression import Room
+from tempo_jax.xcomp.token_compression import RowCapacity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Asked:
     """A question whose prompt the LLM has read."""
 
     options: Options
-    text: layout.Text
+    text: layout.PromptText
     pool: Any  # visual tokens of the frames that stay, then padding
     selected_N: np.ndarray  # sampled frames that stay, in time order
     scores_F: np.ndarray | None
     prefilled: steps.Prefilled
-    sampling: generate.Sampling
+    sampling: generate.SamplingParams
     budget: int  # visual tokens
     warnings: tuple[str, ...]
     started: float  # time.perf_counter() when asked
     compressed: float  # … and when the frames were chosen
 
 
-class Clip(OpenVideo):
+class Clip(VideoSession):
     """An opened video of XComp's, made by `XComp.open`.
 
     What it holds on to: the frames on the host (0.6 MB each) and the visual tokens on the device.
@@ -45,10 +45,10 @@ class Clip(OpenVideo):
 
     options = Options
 
-    def __init__(self, system: System, source: Any, *, keep: bool, least: int = 0):
+    def __init__(self, system: System, source: Any, *, keep: bool, min_frames: int = 0):
         super().__init__(system)
         self.source = source
-        self.frames = Frames(system, source, least=least)
+        self.frames = Frames(system, source, min_frames=min_frames)
         self._keep = keep
         self._scored: tuple | None = None  # what was asked and the frames' scores
 
@@ -57,7 +57,7 @@ class Clip(OpenVideo):
         return self.source.kind == "image"
 
     @property
-    def waited_seconds(self) -> float:
+    def decode_wait_seconds(self) -> float:
         """Spent on reading and decoding."""
         return self.frames.seconds
 
@@ -68,10 +68,10 @@ class Clip(OpenVideo):
             return None
         return layout.time_message(self.source.duration_seconds, self.frames.count)
 
-    def read(self, progress: Progress = None) -> None:
+    def encode(self, progress: Progress = None) -> None:
         """Decodes and encodes the video if the clip does not hold it yet."""
         with self.system.place():
-            jax.block_until_ready(self.frames.pool(0, progress))
+            jax.block_until_ready(self.frames.visual_tokens(0, progress))
 
     def compile(self) -> None:
         """Compiles what depends on the size of the video's frames."""
@@ -80,10 +80,10 @@ class Clip(OpenVideo):
     def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
         """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
         chosen = Options(**options)
-        question, _ = checked(question)
+        question, _ = validate_question(question)
         if SCORERS[chosen.strategy] is None:
             raise TempoError(f"The strategy {chosen.strategy} scores nothing: use local or global.")
-        text = layout.text(self.system.tokenizer, question, self.message)
+        text = layout.prompt_text(self.system.tokenizer, question, self.message)
         with self.system.place():
             return self._scores(question, text, _padded(text), chosen, 0, progress)
 
@@ -115,12 +115,14 @@ class Clip(OpenVideo):
     ) -> Asked:
         """Everything up to the LLM's first logits."""
         started, system, config = time.perf_counter(), self.system, self.system.config
-        question, warnings = checked(question)
-        text = layout.text(system.tokenizer, question, self.message, conversation)
+        question, warnings = validate_question(question)
+        text = layout.prompt_text(system.tokenizer, question, self.message, conversation)
         wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
         warnings += [lowered] if lowered else []
         key = jax.random.key(options.seed)
-        sampling = generate.Sampling(jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key)
+        sampling = generate.SamplingParams(
+            jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key
+        )
         prompt = _padded(text)
         with system.place():
             scores = self._scores(question, text, prompt, options, wanted, progress)
@@ -128,20 +130,20 @@ class Clip(OpenVideo):
             pool = self.frames.encode(selected, progress)
             compressed = time.perf_counter()
             warnings += dict.fromkeys(self.source.warnings)
-            room = Room(
+            room = RowCapacity(
                 len(prompt.prefix_P) + len(prompt.suffix_Q),
                 1 if self.is_image else self.frames.bucket(len(selected)),
             )
             prefilled = steps.prefill(
                 system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
-                room=room, plan=system.plan(options),
-                capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
+                room=room, plan=system.drop_schedule(options),
+                capacity=buckets.pick_bucket(options.max_new_tokens, buckets.NEW_TOKEN_BUCKETS),
                 greedy=options.greedy, eos=config.eos_ids,
             )  # fmt: skip
         asked_for = options.budget if options.compress and not lowered else None
         budget = wanted * config.frame_tokens if asked_for is None else asked_for
         if not self._keep:
-            self.frames.forget()
+            self.frames.clear()
         return Asked(
             options, text, pool, selected, scores, prefilled, sampling, int(budget), tuple(warnings), started,
             compressed,
@@ -151,28 +153,28 @@ class Clip(OpenVideo):
         """Frames that stay, and a sentence if the context holds fewer than asked for."""
         config, sampled = self.system.config, self.frames.count
         room = (config.context_length - text_tokens - options.max_new_tokens) // config.frame_tokens
-        least = 1 if self.is_image else min(frame_selection.GRAIN, sampled)
-        if room < least:
+        min_frames = 1 if self.is_image else min(frame_selection.FRAME_GROUP, sampled)
+        if room < min_frames:
             raise TempoError(
                 f"The question ({text_tokens} tokens with the prompt's frame) and {options.max_new_tokens} "
                 f"new tokens leave no room for a video in a context of {config.context_length}: shorten the "
                 "question, or lower max_new_tokens."
             )
-        wanted = options.frames(sampled, config.frame_tokens)
-        if wanted < least and options.compress:
+        wanted = options.frame_budget(sampled, config.frame_tokens)
+        if wanted < min_frames and options.compress:
             raise TempoError(
                 f"A budget of {options.budget} visual tokens holds {wanted} frames, but they come in eights "
-                f"of {config.frame_tokens} tokens each: give at least {least * config.frame_tokens}."
+                f"of {config.frame_tokens} tokens each: give at least {min_frames * config.frame_tokens}."
             )
         if min(wanted, sampled) <= room:
-            return sampled if self.is_image else frame_selection.affordable(sampled, wanted), None
+            return sampled if self.is_image else frame_selection.round_to_frame_groups(sampled, wanted), None
         if not options.compress:
             raise TempoError(
                 f"Without compression the video takes {sampled * config.frame_tokens} tokens but the "
                 f"context of {config.context_length} has room for {room * config.frame_tokens}: turn "
                 "compression on or sample fewer frames (max_frames)."
             )
-        lowered = frame_selection.affordable(sampled, room)
+        lowered = frame_selection.round_to_frame_groups(sampled, room)
         return lowered, (
             f"The budget is lowered from {min(wanted, sampled) * config.frame_tokens} to "
             f"{lowered * config.frame_tokens} visual tokens to fit a context of {config.context_length}."
@@ -199,9 +201,9 @@ class Clip(OpenVideo):
             return np.arange(count)
         if scores is None:  # evenly spread
             return np.arange(wanted) * count // wanted
-        return frame_selection.keep(scores, wanted)
+        return frame_selection.top_frames(scores, wanted)
 
-    def writing(self, options: Options) -> dict:
+    def decode_kwargs(self, options: Options) -> dict:
         """The repetition penalty, traced: another value compiles nothing."""
         return {"repetition_penalty": jnp.float32(options.repetition_penalty)}
 
@@ -209,7 +211,7 @@ class Clip(OpenVideo):
         system, tokens = self.system, self.system.config.frame_tokens
         visual = len(asked.selected_N) * tokens
         return Answer(
-            text=finished_text(system.tokenizer, ids, system.config.eos_ids),
+            text=answer_text(system.tokenizer, ids, system.config.eos_ids),
             token_ids=[int(i) for i in ids],
             segments=self._segments(asked),
             usage={
@@ -233,7 +235,7 @@ class Clip(OpenVideo):
         if not source.own_times:
             span = source.duration_seconds / count
             return source.shift_seconds + np.arange(count + 1) * span
-        own = source.seconds[self.frames.order]
+        own = source.seconds[self.frames.sample_order]
         end = max(float(own[-1]), source.start_seconds + source.duration_seconds)
         return np.append(own, end)
 
@@ -252,16 +254,16 @@ class Clip(OpenVideo):
                 end_seconds=float(starts[i + 1]),
                 relevance=float(scores[i]) / best,
                 tokens=tokens if kept[i] else 0,
-                frame=int(self.frames.numbers[i]),
+                frame=int(self.frames.frame_indices[i]),
                 score=float(scores[i]),
             )
             for i in range(count)
         )
 
 
-def _padded(text: layout.Text) -> steps.Prompt:
+def _padded(text: layout.PromptText) -> steps.Prompt:
     suffix = np.asarray(text.suffix, np.int32)
-    padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
+    padding = buckets.round_up_to(len(suffix), buckets.PROMPT_ALIGNMENT) - len(suffix)
     return steps.Prompt(
         np.asarray(text.prefix, np.int32), np.pad(suffix, (0, padding)), np.int32(len(suffix))
     )

@@ -5,12 +5,12 @@ or the language head.
 """
 
 from tempo_jax.models.config import UMTConfig, XCompConfig
-from tempo_jax.xcomp.token_compression import VARIANTS, Plan, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, DropSchedule, make_schedule
 
 
-def _plan(config: XCompConfig, compress: bool) -> Plan:
+def _plan(config: XCompConfig, compress: bool) -> DropSchedule:
     settings = config.compression if compress else VARIANTS["none"]
-    return plan(settings, config.llm.num_layers, config.frame_tokens)
+    return make_schedule(settings, config.llm.num_layers, config.frame_tokens)
 
 
 def vision_flops(config: UMTConfig, frames: int) -> tuple[float, float]:

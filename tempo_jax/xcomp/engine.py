@@ -17,7 +17,7 @@ from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
 
-DEFAULT_CHUNK = 4  # clips of 8 frames per call of the vision tower on one device; more of shorter ones
+DEFAULT_CHUNK_CLIPS = 4  # clips of 8 frames per call of the vision tower on one device; more of shorter ones
 
 
 class XComp:
@@ -30,11 +30,11 @@ class XComp:
         tokenizer: Tokenizer,
         *,
         mesh: jax.sharding.Mesh | None = None,
-        chunk_clips: int = DEFAULT_CHUNK,
+        chunk_clips: int = DEFAULT_CHUNK_CLIPS,
     ):
         """params: parameter tree, stacked or one node per layer, already placed on the mesh."""
         self.config, self.tokenizer = config, tokenizer
-        if layout.GRAIN % config.clip_frames:
+        if layout.FRAME_GROUP % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
             self.model = build.build(config, build.unstack_layers(params))
@@ -43,15 +43,17 @@ class XComp:
         self._plan(config.compression)  # odd settings show before a video is read
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
-        self.chunk_clips = chunk_clips * (layout.GRAIN // config.clip_frames) * self.place.segment_shards
+        self.chunk_clips = (
+            chunk_clips * (layout.FRAME_GROUP // config.clip_frames) * self.place.segment_shards
+        )
 
-    def plan(self, options: Options) -> token_compression.Plan:
+    def drop_schedule(self, options: Options) -> token_compression.DropSchedule:
         """Which tokens of a frame each layer sees."""
         name = options.lp_comp if options.compress else "none"
         return self._plan(self.config.compression if name is None else token_compression.VARIANTS[name])
 
-    def _plan(self, settings: LPCompConfig) -> token_compression.Plan:
-        return token_compression.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
+    def _plan(self, settings: LPCompConfig) -> token_compression.DropSchedule:
+        return token_compression.make_schedule(settings, self.config.llm.num_layers, self.config.frame_tokens)
 
     def open(
         self,
@@ -77,9 +79,14 @@ class XComp:
         sampler = layout.sample_indices
         source = open_video(video, **limits, sampler=sampler, progress=progress, **reading)
         short = repeat_short and source.kind == "video"
-        clip = Clip(self, source, keep=keep, least=min_frames // layout.GRAIN * layout.GRAIN if short else 0)
+        clip = Clip(
+            self,
+            source,
+            keep=keep,
+            min_frames=min_frames // layout.FRAME_GROUP * layout.FRAME_GROUP if short else 0,
+        )
         if keep:
-            clip.read(progress)
+            clip.encode(progress)
         return clip
 
     def ask(

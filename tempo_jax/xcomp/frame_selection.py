@@ -19,14 +19,14 @@ from tempo_jax.models import rope
 from tempo_jax.models.decoder import Decoder, DecoderLayer
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import get_layer
-from tempo_jax.xcomp.layout import GRAIN
-from tempo_jax.xcomp.token_compression import Plan, Room, Rows, walk
+from tempo_jax.xcomp.layout import FRAME_GROUP
+from tempo_jax.xcomp.token_compression import DropSchedule, RowCapacity, RowLengths, iterate_layers
 
 STRIDE = 512  # frames between the chunks of a round
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class ScoringWindows:
     """Clips of 8 frames that a question looks at together, and how far the next window is.
 
     The published scorer is (8, 4). `size` 0: one window, the whole chunk (the scorer "global").
@@ -38,7 +38,7 @@ class Windows:
     @property
     def overlap(self) -> int:
         """Frames that a chunk has beyond its stride: its outer clips are in fewer windows than others."""
-        return 2 * GRAIN * self.hop if self.size else 0
+        return 2 * FRAME_GROUP * self.hop if self.size else 0
 
     def starts(self, clips: int) -> list[int]:
         return list(range(0, clips - self.size + 1, self.hop)) if self.size else [0]
@@ -57,30 +57,30 @@ class Windows:
         return (counts == counts.max()) & (counts > 0)
 
 
-LOCAL, GLOBAL = Windows(), Windows(size=0, hop=0)
+LOCAL, GLOBAL = ScoringWindows(), ScoringWindows(size=0, hop=0)
 
 
-def stride(frames: int, windows: Windows) -> int:
+def stride(frames: int, windows: ScoringWindows) -> int:
     """Frames from chunk to chunk: 512, or of shorter videos a power of two of whole hops, so that few
     different chunk lengths are ever compiled for."""
-    unit = GRAIN * max(windows.hop, 1)
+    unit = FRAME_GROUP * max(windows.hop, 1)
     hops = max(1, frames // unit)
     return min(STRIDE, unit << (hops.bit_length() - 1))
 
 
-def chunk_frames(frames: int, windows: Windows) -> int:
+def chunk_frames(frames: int, windows: ScoringWindows) -> int:
     """Length of every chunk of a video of so many frames."""
     return stride(frames, windows) + windows.overlap
 
 
-def chunk_starts(frames: int, repeats: int, windows: Windows = LOCAL) -> list[int]:
+def chunk_starts(frames: int, repeats: int, windows: ScoringWindows = LOCAL) -> list[int]:
     """First frame of every chunk, `repeats` rounds of them, each round shifted against the last.
 
     The shift of a round is stride/repeats plus 8/repeats frames, so that the clips' borders move too.
     """
     step = stride(frames, windows)
     rounds = -(-frames // step)
-    shift = GRAIN // repeats + step // repeats
+    shift = FRAME_GROUP // repeats + step // repeats
     return [(step * i + (i // rounds) * shift) % frames for i in range(repeats * rounds)]
 
 
@@ -103,14 +103,14 @@ class Question(NamedTuple):
 def layer_scores(
     decoder: Decoder,
     x_BLD,
-    rows: Rows,
-    room: Room,
-    plan: Plan,
+    rows: RowLengths,
+    room: RowCapacity,
+    plan: DropSchedule,
     question: Question,
     *,
     prefix: int,
     layers: range,
-    windows: Windows,
+    windows: ScoringWindows,
     causal: bool,
 ) -> jax.Array:
     """Scores of one chunk in some layers, float32 [layers, clips]; those of §3.3 with `windows` in mind.
@@ -123,7 +123,7 @@ def layer_scores(
         return attention(q, k, v, scale=scale, causal=True)
 
     found = []
-    for index, x in walk(decoder, x_BLD, rows, room, plan, attend):
+    for index, x in iterate_layers(decoder, x_BLD, rows, room, plan, attend):
         if index in layers:
             block = get_layer(decoder.layers, index)
             found.append(
@@ -146,7 +146,7 @@ def clip_scores(
     prefix: int,
     frames: int,
     tokens: int,
-    windows: Windows,
+    windows: ScoringWindows,
     causal: bool,
 ) -> jax.Array:
     """Mean attention of the question's rows to every clip of a chunk, float32 [clips].
@@ -154,10 +154,10 @@ def clip_scores(
     x_LD: what enters the layer: prefix, frames x tokens visual tokens, text. causal: a row sees no later
     text; False is the released form, where it sees all up to the assistant's header ("global": and that).
     """
-    clips, per_clip = frames // GRAIN, GRAIN * tokens
+    clips, per_clip = frames // FRAME_GROUP, FRAME_GROUP * tokens
     size = windows.size or clips
     visual = prefix + frames * tokens
-    q_TNH, k_LKH = _project(block.attention, block.attention_norm(x_LD[None]), visual)
+    q_TNH, k_LKH = _text_queries_and_keys(block.attention, block.attention_norm(x_LD[None]), visual)
     text = q_TNH.shape[0]
     length = prefix + size * per_clip + text
     angles = decoder.angles(jnp.arange(length)[None])
@@ -185,7 +185,7 @@ def clip_scores(
     return total / jnp.asarray(windows.coverage(clips)).clip(1)
 
 
-def _project(attention, x_1LD, visual: int):
+def _text_queries_and_keys(attention, x_1LD, visual: int):
     """Queries of the text after place `visual` and keys of everything, not rotated: [T, N, H], [L, K, H]."""
     q = attention.q(x_1LD[:, visual:]).reshape(1, x_1LD.shape[1] - visual, -1, attention.head_dim)
     k = attention.k(x_1LD).reshape(1, x_1LD.shape[1], -1, attention.head_dim)
@@ -201,12 +201,14 @@ class FrameScores:
         self.total_LF = np.zeros((layers, frames))
         self.count_F = np.zeros(frames, int)
 
-    def add(self, start: int, scores_LC: np.ndarray, windows: Windows) -> None:
+    def add(self, start: int, scores_LC: np.ndarray, windows: ScoringWindows) -> None:
         """The scores of one chunk, a clip's for each of its 8 frames; what is invalid or no number is not."""
         frames = self.count_F.size
         clips = np.flatnonzero(windows.valid(scores_LC.shape[1]) & np.isfinite(scores_LC).all(axis=0))
         for clip in clips:
-            own = chunk_indices(start + clip * GRAIN, GRAIN, frames)  # frames count in eights: no two are one
+            own = chunk_indices(
+                start + clip * FRAME_GROUP, FRAME_GROUP, frames
+            )  # frames count in eights: no two are one
             self.total_LF[:, own] += scores_LC[:, [clip]]
             self.count_F[own] += 1
 
@@ -215,13 +217,13 @@ class FrameScores:
         return (self.total_LF / np.maximum(self.count_F, 1)).sum(axis=0)
 
 
-def keep(scores_F: np.ndarray, count: int) -> np.ndarray:
+def top_frames(scores_F: np.ndarray, count: int) -> np.ndarray:
     """The `count` frames of the highest scores, in time order; of equals the earlier ones. int64 [n]."""
     if count >= len(scores_F):
         return np.arange(len(scores_F))
     return np.sort(np.argsort(-scores_F, kind="stable")[:count])
 
 
-def affordable(frames: int, wanted: int) -> int:
+def round_to_frame_groups(frames: int, wanted: int) -> int:
     """`wanted` frames in eights, as clips need them: at least 8, at most all."""
-    return min(frames, max(GRAIN, wanted // GRAIN * GRAIN))
+    return min(frames, max(FRAME_GROUP, wanted // FRAME_GROUP * FRAME_GROUP))

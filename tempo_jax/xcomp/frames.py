@@ -11,18 +11,32 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.runtime import buckets
 from tempo_jax.runtime.buckets import ProgramCache
-from tempo_jax.runtime.placement import SEGMENTS
+from tempo_jax.runtime.placement import SEGMENT_AXES
 from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.session import System
 from tempo_jax.xcomp import frame_selection, layout, steps
-from tempo_jax.xcomp.frame_selection import FrameScores, Question, Windows
-from tempo_jax.xcomp.layout import repeat
+from tempo_jax.xcomp.frame_selection import FrameScores, Question, ScoringWindows
+from tempo_jax.xcomp.layout import repeat_indices
 from tempo_jax.xcomp.options import Options
 
 SIZES = ProgramCache((steps.resize,))
 READ_STEP = 8  # frames resized at a time
 Progress = Callable[[str, int, int], None] | None
-FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
+FRAME_BUCKETS = (
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+)  # buckets of frames in a prompt
 
 
 class Frames:
@@ -32,12 +46,12 @@ class Frames:
     pools of visual tokens are kept by where their clips start, modulo the clips' length.
     """
 
-    def __init__(self, system: System, source: Any, least: int = 0):
+    def __init__(self, system: System, source: Any, min_frames: int = 0):
         self.system, self.source = system, source
         numbers = np.asarray(source.indices)
-        self.order = repeat(len(numbers), least)
-        self.numbers = numbers[self.order]
-        self.count = len(self.numbers)
+        self.sample_order = repeat_indices(len(numbers), min_frames)
+        self.frame_indices = numbers[self.sample_order]
+        self.count = len(self.frame_indices)
         self.per_clip = 1 if source.kind == "image" else system.config.clip_frames
         self.seconds = 0.0  # spent on reading and decoding
         self._pixels: np.ndarray | None = None
@@ -48,7 +62,7 @@ class Frames:
         return self.count // self.per_clip
 
     def bucket(self, frames: int) -> int:
-        return buckets.bucket(frames, FRAMES)
+        return buckets.pick_bucket(frames, FRAME_BUCKETS)
 
     def compile(self) -> None:
         """Compiles what depends on the frames' own size, so that the device is not kept waiting for it."""
@@ -59,31 +73,31 @@ class Frames:
             frames = jax.ShapeDtypeStruct((READ_STEP, 1, *size, 3), np.uint8)
             steps.resize.lower(frames, size=self.system.config.vision.image_size).compile()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Gives back what is held."""
         self._pixels, self._pools = None, {}
 
-    def pool(self, alignment: int = 0, progress: Progress = None) -> jax.Array:
+    def visual_tokens(self, alignment: int = 0, progress: Progress = None) -> jax.Array:
         """Visual tokens of all clips, the first starting at frame `alignment`; the last may wrap around."""
         if alignment not in self._pools:
             order = (np.arange(self.count) + alignment) % self.count
-            self._pools[alignment] = self._see(order, progress)
+            self._pools[alignment] = self._encode(order, progress)
         return self._pools[alignment]
 
     def encode(self, selected_N: np.ndarray, progress: Progress = None) -> jax.Array:
         """Visual tokens of these frames, in clips of consecutive selected ones (xcomp §3.4)."""
         if len(selected_N) == self.count:
-            return self.pool(0, progress)
-        return self._see(selected_N, progress)
+            return self.visual_tokens(0, progress)
+        return self._encode(selected_N, progress)
 
-    def _see(self, order: np.ndarray, progress: Progress) -> jax.Array:
+    def _encode(self, order: np.ndarray, progress: Progress) -> jax.Array:
         system, per_clip = self.system, self.per_clip
         pixels = self._read(progress)
         rows = self.bucket(len(order)) if self.source.kind != "image" else 1
         clips = rows // per_clip
-        chunk = min(system.chunk_clips, buckets.power_of_two(clips))
-        chunk = buckets.multiple(chunk, system.place.segment_shards)
-        padded = buckets.multiple(clips, chunk)
+        chunk = min(system.chunk_clips, buckets.next_power_of_two(clips))
+        chunk = buckets.round_up_to(chunk, system.place.segment_shards)
+        padded = buckets.round_up_to(clips, chunk)
         tokens = system.config.frame_tokens * per_clip
         width, dtype = system.config.llm.hidden_size, system.dtype
         pool = system.place.put(np.zeros((padded * tokens, width), dtype))
@@ -92,8 +106,8 @@ class Frames:
             own = order[index * chunk * per_clip : (index + 1) * chunk * per_clip]
             frames = pixels[np.pad(own, (0, chunk * per_clip - len(own)), mode="edge")]
             frames = frames.reshape(chunk, per_clip, *frames.shape[1:])
-            frames = system.place.put(frames, SEGMENTS)
-            pool = steps.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
+            frames = system.place.put(frames, SEGMENT_AXES)
+            pool = steps.encode_frames(system.model, pool, frames, jnp.int32(index * chunk * tokens))
             if progress:
                 jax.block_until_ready(
                     pool
@@ -106,7 +120,7 @@ class Frames:
         if self._pixels is None:
             started = time.perf_counter()
             found = np.concatenate(list(self._resized(progress)))[: self.source.num_frames]
-            self._pixels = found if len(found) == self.count else found[self.order]
+            self._pixels = found if len(found) == self.count else found[self.sample_order]
             self.seconds = time.perf_counter() - started
         return self._pixels
 
@@ -130,10 +144,10 @@ class Frames:
 def frame_scores(
     system: System,
     frames: Frames,
-    text: layout.Text,
+    text: layout.PromptText,
     prompt: steps.Prompt,
     options: Options,
-    windows: Windows,
+    windows: ScoringWindows,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> np.ndarray:
     """Scores of all sampled frames, float64 [F]: one pass of the LLM's scoring layers per chunk.
@@ -157,13 +171,13 @@ def frame_scores(
         alignment = start % frames.per_clip
         found = steps.score(
             system.model,
-            frames.pool(alignment, progress),
+            frames.visual_tokens(alignment, progress),
             np.int32(start // frames.per_clip),
             np.int32(frames.clips),
             prompt,
             question,
             frames=length,
-            plan=system.plan(options),
+            plan=system.drop_schedule(options),
             layers=layers,
             windows=windows,
             causal=options.causal_scoring,

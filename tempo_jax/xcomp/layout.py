@@ -13,9 +13,9 @@ from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Message, Tokenizer
 from tempo_jax.video.sampling import check_limits
 
-GRAIN = 8  # frames; also what QC-Comp scores together
+FRAME_GROUP = 8  # frames; also what QC-Comp scores together
 FPS, MIN_FRAMES, MAX_FRAMES = 8.0, 128, 1024
-VIDEO = VideoConfig(segment_frames=1)  # what decoding is told; sizes are the model's own business
+VIDEO_CONFIG = VideoConfig(segment_frames=1)  # what decoding is told; sizes are the model's own business
 
 
 def sample_indices(
@@ -32,31 +32,31 @@ def sample_indices(
     """
     check_limits(fps, min_frames, max_frames)
     total = max(int(total_frames), 1)
-    if total < GRAIN:
-        return np.arange(GRAIN) * total // GRAIN
+    if total < FRAME_GROUP:
+        return np.arange(FRAME_GROUP) * total // FRAME_GROUP
     rate = native_fps if native_fps and math.isfinite(native_fps) and native_fps > 0 else fps
-    most = min(_eights(max_frames), _eights(total))
-    least = min(_eights(min_frames, 0), most)
-    wanted = _eights(math.floor(fps * (total / rate)))
-    return middles(total, max(least, min(wanted, most)))
+    most = min(_round_to_groups(max_frames), _round_to_groups(total))
+    least = min(_round_to_groups(min_frames, 0), most)
+    wanted = _round_to_groups(math.floor(fps * (total / rate)))
+    return interval_middles(total, max(least, min(wanted, most)))
 
 
-def _eights(count: int, least: int = GRAIN) -> int:
-    return max(least, count // GRAIN * GRAIN)
+def _round_to_groups(count: int, least: int = FRAME_GROUP) -> int:
+    return max(least, count // FRAME_GROUP * FRAME_GROUP)
 
 
-def middles(total: int, count: int) -> np.ndarray:
+def interval_middles(total: int, count: int) -> np.ndarray:
     """The middle, rounded down, of each of `count` equal parts of 0..total-1."""
     edges = np.linspace(0, total, count + 1).astype(np.int64)
     return (edges[:-1] + edges[1:] - 1) // 2
 
 
-def repeat(count: int, least: int) -> np.ndarray:
+def repeat_indices(count: int, least: int) -> np.ndarray:
     """Numbers of the frames that stretch `count` frames to `least`: the released QC-Comp path does so."""
     return np.arange(count) if count >= least else np.arange(least) * count // least
 
 
-class Text(NamedTuple):
+class PromptText(NamedTuple):
     """Token ids before and after the video."""
 
     prefix: list[int]
@@ -71,9 +71,9 @@ def time_message(duration_seconds: float, frames: int) -> str:
     return f"{lasts}, and {frames} frames are uniformly sampled from it."
 
 
-def text(
+def prompt_text(
     tokenizer: Tokenizer, question: str, message: str | None, conversation: Sequence[Message] = ()
-) -> Text:
+) -> PromptText:
     """The prompt of one question; message None: of an image, which lasts no time.
 
     conversation: as of `Tokenizer.chat_ids`; what is scored is the question alone.
@@ -86,11 +86,11 @@ def text(
         prefix, suffix = tokenizer.chat_ids(said, conversation)
         alone = tokenizer.encode(f"\n{before}")
         start = next((i for i, (a, b) in enumerate(zip(alone, suffix)) if a != b), len(alone))
-        return Text(prefix, suffix, start, len(suffix) - len(header))
+        return PromptText(prefix, suffix, start, len(suffix) - len(header))
     first = conversation[shown]
     earlier = [*conversation]
     earlier[shown] = first._replace(text=f"{before} {first.text}" if before else first.text)
     prefix, suffix = tokenizer.chat_ids(question, earlier)
     end = len(suffix) - len(header)
     start = end - len(tokenizer.turn("user", question)) + 1 + len(tokenizer.encode("user\n"))
-    return Text(prefix, suffix, start, end)
+    return PromptText(prefix, suffix, start, end)

@@ -4,19 +4,19 @@ import dataclasses
 from numbers import Real
 
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import Greedy, check_answer, check_whole
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options, check_integer
 from tempo_jax.runtime.results import Segment
-from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, ScoringWindows
 from tempo_jax.xcomp.token_compression import VARIANTS
 
 # How frames are chosen where they are more than the budget holds.
-SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
-SCORED_FROM = 1024  # frames; shorter videos are kept whole unless a budget is given (xcomp §3.1)
-DEFAULT_FRAMES = 512  # that stay of longer ones
+SCORERS: dict[str, ScoringWindows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
+MIN_SCORED_FRAMES = 1024  # frames; shorter videos are kept whole unless a budget is given (xcomp §3.1)
+DEFAULT_SELECTED_FRAMES = 512  # that stay of longer ones
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Greedy):
+class Options(DecodeOptions):
     """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
 
     lp_comp: a name in token_compression.VARIANTS; None: as model.json has it.
@@ -42,10 +42,10 @@ class Options(Greedy):
                 f"of {', '.join(SCORERS)}."
             )
         if self.budget is not None:
-            check_whole("budget", self.budget, least=1)
-        check_answer(self)
+            check_integer("budget", self.budget, minimum=1)
+        check_decode_options(self)
         for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
-            check_whole(name, value, least=least)
+            check_integer(name, value, minimum=least)
         if self.lp_comp is not None and self.lp_comp not in VARIANTS:
             raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
         if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
@@ -53,12 +53,12 @@ class Options(Greedy):
                 f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
             )
 
-    def frames(self, sampled: int, per_frame: int) -> int:
+    def frame_budget(self, sampled: int, per_frame: int) -> int:
         """How many of the sampled frames may stay."""
         if not self.compress:
             return sampled
         if self.budget is None:
-            return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
+            return DEFAULT_SELECTED_FRAMES if sampled >= MIN_SCORED_FRAMES else sampled
         return self.budget // per_frame
 
 

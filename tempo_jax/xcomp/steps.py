@@ -15,8 +15,8 @@ from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
 from tempo_jax.sharding import apart, constrain
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.frame_selection import Question, Windows, layer_scores
-from tempo_jax.xcomp.token_compression import Plan
+from tempo_jax.xcomp.frame_selection import Question, ScoringWindows, layer_scores
+from tempo_jax.xcomp.token_compression import DropSchedule
 
 
 class Prompt(NamedTuple):
@@ -38,7 +38,7 @@ def resize(frames, *, size: int):
 
 @functools.partial(jax.jit, donate_argnames=("pool",))
 @apart()
-def see(model: XComp, pool, frames, start):
+def encode_frames(model: XComp, pool, frames, start):
     """The pool [M, D] with the visual tokens of C clips, uint8 [C, T, H, W, 3], from row `start` on."""
     tokens = constrain(model.encode_clips(constrain(frames, "segments")))
     return jax.lax.dynamic_update_slice(
@@ -46,11 +46,11 @@ def see(model: XComp, pool, frames, start):
     )
 
 
-def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: token_compression.Room):
+def assemble(model: XComp, pool, rows_V, frames, prompt: Prompt, room: token_compression.RowCapacity):
     """A prompt's embeddings [1, L, D] and rows. rows_V: pool rows of room.frames frames, `frames` real."""
     lengths = (prompt.prefix_P.shape[0], frames, prompt.suffix_length)
-    rows = token_compression.Rows(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
-    text, visual = token_compression.places(rows, room, model.config.frame_tokens)
+    rows = token_compression.RowLengths(*(jnp.asarray(n, jnp.int32)[None] for n in lengths))
+    text, visual = token_compression.token_indices(rows, room, model.config.frame_tokens)
     ids = jnp.concatenate([prompt.prefix_P, prompt.suffix_Q])[jnp.maximum(text, 0)]
     index = jnp.where(visual >= 0, rows_V[jnp.maximum(visual, 0)], -1)
     return model.assemble(ids, index, pool), rows
@@ -66,9 +66,9 @@ def score(
     question: Question,
     *,
     frames: int,
-    plan: Plan,
+    plan: DropSchedule,
     layers: range,
-    windows: Windows,
+    windows: ScoringWindows,
     causal: bool,
 ):
     """Scores of a chunk's clips of 8 frames, float32 [layers, frames / 8].
@@ -79,7 +79,7 @@ def score(
     per_clip = model.config.frame_tokens * model.config.clip_frames
     token = jnp.arange(frames * model.config.frame_tokens)
     rows = (first_clip + token // per_clip) % clips * per_clip + token % per_clip
-    room = token_compression.Room(prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0], frames)
+    room = token_compression.RowCapacity(prompt.prefix_P.shape[0] + prompt.suffix_Q.shape[0], frames)
     x, where = assemble(model, pool, rows, jnp.int32(frames), prompt, room)
     return layer_scores(
         model.llm,
@@ -99,7 +99,7 @@ class Prefilled(NamedTuple):
     """The LLM after its prompt."""
 
     logits_BV: jax.Array  # float32
-    generation: generate.Generation
+    state: generate.DecodeState
 
 
 @functools.partial(jax.jit, static_argnames=("room", "plan", "capacity", "greedy", "eos"))
@@ -108,10 +108,10 @@ def prefill(
     pool,
     frames,
     prompt: Prompt,
-    sampling: generate.Sampling,
+    sampling: generate.SamplingParams,
     *,
-    room: token_compression.Room,
-    plan: Plan,
+    room: token_compression.RowCapacity,
+    plan: DropSchedule,
     capacity: int,
     greedy: bool,
     eos: tuple[int, ...],
@@ -123,5 +123,7 @@ def prefill(
     lengths = rows.lengths(plan)
     last = jnp.take_along_axis(hidden, lengths[-1][:, None, None] - 1, axis=1)[:, 0]
     logits = constrain(model.llm.logits(last))
-    state = generate.start(logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos)
+    state = generate.init_decode_state(
+        logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos
+    )
     return Prefilled(logits, state)

@@ -40,36 +40,36 @@ VARIANTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DropSchedule:
     """Tables of one LLM; all entries are per slot, a run of `tokens[0]` visual tokens ("a frame").
 
     survivors[l]: places, from 0, of the tokens that layer l sees; the last place is always among them.
     """
 
-    survivors: tuple[tuple[int, ...], ...]
+    kept_indices: tuple[tuple[int, ...], ...]
 
     @functools.cached_property
     def tokens(self) -> tuple[int, ...]:
         """K_0..K_N: tokens that layer l sees."""
-        return tuple(map(len, self.survivors))
+        return tuple(map(len, self.kept_indices))
 
     @property
     def layers(self) -> int:
-        return len(self.survivors) - 1
+        return len(self.kept_indices) - 1
 
-    def kept(self, layer: int) -> tuple[int, ...] | None:
+    def newly_kept(self, layer: int) -> tuple[int, ...] | None:
         """Which of layer - 1's tokens `layer` still sees, from 0; None where it sees them all."""
-        before, after = self.survivors[layer - 1], self.survivors[layer]
+        before, after = self.kept_indices[layer - 1], self.kept_indices[layer]
         return None if before == after else tuple(before.index(place) for place in after)
 
-    def runs(self) -> list[tuple[int, int]]:
+    def constant_runs(self) -> list[tuple[int, int]]:
         """[start, stop) of layers, from 0, between drops: what may be scanned together."""
-        starts = [i for i in range(self.layers) if i == 0 or self.kept(i + 1) is not None]
+        starts = [i for i in range(self.layers) if i == 0 or self.newly_kept(i + 1) is not None]
         return list(zip(starts, [*starts[1:], self.layers], strict=True))
 
 
 @functools.lru_cache(maxsize=64)
-def plan(config: LPCompConfig, layers: int, tokens: int) -> Plan:
+def make_schedule(config: LPCompConfig, layers: int, tokens: int) -> DropSchedule:
     """The plan for an LLM of `layers` layers and slots of `tokens` tokens; TempoError for odd settings."""
     for name, known in (("schedule", SCHEDULES), ("rounding", ROUNDINGS), ("keep", KEEPS)):
         if getattr(config, name) not in known:
@@ -80,16 +80,16 @@ def plan(config: LPCompConfig, layers: int, tokens: int) -> Plan:
         raise TempoError('compression.keep "stride" and compression.schedule "steps" go together: set both.')
     everything = tuple(range(tokens))
     if config.schedule == "none":
-        return Plan((everything,) * (layers + 1))
+        return DropSchedule((everything,) * (layers + 1))
     if config.schedule == "steps":
-        return Plan(_strided(config, layers, everything))
-    counts = cosine(layers, tokens, config.rounding)
+        return DropSchedule(_strided_indices(config, layers, everything))
+    counts = cosine_counts(layers, tokens, config.rounding)
     if config.keep == "suffix":
-        return Plan(tuple(everything[tokens - count :] for count in counts))
-    return Plan(tuple(_spread(tokens)[count] for count in counts))
+        return DropSchedule(tuple(everything[tokens - count :] for count in counts))
+    return DropSchedule(tuple(_uniform_indices(tokens)[count] for count in counts))
 
 
-def cosine(layers: int, tokens: int, rounding: str = "round") -> list[int]:
+def cosine_counts(layers: int, tokens: int, rounding: str = "round") -> list[int]:
     """K_0..K_N of the half cosine from `tokens` to 1, halves rounded up ("round") or everything ("ceil").
 
     At the middle of 28 layers the value stands on a tie: float32 or rounding to even would miss it.
@@ -103,7 +103,7 @@ def cosine(layers: int, tokens: int, rounding: str = "round") -> list[int]:
 
 
 @functools.lru_cache(maxsize=16)
-def _spread(tokens: int) -> dict[int, tuple[int, ...]]:
+def _uniform_indices(tokens: int) -> dict[int, tuple[int, ...]]:
     """Count -> that many survivors, spread as evenly as removing one after the other allows.
 
     Removed is each time the first whose absence brings survivor j of m closest to place tokens*j/m, in
@@ -125,7 +125,9 @@ def _unevenness(places: tuple[int, ...], tokens: int) -> float:
     return total
 
 
-def _strided(config: LPCompConfig, layers: int, places: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def _strided_indices(
+    config: LPCompConfig, layers: int, places: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
     """The last of every `stride` survivors stays, after each of `step_layers`."""
     table = [places]
     for number in range(1, layers + 1):
@@ -140,19 +142,19 @@ def _strided(config: LPCompConfig, layers: int, places: tuple[int, ...]) -> tupl
     return tuple(table)
 
 
-class Rows(NamedTuple):
+class RowLengths(NamedTuple):
     """What stands where in B rows, int32 [B] each."""
 
     prefix_B: jax.Array  # text tokens before the video
     frames_B: jax.Array  # slots of visual tokens
     suffix_B: jax.Array  # text tokens after it
 
-    def lengths(self, plan: Plan) -> jax.Array:
+    def lengths(self, plan: DropSchedule) -> jax.Array:
         """Real tokens that each layer sees, int32 [layers, B]; also where a new token stands."""
         return jnp.stack([self.prefix_B + self.suffix_B + self.frames_B * k for k in plan.tokens[1:]])
 
 
-class Room(NamedTuple):
+class RowCapacity(NamedTuple):
     """The static shape of a batch: no row has more text tokens or frames."""
 
     text: int
@@ -163,7 +165,7 @@ class Room(NamedTuple):
         return self.text + self.frames * tokens
 
 
-def places(rows: Rows, room: Room, tokens: int) -> tuple[jax.Array, jax.Array]:
+def token_indices(rows: RowLengths, room: RowCapacity, tokens: int) -> tuple[jax.Array, jax.Array]:
     """What stands at each place of rows with `tokens` a frame, int32 [B, L] twice: which of the row's text
     tokens, and which of its visual ones; -1 where the other stands, or nothing."""
     place = jnp.arange(room.length(tokens))
@@ -175,7 +177,7 @@ def places(rows: Rows, room: Room, tokens: int) -> tuple[jax.Array, jax.Array]:
     return jnp.where(is_text, text, -1), jnp.where(is_visual, inside, -1)
 
 
-def delete(x_BL, rows: Rows, room: Room, before: int, kept: tuple[int, ...]):
+def drop_tokens(x_BL, rows: RowLengths, room: RowCapacity, before: int, kept: tuple[int, ...]):
     """Rows [B, L, ...] with `before` tokens a frame to rows that keep the `kept` ones of each frame.
 
     Places past a row's end hold copies of others, as padding may.
@@ -194,31 +196,33 @@ def delete(x_BL, rows: Rows, room: Room, before: int, kept: tuple[int, ...]):
     return jnp.take_along_axis(x_BL, source.reshape(*source.shape, *(1,) * (x_BL.ndim - 2)), axis=1)
 
 
-def compress_labels(labels_BL, rows: Rows, room: Room, plan: Plan):
+def compress_labels(labels_BL, rows: RowLengths, room: RowCapacity, plan: DropSchedule):
     """Labels of the tokens that the last layer sees; those of visual tokens cost nothing anyhow."""
-    if plan.survivors[-1] == plan.survivors[0]:
+    if plan.kept_indices[-1] == plan.kept_indices[0]:
         return labels_BL
-    return delete(labels_BL, rows, room, plan.tokens[0], plan.survivors[-1])
+    return drop_tokens(labels_BL, rows, room, plan.tokens[0], plan.kept_indices[-1])
 
 
-def walk(
-    decoder: Decoder, x_BLD, rows: Rows, room: Room, plan: Plan, attend: Callable
+def iterate_layers(
+    decoder: Decoder, x_BLD, rows: RowLengths, room: RowCapacity, plan: DropSchedule, attend: Callable
 ) -> Iterator[tuple[int, jax.Array]]:
     """(0, what enters layer 0), (1, …), … and at last (layers, what the final norm gets).
 
     A layer is computed when the next pair is asked for.
     """
     for index in range(plan.layers):
-        kept = plan.kept(index + 1)
+        kept = plan.newly_kept(index + 1)
         if kept is not None:
-            x_BLD = delete(x_BLD, rows, room, plan.tokens[index], kept)
+            x_BLD = drop_tokens(x_BLD, rows, room, plan.tokens[index], kept)
         yield index, x_BLD
         angles = decoder.angles(jnp.arange(x_BLD.shape[1])[None])
         x_BLD = get_layer(decoder.layers, index)(x_BLD, angles, attend)
     yield plan.layers, x_BLD
 
 
-def prefill(decoder: Decoder, x_BLD, rows: Rows, room: Room, plan: Plan) -> tuple[jax.Array, list[KV]]:
+def prefill(
+    decoder: Decoder, x_BLD, rows: RowLengths, room: RowCapacity, plan: DropSchedule
+) -> tuple[jax.Array, list[KV]]:
     """Normed hidden states of the last layer's tokens, and every layer's keys and values of its own.
 
     x_BLD: [B, room.length(plan.tokens[0]), D].
@@ -229,19 +233,25 @@ def prefill(decoder: Decoder, x_BLD, rows: Rows, room: Room, plan: Plan) -> tupl
         caches.append((k, v))
         return attention(q, k, v, scale=scale, causal=True)
 
-    for _, x in walk(decoder, x_BLD, rows, room, plan, attend):
+    for _, x in iterate_layers(decoder, x_BLD, rows, room, plan, attend):
         last = x
     return decoder.norm(last), caches
 
 
 def forward(
-    decoder: Decoder, x_BLD, rows: Rows, room: Room, plan: Plan, *, remat: bool | str = False
+    decoder: Decoder,
+    x_BLD,
+    rows: RowLengths,
+    room: RowCapacity,
+    plan: DropSchedule,
+    *,
+    remat: bool | str = False,
 ) -> jax.Array:
     """`prefill` without a cache, for training: layers between two drops are scanned together."""
-    for start, stop in plan.runs():
-        kept = plan.kept(start + 1)
+    for start, stop in plan.constant_runs():
+        kept = plan.newly_kept(start + 1)
         if kept is not None:
-            x_BLD = delete(x_BLD, rows, room, plan.tokens[start], kept)
+            x_BLD = drop_tokens(x_BLD, rows, room, plan.tokens[start], kept)
         angles = decoder.angles(jnp.arange(x_BLD.shape[1])[None])
 
         def body(x, block, _, angles=angles):
