@@ -73,9 +73,7 @@ def to_head_major(
     return sharding.shard_map_local(run, in_specs, jax.P(batch_axes, head_axes))(x_BLW, norm_scale, table)
 
 
-def from_head_major(
-    x_BNLH, *, rules: ShardingRules = DEFAULT_RULES, interpret: bool = False
-) -> jax.Array:
+def from_head_major(x_BNLH, *, rules: ShardingRules = DEFAULT_RULES, interpret: bool = False) -> jax.Array:
     """Transposes [B, N, L, H = 128] to [B, L, N*H]."""
     config = _KernelConfig(None, False, 1.0, interpret)
     batch_axes, head_axes = _mesh_axes(*x_BNLH.shape[:2], rules)

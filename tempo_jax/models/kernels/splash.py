@@ -21,7 +21,9 @@ from tempo_jax.sharding import DEFAULT_RULES, ShardingRules
 LANES = 128  # sequence lengths are padded to multiples of this
 MAX_BLOCK = 1024  # queries or keys in VMEM at once
 SUPPORTED_HEAD_DIMS = (64, 128, 256)
-CHECKPOINT_NAME = "attention"  # the attention outputs' name in rematerialization policies (layers.REMAT_POLICIES)
+CHECKPOINT_NAME = (
+    "attention"  # the attention outputs' name in rematerialization policies (layers.REMAT_POLICIES)
+)
 NAME = "splash"  # part of the kernel's name in compiled programs
 
 
