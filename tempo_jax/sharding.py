@@ -1,9 +1,9 @@
 """One mesh ("data", "fsdp", "tensor"), one table of parameters' logical axes, two sets of sharding rules.
 
-Every parameter's axes have logical names (PARAMETERS). A `ShardingRules` says over which mesh axes each logical
-axis is split. A mesh axis that does not divide a dimension is left out there, so that any model runs on any
-mesh. Works for stacked trees (`layers/...` with a leading layer axis) and for trees with one node per layer
-(`layers/<i>/...`) alike.
+Every parameter's axes have logical names (PARAMETERS). A `ShardingRules` says over which mesh axes each
+logical axis is split. A mesh axis that does not divide a dimension is left out there, so that any model runs
+on any mesh. Works for stacked trees (`layers/...` with a leading layer axis) and for trees with one node per
+layer (`layers/<i>/...`) alike.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ class ShardingRules:
 DEFAULT_RULES = ShardingRules(
     batch=("data", "fsdp"), embed=("fsdp",), heads=("tensor",), mlp=("tensor",), vocab=("tensor",)
 )
-# Of encoders (vision towers, the compressor), which process independent segments or clips: these are split over
-# all chips and heads are not, so that encoding needs no communication between chips.
+# Of encoders (vision towers, the compressor), which process independent segments or clips: these are split
+# over all chips and heads are not, so that encoding needs no communication between chips.
 ENCODER_RULES = dataclasses.replace(DEFAULT_RULES, batch=AXES, heads=(), mlp=(), vocab=())
 ENCODER_PREFIXES = ("compressor/", "vision/")  # of the parameters that are sharded by ENCODER_RULES
 
@@ -116,8 +116,8 @@ def make_mesh(
 def _tpu_device_mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:
     """Devices by mesh axis, so that mesh neighbors are torus neighbors; a torus axis may be split in two.
 
-    `jax.make_mesh` splits torus axes on v5e only, and takes a single slice. Each slice is one part of the data
-    axis.
+    `jax.make_mesh` splits torus axes on v5e only, and takes a single slice. Each slice is one part of the
+    data axis.
     """
     data, fsdp, tensor = shape
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -188,7 +188,7 @@ def partition_spec(
 
 
 def shard_map_local(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """Inside jit: runs `function` on every chip's shards, as kernels need it; on one chip, returns it unchanged.
+    """Inside jit: maps `function` over every chip's shards, as kernels need it; on one chip, returns it.
 
     Args:
       function: A function of arrays.
@@ -202,7 +202,7 @@ def shard_map_local(function: Callable, in_specs: Any, out_specs: Any) -> Callab
 
 
 def constrain(x: jax.Array, axis: str = "none", rules: ShardingRules = DEFAULT_RULES) -> jax.Array:
-    """Inside jit: splits axis 0 of x as the logical `axis`, and no other axis; does nothing without a mesh."""
+    """Inside jit: splits axis 0 of x as the logical `axis`, and no other; no-op without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x

@@ -53,7 +53,7 @@ class FakeModel:
         frames = 0
         for chunk in clip.source.chunks(8):
             frames += len(chunk)
-            progress("reading the video", frames, clip.source.num_frames)
+            progress("decoding", frames, clip.source.num_frames)
         self.opened.append(clip.source.name)
 
     def held_bytes(self, clip):

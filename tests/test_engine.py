@@ -75,7 +75,7 @@ def test_padding_does_not_change_numbers(tempo, frames, seen, monkeypatch):
     """More padded segments, longer rows and a longer prefill bucket."""
     monkeypatch.setattr(buckets, "SEGMENT_BUCKETS", (24,))
     monkeypatch.setattr(buckets, "PREFILL_BUCKETS", (768,))
-    monkeypatch.setattr("tempo_jax.tempo.layout.ROW", 256)
+    monkeypatch.setattr("tempo_jax.tempo.layout.PROMPT_ALIGNMENT", 256)
     same_numbers(tempo.inspect(frames, QUESTION, budget=40), seen)
 
 
@@ -118,7 +118,7 @@ def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
     chunk = clip.layout.chunks[0]
     memory, relevance = graph.compress(
         clip._prefix(0, clip._held[0]),
-        jnp.asarray(chunk.length_C),
+        jnp.asarray(chunk.prompt_length_C),
         jnp.asarray(chunk.next_position_C),
         ids,
         len(ids),
@@ -138,7 +138,7 @@ def test_chips_compress_without_each_other(tokenizer, frames):
     assert compressor.text.layers[0].mlp.up.kernel[...].is_fully_replicated
     (visual,) = clip._held
     pixels = jax.ShapeDtypeStruct((8, 8, 64, 64, 3), "uint8", sharding=visual.tokens_SVD.sharding)
-    rows = sharded.place.put(clip.layout.chunks[0].rows)
+    rows = sharded.place.put(clip.layout.chunks[0].prompts)
     with sharded.place():
         for lowered in (
             steps.encode_frames.lower(compressor, pixels),

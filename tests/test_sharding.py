@@ -84,17 +84,15 @@ def test_every_chip_reads_its_segments_with_weights_of_its_own():
     assert spec("compressor/text/layers/mlp/up/kernel") == jax.P(None, "fsdp", None)
     assert spec("compressor/vision/blocks/mlp/fc2/kernel") == jax.P(None, None, "fsdp")
     with sharding.apart():
-        assert sharding.partition_spec(("segments", "heads"), (16, 8), mesh) == jax.P(
-            ("fsdp", "tensor"), None
-        )
-    assert sharding.partition_spec(("segments", "heads"), (16, 8), mesh) == jax.P("fsdp", "tensor")
+        assert sharding.partition_spec(("batch", "heads"), (16, 8), mesh) == jax.P(("fsdp", "tensor"), None)
+    assert sharding.partition_spec(("batch", "heads"), (16, 8), mesh) == jax.P("fsdp", "tensor")
 
 
 def test_axes_that_do_not_divide_are_dropped():
     mesh = sharding.make_mesh(2, 4, 1)
-    assert sharding.partition_spec(("segments", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)
-    assert sharding.partition_spec(("segments", "none"), (6, 3), mesh) == jax.P("data", None)
-    assert sharding.partition_spec(("segments", "none"), (5, 3), mesh) == jax.P(None, None)
+    assert sharding.partition_spec(("batch", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)
+    assert sharding.partition_spec(("batch", "none"), (6, 3), mesh) == jax.P("data", None)
+    assert sharding.partition_spec(("batch", "none"), (5, 3), mesh) == jax.P(None, None)
     assert sharding.partition_spec(("embed", "mlp"), (8, 8), mesh) == jax.P("fsdp", None)
 
 

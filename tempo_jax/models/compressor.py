@@ -32,8 +32,8 @@ class Compressor(Qwen3VL):
     def __call__(self, visual: VisionOutput, prompts: PromptBatch, prompt_length_S, *, remat: bool = False):
         """Memory [S, K, D] and relevance float32 [S] in one pass over whole prompts (training).
 
-        prompts: padded by at least K: the memory tokens take positions prompt_length_S .. prompt_length_S + K - 1,
-        right after each prompt's last token (docs/reference/tempo.md#memory-tokens).
+        prompts: padded by at least K: the memory tokens come right after each prompt's last token, at
+          index prompt_length_S (docs/reference/tempo.md#memory-tokens).
         """
         x, deepstack = self.embed(visual, prompts)
         offset = jnp.arange(x.shape[1]) - prompt_length_S[:, None]

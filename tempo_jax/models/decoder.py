@@ -96,7 +96,7 @@ class Attention(nnx.Module):
         return self.o(x_BLNH.reshape(*x_BLNH.shape[:2], -1))
 
     def _qkv_kernels(self, x_BL):
-        """The module of kernels that norm, rotate and transpose heads on a TPU; None where they do not apply."""
+        """The module that norms, rotates and transposes heads on a TPU; None where it does not apply."""
         if platform() != "tpu":
             return None
         from tempo_jax.models.kernels import qk_norm_rope  # imports Pallas, which other platforms do not need
@@ -127,7 +127,7 @@ class MLP(nnx.Module):
         return self.down(nnx.silu(self.gate(x)) * self.up(x))
 
 
-# Attention from queries, keys, values and the scale of the scores, to [B, L, N, H]; the caller adds masks and cache.
+# (queries, keys, values, scale of the scores) -> [B, L, N, H]; masks and caches are the caller's.
 AttentionFunction = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
 
 
@@ -268,7 +268,7 @@ class Decoder(nnx.Module):
         return matvec_as_matmul(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
 
     def _unrolled(self, x, positions, run: Callable, deepstack=None):
-        """Runs run(layer, x, angles, index) over all layers. positions: of all layers, or a list of each's."""
+        """Runs run(layer, x, angles, index) layer by layer. positions: of all layers, or a list of each's."""
         count = num_layers(self.layers)
         angles = (
             [self.angles(p) for p in positions]

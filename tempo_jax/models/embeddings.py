@@ -25,8 +25,8 @@ def gather_rows(buffer_MD, index_BL, num_shards: int = 1) -> jax.Array:
     """buffer_MD[index_BL], [B, L, D]; an arbitrary row where the index is negative.
 
     num_shards: number of equal, consecutive parts of buffer and batch between which no index points: examples
-      of a part refer to buffer rows of the same part only. On a mesh, each chip then gathers from its own part;
-      otherwise XLA all-gathers the whole buffer to every chip, and all-reduces its gradient.
+      of a part refer to buffer rows of the same part only. On a mesh, each chip then gathers from its own
+      part; otherwise XLA all-gathers the whole buffer to every chip, and all-reduces its gradient.
     """
     if buffer_MD.shape[0] % num_shards or index_BL.shape[0] % num_shards:
         num_shards = 1  # a batch that is not a training batch

@@ -38,7 +38,7 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
     def project_heads(self, x: jax.Array, heads: int, *, part: int = 0, parts: int = 1) -> jax.Array:
-        """Part `part` of `parts` equal parts of y, as [..., heads, head_dim]: one projection of fused q, k, v.
+        """Part `part` of `parts` equal parts of y, as [..., heads, head_dim]: one of fused q, k, v.
 
         It slices and reshapes the weights, which are small, and not y, which a TPU would relayout.
         """
@@ -110,9 +110,9 @@ class Embedding(nnx.Module):
 
 
 _ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
-# What the backward pass of scanned layers recomputes: everything ("full"), everything but the outputs of splash
-# attention ("attention"; the same as "full" without that kernel), everything but those and the outputs of
-# matmuls with weights ("dots"), or nothing ("none").
+# What the backward pass of scanned layers recomputes: everything ("full"), everything but the outputs of
+# splash attention ("attention"; the same as "full" without that kernel), everything but those and the outputs
+# of matmuls with weights ("dots"), or nothing ("none").
 REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
@@ -144,8 +144,8 @@ def parse_remat_policies(remat: bool | str, num_stacks: int) -> list[bool | str]
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):
     """`count` equal layers: one module with a leading layer axis (training, checkpoints), or a list.
 
-    Inference uses the list: with separate buffers per layer a KV cache stays out of `lax.scan`, which would hold
-    it twice, and the loop copies no slices of weights.
+    Inference uses the list: with separate buffers per layer a KV cache stays out of `lax.scan`, which would
+    hold it twice, and the loop copies no slices of weights.
     """
     keys = jax.random.split(rngs.params(), count)
     if stacked:

@@ -16,7 +16,7 @@ from tempo_jax.sharding import DEFAULT_RULES, ENCODER_RULES, ShardingRules, cons
 
 
 class VisionOutput(NamedTuple):
-    """Visual tokens of S segments, V each, and the features that deepstack adds to the decoder's first layers."""
+    """Visual tokens of S segments, V each, and features that are added after the decoder's first layers."""
 
     tokens_SVD: jax.Array
     deepstack_FSVD: jax.Array
@@ -61,7 +61,7 @@ class Qwen3VL(nnx.Module):
         return self._encode(x, grid, remat)
 
     def encode_patches(self, patches_STNP, grid: tuple[int, int], *, remat: bool = False) -> VisionOutput:
-        """Runs the vision tower over S segments of T slices of N patches, as Hugging Face's processor makes them.
+        """Runs the vision tower over S segments of T slices of N patches, as processors make them.
 
         patches_STNP: pixels in -1..1, patches in merge order, a patch's values by channel, frame and row
         (docs/reference/tempo.md#frame-sizes).

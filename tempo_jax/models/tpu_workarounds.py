@@ -18,8 +18,8 @@ def matvec_as_matmul(matmul: Callable, x: jax.Array) -> jax.Array:
     """Computes matmul(x) for x [..., in]; on a TPU, a single row is multiplied as two equal rows.
 
     Problem: XLA:TPU computes a matrix-vector product outside the matrix unit.
-    Evidence: its estimate of one row is four times that of two rows, which it multiplies while the next weights
-      are fetched; a decode step of Tempo-6B takes 17.6 ms with one row and 6.9 ms with two.
+    Evidence: its estimate of one row is four times that of two rows, which it multiplies while the next
+      weights are fetched; a decode step of Tempo-6B takes 17.6 ms with one row and 6.9 ms with two.
     Remove when: `tests/test_plan_tpu.py::test_one_row_is_multiplied_in_the_matrix_unit` fails with a newer
       libtpu, that is, when one row no longer takes more than three times as long.
     """
@@ -32,9 +32,10 @@ def matvec_as_matmul(matmul: Callable, x: jax.Array) -> jax.Array:
 def constrain_cache_layout(x_BKSH: jax.Array, rules: ShardingRules) -> jax.Array:
     """Fixes the layout of a KV cache on a TPU: head-major, as the attention of one query reads it.
 
-    Problem: inside the decode loop XLA chooses another layout, and copies every cache before and after the loop.
+    Problem: inside the decode loop XLA chooses another layout, and copies all caches before and after it.
     Evidence: 7.5 ms per call of Tempo-6B's decode loop at 8,192 visual tokens on v6e-1.
-    Remove when: `tests/test_plan_tpu.py::test_a_step_of_decoding_leaves_caches_where_they_lie` passes without.
+    Remove when: `tests/test_plan_tpu.py::test_a_step_of_decoding_leaves_caches_where_they_lie` passes
+      without it.
     """
     if platform() != "tpu":
         return x_BKSH

@@ -3,9 +3,9 @@
 Sources: docs/reference/xcomp.md#vision-tower, docs/reference/xcomp.md#token-merging.
 
 After the tower, the patches of a clip are merged to 16 tokens per frame by similarity: every step splits the
-tokens into those at even and at odd indices and merges the most similar even tokens into their odd partners, so
-that a step removes at most half of the tokens. Shapes are static. Ties go to the first token, where PyTorch
-leaves the order undefined.
+tokens into those at even and at odd indices and merges the most similar even tokens into their odd partners,
+so that a step removes at most half of the tokens. Shapes are static. Ties go to the first token, where
+PyTorch leaves the order undefined.
 """
 
 import functools

@@ -187,8 +187,8 @@ LESSONS = (
         (
             ("as it was", "17.6 ms", "3.0 x", "-"),
             (
-                "products of two rows, as XLA computes one outside the matrix unit (tpu_workarounds.matvec_as_matmul); but it "
-                "turns all caches around before and after the loop",
+                "products of two rows, as XLA computes one outside the matrix unit "
+                "(tpu_workarounds.matvec_as_matmul); but it turns caches around before and after the loop",
                 "6.9 ms",
                 "1.2 x",
                 "7.5 ms",

@@ -87,7 +87,7 @@ def _batch(config: ConfigDict, model: Any) -> Any:
 
 def _placed(config: ConfigDict, batch: Any, mesh) -> Any:
     def place(x, spec):
-        names = ["segments" if part else "none" for part in (*spec, *[None] * (x.ndim - len(spec)))]
+        names = ["batch" if part else "none" for part in (*spec, *[None] * (x.ndim - len(spec)))]
         where = jax.NamedSharding(mesh, sharding.partition_spec(names, x.shape, mesh))
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 

@@ -62,7 +62,7 @@ class TempoModel:
         return clip
 
     def open(self, clip: Any, progress: Progress) -> None:
-        clip.encode(progress, settled=True)
+        clip.encode(progress, synchronous=True)
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
@@ -71,7 +71,7 @@ class TempoModel:
 def prefix_bytes(clip: Any) -> int:
     """Device memory that the compressor's keys and values of a video would take."""
     text, itemsize = clip.tempo.config.compressor.text, clip.tempo.dtype.itemsize
-    tokens = sum(chunk.rows.token_ids_SL.size for chunk in clip.layout.chunks)
+    tokens = sum(chunk.prompts.token_ids_SL.size for chunk in clip.layout.chunks)
     return tokens * text.num_layers * text.num_kv_heads * text.head_dim * 2 * itemsize
 
 

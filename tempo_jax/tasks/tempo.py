@@ -132,7 +132,8 @@ def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Ba
 def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
 
-    shards: parts of the batch whose conversations have segments of their own part only (embeddings.gather_rows).
+    shards: parts of the batch whose conversations have segments of their own part only
+      (embeddings.gather_rows).
     """
     hidden = forward(model, batch, remat=remat, shards=shards)
     # Position t predicts label t + 1.

@@ -84,8 +84,8 @@ def default() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.dtype = "bfloat16"  # of the computation; master weights are float32
-    # What the backward pass computes again (models.layers.REMAT_POLICIES): for all, or for each stack of layers in the
-    # order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
+    # What the backward pass computes again (models.layers.REMAT_POLICIES): for all, or for each stack of
+    # layers in the order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
     config.remat = "full"
 
     config.log_every = 10  # steps, as the next ones

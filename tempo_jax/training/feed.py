@@ -37,7 +37,7 @@ class Layout:
         self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
             rows = self.count * per_shard
-            spread = jax.NamedSharding(mesh, sharding.partition_spec(("segments",), (rows,), mesh))
+            spread = jax.NamedSharding(mesh, sharding.partition_spec(("batch",), (rows,), mesh))
             if rows // spread.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
                 self.uneven.append(rows)
             for device, (index,) in spread.devices_indices_map((rows,)).items():
@@ -63,7 +63,7 @@ class Layout:
         shape = list(local.shape)
         shape[axis] = per_shard * self.count
         names = ["none"] * len(shape)
-        names[axis] = "segments"
+        names[axis] = "batch"
         where = jax.NamedSharding(self.mesh, sharding.partition_spec(names, shape, self.mesh))
 
         def rows(index: tuple[slice, ...]) -> np.ndarray:

@@ -39,7 +39,7 @@ class Metrics(NamedTuple):
 
 def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     """How a batch of micro-batches lies on a mesh: segments and conversations over data x fsdp."""
-    spread = DEFAULT_RULES["segments"]
+    spread = DEFAULT_RULES.batch
     row = P(None, spread)
     rows = PromptBatch(row, row, P(None, None, spread))
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
@@ -62,8 +62,8 @@ def make_step(
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
-    models.layers.parse_remat_policies takes for the task's stacks. shards: of which the batch was put together
-    (embeddings.gather_rows).
+    models.layers.parse_remat_policies takes for the task's stacks. shards: of which the batch was put
+    together (embeddings.gather_rows).
     """
     summed = _summed(config, task, dtype, remat, shards)
 

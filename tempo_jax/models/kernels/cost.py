@@ -1,7 +1,7 @@
 """What a Pallas kernel costs, for the planner: XLA has no estimate of a kernel's time.
 
-Each kernel's module has its NAME, by which XLA's printed programs mention it, and a function `cost`; the table
-that the planner looks them up in is `plan.cost.KERNELS`.
+Each kernel's module has its NAME, by which XLA's printed programs mention it, and a function `cost`; the
+table that the planner looks them up in is `plan.cost.KERNELS`.
 """
 
 from collections.abc import Callable, Sequence

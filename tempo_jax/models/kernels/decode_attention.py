@@ -1,8 +1,8 @@
 """Attention of one new token per sequence on TPUs: one Pallas kernel from projections to attention output.
 
 Left to XLA this is a dozen fusions per layer, each of which XLA expects to take a microsecond however little
-it computes (docs/plans.md), over the whole cache, whether written or not. The kernel norms and rotates the new
-token's heads, and reads the cache once, as far as it is written.
+it computes (docs/plans.md), over the whole cache, whether written or not. The kernel norms and rotates the
+new token's heads, and reads the cache once, as far as it is written.
 """
 
 import functools
@@ -120,7 +120,7 @@ def _call(config: _KernelConfig, projected, cache, position, table, norm_scales)
         return pl.BlockSpec((None, 1, heads * LANES), lambda b, h, s, position: (b, 0, h))
 
     def last_written(b, h, s, position):
-        """The cache block of this step or, past the written slots, the last written one, which is not refetched."""
+        """The cache block of this step; past the written slots the last written one, not fetched again."""
         return b, h, jnp.minimum(s, jnp.maximum(position[b] - 1, 0) // block), 0
 
     cache_spec = pl.BlockSpec((None, None, block, LANES), last_written)

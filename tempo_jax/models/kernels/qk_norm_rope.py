@@ -300,8 +300,8 @@ def head_lanes(head: int) -> slice:
 def rms_normalize(x, eps: float, dtype):
     """Divides float32 x by its root mean square.
 
-    Returns the quotient rounded to dtype, the inverse of the root mean square, and the unrounded quotient; all
-    float32.
+    Returns the quotient rounded to dtype, the inverse of the root mean square, and the unrounded quotient;
+    all float32.
     """
     inverse_rms = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + eps)
     exact = x * inverse_rms

@@ -142,8 +142,8 @@ def _on_mesh(run, q, k, v, segment_ids, rules: ShardingRules):
 def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArray]) -> KernelCost | None:
     """Queries [B, N, T, H] and keys [B, K, S, H]: 2 matmuls of T x S x H per head forward, 5 backward (dkv).
 
-    A causal kernel has the queries' positions, s32[T, 128], as an operand and skips the blocks that are masked
-    away entirely.
+    A causal kernel has the queries' positions, s32[T, 128], as an operand and skips the blocks that are
+    masked away entirely.
     """
     shapes = [x.shape for x in operands if x.dtype in ("bf16", "f32") and len(x.shape) >= 3]
     shapes = [shape for shape in shapes if shape[-1] in SUPPORTED_HEAD_DIMS]

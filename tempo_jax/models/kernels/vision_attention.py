@@ -55,7 +55,7 @@ def attend(
       qkv_BLW: Queries, keys and values, [B, L, N*H] each, before their bias is added.
       bias_3W: Their biases [3, N*H], added here because the sum of the gradient over tokens costs less here.
       heads: N.
-      angles_LR: float32 [L, H/2], by which queries and keys are rotated (`rope.rotate`); None for no rotation.
+      angles_LR: float32 [L, H/2], angles of queries and keys (`rope.rotate`); None for no rotation.
       rules: How examples are split over the mesh.
       interpret: Runs the kernel's code on a CPU, for tests.
 
@@ -219,7 +219,7 @@ class _BlockSpecs:
 
     @property
     def full_row(self) -> pl.BlockSpec:
-        """All tokens of an example; gradients of keys and values are complete after the last block of queries."""
+        """All tokens of an example; key and value gradients are complete after the last query block."""
         return pl.BlockSpec((None, self.length, self.lanes), lambda b, h, q: (b, 0, h))
 
     @property
