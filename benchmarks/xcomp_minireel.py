@@ -98,7 +98,7 @@ def tokens_a_frame(system, variant: str) -> float:
     plan = token_compression.make_schedule(
         token_compression.VARIANTS[variant], config.llm.num_layers, config.frame_tokens
     )
-    return float(np.mean(plan.tokens[1:]))
+    return float(np.mean(plan.layer_tokens))
 
 
 def table(found: list[dict], systems: dict, args) -> list[dict]:

@@ -44,7 +44,9 @@ def decoder():
 
 def plan_of(keep: str) -> lp_comp_for_tempo.SegmentDropSchedule:
     text = PREFIX + SUFFIX + TAG * SEGMENTS
-    return lp_comp_for_tempo.make_schedule(keep, LAYERS, MEMORY, bucket=BUCKET, segments=SEGMENTS, text=text)
+    return lp_comp_for_tempo.make_schedule(
+        keep, LAYERS, MEMORY, bucket=BUCKET, segments=SEGMENTS, text_tokens=text
+    )
 
 
 def packed_of(allocation):
@@ -108,7 +110,7 @@ def test_whole_segments_without_tags_are_xcomps_frames(decoder):
     kept = np.r_[np.zeros(PREFIX), np.full(24, MEMORY), np.zeros(SUFFIX)]
     where = lp_comp_for_tempo.TokenPositions(jnp.asarray(number, jnp.int32), jnp.asarray(kept, jnp.int32))
     plan = lp_comp_for_tempo.make_schedule(
-        "suffix", LAYERS, MEMORY, bucket=len(x), segments=3, text=PREFIX + SUFFIX
+        "suffix", LAYERS, MEMORY, bucket=len(x), segments=3, text_tokens=PREFIX + SUFFIX
     )
     hidden, _, lengths = jax.jit(lp_comp_for_tempo.prefill, static_argnums=3)(decoder, x, where, plan)
     assert int(lengths[-1, 0]) == PREFIX + SUFFIX + 3
@@ -118,7 +120,7 @@ def test_whole_segments_without_tags_are_xcomps_frames(decoder):
 def test_a_schedule_that_keeps_everything_changes_nothing(decoder):
     allocation = [8, 1, 0, 4, 5, 2]
     packed, x = packed_of(allocation), jnp.ones((BUCKET, WIDTH)) * jnp.arange(BUCKET)[:, None] / 64
-    plan = lp_comp_for_tempo.SegmentDropSchedule("suffix", (MEMORY,) * (LAYERS + 1), (BUCKET,) * LAYERS)
+    plan = lp_comp_for_tempo.SegmentDropSchedule("suffix", MEMORY, (MEMORY,) * LAYERS, (BUCKET,) * LAYERS)
     where = lp_comp_for_tempo.token_positions(packed, jnp.asarray(allocation), MEMORY)
     hidden, _, lengths = jax.jit(lp_comp_for_tempo.prefill, static_argnums=3)(decoder, x, where, plan)
     plain, _ = jax.jit(lambda decoder: decoder.prefill(x[None], jnp.arange(BUCKET)[None]))(decoder)
@@ -135,7 +137,7 @@ def test_there_is_room_in_every_layer(allocation, layers, text):
     segments_of = len(allocation)
     bucket = sum(allocation) + text or 1
     plan = lp_comp_for_tempo.make_schedule(
-        "suffix", layers, 128, bucket=bucket, segments=segments_of, text=text
+        "suffix", layers, 128, bucket=bucket, segments=segments_of, text_tokens=text
     )
     seen = lp_comp_for_tempo.layer_tokens(np.array(allocation), plan)
     assert all(seen + text <= plan.lengths) and all(np.diff(seen) <= 0) and all(np.diff(plan.lengths) <= 0)

@@ -91,7 +91,7 @@ def with_kernel(monkeypatch):
     monkeypatch.setattr(decode_attention, "attend", run)
     monkeypatch.setattr(decode_attention, "is_supported", lambda dtype, size: True)
     monkeypatch.setattr(decoder, "platform", lambda: "tpu")
-    monkeypatch.setattr(decoder, "constrain_cache_layout", lambda x: x)
+    monkeypatch.setattr(decoder, "constrain_cache_layout", lambda x, rules: x)
     return calls
 
 

@@ -120,7 +120,11 @@ def test_a_decoder_layer_is_the_same_with_the_kernels(monkeypatch):
 
     wanted = gradients()
     kernels = []
-    for module, name in ((qk_norm_rope, "apart"), (qk_norm_rope, "together"), (splash, "splash")):
+    for module, name in (
+        (qk_norm_rope, "to_head_major"),
+        (qk_norm_rope, "from_head_major"),
+        (splash, "splash_attention"),
+    ):
         real = getattr(module, name)
 
         def run(*args, real=real, name=name, **options):
@@ -133,6 +137,6 @@ def test_a_decoder_layer_is_the_same_with_the_kernels(monkeypatch):
     monkeypatch.setattr(splash, "is_supported", lambda q, k: True)
     monkeypatch.setattr(qk_norm_rope, "is_supported", lambda dtype, length, size: True)
     got = gradients()
-    assert kernels[:5] == ["apart", "apart", "apart", "splash", "together"]
+    assert kernels[:5] == ["to_head_major"] * 3 + ["splash_attention", "from_head_major"]
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))

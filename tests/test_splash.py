@@ -104,7 +104,9 @@ def test_a_tpu_takes_the_kernel(monkeypatch):
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in inputs(128, 128))
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
     monkeypatch.setattr(splash, "splash_attention", lambda *_, **options: sorted(options))
-    assert attention.attention(q, k, v, causal=True) == ["causal", "segment_ids_BT", "kv_valid_BS", "scale"]
+    assert attention.attention(q, k, v, causal=True) == [
+        "causal", "kv_valid_BS", "rules", "scale", "segment_ids_BT",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

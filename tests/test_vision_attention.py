@@ -100,17 +100,16 @@ def test_a_mesh_splits_rows_and_changes_nothing():
 
     alone = jax.value_and_grad(run, (0, 1), has_aux=True)(qkv, bias)
     with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
-        spread = jax.jit(sharding.apart()(jax.value_and_grad(run, (0, 1), has_aux=True)))(qkv, bias)
+        spread = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(qkv, bias)
     for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert spread[0][1].sharding.shard_shape((8, 128, 128)) == (1, 128, 128)
 
 
 def test_the_gradient_splits_rows_as_the_tower_did():
-    """It is traced where the tower's rules no longer hold (sharding.apart)."""
+    """It has the mesh axes from the forward pass: it is traced where no mesh may be known."""
     qkv, bias, _, angles = inputs(8, 128, 2, 64, True)
 
-    @sharding.apart()
     def see(qkv):
         return vision_attention.attend(qkv, bias, 2, angles, interpret=True)
 

@@ -121,7 +121,7 @@ def test_clips_of_four_frames(tokenizer):
     four = tiny.micro(tokenizer, clip_frames=4)
     seen = four.inspect(tiny.moving(16), "what?", budget=128, fps=4.0)
     assert (seen.allocation > 0).sum() == 8 and seen.memory.shape == (8, 16, 32)
-    assert four.open(tiny.moving(16)).frames.clips == 4 and seen.logits.shape == (1024,)
+    assert four.open(tiny.moving(16)).frames.num_clips == 4 and seen.logits.shape == (1024,)
 
 
 def test_repeated_frames_of_short_videos(system):

@@ -12,7 +12,7 @@ from tempo_jax.tasks import xcomp
 from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.engine import XComp
-from tempo_jax.xcomp.frame_selection import LOCAL, Question, layer_scores
+from tempo_jax.xcomp.frame_selection import LOCAL, Question, ScoringContext, layer_scores
 from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.systems import RecordedTokenizer
@@ -85,8 +85,9 @@ def test_recorded_chunk_of_576_frames():
     question = Question(jnp.int32(27), jnp.int32(run["S"] - PREFIX - 3), jnp.int32(run["S"] - PREFIX))
     found = jax.jit(
         lambda llm, x, rows, question: layer_scores(
-            llm, x, rows, room, make_schedule(VARIANTS["released"], 28, 16), question,
-            prefix=PREFIX, layers=range(2), windows=LOCAL, causal=False,
+            llm, x, rows, make_schedule(VARIANTS["released"], 28, 16), question,
+            ScoringContext(PREFIX, room.frames, LOCAL, causal=False), text_capacity=room.text,
+            layers=range(2),
         )
     )(model.llm, x, rows, question)  # fmt: skip
     valid = LOCAL.valid(72)

@@ -52,7 +52,7 @@ def read(llm, x, rows, *, room, variant, capacity):
     for index, entering in token_compression.iterate_layers(llm, x, rows, room, made, attend):
         states[index] = entering[0]
     hidden = llm.norm(entering)
-    lengths = rows.lengths(made)
+    lengths = rows.per_layer(made)
     last = jnp.take_along_axis(hidden, lengths[-1][:, None, None] - 1, axis=1)[:, 0]
     sampling = generate.SamplingParams(jnp.float32(1), jnp.float32(1), jax.random.key(0))
     start = generate.init_decode_state(
@@ -106,7 +106,7 @@ def test_recorded_variants(name):
     run, llm = recorded(f"prefill_{name}"), tiny.model(stacked=True).llm
     x, rows, room = inputs(llm, run["ids"], tiny.visual(int(run["vis_seed"]), int(run["F"])), PADDING)
     made = make_schedule(VARIANTS[RUNS[name]], 28, 16)
-    np.testing.assert_array_equal(rows.lengths(made)[:, 0], run["lens"])
+    np.testing.assert_array_equal(rows.per_layer(made)[:, 0], run["lens"])
     np.testing.assert_array_equal(run["kv_lens"], run["lens"])
     hidden = forward(llm, x, rows, room, made)
     check_outputs(llm, hidden[0], run)
@@ -178,7 +178,7 @@ def test_a_token_read_is_a_token_generated(name, seed):
     rows = rows_of((3, 2, 3))
     _, caches = hidden_of(llm, x, rows, room, made)
     buffers = jax.tree.map(lambda x: x.swapaxes(1, 2), caches)
-    stepped, _ = _step(llm, x[:, 14:15], rows.lengths(made), buffers)
+    stepped, _ = _step(llm, x[:, 14:15], rows.per_layer(made), buffers)
     np.testing.assert_allclose(stepped[0, 0], whole[0, 8], atol=1e-5)
 
 
@@ -206,7 +206,7 @@ def test_deleted_tokens_cannot_matter_later():
         rows_of((3, 2, 4)),
         token_compression.RowCapacity(7, 2),
     )
-    assert made.tokens == (16, 14, 9, 3, 1)
+    assert made.input_tokens == 16 and made.layer_tokens == (14, 9, 3, 1)
     x = row(0, 39)
     changed = x.copy()
     changed[:, [3, 4, 19, 20]] = 7.0

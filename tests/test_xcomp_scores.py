@@ -11,7 +11,14 @@ import pytest
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import get_layer
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Question, ScoringWindows, clip_scores
+from tempo_jax.xcomp.frame_selection import (
+    GLOBAL,
+    LOCAL,
+    Question,
+    ScoringContext,
+    ScoringWindows,
+    clip_scores,
+)
 from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.test_xcomp_lp_comp import inputs
@@ -54,8 +61,7 @@ def score(llm, x, rows, end, *, room, cases, layers):
         for name, (windows, skip, causal) in cases if index in layers else ():
             found[name, index] = clip_scores(
                 get_layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),
-                prefix=PREFIX, frames=room.frames, tokens=made.tokens[index + 1], windows=windows,
-                causal=causal,
+                ScoringContext(PREFIX, room.frames, windows, causal), made.layer_tokens[index],
             )  # fmt: skip
         if index == layers[-1]:
             return found
@@ -115,10 +121,7 @@ def test_scores_by_hand(causal, rows):
             still,
             x,
             question,
-            prefix=1,
-            frames=16,
-            tokens=1,
-            windows=ScoringWindows(2, 1),
-            causal=causal,
+            ScoringContext(1, 16, ScoringWindows(2, 1), causal),
+            1,
         )
         np.testing.assert_allclose(found, [3 * expected, expected], rtol=1e-5)

@@ -12,8 +12,7 @@ SEGMENT_AXES = sharding.ENCODER_RULES.batch  # mesh axes that segments and clips
 
 
 class Placement:
-    """Puts host arrays on the devices of a mesh, or on the default one; calling it sets mesh and precision.
-    """
+    """Puts host arrays on a mesh or the default device; calling it sets the mesh and matmul precision."""
 
     def __init__(self, mesh: jax.sharding.Mesh | None, *, exact: bool):
         self.mesh = mesh
