@@ -1,8 +1,8 @@
 """Native checkpoints: a folder with `model.json`, `params/` (Orbax v1), `digests.json` and `tokenizer/`.
 
-model.json: {"format": 1, "kind": ..., "config": ..., "origin": ...}; it is written last and the whole
-folder renamed into place, so that an interrupted save never leaves something that loads.
-Parameters are nested dicts of arrays with string keys, stacked over layers.
+model.json is {"format": 1, "kind": ..., "config": ..., "origin": ...}. It is written last and the whole
+folder is renamed into place, so that an interrupted save never leaves a folder that loads. Parameters are
+nested dicts of arrays with string keys, stacked over layers (docs/reference/checkpoints.md).
 """
 
 import contextlib
@@ -36,15 +36,21 @@ TOKENIZER_FILES = (
     "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "README.md",
 )  # fmt: skip
-TEMPLATES = "additional_chat_templates"  # a folder of further ones, *.jinja
-# Small enough that a host of a pod reads little beyond its own shards, large enough for object stores.
+TEMPLATES = "additional_chat_templates"  # a folder of further chat templates, *.jinja
+# Small enough that a host of a pod reads little more than its own shards, large enough for object stores.
 CHUNK_BYTES = 16 << 20
-FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
+FLOAT32_ALWAYS = "relevance/direction"  # docs/reference/tempo.md#relevance
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """What model.json says; `origin` is whatever the writer noted about where the weights come from."""
+    """The contents of model.json.
+
+    Attributes:
+      kind: "tempo", "qwen3", "qwen3-vl" or "xcomp".
+      config: The architecture, a dataclass of `tempo_jax.models.config`.
+      origin: Where the weights come from, as the writer recorded it.
+    """
 
     kind: str
     config: Any
@@ -52,7 +58,15 @@ class CheckpointInfo:
 
 
 def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> CheckpointInfo:
-    """The architecture of a checkpoint; with `kind`, a checkpoint of another kind is a TempoError."""
+    """Reads the architecture of a checkpoint.
+
+    Args:
+      directory: Folder of the checkpoint.
+      kind: Required kind of model; None for any.
+
+    Raises:
+      TempoError: The folder is no checkpoint, or one of another kind or of a newer format.
+    """
     folder = Path(directory)
     path = folder / "model.json"
     if not folder.is_dir():
@@ -71,21 +85,25 @@ def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Ch
                 f"{folder} has checkpoint format {version} and this tempo_jax reads up to {FORMAT}: "
                 "update tempo_jax"
             )
-        found = values["kind"]
-        if found not in cfg.KINDS:
-            raise TempoError(f"{folder} holds a model of the unknown kind {found!r}: update tempo_jax")
-        config = cfg.from_dict(cfg.KINDS[found], values["config"])
+        stored_kind = values["kind"]
+        if stored_kind not in cfg.KINDS:
+            raise TempoError(f"{folder} holds a model of the unknown kind {stored_kind!r}: update tempo_jax")
+        config = cfg.from_dict(cfg.KINDS[stored_kind], values["config"])
     except TempoError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TempoError(f"{path} is damaged ({error}): convert the model again") from error
-    if kind is not None and found != kind:
-        raise TempoError(f"{folder} holds a model of kind {found!r} where {kind!r} is needed")
-    return CheckpointInfo(found, config, values.get("origin") or {})
+    if kind is not None and stored_kind != kind:
+        raise TempoError(f"{folder} holds a model of kind {stored_kind!r} where {kind!r} is needed")
+    return CheckpointInfo(stored_kind, config, values.get("origin") or {})
 
 
 def tokenizer_path(directory: str | os.PathLike) -> Path:
-    """The folder of Hugging Face tokenizer files; a TempoError when there is none."""
+    """Returns the folder of a checkpoint's Hugging Face tokenizer files.
+
+    Raises:
+      TempoError: There is none.
+    """
     path = Path(directory) / "tokenizer"
     if not (path / "tokenizer.json").is_file() and not (path / "vocab.json").is_file():
         raise TempoError(
@@ -96,12 +114,16 @@ def tokenizer_path(directory: str | os.PathLike) -> Path:
 
 
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
-    """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
+    """Returns the shape and dtype of every stored array by its path; reads no arrays.
+
+    Raises:
+      TempoError: There are no parameters, or their metadata is damaged.
+    """
     with report_corruption(directory):
-        found = ocp.metadata(params_folder(directory)).metadata
-        if found is None:
+        metadata = ocp.metadata(params_folder(directory)).metadata
+        if metadata is None:
             raise ValueError("their metadata cannot be read")
-        return flatten(found)
+        return flatten(metadata)
 
 
 def load_params(
@@ -111,12 +133,20 @@ def load_params(
     shardings: jax.sharding.Mesh | dict | None = None,
     verify: bool = False,
 ) -> dict:
-    """The parameters as a nested dict of jax arrays, each process reading its own shards only.
+    """Loads the parameters; each process reads its own shards only.
 
-    `dtype`: cast while reading (the relevance direction stays float32). `shardings`: a mesh (then
-    `tempo_jax.sharding` places them), a nested dict of shardings, or None for the first device. `verify`:
-    look at every byte of the files first, not only at a gibibyte of them (`digests`).
-    Raises TempoError when the folder does not hold sound parameters.
+    Args:
+      directory: Folder of the checkpoint.
+      dtype: Casts while reading (the relevance direction stays float32); None for the stored dtype.
+      shardings: A mesh, on which `tempo_jax.sharding` shards them; a nested dict of shardings; or None for
+        the first device.
+      verify: Compares all bytes of the files with their digests first; otherwise a gibibyte of them.
+
+    Returns:
+      A nested dict of jax arrays.
+
+    Raises:
+      TempoError: The folder has no sound parameters.
     """
     params = params_folder(directory)
     if not digests.check(directory, whole=verify) and verify:
@@ -124,16 +154,16 @@ def load_params(
             f"{directory} holds no {digests.FILE} to verify it by: it was written before there were any"
         )
     single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    given = flatten(shardings) if isinstance(shardings, dict) else {}
+    by_path = flatten(shardings) if isinstance(shardings, dict) else {}
     abstract = {}
     for path, leaf in param_shapes(directory).items():
         if isinstance(shardings, jax.sharding.Mesh):
-            where = sharding.param_sharding(path, leaf.shape, shardings)
+            leaf_sharding = sharding.param_sharding(path, leaf.shape, shardings)
         else:
-            where = given.get(path, single)
-        wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
-        wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
-        abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
+            leaf_sharding = by_path.get(path, single)
+        leaf_dtype = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
+        leaf_dtype = jax.dtypes.canonicalize_dtype(leaf_dtype)  # float64 becomes float32
+        abstract[path] = jax.ShapeDtypeStruct(leaf.shape, leaf_dtype, sharding=leaf_sharding)
     with report_corruption(directory):
         return ocp.load(params, nest(abstract))
 
@@ -148,9 +178,19 @@ def save(
     *,
     overwrite: bool | str = False,
 ) -> None:
-    """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of.
+    """Writes a checkpoint atomically. Every process calls it, with arrays that it has shards of.
 
-    overwrite: as for `folders.replacing`. TempoError where it cannot be written.
+    Args:
+      directory: Folder to write.
+      kind: Kind of the model, a key of `models.config.KINDS`.
+      config: The architecture.
+      params: Nested dict of arrays, stacked over layers.
+      tokenizer_dir: Folder of Hugging Face tokenizer files to copy; None to write none.
+      origin: Where the weights come from, as JSON values.
+      overwrite: As in `folders.replacing`.
+
+    Raises:
+      TempoError: The folder exists, or cannot be written.
     """
     with replacing(directory, overwrite) as folder:
         with saving_context(), quiet(), signals.held():
@@ -160,7 +200,11 @@ def save(
 
 
 def params_folder(directory: str | os.PathLike) -> Path:
-    """The absolute path of a checkpoint's arrays; TempoError when there is none."""
+    """Returns the absolute path of a checkpoint's arrays.
+
+    Raises:
+      TempoError: There are none.
+    """
     path = (Path(directory) / "params").resolve()
     if not path.is_dir():
         raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
@@ -168,13 +212,13 @@ def params_folder(directory: str | os.PathLike) -> Path:
 
 
 def saving_context(*, compress: bool = True) -> ocp.Context:
-    """How Orbax writes our arrays; `compress`: about a fifth smaller, in several times the time."""
+    """The Orbax context that arrays are written with. compress: a fifth smaller, but several times slower."""
     context = ocp.Context()
     context.array.saving.use_compression = compress
-    context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
+    context.memory.deepcopy_host_arrays = False  # arrays do not change while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
-    context.array.saving.enable_write_sharding_file = False  # loading always says where to
-    # Replicas share the writing of large arrays only: each slice of a small one costs a compilation.
+    context.array.saving.enable_write_sharding_file = False  # loading always passes shardings
+    # Only large arrays are written in parallel by replicas: each slice of a small one costs a compilation.
     context.array.saving.min_slice_bytes_for_replica_parallel = CHUNK_BYTES
     return context
 
@@ -187,8 +231,8 @@ def write_metadata(
     origin: dict | None,
     written: digests.Writing | None = None,
 ) -> None:
-    """Writes what is not arrays: digests, the tokenizer, then model.json, without which nothing loads."""
-    # Orbax notes the folder it wrote to on this machine, and reads the note of object stores only.
+    """Writes all but the arrays: digests, the tokenizer, and last model.json, without which nothing loads."""
+    # Orbax records the folder of this machine here, and reads the record on object stores only.
     (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
     if (folder / "params").is_dir():
         (written or digests.Writing()).finish(folder)
@@ -199,9 +243,9 @@ def write_metadata(
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies whichever files of tokenizer, processor and license exist; weights and code stay behind."""
-    further = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
-    for name in (*TOKENIZER_FILES, *further):
+    """Copies the files of tokenizer, processor and license that exist, but no weights and no code."""
+    templates = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
+    for name in (*TOKENIZER_FILES, *templates):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
@@ -209,7 +253,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def report_corruption(directory: str | os.PathLike) -> Iterator[None]:
-    """Whatever goes wrong while reading arrays becomes one TempoError."""
+    """Converts any error while reading arrays to a TempoError."""
     hooks = (sys.excepthook, sys.unraisablehook)
     _ignore_late_reads()
     try:
@@ -219,15 +263,16 @@ def report_corruption(directory: str | os.PathLike) -> Iterator[None]:
     except TempoError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
-        if (refused := failures.refusal(error)) and refused.code not in (errno.ENOENT, errno.ENOTDIR):
-            raise TempoError(f"the parameters in {directory} cannot be read: {refused}") from error
+        os_error = failures.refusal(error)
+        if os_error and os_error.code not in (errno.ENOENT, errno.ENOTDIR):
+            raise TempoError(f"the parameters in {directory} cannot be read: {os_error}") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__).split(". See full")[0][:200]
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Orbax's threads tell of a failure in their own words, each with a traceback, before it is raised."""
+    """Silences Orbax, whose threads log a traceback each before a failure is raised."""
     loggers = (logging.get_absl_logger(), stdlib_logging.getLogger("asyncio"))
     levels = [logger.level for logger in loggers]
     verbosity = logging.get_verbosity()
@@ -242,9 +287,9 @@ def quiet() -> Iterator[None]:
 
 
 def _ignore_late_reads() -> None:
-    """Reads still under way when one fails come back to Orbax's closed event loop, each with a traceback.
+    """Silences the reads that are still running when one fails: each finds Orbax's event loop closed.
 
-    Some at once, before the error is seen here, some while Python ends.
+    Some fail at once, before the error is raised here, and some while Python exits.
     """
     excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 

@@ -97,7 +97,7 @@ def _run(row: Row, known: dict) -> dict[str, Any]:
     from tempo_jax.plan import compile, report
 
     config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=command_line.say, known=known)
+    plan = compile.plan(config, topology.parse(row.topology, row.slices), log=command_line.say, cache=known)
     print(report.to_text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {
@@ -182,7 +182,7 @@ def _cells(plan: dict[str, Any]) -> tuple[str, ...]:
     if last["name"] != "decode step":
         rate = f"{last['tokens_per_second_per_chip']:,.0f}"
         return mesh, usage, seconds, f"{last['mfu']:.1%}", rate, last["bound"]
-    over = f"{last['seconds'] / last['floor_seconds']:.2f} x"
+    over = f"{last['seconds'] / last['roofline_seconds']:.2f} x"
     return mesh, usage, seconds, f"{last['seconds'] * 1e3:.2f} ms", over, last["bound"]
 
 
@@ -229,7 +229,7 @@ def _details(found: dict) -> Iterator[str]:
                     "other_seconds",
                     "kernel_seconds",
                     "exposed_seconds",
-                    "floor_seconds",
+                    "roofline_seconds",
                 )
                 cells = " | ".join(f"{p[field] * 1e3 * p['runs']:,.1f} ms" for field in times)
                 yield f"| {name} | {p['name']} x {p['runs']:g} | {p['hbm_bytes'] / GIB:.1f} GiB | {cells} |"
