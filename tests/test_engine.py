@@ -107,7 +107,7 @@ def test_open_clip_needs_no_decoding(clip, monkeypatch):
 
 
 def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
-    """Causality (facts §1.3): the first k memory vectors do not depend on the later ones."""
+    """The first k memory tokens do not depend on the later ones (docs/reference/tempo.md#memory-tokens)."""
     from tempo_jax.models.compressor import Compressor
 
     full = tempo.model.compressor

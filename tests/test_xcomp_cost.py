@@ -11,7 +11,7 @@ from tempo_jax.models.presets import XCOMP_2B, XCOMP_TINY
 from tempo_jax.xcomp import cost, token_compression
 from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 
-# Published ratios of prefill TFLOPs, 863 text tokens: 20/43, 58/132, 187/448 (xcomp §5.4).
+# Published ratios of prefill TFLOPs, 863 text tokens: 20/43, 58/132, 187/448 (docs/reference/xcomp.md#cost).
 PUBLISHED = {1024: 20 / 43, 2048: 58 / 132, 4096: 187 / 448}
 
 

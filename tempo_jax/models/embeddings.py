@@ -12,7 +12,8 @@ def patch_embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
 
     kernel: [C*T*patch*patch, D], a patch's values by channel, frame and row
     (docs/reference/tempo.md#frame-sizes). A patch on its own would have rows of 16 pixels, which a TPU moves
-    slowly: a matmul per pixel column over all patches takes a sixth of the time (docs/plans.md).
+    slowly: a matmul per pixel column over all patches takes a sixth of the time
+      (docs/results/optimization-log.md).
     """
     batch, count, height, width, channels = frames_BTHWC.shape
     x = frames_BTHWC.astype(kernel.dtype).reshape(batch, count, -1, patch, width, channels)

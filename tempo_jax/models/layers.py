@@ -63,7 +63,8 @@ class Linear(nnx.Module):
 def exact_gelu(x: jax.Array) -> jax.Array:
     """GELU by erf, as PyTorch's, in float32.
 
-    JAX's own, by erfc, makes an MLP over three times as slow on a TPU by XLA's estimate (docs/plans.md).
+    JAX's own, by erfc, makes an MLP over three times as slow on a TPU by XLA's estimate
+    (docs/results/optimization-log.md).
     """
     x32 = x.astype(jnp.float32)
     return (0.5 * x32 * (1 + jax.lax.erf(x32 * math.sqrt(0.5)))).astype(x.dtype)

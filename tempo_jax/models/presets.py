@@ -160,7 +160,8 @@ XCOMP_DEMO = XCompConfig(
         hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
     ),
     llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
-    clip_frames=1,  # with 8, three trainings from scratch learned no shapes (docs/xcomp.md)
+    # With 8, three trainings from scratch learned no shapes (docs/results/xcomp-experiments.md).
+    clip_frames=1,
     score_layers=(1, 4),
     context_length=8192,
     eos_ids=(2,),

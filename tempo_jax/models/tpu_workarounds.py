@@ -1,7 +1,7 @@
 """Workarounds for what XLA:TPU does badly: each says the problem, the evidence, and when to remove it.
 
-Both are judged by XLA's own cycle estimates, as compiled with libtpu 0.0.42 (docs/plans.md); neither has been
-timed on a TPU.
+Both are judged by XLA's own cycle estimates, as compiled with libtpu 0.0.42
+(docs/results/optimization-log.md); neither has been timed on a TPU.
 """
 
 import math

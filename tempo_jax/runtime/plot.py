@@ -196,10 +196,10 @@ def drawable(title: str) -> tuple[list[str], str]:
         # "Last Resort" is matplotlib's own font of boxes: it has a glyph for everything.
         if entry.name in families or entry.style != "normal" or "Last Resort" in entry.name:
             continue
-        found = missing & {chr(c) for c in _characters(entry.fname)}
-        if found:
+        covered = missing & {chr(c) for c in _characters(entry.fname)}
+        if covered:
             families.append(entry.name)
-            missing -= found
+            missing -= covered
         if not missing:
             break
     if sum(c in missing for c in text) > len(text) / 2:

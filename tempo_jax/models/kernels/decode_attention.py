@@ -1,8 +1,8 @@
 """Attention of one new token per sequence on TPUs: one Pallas kernel from projections to attention output.
 
 Left to XLA this is a dozen fusions per layer, each of which XLA expects to take a microsecond however little
-it computes (docs/plans.md), over the whole cache, whether written or not. The kernel norms and rotates the
-new token's heads, and reads the cache once, as far as it is written.
+it computes (docs/results/optimization-log.md), over the whole cache, whether written or not. The kernel norms
+and rotates the new token's heads, and reads the cache once, as far as it is written.
 """
 
 import functools

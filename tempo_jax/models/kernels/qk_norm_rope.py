@@ -3,7 +3,7 @@
 Projections give token-major heads, [B, L, N*H]; splash attention takes head-major ones, [B, N, L, H]. With
 H = 128 both consist of the same tiles in another order, so the transpose costs only memory traffic. XLA runs
 norm, rotation and transpose as separate fusions, which take most of the time beside matmuls and attention by
-its own estimate (docs/plans.md). The kernels here fuse the three, and their gradients.
+its own estimate (docs/results/optimization-log.md). The kernels here fuse the three, and their gradients.
 """
 
 import functools
