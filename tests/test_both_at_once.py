@@ -182,7 +182,7 @@ def test_the_best_segments_go_to_tempo(tempo, selector, video):
     source = open_video(video, config=tempo.config.video)
     scores = xcomp_selector.frame_scores(selector, source, QUESTION)
     assert scores.shape == (76,) and (scores > 0).all()
-    part = tempo.part(video, QUESTION, selector, selected_frames=35)  # four segments and a bit
+    part = tempo.select_segments(video, QUESTION, selector, selected_frames=35)  # four segments and a bit
     every = segments(76, 2.0)
     means = np.array([scores[s.start : s.stop].mean() for s in every])
     wanted = sorted(np.argsort(-means, kind="stable")[:4])
@@ -206,9 +206,9 @@ def test_what_is_short_or_spread_needs_no_scores(tempo, selector, video):
 
 def test_mistakes_are_sentences(tempo, selector, video):
     with pytest.raises(TempoError, match="An image has no frames to choose from"):
-        tempo.part(video[0], QUESTION, selector)
+        tempo.select_segments(video[0], QUESTION, selector)
     with pytest.raises(TempoError, match="5 frames are fewer than a segment's 8"):
-        tempo.part(video, QUESTION, selector, selected_frames=5)
+        tempo.select_segments(video, QUESTION, selector, selected_frames=5)
     with pytest.raises(TempoError, match="The selector is a Tempo, but QC-Comp needs an XComp"):
         tempo.ask(video, QUESTION, selector=tempo)
 

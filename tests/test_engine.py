@@ -117,7 +117,7 @@ def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
     ids = jnp.asarray(tempo.tokenizer.question_ids(QUESTION), jnp.int32)
     chunk = clip.layout.chunks[0]
     memory, relevance = graph.compress(
-        clip._prefix(0, clip._held[0]),
+        clip._features.prefix(0, clip._features._cached_chunks[0]),
         jnp.asarray(chunk.prompt_length_C),
         jnp.asarray(chunk.next_position_C),
         ids,
@@ -136,7 +136,7 @@ def test_chips_compress_without_each_other(tokenizer, frames):
     clip, compressor = sharded.open(frames), sharded.model.compressor
     assert not sharded.model.llm.layers[0].mlp.up.kernel[...].is_fully_replicated
     assert compressor.text.layers[0].mlp.up.kernel[...].is_fully_replicated
-    (visual,) = clip._held
+    (visual,) = clip._features._cached_chunks
     pixels = jax.ShapeDtypeStruct((8, 8, 64, 64, 3), "uint8", sharding=visual.tokens_SVD.sharding)
     rows = sharded.place.put(clip.layout.chunks[0].prompts)
     with sharded.place():

@@ -78,10 +78,10 @@ def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
     calls = []
     see = steps.encode_frames
     monkeypatch.setattr(
-        frames_module.steps, "see", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
+        frames_module.steps, "encode_frames", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
     )
     opened = system.open(tiny.moving(64), fps=4.0)
-    opened.read()
+    opened.encode()
     assert sum(calls) == 8
     opened.ask("what is red?", budget=256, max_new_tokens=1)
     assert sum(calls) == 8 + 8 + 2

@@ -203,9 +203,9 @@ def format_trial(trial: Trial) -> str:
     if trial.plan is None:
         return f"{overrides}: {trial.problem}"
     if not trial.works:
-        report = next(report for report in trial.plan.reports if report.oom)
-        return f"{overrides}: {report.name} {report.oom}"
-    hbm = max(report.hbm_bytes / report.chip.hbm for report in trial.plan.reports)
+        refused = next(program for program in trial.plan.reports if program.oom)
+        return f"{overrides}: {refused.name} {refused.oom}"
+    hbm = max(program.hbm_bytes / program.chip.hbm for program in trial.plan.reports)
     return f"{overrides}: {trial.plan.seconds:.3g} s, MFU {trial.mfu:.1%}, {hbm:.0%} of HBM"
 
 
