@@ -61,7 +61,7 @@ def test_recorded_run():
     assert list(answer.token_ids) == run["gen_ids"].tolist()
     assert list(penalised.token_ids) == run["gen_ids_rep1p1"].tolist()
     assert answer.usage["prompt_tokens"] == 48 + 256
-    assert jax.tree.leaves(clip.frames._pools)[0].shape == (256, 64)
+    assert jax.tree.leaves(clip.frames._visual_tokens)[0].shape == (256, 64)
 
 
 def test_recorded_long_prefill():
