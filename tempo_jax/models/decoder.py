@@ -140,11 +140,13 @@ class DecoderLayer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config, rngs=rngs)
 
+    @jax.named_scope("decoder_layer")
     def __call__(self, x_BLD, angles_BLR, attend: AttentionFunction):
         qkv = self.attention.qkv(self.attention_norm(x_BLD), angles_BLR)
         x_BLD = x_BLD + self.attention.output_projection(attend(*qkv))
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
+    @jax.named_scope("decoder_layer")
     def decode_step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
         """One new token per sequence, as `Attention.decode_step`."""
         x_normed = self.attention_norm(x_B1D)
