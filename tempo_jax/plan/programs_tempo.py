@@ -22,7 +22,7 @@ from tempo_jax.runtime.placement import SEGMENT_AXES
 from tempo_jax.tasks import flops
 from tempo_jax.tempo import steps
 
-# Assumed tokens of text around the video in a compressor prompt, and of a question of a sentence or two.
+# Assumed tokens of text around the video in a compressor prompt, and of a short question.
 TEXT_TOKENS = 64
 
 

@@ -22,14 +22,14 @@ from tempo_jax.xcomp.frames import FRAME_BUCKETS
 from tempo_jax.xcomp.layout import FRAME_GROUP
 from tempo_jax.xcomp.token_compression import DropSchedule, RowCapacity, make_schedule
 
-# Assumed tokens of text: of the system prompt, and of a time message and a question of a sentence or two.
+# Assumed tokens of text: of the system prompt, and of a time message and a short question.
 PREFIX_TOKENS, SUFFIX_TOKENS = 16, 96
 
 
 def programs(config: ConfigDict, mesh: jax.sharding.Mesh) -> Iterator[Program]:
     """Yields vision chunk, scoring chunk (if frames exceed the budget), prefill, and decode step.
 
-    Clips are encoded once per alignment that scoring needs, and the selected ones once more.
+    Clips are encoded once per alignment that scoring needs, and the selected ones again.
     """
     model = abstract.model(PRESETS[config.model], config.dtype, mesh)
     for program in _programs(config, model, mesh):

@@ -79,7 +79,7 @@ class GenerationRequest:
       progress: Called with (stage, done, total).
       conversation: Earlier messages (`Tokenizer.chat_ids`).
       stop: Sequences before which the answer ends.
-      answer: The answer; None if the request was cancelled or failed.
+      answer: The answer; None if the request was canceled or failed.
       error: Why the request failed.
       stopped: Whether the answer was cut before a stop sequence.
     """

@@ -33,7 +33,7 @@ class HeadNorm(Protocol):
 
 
 def is_supported(dtype, length: int, head_dim: int) -> bool:
-    """Whether the kernels take sequences of `length` tokens: bfloat16, heads of one tile, whole tiles."""
+    """Whether the kernels take sequences of `length` tokens: bfloat16, heads and lengths that fill tiles."""
     return dtype == jnp.bfloat16 and head_dim == LANES and length % LANES == 0
 
 

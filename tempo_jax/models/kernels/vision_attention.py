@@ -160,7 +160,7 @@ _COMPILER_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "parall
 
 
 def _cost_estimate(shape, head_dim: int, *, matmuls: int, arrays: int) -> pl.CostEstimate:
-    """What XLA's scheduler is told. arrays: how many of shape [B, L, W] are read or written."""
+    """The estimate for XLA's scheduler. arrays: how many of shape [B, L, W] are read or written."""
     batch, length, width = shape
     return pl.CostEstimate(
         flops=2 * matmuls * batch * length**2 * width,
