@@ -8,7 +8,7 @@ command in each with --processes and --process, all with the same workdir, toget
 on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md.
 Exit status: 0 finished, 3 finished, but questions are unanswered (videos missing or not decodable: the report
 lists them, and those that come later are asked about by the same command), 2 a mistake (one sentence on
-stderr), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
+stderr), 75 try again (a process or host that vanished), 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import os
@@ -37,11 +37,12 @@ _REPORT, _DISTRIBUTED, _NO_CACHE = (
         ("no-cache", "Compile anew, and keep nothing of it."),
     )
 )
-_PROCESSES, _PROCESS = (
+_PROCESSES, _PROCESS, _WAIT = (
     flags.DEFINE_integer(name, default, text, flag_values=FLAGS)
     for name, default, text in (
         ("processes", 1, "How many share the work; found out on Cloud TPU."),
         ("process", 0, "Which one this is, from 0; found out on Cloud TPU."),
+        ("wait_seconds", 40, "For how long to wait for the others to come, with --distributed."),
     )
 )
 
@@ -52,8 +53,6 @@ def _who() -> tuple[int, int]:
         return _PROCESS.value, _PROCESSES.value
     import jax
 
-    here = () if _COORDINATOR.value is None else (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    jax.distributed.initialize(*here)
     return jax.process_index(), jax.process_count()
 
 
@@ -70,6 +69,15 @@ def main(argv: list[str]) -> int:
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
         if _NO_CACHE.value:
             compilation_cache.turn_off()
+        if not _DISTRIBUTED.value:
+            return work()
+        from tempo_jax.training import peers
+
+        here = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+        with peers.joined("eval", *(here if _COORDINATOR.value else (None,) * 3), _WAIT.value):
+            return work()
+
+    def work() -> int:
         if not _REPORT.value:
             compilation_cache.turn_on(command_line.say)
         from tempo_jax.evaluation.runner import Run

@@ -2,7 +2,7 @@
 
     python benchmarks/first_step.py --out=build/first_step.json
 
-The tiny stage 1 (or --config) is started in turn with an empty cache folder, with what that start left there,
+The tiny stage 0 (or --config) is started in turn with an empty cache folder, with what that start left there,
 and with --no-cache, --repeats times; seconds until its first row is in the log.
 """
 
@@ -34,11 +34,16 @@ def first_row(config: str, cache: Path, folder: Path, *more: str) -> float:
         "--config.log_every=1",
     ]
     began = time.perf_counter()
-    with subprocess.Popen([*command, *more], cwd=REPO, env=environment, stderr=subprocess.DEVNULL) as run:
+    said = folder / "stderr"
+    with (
+        said.open("w") as errors,
+        subprocess.Popen([*command, *more], cwd=REPO, env=environment, stderr=errors) as run,
+    ):
         while run.poll() is None and not (workdir / "log.jsonl").exists():
             time.sleep(0.01)
         seconds = time.perf_counter() - began
-        assert run.poll() is None, "the run ended before its first step"
+        if run.poll() is not None:
+            sys.exit(f"the run ended before its first step: {said.read_text()[-2000:]}")
         run.kill()
     return seconds
 
@@ -47,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/tiny_stage1.py")
+    parser.add_argument("--config", default="configs/tiny_stage0.py")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("more", nargs="*", help="further arguments of train.py, after --")

@@ -4,8 +4,10 @@
 
 Kills: the tiny stage 0 is killed by SIGKILL so many times, while it starts, steps or saves, and started again
 by the same command; its rows are compared with those of a run that nobody disturbed. Errors: two processes on
-loopback train the tests' tiny model until one of them meets what tests/tiny_training.py does to it; how long
-both took to end from there, their status, and what process 0 (or the one that is left) said.
+loopback train the tests' tiny model until one of them meets what tests/tiny_training.py does to it, or the
+tiny stage 0 until a process that reads the data of one of them is killed; how long both took to end from
+there, their status, and what process 0 (or the one that is left) said. Of what does not fit together at the
+start, the seconds are from the command on.
 """
 
 import argparse
@@ -24,10 +26,8 @@ from pathlib import Path
 from tests import tiny_training
 
 REPO = Path(__file__).resolve().parent.parent
-ERRORS = (
-    "mistake_on_1", "bug_on_1", "memory_on_1", "worker_on_1", "full_disk_on_1", "kill_1", "kill_0",
-    "hang_on_1",
-)  # fmt: skip
+ERRORS = ("mistake_on_1", "bug_on_1", "memory_on_1", "full_disk_on_1", "kill_1", "kill_0", "hang_on_1")
+LONGEST_SECONDS = 300  # that two processes may take to end
 
 
 def train(workdir: Path, steps: int) -> subprocess.Popen:
@@ -86,35 +86,102 @@ def errors(folder: Path) -> list[dict]:
     found = []
     for hook in ERRORS:
         workdir = folder / hook
-        changes = {"mesh.fsdp": 4} | (
-            {"watchdog.say": 5.0, "watchdog.stop": 20.0} if hook == "hang_on_1" else {}
+        limits = {"watchdog.say": 5.0, "watchdog.stop": 20.0} if hook == "hang_on_1" else {}
+        pair = _pair(folder, [(workdir, hook, {"mesh.fsdp": 4} | limits)] * 2)
+        _await_rows(workdir, pair)
+        found.append(_ended(hook, pair, 1 if hook == "kill_0" else 0))
+    found.append(_killed_reader(folder / "reader"))
+    start = folder / "start"
+    for error, sides in {
+        "other_config_on_1": [(start, "", {}), (start, "", {"rates.llm": 2e-3})],
+        "unshared_workdir": [("run", "", {"mesh.fsdp": 4})] * 2,
+        "absent_1": [(start, "", {})],
+    }.items():
+        places = [folder / f"host{rank}" for rank in range(2)] if error == "unshared_workdir" else [REPO] * 2
+        for place in places:
+            place.mkdir(exist_ok=True)
+        found.append(_ended(error, _pair(folder, sides, places)))
+    return found
+
+
+def _pair(folder: Path, sides: list[tuple], places: list[Path] | None = None) -> list[subprocess.Popen]:
+    """Processes of two devices each: of each the workdir, hook and changes, and where it runs."""
+    address = _free_address()
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment |= {
+        tiny_training.UNOPTIMISED: "1",
+        "PYTHONPATH": str(REPO),
+    }  # of compiling nothing is measured
+    return [
+        subprocess.Popen(
+            tiny_training.command(folder / "model", *side, address, rank),
+            cwd=(places or [REPO] * 2)[rank], env=environment, stderr=subprocess.PIPE, text=True,
         )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-        environment[tiny_training.UNOPTIMISED] = "1"  # of compiling nothing is measured
-        children = [
-            subprocess.Popen(
-                tiny_training.command(folder / "model", workdir, hook, changes, address, rank),
-                cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True,
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-        while lines(workdir) < 1 and all(child.poll() is None for child in children):
-            time.sleep(0.01)
-        began = time.perf_counter()
-        told = [child.communicate(timeout=300)[1] for child in children]
-        sentences = re.findall(r"^train: (.*)", told[1 if hook == "kill_0" else 0], re.MULTILINE)
-        found.append(
-            {
-                "error": hook,
-                "seconds": round(time.perf_counter() - began, 1),
-                "status": [child.returncode for child in children],
-                "said": sentences[-1] if sentences else "",
-            }
+        for rank, side in enumerate(sides)
+    ]  # fmt: skip
+
+
+def _killed_reader(workdir: Path) -> dict:
+    """The tiny stage 0 in two processes, of which the second loses one that reads its data."""
+    options = [
+        "--config.batch.shards=2", "--config.data.workers=1", "--config.steps=100000", "--config.log_every=1",
+        "--config.watchdog.say=20", "--config.watchdog.stop=50",
+        "--distributed", f"--coordinator={_free_address()}", "--processes=2",
+    ]  # fmt: skip
+    command = [sys.executable, "train.py", "--config=configs/tiny_stage0.py", f"--workdir={workdir}"]
+    pair = [
+        subprocess.Popen(
+            [*command, *options, f"--process={rank}"], cwd=REPO, stderr=subprocess.PIPE, text=True
         )
-        print(json.dumps(found[-1]), flush=True)
+        for rank in range(2)
+    ]
+    _await_rows(workdir, pair)
+    readers = _spawned(pair[1].pid)
+    assert readers or pair[1].poll() is not None, "no process that reads was found"
+    for reader in readers:
+        os.kill(reader, signal.SIGKILL)
+    return _ended("killed_reader_of_1", pair)
+
+
+def _spawned(parent: int) -> list[int]:
+    """The processes that multiprocessing started for it."""
+    found = []
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+            found += _spawned(child)
+    return found
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _await_rows(workdir: Path, pair: list[subprocess.Popen]) -> None:
+    until = time.monotonic() + LONGEST_SECONDS
+    while lines(workdir) < 1 and all(child.poll() is None for child in pair) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def _ended(error: str, pair: list[subprocess.Popen], speaker: int = 0) -> dict:
+    """How the processes of an error ended, from now on; none is left behind."""
+    began = time.perf_counter()
+    try:
+        told = [child.communicate(timeout=LONGEST_SECONDS)[1] for child in pair]
+    finally:
+        for child in pair:
+            child.kill()
+    sentences = re.findall(r"^train: (.*)", told[speaker], re.MULTILINE)
+    found = {
+        "error": error,
+        "seconds": round(time.perf_counter() - began, 1),
+        "status": [child.returncode for child in pair],
+        "said": sentences[-1] if sentences else "",
+    }
+    print(json.dumps(found), flush=True)
     return found
 
 

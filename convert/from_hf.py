@@ -54,12 +54,11 @@ def convert(
     from convert import native_io
 
     check_arguments(model, base, dtype, memory_tokens)
-    with _opened(model, source, base, adapter, memory_tokens) as (opened, places):
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, read, places):
         for text in opened.notes:
             note(text)
         folders.check_space(target, _written_bytes(opened, dtype))
         origin = _origin(opened, dtype) | places
-        read = [opened.folder, opened.base, *([adapter] if adapter and Path(adapter).exists() else [])]
         args = (target, opened.kind, opened.config, opened.folder, origin)
         with (
             native_io.saving(*args, overwrite=overwrite, keep=read) as put,
@@ -91,11 +90,10 @@ def plan(
 ) -> list[str]:
     """What `convert` would do, as sentences, with nothing written; raises TempoError as it would."""
     check_arguments(model, base, dtype, memory_tokens)
-    with _opened(model, source, base, adapter, memory_tokens) as (opened, _places):
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, read, _):
         place = folders.local("the target", target).resolve()
-        for read in (opened.folder, opened.base):
-            if read is not None:
-                folders.check_apart(place, read)
+        for folder in read:
+            folders.check_apart(place, folder)
         folders.check_replaceable(place, overwrite)
         wanted = DTYPES[dtype]
         sizes: collections.Counter = collections.Counter()
@@ -131,8 +129,8 @@ def _speed(opened: Source) -> float:
 @contextlib.contextmanager
 def _opened(
     model: str, source: Any, base: Any, adapter: Any, memory_tokens: int
-) -> Iterator[tuple[Source, dict[str, Any]]]:
-    """The source, and what model.json says of where it is from."""
+) -> Iterator[tuple[Source, list[Path], dict[str, Any]]]:
+    """The source, the folders that are read, and what model.json says of where they are from."""
     given = {"source": source, "base": base, "adapter": adapter}
     places = {what: hub.locate(f"the {what}", path) for what, path in given.items() if path is not None}
     origin = {what: f"{place.hub}@{place.commit}" for what, place in places.items() if place.hub}
@@ -141,7 +139,7 @@ def _opened(
         origin.setdefault("adapter", at["adapter"].name)
     with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
         _check_reading(opened)
-        yield opened, {"from": origin} if origin else {}
+        yield opened, list(at.values()), {"from": origin} if origin else {}
 
 
 def _check_reading(opened: Source) -> None:

@@ -39,6 +39,11 @@ TOKENIZER_FILES = (
 TEMPLATES = "additional_chat_templates"  # a folder of further chat templates, *.jinja
 # Small enough that a host of a pod reads little more than its own shards, large enough for object stores.
 CHUNK_BYTES = 16 << 20
+# Orbax's layout, by name: v1 saves a tree in a folder of its own and marks the folder around it.
+_NAMED, _INDICATOR, _METADATA, _COMMITTED = (
+    "state", "orbax.checkpoint", "_CHECKPOINT_METADATA", "commit_success.txt"
+)  # fmt: skip
+_HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 FLOAT32_ALWAYS = "relevance/direction"  # docs/reference/tempo.md#relevance
 
 
@@ -232,14 +237,30 @@ def write_metadata(
     written: digests.Writing | None = None,
 ) -> None:
     """Writes all but the arrays: digests, the tokenizer, and last model.json, without which nothing loads."""
-    # Orbax records the folder of this machine here, and reads the record on object stores only.
-    (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
     if (folder / "params").is_dir():
+        convert_layout(folder / "params")
         (written or digests.Writing()).finish(folder)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
     (folder / "model.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def convert_layout(params: Path) -> None:
+    """Moves what Orbax v1 saved to the layout that all versions of Orbax read: the folder of an unnamed tree.
+
+    The checkpointers of v0 (`StandardCheckpointer().restore(params)`) read no other; v1 detects the layout.
+    """
+    named = params / _NAMED
+    metadata = json.loads((params / _METADATA).read_text(encoding="utf-8"))
+    (params / _INDICATOR).unlink(missing_ok=True)
+    for path in sorted(named.iterdir()):
+        path.rename(params / path.name)
+    named.rmdir()
+    metadata["item_handlers"] = _HANDLER
+    (params / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    # In an object store, this file marks a complete folder. Orbax's own text names a folder of this machine.
+    (params / _COMMITTED).write_text("Checkpoint commit was successful\n", encoding="utf-8")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ layer (`layers/<i>/...`) alike.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,6 +111,39 @@ def make_mesh(
     if devices[0].platform == "tpu":
         return Mesh(_tpu_device_mesh(shape, devices), AXES, axis_types=(AxisType.Auto,) * 3)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def fill_axis_sizes(sizes: Mapping[str, int], count: int, prefix: str = "") -> dict[str, int]:
+    """Replaces a size of -1 by the number of devices that the other axes leave.
+
+    Args:
+      sizes: Size of each mesh axis; at most one is -1.
+      count: Number of devices.
+      prefix: Prefix of the axes' names in messages, such as "config.mesh.".
+
+    Raises:
+      TempoError: The other sizes do not divide the number of devices.
+    """
+    product = math.prod(size for size in sizes.values() if size != -1)
+    if -1 not in sizes.values():
+        return dict(sizes)
+    if 0 < product <= count and count % product:
+        axis = next(name for name, size in sizes.items() if size == -1)
+        others = ", ".join(f"{prefix}{name}={size}" for name, size in sizes.items() if size not in (-1, 1))
+        raise TempoError(
+            f"{prefix}{axis}=-1 cannot take what {others} leaves of {count} devices, since {product} does "
+            f"not divide {count}: choose a divisor of {count}, or give {prefix}{axis} a size to leave devices out"
+        )
+    remaining = max(count // max(product, 1), 1)
+    return {name: remaining if size == -1 else size for name, size in sizes.items()}
+
+
+def unused_devices_note(mesh: Mesh, count: int, prefix: str = "") -> str:
+    """A note if a mesh leaves some of `count` devices unused, which may be unintended; else empty."""
+    if mesh.size == count:
+        return ""
+    sizes = ", ".join(f"{prefix}{name}={size}" for name, size in mesh.shape.items())
+    return f"{sizes} takes {mesh.size} of {count} devices; -1 for one axis takes the others as well"
 
 
 def _tpu_device_mesh(shape: tuple[int, int, int], devices: list[jax.Device]) -> np.ndarray:

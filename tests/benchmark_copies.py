@@ -73,6 +73,7 @@ def videomme(folder: Path) -> Path:
 
 
 def mlvu(folder: Path) -> Path:
+    """As in sy1998/MLVU_dev: the table in a folder `mlvu`."""
     write_videos(folder / "video" / "1_plotQA")
     tasks = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip("ABCD", OPTIONS))
@@ -84,7 +85,7 @@ def mlvu(folder: Path) -> Path:
         }
         for i, (name, answer, task) in enumerate(zip(ASKED, ANSWERS, tasks))
     ]  # fmt: skip
-    return write_rows(folder / "data" / "test-00000-of-00001.parquet", rows)
+    return write_rows(folder / "mlvu" / "test-00000-of-00001.parquet", rows)
 
 
 def longvideobench(folder: Path) -> Path:

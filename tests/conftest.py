@@ -4,7 +4,10 @@ All of it is environment variables set before anything imports jax, so that test
 (the command line, plots, the tokenizer) do not pay for importing it.
 """
 
+import contextlib
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +34,70 @@ ENVIRONMENT = {
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
+# A shell ignores SIGINT for what it starts with &, nohup SIGHUP, and children inherit that: tests that send
+# them need what a terminal's commands have.
+for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _usual)
+
 _DEVICES = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+
+# Of memory mappings, of which Linux gives a process 65530 (vm.max_map_count): each compiled program has some,
+# and where there are no more compiling fails, then the process dies.
+MANY_MAPPINGS = 15_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """After a file the programs of this process are let go, where they have become many."""
+    yield
+    if "jax" in sys.modules and _mappings() > MANY_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+
+
+def _mappings() -> int:
+    with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as lines:
+        return sum(1 for _ in lines)
+    return 0
+
+
+# A shell that starts tests in the background lets them ignore these, and their children would inherit that.
+for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _handler)
+
+# The slowest: left to `make test-all`, so that `make test` takes less than 10 minutes of two quiet cores.
+SLOW = {
+    "test_both_at_once",
+    "test_compilation_cache",
+    "test_convert_fields",
+    "test_convert_matrix",
+    "test_convert_safety",
+    "test_decode_attention",
+    "test_docs_run",
+    "test_eval_end_to_end",
+    "test_media_damage",
+    "test_multiprocess",
+    "test_notebook",
+    "test_serve_xcomp",
+    "test_task_data",
+    "test_train_processes",
+    "test_training_step",
+    "test_vision_attention",
+    "test_warmup",
+    "test_xcomp_golden",
+    "test_xcomp_lp_comp",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, by file."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ SMALL = Clip(seconds=8, fps=4, height=48, width=64)
 class FakeModel:
     """Reads every frame, then answers with the video's name and the question, word by word.
 
-    The question decides what happens: "bug", "mistake", "slow" (until `go` is set, or cancelled).
+    The question decides what happens: "bug", "mistake", "slow" (until `go` is set, or cancelled), "long" (the
+    same, giving way to others between slices).
     """
 
     name = "fake"
@@ -37,6 +38,7 @@ class FakeModel:
     frames = Frames()
     strategies = ("head", "tail")
     eos_ids = (2,)
+    together = True
 
     def __init__(self, held_bytes=1000, seconds=0.0):
         self.go, self.reached = threading.Event(), threading.Event()
@@ -84,6 +86,10 @@ class FakeClip:
         for number, word in enumerate(words):
             turn.on_text(" " * (number > 0) + word)
             time.sleep(model.seconds)
+            if "long" in turn.question and number == 1:
+                model.reached.set()
+                while not model.go.wait(0.01):
+                    turn.progress("answering", number + 1, len(words))
             if "slow" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):

@@ -69,3 +69,58 @@ def help_of(cli, command):
     with contextlib.redirect_stdout(io.StringIO()) as text:
         cli.main([command, "--help"])
     return text.getvalue()
+
+
+PROGRAM = """
+import sys
+from tempo_jax.utils import compilation_cache
+compilation_cache.turn_on(print)
+import jax, jax.numpy as jnp
+print(float(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.ones((8, 8)))), compilation_cache.counts.hits)
+"""
+
+
+def compute(environment, tmp_path, shell=""):
+    """What a program prints, and how many programs came from the cache; `shell` goes before it."""
+    environment = environment | {
+        compilation_cache.FOLDER: str(tmp_path / "kept"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = ["bash", "-c", f'{shell}\nexec "$0" "$@"', sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout.splitlines()
+
+
+def test_entries_that_are_cut_off_or_damaged_are_made_anew_without_a_word(environment, tmp_path):
+    result = compute(environment, tmp_path)[-1].split()[0]
+    entries = sorted((tmp_path / "kept").iterdir())
+    whole = [path.read_bytes() for path in entries]
+    assert entries and all(path.name.endswith("-cache") for path in entries)
+    for damage in (lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-9] + bytes(9)):
+        for path, data in zip(entries, whole, strict=True):
+            path.write_bytes(damage(data))
+        assert compute(environment, tmp_path)[-1] == f"{result} 0"
+        assert compute(environment, tmp_path)[-1] == f"{result} {len(entries)}"
+    assert sorted((tmp_path / "kept").iterdir()) == entries
+
+
+def test_a_full_disk_is_one_note_and_leaves_nothing(environment, tmp_path):
+    told = compute(environment, tmp_path, shell="ulimit -f 0")
+    assert [line for line in told if "not kept" in line] == [
+        f"note: compiled programs are not kept in {tmp_path / 'kept'} (File too large)"
+    ]
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_programs_are_for_one_kind_of_cpu(monkeypatch):
+    """A home folder that hosts share."""
+    from jax._src import cache_key
+
+    from tempo_jax.utils import whole_entries
+
+    compilation_cache.turn_on(print)
+    assert cache_key.custom_hook() == whole_entries.instructions()
+    here = whole_entries.instructions()
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    assert whole_entries.instructions() != here

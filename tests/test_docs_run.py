@@ -1,7 +1,9 @@
 """Pages whose commands are run as they stand: blocks of `sh` and `python`, in the page's order."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 PAGES = ("quickstart", "ask", "convert", "training", "evaluation", "xcomp")
 ELSEWHERE = ("serve",)  # by tests/test_docs.py, which needs a server for it
+LONGEST_SECONDS = 1500  # of a page, on a busy machine
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -49,8 +52,14 @@ def test_every_block_runs(page, tmp_path):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["XLA_FLAGS"] = ""  # one device, as a user has
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # most of the time goes into compiling
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as page_run:  # fmt: skip
+        try:
+            told = page_run.communicate(timeout=LONGEST_SECONDS)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what a page starts beside itself, too
+                os.killpg(page_run.pid, signal.SIGKILL)
+    assert page_run.returncode == 0, told[-3000:]
+    assert "Traceback" not in told

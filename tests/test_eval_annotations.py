@@ -109,7 +109,7 @@ def test_lvbench_with_a_column_of_options_asks_the_same(tmp_path, folders):
 
 
 def test_the_order_of_a_file_is_nothing_to_ids_and_fingerprint(tmp_path, folders):
-    rows = annotations._rows(folders / "mlvu" / "data" / "test-00000-of-00001.parquet")
+    rows = annotations._rows(folders / "mlvu" / "mlvu" / "test-00000-of-00001.parquet")
     rows.append(rows[0])  # asked twice
     random.Random(1).shuffle(rows)
     copies.write_rows(tmp_path / "test-0.parquet", rows)

@@ -97,36 +97,56 @@ def test_kept_prefixes_give_the_same_report(whole, copy, tiny_model, tmp_path):
     assert reported(tmp_path) == reported(whole)
 
 
-def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model, tmp_path):
-    """Two devices each, over which the segments of a video spread."""
+def on_two_processes(copy, tiny_model, workdir, of_1=(), ranks=(0, 1)):
+    """Exit status and what was said, (stdout, stderr), of two processes of two devices each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [
-        sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={tmp_path}",
+        sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={workdir}",
         f"--config.checkpoint={tiny_model}", f"--config.data.path={copy}", "--config.budget=6",
         "--config.strategy=head,prune-topk,none", "--config.dtype=float32", "--config.workers=1",
-        "--config.allow_missing=True",
+        "--config.allow_missing=True", "--wait_seconds=20",
         "--distributed", f"--coordinator={address}", "--processes=2",
     ]  # fmt: skip
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     children = [
         subprocess.Popen(
-            [*command, f"--process={rank}"], cwd=REPO, env=environment, text=True,
+            [*command, f"--process={rank}", *(of_1 if rank else ())], cwd=REPO, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        for rank in range(2)
+        for rank in ranks
     ]  # fmt: skip
     try:
         told = [child.communicate(timeout=300) for child in children]
     finally:
         for child in children:
             child.kill()
-    for child, (_, err) in zip(children, told, strict=True):
-        assert child.returncode == 3, err[-3000:]  # three of its videos are not there or broken
+    return [(child.returncode, *texts) for child, texts in zip(children, told, strict=True)]
+
+
+def test_two_processes_of_a_slice_give_the_report_of_one(whole, copy, tiny_model, tmp_path):
+    """Two devices each, over which the segments of a video spread."""
+    results = on_two_processes(copy, tiny_model, tmp_path)
+    for status, _, err in results:
+        assert status == 3, err[-3000:]  # three of its videos are not there or broken
     assert len(list((tmp_path / "rows").iterdir())) == 2
     assert reported(tmp_path) == reported(whole)
-    assert "The report: " in told[0][0]
+    assert "The report: " in results[0][1]
+
+
+@pytest.mark.parametrize(
+    "changes, status, sentence",
+    [
+        ({"of_1": ["--config.data.path=nowhere"]}, 2, "eval: process 1: "),
+        ({"ranks": (0,)}, 75, "eval: the other processes did not all come: "),
+    ],
+)
+def test_what_is_wrong_with_one_process_ends_all(copy, tiny_model, tmp_path, changes, status, sentence):
+    results = on_two_processes(copy, tiny_model, tmp_path, **changes)
+    assert {found for found, *_ in results} == {status}, results
+    assert sentence in results[0][2]
+    assert not any(word in err for _, _, err in results for word in ("Traceback", "bug", "absl::"))
 
 
 def test_minireel_is_scored_as_by_hand(tiny_model, tmp_path):

@@ -148,6 +148,18 @@ def test_processes_share_the_videos_in_any_order(root, tmp_path, fake):
     assert sorted(opened) == ["one.mp4", "two.mp4"]
 
 
+def test_a_part_has_one_process_at_a_time(root, tmp_path, fake):
+    writer = rows.Writer(tmp_path, 0)
+    writer._file.write(b'{"question": "being written')
+    writer._file.flush()
+    with pytest.raises(TempoError, match=r"is being evaluated by another process, as --process=0 too: wait"):
+        evaluate(config_of("lvbench", root / "lvbench", root / "model"), tmp_path)
+    assert (tmp_path / "rows" / "0.jsonl").read_bytes() == b'{"question": "being written'
+    rows.Writer(tmp_path, 1).close()  # another part
+    writer.close()
+    evaluate(config_of("lvbench", root / "lvbench", root / "model"), tmp_path)
+
+
 def test_the_order_of_questions_does_not_matter(root, tmp_path, fake):
     whole = run(root, tmp_path / "whole", "mlvu")
     (file,) = (root / "mlvu").rglob("*.parquet")

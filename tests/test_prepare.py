@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -308,6 +309,26 @@ def test_an_interrupted_run_leaves_nothing(media, tmp_path, monkeypatch):
     assert main(options) == 0
     assert len(open_prepared(tmp_path / "out")) == 2
     assert not killed.exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_leaves_nothing_and_one_line(tmp_path, workers):
+    """While samples are made, by this process or by others."""
+    target = tmp_path / "out"
+    command = [sys.executable, "-m", "tempo_jax.data.prepare", "--minireel=train", "--count=10000"]
+    options = ["--seconds=16", "--model=demo", f"--target={target}", f"--workers={workers}"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as live:
+        try:
+            until = time.monotonic() + 120
+            while not list((tmp_path / ".out.incomplete").rglob("*.array_record*")):
+                assert live.poll() is None and time.monotonic() < until, live.stderr.read()
+                time.sleep(0.05)
+            live.terminate()
+            told = live.communicate(timeout=120)[1]
+        finally:
+            live.kill()
+    assert live.returncode == 143 and told.splitlines()[-1].startswith("prepare: "), told
+    assert "Traceback" not in told and list(tmp_path.iterdir()) == []
 
 
 def test_minireel_examples_are_the_reels(tmp_path):

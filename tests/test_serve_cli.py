@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from tempo_jax import cli
 from tempo_jax.cli import common, doctor, serve
+from tests import tiny_training
 from tests.serving import make_videos, serving_process
 
 REPO = Path(__file__).resolve().parent.parent
@@ -109,6 +111,39 @@ def test_sigterm_during_an_answer(tmp_path):
         assert process.wait(30) == 0, rest
     assert "stopped" in rest and "Traceback" not in rest
     assert "shut down" in got[-2] or "shut down" in got[-1]
+
+
+def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
+    """What was said so far has arrived, then a sentence; the process ends within its grace and a second."""
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    make_videos(tmp_path, 1)
+    demo = tmp_path / "endless"  # another end token, so that the answer is as long as asked for
+    shutil.copytree(REPO / "checkpoints" / "demo", demo, symlinks=True)
+    info = json.loads((demo / "model.json").read_text("utf-8"))
+    info["eos_ids"] = [info["eos_ids"][0] - 1]
+    (demo / "model.json").write_text(json.dumps(info))
+    arguments = ("--no-page", "--port", "0", "--folder", str(tmp_path), "--checkpoint", str(demo))
+    part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+    body = {"model": "tempo-endless", "stream": True, "messages": messages, "max_tokens": 4096, "budget": 64}
+    got, began = [], 0.0
+    with (
+        tiny_training.unoptimised(),
+        serving_process("-m", "tempo_jax.cli", "serve", "--grace", "0.2", *arguments) as started,
+    ):
+        process, address, lines = started
+        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):  # not a sign of life while it compiles
+                    got.append(json.loads(line.removeprefix("data: ")))
+                    if len(got) == 3:
+                        process.send_signal(signal.SIGTERM)
+                        began = time.monotonic()
+        assert process.wait(60) == 0
+        seconds, rest = time.monotonic() - began, "".join(lines)
+    assert "stopped" in rest and "Traceback" not in rest
+    assert got[2]["choices"][0]["delta"]["content"] and "shut down" in got[-1]["error"]["message"], got
+    assert seconds < 20, seconds  # the grace and a second, on a machine that may be busy
 
 
 # tempo doctor

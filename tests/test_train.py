@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 import tempo_jax
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.evaluation import model as eval_model
 from tempo_jax.models import build
 from tempo_jax.models.kernels import attention
 from tempo_jax.models.layers import REMAT_POLICIES
@@ -28,7 +28,7 @@ from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.tasks import TASKS, Batches, losses, tempo
 from tempo_jax.tasks import llm as loss_llm
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, groups, loop, metrics
+from tempo_jax.training import feed, groups, loop, metrics, run
 from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 from tests.systems import relative
@@ -121,12 +121,10 @@ def same(workdir, other):
 
 
 def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(TempoError, match=r"disk is full; that of step 3 is whole: free some space"):
-            tiny_training.train(tiny_model, tmp_path, "full_disk")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    full = child(tiny_model, tmp_path, "full_disk")
+    assert full.returncode == 2, full.stderr[-3000:]
+    assert "disk is full; that of step 3 is whole: free some space" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr and "Warning" not in full.stderr
     tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 
@@ -189,6 +187,29 @@ def test_the_model_can_be_exported_any_time(tiny_model, whole, tmp_path):
     same(tmp_path, whole)
     with pytest.raises(TempoError, match="holds no checkpoint: train first"):
         loop.export(tiny_training.config(tiny_model), tmp_path / "nothing")
+
+
+def test_devices_that_a_mesh_leaves_out_are_told_or_refused(tiny_model, capsys):
+    def made(make, **sizes):
+        return make(tiny_training.config(tiny_model, **{f"mesh.{axis}": n for axis, n in sizes.items()}))
+
+    def of_evaluation(config):
+        return eval_model.mesh(dict(config.mesh))
+
+    for make in (run.make_mesh, of_evaluation):
+        assert made(make, fsdp=-1).size == 8 and not capsys.readouterr().err
+        assert made(make, data=3, fsdp=2).size == 6
+        assert capsys.readouterr().err == (
+            "note: config.mesh.data=3, config.mesh.fsdp=2, config.mesh.tensor=1 takes 6 of 8 devices; -1 for "
+            "one axis takes the others as well\n"
+        )
+        with pytest.raises(
+            TempoError, match=r"mesh\.fsdp=-1 cannot take what config\.mesh\.data=3 leaves of 8"
+        ):
+            made(make, data=3, fsdp=-1)
+        with pytest.raises(TempoError, match="takes 16 devices"):
+            made(make, data=16, fsdp=-1)
+    assert made(of_evaluation, fsdp=1) is None
 
 
 def test_rows_that_do_not_divide_are_placed_all_the_same(tiny_model):

@@ -94,7 +94,7 @@ def test_a_file_that_says_nothing_is_not_believed(tmp_path, soon, text):
 
 
 def test_file_systems_without_locks_have_beats(tmp_path, soon, monkeypatch):
-    monkeypatch.setattr(owner, "_lock", lambda descriptor: None)
+    monkeypatch.setattr(owner, "lock", lambda descriptor: None)
     with Owner(tmp_path), pytest.raises(TempoError, match=f"process {os.getpid()}"):
         Owner(tmp_path).__enter__()
     with Owner(tmp_path) as mine:

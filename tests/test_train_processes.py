@@ -1,5 +1,6 @@
 """Two processes on loopback train as one, stop together, and one alone goes on."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tempo_jax.training import loop
@@ -70,7 +72,31 @@ def test_two_processes_are_one_and_stop_together(tiny_model, tmp_path):
     assert relative(curve(workdir), curve(whole)) < 1e-5
 
 
-AGAIN = "run the same command again on every host, which goes on after the last checkpoint"
+def test_two_processes_validate_and_answer_as_one(tiny_model, tmp_path):
+    """Loss and generated answers, on a mesh that no process has alone; the pictures come from process 0."""
+    np.save(tmp_path / "video.npy", np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), np.uint8))
+    questions = [{"video": str(tmp_path / "video.npy"), "question": "What?"}]
+    source = [{"kind": "prepared", "path": "elsewhere"}]
+    validation = {"every": 3, "sources": source, "batches": 1, "questions": questions, "max_new_tokens": 3}
+    changes = {"mesh.fsdp": 4} | {f"validation.{name}": value for name, value in validation.items()}
+    pair, alone = tmp_path / "pair", tmp_path / "alone"
+    results = finish(start(tiny_model, pair, **changes))
+    assert [status for status, _ in results] == [0, 0], results[0][1][-3000:] + results[1][1][-3000:]
+    tiny_training.train(tiny_model, alone, **(changes | {"mesh.fsdp": 1}))
+    ours, theirs = (
+        [json.loads(line) for line in (workdir / "validation.jsonl").read_text().splitlines()]
+        for workdir in (pair, alone)
+    )
+    assert [row["step"] for row in ours] == [3, 6]
+    for row, other in zip(ours, theirs, strict=True):
+        assert row["answers"] == other["answers"] and len(row["answers"]) == 1
+        assert row["validation_loss"] == pytest.approx(other["validation_loss"], rel=1e-5)
+        assert row["validation_tokens"] == other["validation_tokens"]
+    (events,) = (pair / "tensorboard").glob("events*")
+    assert events.read_bytes().count(b"answers/0/video") == 1
+
+
+AGAIN = "run the same command again on every host, which goes on from what is saved"
 # Of one process: (hook, status of both, what process 0 or, where it is gone, process 1 says).
 ERRORS = {
     "mistake_on_1": (2, "train: process 1: the data set is missing: copy it to every host"),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import tempo_jax
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
-from tempo_jax.training import loggers, restore
+from tempo_jax.training import loggers, restore, validation
 from tempo_jax.training.goodput import KINDS, Goodput
 from tests import tiny_training
 from tests.tiny_training import curve, rows
@@ -143,6 +143,28 @@ def test_a_video_that_is_not_there_is_named_before_the_first_step(tiny_model, tm
     with pytest.raises(TempoError, match=r"asks about nowhere\.mp4, which is not there"):
         tiny_training.train(tiny_model, tmp_path, **changes)
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_video_that_cannot_be_read_is_said_before_the_first_step(tiny_model, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(b"\0" * 64)
+    asked = ConfigDict({"video": str(tmp_path / "cut.mp4"), "question": "What?"})
+    changes = {"validation.every": 2, "validation.sources": (SOURCE,), "validation.questions": (asked,)}
+    with pytest.raises(TempoError, match=r"cut\.mp4"):
+        tiny_training.train(tiny_model, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_video_that_vanishes_meanwhile_stops_no_run(tiny_model, video, tmp_path, monkeypatch):
+    states = iter([(1, 1), (1, 1), None])  # before the first step, then at each validation
+    monkeypatch.setattr(validation, "_state", lambda _: next(states))
+    asked = ConfigDict({"video": video, "question": "What?"})
+    changes = {"validation.every": 2, "validation.sources": (SOURCE,), "validation.questions": (asked,)}
+    changes |= {"validation.batches": 1, "validation.max_new_tokens": 2, "steps": 4}
+    tiny_training.train(tiny_model, tmp_path, **changes)
+    first, second = (row["answers"][0]["text"] for row in of(tmp_path))
+    assert not first.startswith("(not answered") and second.startswith(
+        "(not answered: its video is not there"
+    )
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

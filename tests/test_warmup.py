@@ -7,25 +7,28 @@ import sys
 import pytest
 
 from tempo_jax import cli
-from tempo_jax.cli import warmup
+from tempo_jax.utils import compilation_cache
 
 
-def test_what_is_missing_is_a_sentence(monkeypatch, capsys):
-    monkeypatch.delenv(warmup.CACHE, raising=False)
-    assert cli.main(["warmup"]) == 2
-    assert "give --cache DIR" in capsys.readouterr().err
+def test_what_is_wrong_is_a_sentence(tmp_path, capsys):
     assert cli.main(["warmup", "--cache=x", "--size=720p"]) == 2
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert cli.main(["warmup", f"--cache={tmp_path}/file/x"]) == 2
+    assert "cannot be made" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="paths of a POSIX shell")
 def test_the_programs_of_a_question_are_in_the_folder(tiny_checkpoint, tmp_path):
     """In a process of its own, which has the cache from its start."""
     command = [sys.executable, "-m", "tempo_jax.cli", "warmup", f"--checkpoint={tiny_checkpoint}"]
-    command += [f"--cache={tmp_path}", "--size=128x128", "--frames=8", "--budget=64", "--max-new-tokens=2"]
-    environment = os.environ | {"XLA_FLAGS": ""}
+    command += ["--size=128x128", "--frames=8", "--budget=64", "--max-new-tokens=2"]
+    ours = {compilation_cache.FOLDER, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"{warmup.CACHE}={tmp_path}" in done.stderr
-    kept = {path.name.split("-")[0] for path in tmp_path.iterdir()}
+    usual = tmp_path / "tempo_jax" / "xla"  # where `tempo ask` looks, too
+    assert f"what was compiled is in {usual}; later commands find it there" in done.stderr
+    kept = {path.name.split("-")[0] for path in usual.iterdir()}
     assert {"jit_see", "jit_read_prefix", "jit_compress", "jit_prefill", "jit_advance"} <= kept

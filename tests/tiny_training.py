@@ -88,8 +88,16 @@ def config(model: Path, **changes):
     values.update({"steps": STEPS, "dtype": "float32", "log_every": 1, "checkpoint_every": 3})
     values.mesh.fsdp = 1
     values.batch.update({"shards": SHARDS, "pool": 1, "row_length": 128, "conversations": 1, "length": 64})
-    values.update_from_flattened_dict(changes)
+    values.update_from_flattened_dict({name: _listed(value) for name, value in changes.items()})
     return values
+
+
+def _listed(value):
+    """Rows that came as JSON, as a config has them."""
+    from ml_collections import ConfigDict
+
+    rows = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return tuple(map(ConfigDict, value)) if rows else value
 
 
 class Batches:
@@ -143,7 +151,9 @@ class Batches:
 
 
 def _await_checkpoint(batches: Batches) -> None:
+    until = time.monotonic() + 120
     while not (batches.workdir / "checkpoints" / "3").exists():
+        assert time.monotonic() < until, "no checkpoint of step 3"
         time.sleep(0.001)
 
 

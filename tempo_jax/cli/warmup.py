@@ -6,21 +6,21 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line
+from tempo_jax.utils import command_line, compilation_cache
 
 HELP = """\
-Asks blank videos of the sizes you name, with XLA's compilation cache in a folder. Later commands find the
-programs there when they are started with JAX_COMPILATION_CACHE_DIR=DIR on the same devices and versions."""
+Asks blank videos of the sizes you name and keeps what XLA compiles for them where ask, batch, serve and
+eval.py look: in $JAX_COMPILATION_CACHE_DIR or the user's cache. It serves the same devices and versions."""
 # Programs of any size and compile time are kept.
 ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     warmup.add_argument("--checkpoint", metavar="DIR", help="folder of a converted model")
-    warmup.add_argument("--cache", metavar="DIR", help=f"where programs are kept (default: ${CACHE})")
+    warmup.add_argument("--cache", metavar="DIR", help=f"where programs are kept (default: {_default()})")
     warmup.add_argument(
         "--size", action="append", metavar="HxW", help="of the videos' frames; may be repeated (720x1280)"
     )
@@ -48,11 +48,11 @@ def add_parser(commands: Any) -> None:
 def run_warmup(args: argparse.Namespace) -> int:
     """One blank question for every size and number of frames."""
     sizes = [_size(text) for text in args.size or ["720x1280"]]
-    cache = args.cache or os.environ.get(CACHE)
-    if not cache:
-        raise TempoError(f"there is no folder for the compiled programs: give --cache DIR, or set {CACHE}")
+    usual = compilation_cache.folder().absolute()
+    cache = Path(args.cache).expanduser().absolute() if args.cache else usual
     checkpoint = common.checkpoint_folder(args.checkpoint)
-    os.environ.update(ENVIRONMENT | {CACHE: os.path.abspath(cache)})
+    os.environ.update(ENVIRONMENT | {compilation_cache.FOLDER: str(cache)})
+    compilation_cache.check_writable()
     import numpy as np
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -70,8 +70,15 @@ def run_warmup(args: argparse.Namespace) -> int:
                 )
                 seconds = time.perf_counter() - started
                 command_line.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
-    command_line.say(f"start later commands with {CACHE}={os.path.abspath(cache)}")
+    found = "find it there" if cache == usual else f"find it with {compilation_cache.FOLDER}={cache}"
+    command_line.say(f"what was compiled is in {cache}; later commands {found}")
     return 0
+
+
+def _default() -> str:
+    """As people write it."""
+    home, where = Path.home(), compilation_cache.folder()
+    return f"~/{where.relative_to(home)}" if where.is_relative_to(home) else str(where)
 
 
 def _size(text: str) -> tuple[int, int]:

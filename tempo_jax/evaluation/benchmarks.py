@@ -95,7 +95,7 @@ MLVU = Benchmark(
     title="MLVU (dev)",
     copy="sy1998/MLVU_dev",
     annotations=(
-        *("data/test-*.parquet", "test-*.parquet", "*.parquet", "mlvu_dev.json"),
+        *("mlvu/test-*.parquet", "data/test-*.parquet", "test-*.parquet", "*.parquet", "mlvu_dev.json"),
         *(f"{folder}json/[1-7]_*.json" for folder in ("", "MLVU/", "*/")),  # 8 and 9 have no options
     ),
     folders=("", "video", "videos", "data", "MLVU"),

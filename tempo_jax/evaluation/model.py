@@ -1,12 +1,11 @@
 """The model of a config, over the devices of this process."""
 
-import math
-
 import jax
 from ml_collections import ConfigDict
 
 import tempo_jax
 from tempo_jax import sharding
+from tempo_jax.utils import command_line
 
 
 def load(config: ConfigDict) -> "tempo_jax.Tempo":
@@ -23,8 +22,8 @@ def load(config: ConfigDict) -> "tempo_jax.Tempo":
 def mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
     """A mesh of this process's own devices, -1 taking what the other axes leave; None for one device."""
     devices = jax.local_devices()
-    left = max(len(devices) // math.prod(max(size, 1) for size in sizes.values()), 1)
-    sizes = {name: left if size == -1 else size for name, size in sizes.items()}
-    if math.prod(sizes.values()) == 1:
-        return None
-    return sharding.make_mesh(**sizes, devices=devices)
+    sizes = sharding.fill_axis_sizes(sizes, len(devices), "config.mesh.")
+    made = sharding.make_mesh(**sizes, devices=devices)
+    if note := sharding.unused_devices_note(made, len(devices), "config.mesh."):
+        command_line.say(f"note: {note}")
+    return made if made.size > 1 else None

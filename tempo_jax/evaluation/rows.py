@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tempo_jax.errors import TempoError
+from tempo_jax.training import owner
+
 Row = dict[str, Any]
 # Why a question has no answer: its video is not there, its video cannot be decoded, or it cannot be asked so.
 MISSING, UNDECODABLE, REFUSED = "missing", "undecodable", "refused"
@@ -39,9 +42,16 @@ class Writer:
     """Appends a process's own rows; each is in the file when `write` returns."""
 
     def __init__(self, workdir: Path, process: int):
+        """TempoError where another one writes the same part's: it would cut off what that one writes."""
         path = _folder(workdir) / f"{process}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115
+        if owner.lock(self._file.fileno()) is False:
+            self._file.close()
+            raise TempoError(
+                f"{workdir} is being evaluated by another process, as --process={process} too: wait for it, "
+                "give each process its own number, or choose another --workdir"
+            )
         whole = sum(map(len, _lines(path)))
         if self._file.tell() > whole:  # killed while it wrote: that answer is asked for again
             self._file.truncate(whole)

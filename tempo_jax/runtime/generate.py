@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.models.decoder import KV, Decoder
+from tempo_jax.runtime.compiling import Precompiled
 
 
 class SamplingParams(NamedTuple):
@@ -49,6 +50,7 @@ def init_decode_state(
     )
 
 
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("greedy", "eos"), donate_argnames=("state",))
 @jax.named_scope("decode")
 def decode(

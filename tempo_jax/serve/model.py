@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Model(Protocol):
-    """One model on one set of devices; called from one thread only, but for `options`."""
+    """One model on one set of devices; called from one thread at a time, but for `options`."""
 
     name: str
     video: VideoConfig
@@ -23,6 +23,7 @@ class Model(Protocol):
     frames: Frames  # how it looks at a video unless told otherwise
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
+    together: bool  # whether several questions about a video are answered at a time
 
     def options(self, **values: Any) -> Any:
         """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
@@ -43,6 +44,7 @@ class TempoModel:
     sampler = None
     frames = Frames()
     strategies = (*KEEP_STRATEGIES, "uniform")
+    together = True
 
     def __init__(self, tempo: Any, name: str):
         self.tempo, self.name = tempo, name
@@ -77,6 +79,8 @@ def prefix_bytes(clip: Any) -> int:
 
 class XCompModel:
     """`xcomp.engine.XComp` for the service: one question after the other."""
+
+    together = False
 
     def __init__(self, xcomp: Any, name: str):
         from tempo_jax.xcomp import layout, options

@@ -18,6 +18,7 @@ from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.runtime import generate
+from tempo_jax.runtime.compiling import Precompiled
 from tempo_jax.runtime.generate import SamplingParams
 from tempo_jax.sharding import ENCODER_RULES, constrain
 from tempo_jax.tempo.options import MIN_TOKENS, PRUNE_STRATEGIES
@@ -71,6 +72,7 @@ def prefill_video(compressor: Compressor, visual: VisionOutput, prompts: PromptB
     return [tuple(constrain(x, "batch", ENCODER_RULES) for x in kv) for kv in prefix]
 
 
+@Precompiled
 @functools.partial(jax.jit, donate_argnames=("memory",))
 def compress_chunk(
     compressor: Compressor,
@@ -92,6 +94,7 @@ def compress_chunk(
     )
 
 
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("strategy", "limits", "drop_ratio"))
 @jax.named_scope("allocate_tokens")
 def allocate_tokens(
@@ -150,6 +153,7 @@ class Prefilled(NamedTuple):
     state: generate.DecodeState
 
 
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
 @jax.named_scope("llm_prefill")
 def prefill(

@@ -83,7 +83,7 @@ def as_sentences(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
 
 def sentence(text: str) -> str:
     """What jax.distributed's last words mean."""
-    again = "run the same command again on every host, which goes on after the last checkpoint"
+    again = "run the same command again on every host, which goes on from what is saved"
     if "RegisterTask" in text and "DEADLINE_EXCEEDED" in text:
         return (
             "the other processes did not all come: start the command on every host, with the same "

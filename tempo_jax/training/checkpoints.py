@@ -226,9 +226,15 @@ def check_frozen(folder: Path) -> None:
 
 
 def load_frozen(folder: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """The parameters that never change, {path: array}."""
+    """The parameters that never change, {path: array}.
+
+    One process looks at every byte, as at those of a checkpoint; several at a part each (`digests`).
+    """
+    if not (folder / "params").exists():
+        return {}
+    every = jax.process_count() == 1 and (folder / digests.FILE).is_file()
     try:
-        return flatten(checkpoint.load_params(folder, shardings=mesh)) if (folder / "params").exists() else {}
+        return flatten(checkpoint.load_params(folder, shardings=mesh, verify=every))
     except TempoError as error:
         raise TempoError(f"{str(error).rsplit(': ', 1)[0]}: {_PUT_BACK}") from error
 

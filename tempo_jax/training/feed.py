@@ -16,6 +16,7 @@ from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
 
 AHEAD = 2  # batches that wait on the device
+LAST_READ_SECONDS = 20.0  # that the batch under way may take when a run ends
 
 
 class Layout:
@@ -144,7 +145,7 @@ class Feed:
         return self
 
     def __exit__(self, *_) -> None:
-        """Stops the thread, then the pipeline."""
+        """Stops the thread, then the pipeline; a read that hangs holds nobody up for long."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(LAST_READ_SECONDS)
         self._batches.close()

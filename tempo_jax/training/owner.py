@@ -68,7 +68,7 @@ class Owner:
         """Returns when there is none; on another host it may take PATIENCE_SECONDS to be sure of that."""
         began, first, told = time.monotonic(), self._beaten(), False
         while True:
-            free, last = _lock(self._descriptor), read(self._workdir)
+            free, last = lock(self._descriptor), read(self._workdir)
             elsewhere = last.get("host", "") != socket.gethostname()
             if free and (not last or last.get("ended")):
                 return
@@ -133,8 +133,8 @@ def _who(owner: dict) -> str:
     )
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Whether the lock is ours now; None where the file system has no locks."""
+def lock(descriptor: int) -> bool | None:
+    """Whether the lock of an open file is ours now; None where the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -230,7 +230,9 @@ def _listen(prog: str, done: threading.Event) -> None:
             _decided.append(failed["status"])
             _hear()
             if distributed.global_state.process_id == 0 and failed["text"]:
-                command_line.say(f"{prog}: process {failed['process']}: {failed['text']}")
+                who = f"process {failed['process']}"
+                named = failed["text"].startswith(f"{who} ")
+                command_line.say(f"{prog}: {failed['text'] if named else f'{who}: ' + failed['text']}")
             _wait_for_the_others()
             _end(failed["status"])
 

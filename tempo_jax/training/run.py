@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,17 +174,19 @@ def full_memory_is_a_sentence() -> Iterator[None]:
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave."""
-    sizes = dict(config.mesh)
+    """The mesh of config.mesh over the devices of all processes; -1 takes what the other axes leave.
+
+    A mesh that leaves devices out is said, or refused where another process would have none.
+    """
     count = jax.device_count() if devices is None else len(devices)
-    left = max(count // math.prod(max(size, 1) for size in sizes.values()), 1)
-    sizes = {name: left if size == -1 else size for name, size in sizes.items()}
-    mesh = sharding.make_mesh(**sizes, devices=devices)
-    if mesh.size < count and jax.process_count() > 1:
-        raise TempoError(
-            f"config.mesh takes {mesh.size} of {count} devices: with several processes it must "
-            "take all, which -1 for one axis does"
-        )
+    mesh = sharding.make_mesh(
+        **sharding.fill_axis_sizes(dict(config.mesh), count, "config.mesh."), devices=devices
+    )
+    if note := sharding.unused_devices_note(mesh, count, "config.mesh."):
+        if jax.process_count() > 1:
+            raise TempoError(f"{note}, as it must with several processes")
+        if devices is None:
+            say(f"note: {note}")
     return mesh
 
 

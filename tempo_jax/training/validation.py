@@ -14,8 +14,7 @@ from PIL import Image
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS
-from tempo_jax.training import groups, step
-from tempo_jax.training.metrics import say
+from tempo_jax.training import groups, peers, step
 from tempo_jax.training.run import Run
 from tempo_jax.video import open_video
 
@@ -35,13 +34,7 @@ class Validation:
         self._config = config
         self._tokenizer = Tokenizer(run.tokenizer_folder)
         self._batches().close()  # a source that is not there shows before the first step
-        for question in settings.questions:
-            if not Path(question.video).exists():
-                raise TempoError(
-                    f"config.validation.questions asks about {question.video}, which is not there"
-                )
-        if settings.questions and jax.process_count() > 1:
-            say("note: config.validation.questions are asked in runs of one process only; the loss counts")
+        self._files = {question.video: _readable(question.video) for question in settings.questions}
         task, dtype = TASKS[run.config.task], jnp.dtype(run.config.dtype)
         self._loss = jax.jit(
             step.make_loss(run.model.config, task=task, dtype=dtype, shards=config.batch.shards)
@@ -64,23 +57,28 @@ class Validation:
         return self._make(self._config, self._tokenizer, self._run.model.config, self._run.layout.shards)
 
     def answers(self) -> list[dict]:
-        """{"video", "question", "text"} of each question, by the weights as they are."""
-        if not self._settings.questions or jax.process_count() > 1:
+        """{"video", "question", "text"} of each question, by the weights as they are on the whole mesh."""
+        if not self._settings.questions:
             return []
-        system = self._system()
-        told = []
+        system, told = self._system(), []
         for question in self._settings.questions:
-            limits = {"max_frames": question.max_frames} if "max_frames" in question else {}
-            answer = system.ask(
-                question.video, question.question, max_new_tokens=self._settings.max_new_tokens, **limits
-            )
-            told.append({"video": question.video, "question": question.question, "text": answer.text})
+            # All processes ask or none: one alone would wait for ever, and a week's run needs no answer.
+            if peers.all_of(_state(question.video) == self._files[question.video]):
+                text = self._answer(system, question)
+            else:
+                text = "(not answered: its video is not there any more, or another file)"
+            told.append({"video": question.video, "question": question.question, "text": text})
         return told
 
+    def _answer(self, system: Any, question: ConfigDict) -> str:
+        limits = {"max_frames": question.max_frames} if "max_frames" in question else {}
+        new_tokens = self._settings.max_new_tokens
+        return system.ask(question.video, question.question, max_new_tokens=new_tokens, **limits).text
+
     def pictures(self) -> list[np.ndarray]:
-        """A strip of frames of each question's video, the first time; then none."""
+        """A strip of frames of each question's video, the first time and on process 0; then none."""
         shown, self._shown = self._shown, True
-        if shown or jax.process_count() > 1:
+        if shown or jax.process_index() != 0:
             return []
         return [_strip(question.video) for question in self._settings.questions]
 
@@ -100,6 +98,26 @@ class Validation:
         params = groups.join(step.cast(run.state.learning, dtype), step.cast(run.frozen, dtype))
         make = {"tempo": Tempo, "xcomp": XComp}[run.model.kind]
         return make(run.model.config, params, self._tokenizer, mesh=run.mesh if run.mesh.size > 1 else None)
+
+
+def _readable(video: str) -> tuple[int, int]:
+    """Reads a question's video once, before the first step, and says which file it was."""
+    if not Path(video).exists():
+        raise TempoError(
+            f"config.validation.questions asks about {video}, which is not there: every host reads it"
+        )
+    for _ in open_video(video).chunks(SHOWN_FRAMES):
+        pass
+    return _state(video)
+
+
+def _state(video: str) -> tuple[int, int] | None:
+    """Size and time of change of a file or folder; None where there is none."""
+    try:
+        found = Path(video).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _strip(video: str) -> np.ndarray:

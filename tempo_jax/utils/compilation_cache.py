@@ -1,7 +1,8 @@
 """XLA's compiled programs are kept between runs: the second start of a command compiles nothing again.
 
 They lie in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
-program is found by itself, versions, devices and flags, so a folder may be shared and deleted at any time.
+program is found by itself, versions, devices, flags and, on CPUs, what instructions there are, so a folder
+may be shared and deleted at any time. `whole_entries` has what makes it safe.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from tempo_jax.errors import TempoError
 
 FOLDER, ENABLED = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
 SHORTEST_SECONDS = "0.1"  # of a compilation whose program is kept
@@ -46,6 +49,17 @@ def folder() -> Path:
     return Path(named) if named else Path(home) / "tempo_jax" / "xla"
 
 
+def check_writable() -> None:
+    """Makes the folder; TempoError where nothing can be kept in it."""
+    where = folder()
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TempoError(f"{where} cannot be made ({error.strerror})") from error
+    if not os.access(where, os.W_OK):
+        raise TempoError(f"{where} cannot be written to")
+
+
 def turn_off() -> None:
     """For this process and those that it starts."""
     os.environ[ENABLED] = "false"
@@ -63,17 +77,17 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
         return
     where = folder()
     try:
-        where.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        say(f"note: compiled programs are not kept, since {where} cannot be made ({error.strerror})")
-        return
-    if not os.access(where, os.W_OK):
-        say(f"note: compiled programs are not kept, since {where} cannot be written to")
+        check_writable()
+    except TempoError as error:
+        say(f"note: compiled programs are not kept, since {error}")
         return
     os.environ.setdefault(FOLDER, str(where))
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST_SECONDS)
     import jax  # reads these when it is imported for the first time
 
+    from tempo_jax.utils import whole_entries
+
+    whole_entries.install(say)
     jax.config.update("jax_compilation_cache_dir", str(where))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(shortest))
     with _once:

@@ -80,15 +80,42 @@ def replacing(
 def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside: bool = False) -> None:
     """TempoError where writing `target` would take away what is read from `source`.
 
-    Links are followed, also those of the files in it: a Hugging Face cache is made of them.
+    Links are followed, also those in it: a Hugging Face cache is made of them. A folder is the same by any
+    of its names.
     inside: a target inside of `source` is well, as that of a data set beside its media.
     """
     target, source = Path(target).expanduser().resolve(), Path(source).expanduser()
-    files = [file for file in source.iterdir() if file.is_symlink()] if source.is_dir() else []
-    for path in (source.resolve(), *(file.resolve() for file in files)):
-        if target == path or target in path.parents or (path in target.parents and not inside):
-            how = "is" if target == path else "lies in" if path in target.parents else "contains"
-            raise TempoError(f"the target {target} {how} what is read ({source}): choose another folder")
+    above = _identities(target, *target.parents)
+    for path in dict.fromkeys((source.resolve(), *_linked(source, deep=not inside))):
+        if target == path or _identities(target) & _identities(path):
+            how = "is"
+        elif (target in path.parents) or _identities(target) & _identities(*path.parents):
+            how = "contains"
+        elif (path in target.parents or above & _identities(path)) and not inside:
+            how = "lies in"
+        else:
+            continue
+        raise TempoError(f"the target {target} {how} what is read ({source}): choose another folder")
+
+
+def _linked(source: Path, deep: bool) -> Iterator[Path]:
+    """Where the links in a folder lead; deep: also those of its folders, of which a data set has many."""
+    for folder, inner, files in os.walk(source):
+        for name in (*inner, *files):
+            if (path := Path(folder) / name).is_symlink():
+                yield path.resolve()
+        if not deep:
+            return
+
+
+def _identities(*paths: Path) -> set[tuple[int, int]]:
+    """What those that exist are, whatever they are called: a bind mount, or a name in other letters."""
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
+    return found
 
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
@@ -111,7 +138,8 @@ def check_replaceable(target: Path, overwrite: bool | str) -> None:
 
 def check_space(target: str | os.PathLike, nbytes: int) -> None:
     """TempoError where the disk of `target` has too little space for what is to be written."""
-    place = next(path for path in (Path(target).resolve(), *Path(target).resolve().parents) if path.exists())
+    target = Path(target).expanduser()
+    place = next(path for path in (target.resolve(), *target.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < nbytes:
         raise TempoError(

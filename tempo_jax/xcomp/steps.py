@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
+from tempo_jax.runtime.compiling import Precompiled
 from tempo_jax.sharding import ENCODER_RULES, constrain
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.frame_selection import Question, ScoringContext, ScoringWindows, layer_scores
@@ -37,6 +38,7 @@ def resize(frames, *, size: int):
     return constrain(jax.lax.map(resize_clip, frames), "batch", ENCODER_RULES)
 
 
+@Precompiled
 @functools.partial(jax.jit, donate_argnames=("buffer",))
 def encode_frames(model: XComp, buffer, frames, start):
     """Writes the visual tokens of C clips, uint8 [C, T, H, W, 3], to a buffer [M, D] from row `start` on."""
@@ -59,6 +61,7 @@ def assemble(model: XComp, buffer, buffer_rows_V, frames, prompt: Prompt, capaci
     return model.assemble(ids, index, buffer), lengths
 
 
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("frames", "schedule", "layers", "windows", "causal"))
 def score(
     model: XComp,
@@ -104,6 +107,7 @@ class Prefilled(NamedTuple):
     state: generate.DecodeState
 
 
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("row_capacity", "schedule", "capacity", "greedy", "eos"))
 @jax.named_scope("llm_prefill")
 def prefill(
