@@ -129,10 +129,12 @@ def fill_axis_sizes(sizes: Mapping[str, int], count: int, prefix: str = "") -> d
         return dict(sizes)
     if 0 < product <= count and count % product:
         axis = next(name for name, size in sizes.items() if size == -1)
-        others = ", ".join(f"{prefix}{name}={size}" for name, size in sizes.items() if size not in (-1, 1))
+        fixed = [f"{prefix}{name}={size}" for name, size in sizes.items() if size not in (-1, 1)]
+        others = ", ".join(fixed)
         raise TempoError(
-            f"{prefix}{axis}=-1 cannot take what {others} leaves of {count} devices, since {product} does "
-            f"not divide {count}: choose a divisor of {count}, or give {prefix}{axis} a size to leave devices out"
+            f"{prefix}{axis}=-1 cannot take what {others} leaves of {count} devices, since {product} "
+            f"does not divide {count}: choose a divisor of {count}, or give {prefix}{axis} a size to leave "
+            "devices out"
         )
     remaining = max(count // max(product, 1), 1)
     return {name: remaining if size == -1 else size for name, size in sizes.items()}
