@@ -89,7 +89,7 @@ class FakeClip:
             if "long" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):
-                    turn.progress("answering", number + 1, len(words))
+                    turn.progress("generating", number + 1, len(words))
             if "slow" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):

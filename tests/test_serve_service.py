@@ -383,7 +383,7 @@ def test_of_answers_written_together_one_may_go(videos):
             group = [turn.question for turn in turns]
             service.cancel(both[0].job)
             for turn in turns:
-                turn.progress("answering", 1, 2)
+                turn.progress("generating", 1, 2)
             FakeClip._one(self, turns[1])
 
         both[0].job.opened.clip.answer = functools.partial(answer, both[0].job.opened.clip)
