@@ -33,7 +33,7 @@ def gather_rows(buffer_MD, index_BL, num_shards: int = 1) -> jax.Array:
         num_shards = 1  # a batch that is not a training batch
     shard_size = buffer_MD.shape[0] // num_shards
     buffers = constrain(buffer_MD.reshape(num_shards, shard_size, -1), "batch")
-    offsets = shard_size * jnp.arange(num_shards)[:, None, None]
-    indices = index_BL.reshape(num_shards, -1, index_BL.shape[1]) - offsets
+    indices = index_BL.reshape(num_shards, -1, index_BL.shape[1])
+    indices = indices - shard_size * jnp.arange(num_shards)[:, None, None]
     rows = jax.vmap(lambda buffer, index: buffer[jnp.maximum(index, 0)])(buffers, indices)
     return constrain(rows.reshape(*index_BL.shape, -1), "batch")

@@ -168,8 +168,9 @@ class RowLengths(NamedTuple):
 
     def per_layer(self, schedule: DropSchedule) -> jax.Array:
         """Real tokens that each layer processes, int32 [layers, B]; also the position of a new token."""
-        text_B = self.prefix_B + self.suffix_B
-        return jnp.stack([text_B + self.frames_B * tokens for tokens in schedule.layer_tokens])
+        return jnp.stack(
+            [self.prefix_B + self.suffix_B + self.frames_B * tokens for tokens in schedule.layer_tokens]
+        )
 
 
 class RowCapacity(NamedTuple):
@@ -209,9 +210,9 @@ def drop_tokens(x_BL, lengths: RowLengths, capacity: RowCapacity, tokens_before:
     visual = position - prefix  # index among the kept visual tokens; negative in the prefix
     frame, token = visual // tokens_after, jnp.asarray(kept)[visual % tokens_after]
     in_prefix, in_frames = visual < 0, frame < frames
-    in_suffix_source = position + frames * (tokens_before - tokens_after)
-    source = jnp.where(in_frames, prefix + frame * tokens_before + token, in_suffix_source)
-    source = jnp.where(in_prefix, position, source)
+    from_frames = prefix + frame * tokens_before + token
+    from_suffix = position + frames * (tokens_before - tokens_after)
+    source = jnp.where(in_prefix, position, jnp.where(in_frames, from_frames, from_suffix))
     source = jnp.minimum(source, x_BL.shape[1] - 1)
     return jnp.take_along_axis(x_BL, source.reshape(*source.shape, *(1,) * (x_BL.ndim - 2)), axis=1)
 
