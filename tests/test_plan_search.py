@@ -64,7 +64,7 @@ def test_a_step_keeps_its_samples_and_uses_all_chips_evenly(monkeypatch):
 def test_each_choice_goes_on_from_the_best_of_the_last(monkeypatch, fsdp):
     where = topology.parse("v5p:4x4x4")
     best = searched(monkeypatch, stage(3), where, answers(1000, best_fsdp=fsdp))[0]
-    assert best.changes == {
+    assert best.overrides == {
         "mesh.data": 64 // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": 1, "remat": "attention,attention,dots",
         "batch.shards": 64, "batch.micro_batches": 1,
     }  # fmt: skip
@@ -73,7 +73,7 @@ def test_each_choice_goes_on_from_the_best_of_the_last(monkeypatch, fsdp):
 def test_what_does_not_fit_comes_last(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     trials = searched(monkeypatch, stage(3), where, answers(hbm=20 + 35 + 16))
-    assert trials[0].changes["remat"] == "attention,full,attention"
+    assert trials[0].overrides["remat"] == "attention,full,attention"
     works = [trial.works for trial in trials]
     assert works == sorted(works, reverse=True) and not works[-1]
     assert search.format_trials(trials, where).startswith(f"v5p:4x4x4: {sum(works)} of {len(works)} fit")
@@ -82,7 +82,7 @@ def test_what_does_not_fit_comes_last(monkeypatch):
 def test_rows_are_halved_where_nothing_else_fits(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     trials = searched(monkeypatch, stage(3), where, answers(hbm=20 + 8 + 12))
-    assert trials[0].works and trials[0].changes["batch.micro_batches"] == 2
+    assert trials[0].works and trials[0].overrides["batch.micro_batches"] == 2
     assert {t.overrides["mesh.tensor"] for t in trials if t.works} == {2, 4, 8}, "32 rows for 64 chips"
 
 
@@ -102,7 +102,7 @@ def test_compiling_side_by_side_tries_the_same(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     one, four = (searched(monkeypatch, stage(3), where, answers(1000), jobs) for jobs in (1, 4))
     assert {search._key(t.overrides) for t in one} == {search._key(t.overrides) for t in four}
-    assert one[0].changes == four[0].changes
+    assert one[0].overrides == four[0].overrides
 
 
 def test_rows_that_no_mesh_divides_are_a_sentence(monkeypatch):
