@@ -64,7 +64,7 @@ def saving(
         flush()
         with signals.held():
             ocp.partial.finalize(folder / "params")
-        checkpoint.describe(folder, kind, config, tokenizer_dir, origin, written)
+        checkpoint.write_metadata(folder, kind, config, tokenizer_dir, origin, written)
 
 
 def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterator[np.ndarray]:
@@ -73,7 +73,7 @@ def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterato
     context = checkpoint.loading_context()
     context.pytree.loading.partial_load = True
     for group in _groups([(path, shapes[path]) for path in paths]):
-        with context, checkpoint.damage_is_a_sentence(directory):
+        with context, checkpoint.report_corruption(directory):
             abstract = nest(dict.fromkeys(group, np.ndarray))
             found = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
         for path in group:

@@ -99,7 +99,7 @@ def model(tmp_path_factory, demo_tokenizer_dir) -> Path:
     """What of a checkpoint preparing looks at: model.json and the tokenizer."""
     folder = tmp_path_factory.mktemp("model")
     config = dataclasses.replace(TINY, video=LIMITS, context_length=200)
-    checkpoint.describe(folder, "tempo", config, demo_tokenizer_dir, None)
+    checkpoint.write_metadata(folder, "tempo", config, demo_tokenizer_dir, None)
     return folder
 
 
@@ -461,7 +461,7 @@ def test_command_prepares_for_an_xcomp(media, demo_tokenizer_dir, tmp_path, caps
     from tests.xcomp_systems import MICRO
 
     (tmp_path / "x").mkdir()
-    checkpoint.describe(tmp_path / "x", "xcomp", MICRO, demo_tokenizer_dir, None)
+    checkpoint.write_metadata(tmp_path / "x", "xcomp", MICRO, demo_tokenizer_dir, None)
     source = write_lines(
         tmp_path / "data.jsonl", [record("a", video="clip.mp4"), record("b", image="cat.png")]
     )

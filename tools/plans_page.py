@@ -141,8 +141,8 @@ def _compile(row: Row, known: dict) -> dict[str, Any]:
     from tempo_jax.plan import compile, report
 
     config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
-    plan = compile.plan(config, topology.parse(row.topology, row.slices), say=command_line.say, known=known)
-    print(report.text(plan), flush=True)
+    plan = compile.plan(config, topology.parse(row.topology, row.slices), log=command_line.say, cache=known)
+    print(report.to_text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     return report.to_json(plan) | {
         "command": row.command,
@@ -176,13 +176,13 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _methods() -> str:
-    rates = ", ".join(f"{chip.ceiling:.0%} on {name}" for name, chip in chips.CHIPS.items())
+    rates = ", ".join(f"{chip.matmul_efficiency:.0%} on {name}" for name, chip in chips.CHIPS.items())
     return METHODS.format(
         efficiency=chips.KERNEL_EFFICIENCY,
-        moving=chips.MOVE_EFFICIENCY,
-        reading=chips.READ_EFFICIENCY,
+        moving=chips.COPY_BANDWIDTH_FRACTION,
+        reading=chips.CACHE_READ_BANDWIDTH_FRACTION,
         launch=chips.LAUNCH_CYCLES,
-        hop=collectives.HOP * 1e6,
+        hop=collectives.HOP_LATENCY_SECONDS * 1e6,
         ceilings=rates,
     )
 
@@ -235,7 +235,7 @@ def _cells(row: Row, plan: dict[str, Any]) -> tuple[str, ...]:
         rate = f"{last['tokens_per_second_per_chip']:,.0f}"
         return mesh, usage, f"{seconds:.2f} s", f"{last['mfu']:.1%}", rate, last["bound"]
     first = sum(_stages(plan)[stage] for stage in TTFT)
-    ratio = f"{last['seconds'] / last['floor_seconds']:.2f} x"
+    ratio = f"{last['seconds'] / last['roofline_seconds']:.2f} x"
     return (
         mesh,
         usage,
@@ -301,7 +301,7 @@ def _details(found: dict) -> Iterator[str]:
     )
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
-    fields = ("matmul_seconds", "other_seconds", "kernel_seconds", "exposed_seconds", "floor_seconds")
+    fields = ("matmul_seconds", "other_seconds", "kernel_seconds", "exposed_seconds", "roofline_seconds")
     for row in PLANS.values():
         plan = found.get(row.name)
         if plan is None or not plan["fits"]:

@@ -86,11 +86,11 @@ def run_ask(args: argparse.Namespace) -> int:
 
 
 def _part(tempo: Any, args: argparse.Namespace, question: str, clip_options: dict) -> Any:
-    if not hasattr(tempo, "part"):
+    if not hasattr(tempo, "select_segments"):
         raise TempoError("--selector chooses frames for Tempo, but XComp chooses its own: leave it out.")
     selector = common.load(common.checkpoint_folder(args.selector))
     frames = common.chosen(args, ("selected_frames",))
-    return tempo.part(args.video, question, selector, **frames, **clip_options)
+    return tempo.select_segments(args.video, question, selector, **frames, **clip_options)
 
 
 def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:

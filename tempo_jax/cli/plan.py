@@ -71,7 +71,7 @@ def run_plan(args: argparse.Namespace) -> int:
             from tempo_jax.plan import compile, report
 
             plan = compile.plan(config, where, _dump(args.dump), command_line.say)
-            text, values = report.text(plan), report.to_json(plan)
+            text, values = report.to_text(plan), report.to_json(plan)
     if out is not None:
         paths.write_text(out, json.dumps(values) + "\n")
     print(json.dumps(values) if args.json else text, flush=True)

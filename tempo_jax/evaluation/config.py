@@ -12,7 +12,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
-from tempo_jax.tempo.options import FLOOR
+from tempo_jax.tempo.options import MIN_TOKENS
 from tempo_jax.utils.paths import MOUNT, check_scheme, remote, url
 from tempo_jax.video.sources import SAMPLINGS
 
@@ -48,7 +48,7 @@ def default() -> ConfigDict:
     config.max_frames = (1024,)
     config.budget = (8192,)
     config.strategy = ("head",)  # of the system's, or none: no compression
-    config.min_tokens = (FLOOR,)
+    config.min_tokens = (MIN_TOKENS,)
     config.max_tokens = (0,)  # 0: all that the model has
     config.drop_ratio = 0.5  # of the strategies prune-*
     config.seed = 0  # of the strategy random, and of random options for replies without a letter

@@ -255,7 +255,7 @@ def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: 
             with checkpoint.saving_context(), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
-            checkpoint.describe(folder, kind, config, tokenizer, origin)
+            checkpoint.write_metadata(folder, kind, config, tokenizer, origin)
 
 
 def check_frozen(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.layers import parse_remat_policies
 from tempo_jax.models.presets import PRESETS
 from tempo_jax.tasks import TASKS
 from tempo_jax.training.groups import LEARNABLE
@@ -87,8 +87,8 @@ def default() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.dtype = "bfloat16"  # of the computation; master weights are float32
-    # What the backward pass computes again (models.layers.REMAT): for all, or for each stack of layers in the
-    # order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
+    # What the backward pass computes again (models.layers.REMAT_POLICIES): for all, or for each stack of
+    # layers in the order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
     config.remat = "full"
 
     config.log_every = 10  # steps, as the next ones
@@ -120,7 +120,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if value not in allowed:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
     try:
-        remat_of_parts(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
+        parse_remat_policies(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
     except TempoError as error:
         yield str(error)
     if config.model and config.model not in PRESETS:

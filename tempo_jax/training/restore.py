@@ -174,7 +174,7 @@ def _load(step: Path, abstract: Any, shards: Sequence[int], complete: bool) -> t
 def _damage(step: Path, sound: bool = False) -> Iterator[None]:
     """Damaged for what cannot be understood; what the machine refuses is no damage and passes."""
     try:
-        with checkpoint.damage_is_a_sentence(step):
+        with checkpoint.report_corruption(step):
             yield
     except TempoError as error:
         cause = error.__cause__

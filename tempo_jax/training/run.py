@@ -179,8 +179,10 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     A mesh that leaves devices out is said, or refused where another process would have none.
     """
     count = jax.device_count() if devices is None else len(devices)
-    mesh = sharding.make_mesh(**sharding.filled(dict(config.mesh), count, "config.mesh."), devices=devices)
-    if note := sharding.left_out(mesh, count, "config.mesh."):
+    mesh = sharding.make_mesh(
+        **sharding.fill_axis_sizes(dict(config.mesh), count, "config.mesh."), devices=devices
+    )
+    if note := sharding.unused_devices_note(mesh, count, "config.mesh."):
         if jax.process_count() > 1:
             raise TempoError(f"{note}, as it must with several processes")
         if devices is None:
