@@ -19,6 +19,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
 _EXPORT = flags.DEFINE_bool("export", False, "Only write WORKDIR/model from the last checkpoint.")
+_COMMIT = flags.DEFINE_enum(
+    "commit",
+    None,
+    ["auto", "marker"],
+    "marker: write checkpoints where folders are not renamed atomically (gcsfuse).",
+)
 _NO_CACHE = flags.DEFINE_bool("no-cache", False, "Compile everything, without the compilation cache.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Enable multi-process training (calls jax.distributed.initialize)."
@@ -52,6 +58,8 @@ def main(argv: list[str]) -> int:
             "tempo_jax/training/config.py",
             config_fields.RENAMED["train"],
         )
+        if _COMMIT.value:
+            _CONFIG.value.commit = _COMMIT.value
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         from tempo_jax.training import peers

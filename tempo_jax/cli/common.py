@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, compilation_cache
+from tempo_jax.utils import command_line, compilation_cache, paths
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 CLONE = Path(__file__).resolve().parents[2]  # of the repository, where there is one
@@ -114,6 +114,11 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
 def checkpoint_folder(given: str | None) -> Path:
     """The checkpoint folder to use; TempoError where there is none."""
     named = given or os.environ.get("TEMPO_CHECKPOINT")
+    if named and paths.url(named):
+        found = paths.path("the checkpoint", named)
+        if (found / "model.json").is_file():
+            return found
+        raise TempoError(f"There is no checkpoint at {named}: it holds no model.json.")
     if named:
         places = [Path(named)]
     else:  # in a clone the default is there from any directory

@@ -11,7 +11,7 @@ from typing import Any
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, compilation_cache
+from tempo_jax.utils import command_line, compilation_cache, paths
 
 HELP = """\
 Asks blank videos of the sizes you name and keeps what XLA compiles for them where ask, batch, serve and
@@ -48,8 +48,8 @@ def add_parser(commands: Any) -> None:
 def run_warmup(args: argparse.Namespace) -> int:
     """One blank question for every size and number of frames."""
     sizes = [_size(text) for text in args.size or ["720x1280"]]
-    usual = compilation_cache.folder().absolute()
-    cache = Path(args.cache).expanduser().absolute() if args.cache else usual
+    usual = paths.absolute(compilation_cache.folder())
+    cache = paths.absolute(paths.path("the cache", args.cache)) if args.cache else usual
     checkpoint = common.checkpoint_folder(args.checkpoint)
     os.environ.update(ENVIRONMENT | {compilation_cache.FOLDER: str(cache)})
     compilation_cache.check_writable()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tempo_jax.data.batch_packing import BatchShape, first_fit_decreasing
-from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, training_query
+from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, inference_query, training_query
 from tempo_jax.video import Segment, segments
 
 MARKS = ("<image>", "<video>")  # marks of a turn that shows a video or an image
@@ -50,7 +50,7 @@ class Sample:
         """The question of the compressor."""
         if not self.inference_prompt:
             return training_query(self.conversation)
-        return self.compressor_query or human_turns(self.conversation)
+        return self.compressor_query or inference_query(self.conversation)
 
 
 class SampleTooLong(ValueError):

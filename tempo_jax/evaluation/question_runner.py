@@ -23,7 +23,7 @@ from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
-from tempo_jax.runtime.session import Turn
+from tempo_jax.runtime.session import GenerationRequest
 
 Key = tuple[str, str]  # (question, setting), as rows.key
 TRUNCATED, DAMAGED = "is cut short", "is damaged"  # in the warnings of video files
@@ -148,7 +148,7 @@ class QuestionRunner:
             reason = rows.UNDECODABLE if state else rows.MISSING  # moved since it was looked for
             yield from self._failures(batches, done, error, reason, state)
             return
-        wait = clip.waited_seconds
+        wait = clip.decode_wait_seconds
         seconds = {
             "decode": video.decode_seconds,
             "wait": wait,
@@ -169,14 +169,15 @@ class QuestionRunner:
         started = time.perf_counter()
         new_tokens = self.benchmark.new_tokens
         turns = [
-            Turn(question.prompt, self.system.options(setting, new_tokens)) for question, setting in batch
+            GenerationRequest(question.prompt, self.system.options(setting, new_tokens))
+            for question, setting in batch
         ]
         clip.answer(turns)
         compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
         share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
         return [self._answered(*item, turn, share) for item, turn in zip(batch, turns, strict=True)]
 
-    def _answered(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
+    def _answered(self, question: Question, setting: Setting, turn: GenerationRequest, seconds: float) -> Row:
         if isinstance(turn.error, TempoError):
             return self._failed(question, setting, str(turn.error), rows.REFUSED)
         if turn.error:

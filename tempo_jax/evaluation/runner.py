@@ -7,24 +7,31 @@ so a run may be killed at any moment, and processes share the videos without com
 import itertools
 import json
 import os
-import time
 from collections import Counter
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
+from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.evaluation import annotations, checkpoint_id, hosts, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.question_runner import EvalItem, Key, QuestionRunner, file_state, pending
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import ProgressReporter
 from tempo_jax.training.checkpoints import code_version
-from tempo_jax.utils.paths import check_local
+from tempo_jax.utils import paths
 
-POLL_SECONDS = 0.5
+MAX_RUN_SECONDS = 7 * 24 * 3600  # between the ends of two processes
 MAX_MISSING_FRACTION = 0.01  # of the videos: more hint at an archive not unpacked, or at the wrong folder
+
+
+def _wait_for_processes() -> None:
+    """Returns when all processes have finished; jax.distributed ends the others where one of them dies."""
+    from jax._src import distributed
+
+    if distributed.global_state.client is not None:
+        distributed.global_state.client.wait_at_barrier("tempo/eval/end", MAX_RUN_SECONDS * 1000)
 
 
 class Run:
@@ -42,17 +49,17 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: str | os.PathLike, process: int = 0, processes: int = 1):
         configs.check(config)
-        check_local("the workdir", workdir)
         if not 0 <= process < processes:
             raise TempoError(f"--process is {process}: it must be from 0 to {processes - 1} (--processes).")
-        self.config, self.workdir = config, Path(workdir)
+        self.config, self.workdir = config, paths.path("the workdir", workdir)
         self.process, self.processes = process, processes
         self.benchmark, self.grid = benchmark(config.benchmark, config.system), settings.grid(config)
         questions = annotations.read(
             self.benchmark, config.data.path, config.data.annotations, subtitles=config.subtitles
         )
         self.questions = questions[: config.limit or None]
-        self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
+        folders = (config.data.path, config.data.videos)
+        self.videos = Videos(self.benchmark, *(folders[1:] if paths.remote(folders[0]) else folders))
         self.metadata = {
             "model": checkpoint_id.fingerprint(config.checkpoint, config.system),
             "annotations": {"fingerprint": annotations.fingerprint(questions), "questions": len(questions)},
@@ -74,7 +81,7 @@ class Run:
             if path.exists():
                 configs.check_same_run(json.loads(path.read_text("utf-8")), now, self.workdir)
                 return
-            report.replace(path, json.dumps(now, indent=1) + "\n")
+            paths.write_text(path, json.dumps(now, indent=1) + "\n")
         except OSError as error:
             raise TempoError(f"{self.workdir} cannot be written ({error.strerror}).") from error
         except json.JSONDecodeError as error:
@@ -104,14 +111,19 @@ class Run:
         if not todo:
             return
         writer = rows.Writer(self.workdir, self.process)
+        note = hosts.Note(self.workdir, self.process, self.processes)
+        ended = False
         watch = ProgressReporter(len(mine) - todo, len(mine), shown=self.process == 0)
         try:
             for row in QuestionRunner(self.config, self.benchmark, self.videos).rows(mine, done):
                 writer.write(row)
+                note.answered(row)
                 watch.answered(row["right"])
+            ended = True
         finally:
             watch.close()
             writer.close()
+            note.close(ended)
 
     def _settled(self, rows_by_key: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
         """Leaves out rows to repeat: of videos that have been added or replaced since."""
@@ -140,7 +152,7 @@ class Run:
             raise
 
     def _check_videos(self) -> None:
-        """TempoError where more than MOST_MISSING of the videos are needed and not there, unless allowed."""
+        """Raises TempoError where more than MAX_MISSING_FRACTION of the videos are missing, unless allowed."""
         answered = rows.read(self.workdir)
         answered = {key for key, row in answered.items() if not rows.unanswered(row)}
         needed = {question.video: question for question, _ in pending(self.items, answered)}
@@ -170,7 +182,7 @@ class Run:
         done = rows.read(self.workdir)
         values = results.results(self.benchmark, self.questions, self.grid, done, self.metadata)
         seconds = results.seconds(self.grid, self.questions, done)
-        report.write(self.workdir, values, seconds, self.config.show_published)
+        report.write(self.workdir, values, seconds, self.config.show_published, hosts.read(self.workdir))
         return report.table(values)
 
     def finish(self, wait: bool) -> list[str]:
@@ -182,13 +194,16 @@ class Run:
         Returns:
           The lines to print.
         """
-        while pending(self.items, rows.read(self.workdir)):
-            if not wait:
-                return [
-                    f"Process {self.process} finished; others of {self.processes} processes are still "
-                    f"running in {self.workdir}."
-                ]
-            time.sleep(POLL_SECONDS)
-        if wait and self.process:
-            return []
+        if wait:
+            _wait_for_processes()
+            if self.process:
+                return []
+        if left := len(pending(self.items, rows.read(self.workdir))):
+            if wait:
+                raise TryAgain(f"{left} answers are missing in {self.workdir}: run the same command again")
+            return [
+                f"Process {self.process} finished; {left} answers of other processes ({self.processes} in "
+                f"all) are missing in {self.workdir}. The last process to finish writes the report; --report "
+                "writes one of the answers so far."
+            ]
         return [*self.report(), f"The report: {self.workdir / 'report.md'}"]

@@ -7,10 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tempo_jax.tempo.options import FLOOR, PRUNING
+from tempo_jax.tempo.options import MIN_TOKENS, PRUNE_STRATEGIES
 
 NO_COMPRESSION = "none"  # every memory token of every segment
-UNBUDGETED_STRATEGIES = (NO_COMPRESSION, *PRUNING)  # strategies without a budget
+UNBUDGETED_STRATEGIES = (NO_COMPRESSION, *PRUNE_STRATEGIES)  # strategies without a budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Setting:
         parts = [f"{self.max_frames} frames", self.strategy]
         if self.budget is not None:
             parts.append(f"budget {self.budget}")
-        if (self.min_tokens, self.max_tokens) != (FLOOR, 0):
+        if (self.min_tokens, self.max_tokens) != (MIN_TOKENS, 0):
             parts.append(f"{self.min_tokens} to {self.max_tokens or 'all'} a segment")
         return ", ".join(parts)
 
@@ -64,7 +64,7 @@ def _all(config: ConfigDict) -> Iterator[Setting]:
         if setting.strategy in UNBUDGETED_STRATEGIES:
             setting = dataclasses.replace(setting, budget=None)
         if setting.strategy == NO_COMPRESSION:
-            setting = dataclasses.replace(setting, min_tokens=FLOOR, max_tokens=0)
+            setting = dataclasses.replace(setting, min_tokens=MIN_TOKENS, max_tokens=0)
         yield setting
 
 

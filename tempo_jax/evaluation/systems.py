@@ -6,10 +6,10 @@ from ml_collections import ConfigDict
 
 from tempo_jax.evaluation import decode_workers, model
 from tempo_jax.evaluation.settings import AXES, NO_COMPRESSION, Setting
-from tempo_jax.tempo.options import PRUNING, STRATEGIES, Options
+from tempo_jax.tempo.options import PRUNE_STRATEGIES, STRATEGIES, Options
 from tempo_jax.video import Reading, Source
 from tempo_jax.xcomp import options as xcomp
-from tempo_jax.xcomp.layout import VIDEO, sample_indices
+from tempo_jax.xcomp.layout import VIDEO_CONFIG, sample_indices
 
 
 def _reading(config: ConfigDict) -> Reading:
@@ -38,7 +38,7 @@ class TempoSystem:
         return self.model.open(source, keep=True, prefix_cache=prefix, questions=batch)
 
     def options(self, setting: Setting, new_tokens: int) -> Options:
-        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNING else {}
+        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNE_STRATEGIES else {}
         return Options(**setting.options(), **drop, max_new_tokens=new_tokens, seed=self.config.seed)
 
 
@@ -54,7 +54,7 @@ class XCompSystem:
     def sampling(self, max_frames: int) -> decode_workers.FrameSampling:
         config = self.config
         limits = (config.fps, config.min_frames, max_frames)
-        return decode_workers.FrameSampling(*limits, VIDEO, sample_indices, _reading(config))
+        return decode_workers.FrameSampling(*limits, VIDEO_CONFIG, sample_indices, _reading(config))
 
     def open(self, source: Source) -> Any:
         """Returns a clip that has encoded the source."""

@@ -1,4 +1,4 @@
-"""What may be asked of one answer of either system, checked: how long it gets, and how tokens are drawn."""
+"""Options of decoding that both systems have, validated."""
 
 from numbers import Real
 from typing import Any
@@ -8,12 +8,13 @@ import numpy as np
 from tempo_jax.errors import TempoError
 
 
-def check_answer(options: Any) -> None:
-    """TempoError unless the fields that both systems' `Options` have make sense.
+def check_decode_options(options: Any) -> None:
+    """Validates max_new_tokens, temperature, top_p and seed.
 
-    Those are max_new_tokens, temperature, top_p and seed.
+    Raises:
+      TempoError: One of them is invalid.
     """
-    check_whole("max_new_tokens", options.max_new_tokens, least=1)
+    check_integer("max_new_tokens", options.max_new_tokens, minimum=1)
     if not isinstance(options.temperature, Real) or not 0 <= options.temperature <= 1e6:
         raise TempoError(f"temperature is {options.temperature!r}, but it must be from 0 (greedy) to 1e6.")
     if not isinstance(options.top_p, Real) or not 0 < options.top_p <= 1:
@@ -22,19 +23,23 @@ def check_answer(options: Any) -> None:
         raise TempoError(f"seed is {options.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
 
 
-def check_whole(name: str, value: Any, *, least: int, below: float = float("inf")) -> None:
-    """TempoError unless `value` is a whole number of at least `least` (and below `below`)."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not least <= value < below:
-        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+def check_integer(name: str, value: Any, *, minimum: int, below: float = float("inf")) -> None:
+    """Validates that `value` is an integer of at least `minimum` and below `below`.
+
+    Raises:
+      TempoError: It is not.
+    """
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or not minimum <= value < below:
+        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {minimum}.")
 
 
-class Greedy:
-    """What `Options` of both systems know of themselves."""
+class DecodeOptions:
+    """Base of both systems' `Options`."""
 
     temperature: float
 
     @property
     def greedy(self) -> bool:
-        """Also for temperatures so low that float32 logits divided by them would overflow."""
+        """Also true for temperatures so low that float32 logits divided by them would overflow."""
         return self.temperature < 1e-6

@@ -20,7 +20,7 @@ from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.runtime import prefetch
-from tempo_jax.runtime.session import Message, Turn
+from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Answering, Device
 from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started
@@ -35,7 +35,7 @@ FIRST_GUESS_SECONDS = 5.0  # of a question, before any has been answered
 STALLED_SECONDS = 5.0  # an opening that waits so long for frames lends its place to another
 MOST_STALLED = 4  # times as many openings as places, at most
 NEWCOMERS = 4  # places beyond the queue's for those who have none in it
-WRITING = "answering"  # what systems call that stage
+WRITING = "generating"  # what systems call that stage
 CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
 
 
@@ -326,7 +326,7 @@ class Service:
                 group = self._next(turn)
                 try:
                     if group.jobs:
-                        prefetch.waiting.set(group.lent)  # in this thread's context
+                        prefetch.while_waiting.set(group.lent)  # in this thread's context
                         self._answer(group)
                 except Exception as error:
                     self._fail(group.jobs, error)
@@ -369,7 +369,7 @@ class Service:
                 self._tell(job, Started(True))
                 self._tell(job, Ready(opened, True))
         turns = [self._turn(group, job) for job in jobs]
-        if not all(turn.cancelled() for turn in turns):
+        if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
@@ -378,12 +378,12 @@ class Service:
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
-    def _turn(self, group: Group, job: Job) -> Turn:
-        return Turn(
+    def _turn(self, group: Group, job: Job) -> GenerationRequest:
+        return GenerationRequest(
             job.question,
             job.options,
-            piece=lambda text: self._tell(job, Piece(text)),
-            cancelled=job.cancelled.is_set,
+            on_text=lambda text: self._tell(job, Piece(text)),
+            is_cancelled=job.cancelled.is_set,
             progress=lambda *step: self._answering(group, job, *step),
             conversation=job.conversation,
             stop=job.stop,

@@ -16,8 +16,8 @@ import numpy as np
 from tempo_jax.data.batch_packing import BatchShape, SampleSize
 from tempo_jax.data.samples import MARKS, Sample, check_capacity
 from tempo_jax.models.config import Qwen3VLConfig, VideoConfig
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.models.qwen3_vl import Qwen3VL, Rows
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.qwen3_vl import PromptBatch, Qwen3VL
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, Tokenizer, pad_rows
 from tempo_jax.tasks import flops
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """P conversations about one segment each; static shapes, padded. Integers are int32."""
 
     frames_PFHWC: jax.Array  # uint8, at the model's frame size
-    rows: Rows
+    rows: PromptBatch
     labels_PL: jax.Array  # of the same position, not shifted; IGNORE is masked
 
 
@@ -77,7 +77,7 @@ def collate(
     frames = _same_count([sample.frames for sample in samples])
     return Batch(
         frames_PFHWC=np.stack([*frames, *[frames[-1]] * padding]),
-        rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
+        rows=PromptBatch(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         labels_PL=labels_PL,
     )
 
@@ -110,8 +110,8 @@ def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple
 
 def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
     """Returns the summed loss of the batch."""
-    remat_vision, remat_text = remat_of_parts(remat, NUM_REMAT_STACKS)
-    visual = model.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    remat_vision, remat_text = parse_remat_policies(remat, NUM_REMAT_STACKS)
+    visual = model.encode_frames(batch.frames_PFHWC, remat=remat_vision)
     hidden = model(visual, batch.rows, remat=remat_text)
     labels = jnp.pad(batch.labels_PL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.text.logits, hidden, labels)

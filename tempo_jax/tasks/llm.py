@@ -50,7 +50,7 @@ def loss(model: Decoder, batch: Batch, *, remat: bool | str = True) -> Loss:
     """Returns the summed loss of the batch."""
     x = model.embed(batch.token_ids_BL)
     conversation = batch.conversation_BL
-    hidden = model(x, positions_in(conversation), document_BL=conversation, remat=remat)
+    hidden = model(x, positions_in(conversation), segment_ids_BL=conversation, remat=remat)
     labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.logits, hidden, labels)
 

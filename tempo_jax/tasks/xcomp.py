@@ -14,7 +14,7 @@ import numpy as np
 from tempo_jax.data.batch_packing import BatchShape, SampleSize
 from tempo_jax.data.samples import MARKS, Sample, check_capacity
 from tempo_jax.models.config import PADDING_ID, XCompConfig
-from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.layers import parse_remat_policies
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
@@ -22,8 +22,8 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, TokenCounts, frames_u8, int32, labeled_positions
 from tempo_jax.tasks.losses import Loss, cross_entropy
 from tempo_jax.xcomp import cost, token_compression
-from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
-from tempo_jax.xcomp.token_compression import plan
+from tempo_jax.xcomp.layout import FRAME_GROUP, sample_indices, time_message
+from tempo_jax.xcomp.token_compression import make_schedule
 
 NUM_REMAT_STACKS = 2  # vision tower, LLM
 
@@ -63,15 +63,15 @@ def frame_indices(sample: Sample) -> np.ndarray:
         if not any(has_visual_mark(turn) for turn in sample.conversation):
             raise ValueError("words alone: XComp is tuned on samples with one video or image each")
         return np.arange(1)
-    most = max(GRAIN, len(sample.frames))
-    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, GRAIN, most)
+    most = max(FRAME_GROUP, len(sample.frames))
+    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, FRAME_GROUP, most)
 
 
 def clip_count(frames: int, config: XCompConfig) -> int:
     """Returns the number of clips of a video with that many prepared frames; 0 for an image's one frame."""
     if frames == 1:
         return 0
-    return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
+    return max(FRAME_GROUP, frames // FRAME_GROUP * FRAME_GROUP) // config.clip_frames
 
 
 def has_visual_mark(turn: dict) -> bool:
@@ -188,9 +188,9 @@ def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 
       shards: Number of data shards; rows of a shard refer only to its own clips.
     """
     size = model.config.vision.image_size
-    remat_vision, remat_llm = remat_of_parts(remat, NUM_REMAT_STACKS)
-    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
-    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
+    remat_vision, remat_llm = parse_remat_policies(remat, NUM_REMAT_STACKS)
+    pool = model.encode_clips(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
+    images = model.encode_clips(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
     pool = pool.reshape(-1, pool.shape[-1])
     return loss_of_visual(model, pool, images, batch, remat=remat_llm, shards=shards)
 
@@ -200,12 +200,12 @@ def loss_of_visual(
 ) -> Loss:
     """Returns the same loss from visual tokens of the buffer and of each row's image."""
     config = model.config
-    rows = token_compression.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
-    room = token_compression.Room(
+    rows = token_compression.RowLengths(batch.prefix_B, batch.frames_B, batch.suffix_B)
+    room = token_compression.RowCapacity(
         batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens
     )
-    schedule = plan(config.compression, config.llm.num_layers, config.frame_tokens)
-    text, visual = token_compression.places(rows, room, config.frame_tokens)
+    schedule = make_schedule(config.compression, config.llm.num_layers, config.frame_tokens)
+    text, visual = token_compression.token_indices(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)

@@ -62,7 +62,7 @@ class BatchSharding:
         self.undivided_rows: list[int] = []
         for per_shard in rows_of_a_shard:
             rows = self.count * per_shard
-            placement = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
+            placement = jax.NamedSharding(mesh, sharding.partition_spec(("batch",), (rows,), mesh))
             if rows // placement.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
                 self.undivided_rows.append(rows)
             row_ranges = (
@@ -91,8 +91,8 @@ class BatchSharding:
         shape = list(local.shape)
         shape[axis] = per_shard * self.count
         names = ["none"] * len(shape)
-        names[axis] = "segments"
-        placement = jax.NamedSharding(self.mesh, sharding.spec(names, shape, self.mesh))
+        names[axis] = "batch"
+        placement = jax.NamedSharding(self.mesh, sharding.partition_spec(names, shape, self.mesh))
 
         def rows(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[axis].indices(shape[axis])

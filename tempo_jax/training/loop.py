@@ -21,7 +21,7 @@ from tempo_jax.training.metrics import MetricsLogger, ThroughputMeter, say
 from tempo_jax.training.run_state import TrainRun, open_run, read_only
 from tempo_jax.training.validation import Validation
 from tempo_jax.training.watchdog import Watchdog
-from tempo_jax.utils import compilation_cache
+from tempo_jax.utils import compilation_cache, paths
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -96,6 +96,7 @@ def _loop(run: TrainRun, make_batches: Callable[..., Any]) -> str:
             if due and not monitor.nonfinite_steps:  # within a streak of non-finite steps, saving waits
                 watcher(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
+                    log.flush()
                     run.save(done, batch.states, monitor.nonfinite_steps, loss)
                 saved, due = done, False
             run.checkpoints.check()
@@ -246,6 +247,6 @@ def profiled(run: TrainRun, number: int) -> Iterator[None]:
         yield
         return
     jax.block_until_ready(run.state)
-    with jax.profiler.trace(str(run.workdir / "profile")):
+    with paths.staged(run.workdir / "profile") as place, jax.profiler.trace(str(place)):
         yield
         jax.block_until_ready(run.state)

@@ -17,6 +17,7 @@ from tempo_jax.tasks.base import TokenCounts
 from tempo_jax.training import loggers
 from tempo_jax.training.optimizer import OptimizerConfig, schedule
 from tempo_jax.training.param_groups import STORED_NAMES
+from tempo_jax.utils.mirror import Mirror
 
 
 class ThroughputMeter:
@@ -135,8 +136,11 @@ class MetricsLogger:
         """
         self._files: dict[str, TextIO] = {}
         self._loggers: list[loggers.Logger] = []
+        self._mirror: Mirror | None = None
         if jax.process_index() != 0:
             return
+        self._mirror = Mirror(workdir, ("log.jsonl", "validation.jsonl", "loggers.json"))
+        workdir = self._mirror.folder
         for name in ("log.jsonl", "validation.jsonl"):
             _truncate(workdir / name, step)
         self._workdir = workdir
@@ -173,12 +177,19 @@ class MetricsLogger:
         for logger in self._loggers:
             logger.numbers(row["step"], numbers)
 
+    def flush(self) -> None:
+        """Writes everything out before a checkpoint, so that a resumed run finds it."""
+        if self._mirror is not None:
+            self._mirror.flush()
+
     def __enter__(self) -> "MetricsLogger":
         return self
 
     def __exit__(self, *_) -> None:
         for opened in (*self._files.values(), *self._loggers):
             opened.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -2,10 +2,12 @@
 
 workdir/owner.json names the owner: {"host", "process", "since", "token", "ended"}. The owner holds a lock on
 that file, which the system releases when its process ends, however it ends, and touches it every few seconds:
-on file systems whose locks other hosts do not see, an owner that still touches it is alive.
+on file systems whose locks other hosts do not see, an owner that still touches it is alive. gs:// has no
+locks: there the owner rewrites the file, and a reader that reads it twice sees whether it is still rewritten.
 Only an owner writes to the folder; exporting and evaluating only read.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -14,15 +16,86 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.utils import paths
 
 FILE = "owner.json"
 HEARTBEAT_SECONDS = 5.0
 # Time without a heartbeat after which an owner on another host counts as dead; network file systems may show
 # another host's changes this late.
 STALE_AFTER_SECONDS = 40.0
+
+
+class Held(Protocol):
+    """The file as an owner holds it."""
+
+    def lock(self) -> bool | None:
+        """Whether it is ours now; None where there are no locks."""
+
+    def beaten(self) -> int:
+        """What changes with every beat."""
+
+    def beat(self) -> None: ...
+
+    def write(self, text: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class OnDisk:
+    """Open as long as it is held: the lock is the process's."""
+
+    def __init__(self, path: Path):
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def lock(self) -> bool | None:
+        return lock(self._descriptor)
+
+    def beaten(self) -> int:
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    def beat(self) -> None:
+        os.utime(self._descriptor)
+
+    def write(self, text: bytes) -> None:
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class InStorage:
+    """An object: a beat writes it again, as long as it is still what was written last."""
+
+    def __init__(self, path: Any):
+        self._path, self._text = path, b""
+
+    def lock(self) -> bool | None:
+        return None
+
+    def beaten(self) -> int:
+        from tempo_jax.utils import gcs
+
+        try:
+            return int(gcs.filesystem().info(os.fspath(self._path)).get("generation") or 0)
+        except FileNotFoundError:
+            return 0
+
+    def beat(self) -> None:
+        if self._path.read_bytes() == self._text:
+            self.write(self._text)
+
+    def write(self, text: bytes) -> None:
+        from tempo_jax.utils import gcs
+
+        gcs.put_bytes(self._path, text)
+        self._text = text
+
+    def close(self) -> None:
+        pass
 
 
 class Owner:
@@ -38,12 +111,12 @@ class Owner:
         self._ended = threading.Event()
 
     def __enter__(self) -> "Owner":
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file: Held = (InStorage if paths.remote(self._path) else OnDisk)(self._path)
         try:
             self._wait_for_the_last_owner()
             self._write(ended=False)
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
         threading.Thread(target=self._beat, name="owner", daemon=True).start()
         return self
@@ -53,9 +126,9 @@ class Owner:
         try:
             if read_owner(self._workdir).get("token") == self.token:
                 self._write(ended=True)
-        except OSError:
+        except (OSError, TempoError):
             pass  # a full or vanished disk: the next owner sees that the lock is free
-        os.close(self._descriptor)
+        self._file.close()
 
     def check(self) -> None:
         """Raises TryAgain where another run has taken the folder over, after this one was stalled."""
@@ -67,18 +140,18 @@ class Owner:
             )
 
     def _wait_for_the_last_owner(self) -> None:
-        """Returns when there is none; on another host it may take PATIENCE_SECONDS to be sure of that."""
-        began, first, is_announced = time.monotonic(), self._beaten(), False
+        """Returns when there is none; on another host it may take STALE_AFTER_SECONDS to be sure of that."""
+        began, first, is_announced = time.monotonic(), self._file.beaten(), False
         while True:
-            free, last = lock(self._descriptor), read_owner(self._workdir)
+            free, last = self._file.lock(), read_owner(self._workdir)
             elsewhere = last.get("host", "") != socket.gethostname()
-            if free and (not last or last.get("ended")):
+            if free is not False and (not last or last.get("ended") or _is_dead(last)):
                 return
             if free is not None and not elsewhere:
                 if free:
                     return  # it was killed
                 self._refuse(last)
-            if self._beaten() != first:
+            if self._file.beaten() != first:
                 self._refuse(last)
             if time.monotonic() - began > STALE_AFTER_SECONDS:
                 return
@@ -98,27 +171,23 @@ class Owner:
             "another --workdir"
         )
 
-    def _beaten(self) -> int:
-        return os.fstat(self._descriptor).st_mtime_ns
-
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
-                os.utime(self._descriptor)
-            except OSError:
+                self._file.beat()
+            except (OSError, TempoError):
                 continue  # the disk has trouble, which whoever writes to it will tell
 
     def _write(self, ended: bool) -> None:
         values = {
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "namespace": _namespace(),
             "since": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
             "token": self.token,
             "ended": ended,
         }
-        text = json.dumps(values).encode() + b"\n"
-        os.pwrite(self._descriptor, text, 0)
-        os.ftruncate(self._descriptor, len(text))
+        self._file.write(json.dumps(values).encode() + b"\n")
 
 
 def read_owner(workdir: Path) -> dict[str, Any]:
@@ -128,6 +197,28 @@ def read_owner(workdir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _is_dead(last: dict) -> bool:
+    """Returns whether the last owner was a process of this host that has ended."""
+    if last.get("host") != socket.gethostname() or not isinstance(last.get("process"), int):
+        return False
+    if last.get("namespace") != _namespace():  # of another container, or from before a reboot
+        return False
+    try:
+        os.kill(last["process"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _namespace() -> str:
+    """Returns the namespace of process ids; "" where it is not known."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
 
 
 def _describe_owner(owner: dict) -> str:

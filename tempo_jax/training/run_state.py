@@ -28,8 +28,7 @@ from tempo_jax.training.device_prefetch import BatchSharding
 from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimizer_config, say
 from tempo_jax.training.owner import Owner
-from tempo_jax.utils import failures, folders
-from tempo_jax.utils.paths import check_local
+from tempo_jax.utils import failures, folders, paths
 from tempo_jax.utils.tree import nest
 
 WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
@@ -108,7 +107,7 @@ def open_run(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
             with goodput.spending("restore"):
                 run = (restore_run if restore.agreed_steps(workdir) else init_run)(config, workdir, mesh)
             run.goodput = goodput
-            with CheckpointManager(workdir, config.checkpoints) as saved:
+            with CheckpointManager(workdir, config.checkpoints, config.commit) as saved:
                 run.checkpoints, run.owner = saved, owner
                 _log_summary(run)
                 yield run
@@ -126,7 +125,8 @@ def read_only(config: ConfigDict, workdir: Path) -> Iterator[TrainRun]:
 @contextlib.contextmanager
 def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
     configs.check(config)
-    check_local("the working directory", workdir)
+    if wrong := paths.check_scheme("the workdir", workdir):
+        raise TempoError(wrong)
     peers.check_alike(
         {f"config.{name}": value for name, value in configs.leaves(configs.to_json(config)).items()}
         | {"--workdir": str(workdir), "the code": checkpoints.code_digest(), "jax": jax.__version__}
@@ -134,7 +134,7 @@ def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shar
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
     with placed, failures.as_sentences(), report_oom():
-        yield Path(workdir).resolve(), mesh
+        yield paths.absolute(paths.path("the workdir", workdir)), mesh
 
 
 @contextlib.contextmanager
@@ -194,8 +194,10 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
       TempoError: The sizes do not fit the devices, or a process would have none.
     """
     count = jax.device_count() if devices is None else len(devices)
-    mesh = sharding.make_mesh(**sharding.filled(dict(config.mesh), count, "config.mesh."), devices=devices)
-    if note := sharding.left_out(mesh, count, "config.mesh."):
+    mesh = sharding.make_mesh(
+        **sharding.fill_axis_sizes(dict(config.mesh), count, "config.mesh."), devices=devices
+    )
+    if note := sharding.unused_devices_note(mesh, count, "config.mesh."):
         if jax.process_count() > 1:
             raise TempoError(f"{note}, as it must with several processes")
         if devices is None:
@@ -206,7 +208,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> TrainRun:
     """Initializes a run before its first step."""
     for source in config.init.values():
-        if source and Path(source).exists():
+        if source and (paths.remote(source) or Path(source).exists()):
             for name in WRITTEN:
                 folders.check_apart(workdir / name, source)
     model = initialization.architecture(config)
@@ -224,7 +226,7 @@ def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Trai
     state = jax.jit(first, out_shardings=shardings, donate_argnums=0)(trainable)
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
-        (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+        paths.write_text(workdir / "config.json", text + "\n")
     return _make_run(config, workdir, mesh, model, state, frozen, None, tx)
 
 

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
-from tempo_jax.models.qwen3_vl import Rows
-from tempo_jax.sharding import RULES
+from tempo_jax.models.qwen3_vl import PromptBatch
+from tempo_jax.sharding import DEFAULT_RULES
 from tempo_jax.tasks import TASKS
 from tempo_jax.tasks.base import Task
 from tempo_jax.tasks.losses import Loss
@@ -42,9 +42,9 @@ class Metrics(NamedTuple):
 
 def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     """Partition specs of a batch [micro-batches, rows, ...]: rows are sharded over data x fsdp."""
-    axes = RULES["segments"]
+    axes = DEFAULT_RULES.batch
     row = P(None, axes)
-    rows = Rows(row, row, P(None, None, axes))
+    rows = PromptBatch(row, row, P(None, None, axes))
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
@@ -71,7 +71,7 @@ def make_train_step(
       optimizer: Transformation of the gradients of the trainable parameters.
       task: What is trained.
       dtype: Dtype of the computation; master weights stay float32.
-      remat: Rematerialization policies of the task's layer stacks (models.layers.remat_of_parts).
+      remat: Rematerialization policies of the task's layer stacks (models.layers.parse_remat_policies).
       shards: Number of data shards that the batch was assembled from.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What every part uses and that knows none of them: paths, folders, text, trees, progress, command lines."""
+"""What every part uses and that knows none of them: paths, object storage, folders, text, trees, progress."""

@@ -72,7 +72,7 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
         return 1
 
 
-def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
+def run_on_cpu(prog: str, command: Callable[[], int], stopped_words: str = STOPPED) -> int:
     """The same for converting and preparing: what the system refuses them is a user's mistake.
 
     A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
@@ -88,9 +88,9 @@ def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
 
     try:
         with signals.raising():
-            return run(prog, refusals, interrupted=STOPPED)
+            return run(prog, refusals, interrupted=stopped_words)
     except signals.Stopped as stopped:
-        say(f"{prog}: {STOPPED.format(signal=stopped)}")
+        say(f"{prog}: {stopped_words.format(signal=stopped)}")
         return stopped.status
 
 
