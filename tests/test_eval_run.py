@@ -142,7 +142,7 @@ def test_processes_share_the_videos_in_any_order(root, tmp_path, fake):
     config = config_of("lvbench", root / "lvbench", root / "model")
     workdir = tmp_path / "shared"
     told = [evaluate(config, workdir, process, 3) for process in (2, 0)]
-    assert all("finished; others of" in lines[0] for lines in told) and not (workdir / "report.md").exists()
+    assert all("finished its part; " in lines[0] for lines in told) and not (workdir / "report.md").exists()
     assert evaluate(config, workdir, 1, 3)[-1] == f"The report: {workdir / 'report.md'}"
     assert reported(workdir) == whole
     assert len(list((workdir / "rows").iterdir())) == 3

@@ -42,7 +42,7 @@ def whole(tmp_path_factory) -> Path:
 
 def test_the_set_is_one_of_tfds_with_a_manifest(whole):
     names = sorted(path.name for path in whole.iterdir())
-    files = [f"preparing-train.array_record-0000{i}-of-00003" for i in range(3)]
+    files = [f"preparedbuilder-train.array_record-0000{i}-of-00003" for i in range(3)]
     assert names == sorted(
         [*files, "dataset_info.json", "features.json", "frame_counts.json", "manifest.json", "metadata.json",
          "skipped.jsonl"]

@@ -87,7 +87,7 @@ def test_killed_in_a_step_or_a_save_training_goes_on_bit_for_bit(when, tiny_mode
     run = started(tiny_model, workdir)
     said = run.communicate(timeout=300)[1]
     assert run.returncode == 0, said
-    assert ("going on after step 3" in said) == ("commit" in when)
+    assert ("Resuming from step 3" in said) == ("commit" in when)
     assert curve(workdir) == tiny_training.curve(trained)
     assert_same(f"{workdir}/model", trained / "model")
 
@@ -130,7 +130,7 @@ def test_two_processes_train_into_one_bucket(tiny_model, trained, capsys):
     assert {f"checkpoints/6/data/shard_{i}.json" for i in range(tiny_training.SHARDS)} <= names.keys()
     assert relative(curve(workdir), tiny_training.curve(trained)) < 1e-5
     assert tiny_training.train(tiny_model, workdir, **{"steps": 7}) == "finished"
-    assert "going on after step 6" in capsys.readouterr().err
+    assert "Resuming from step 6" in capsys.readouterr().err
 
 
 def test_a_damaged_step_there_is_not_used(tiny_model, trained, capsys):
@@ -141,7 +141,7 @@ def test_a_damaged_step_there_is_not_used(tiny_model, trained, capsys):
     (folder / name).write_bytes(b"x")
     assert tiny_training.train(tiny_model, workdir, **{"steps": 7}) == "finished"
     said = capsys.readouterr().err
-    assert "the checkpoint of step 6 is damaged" in said and "going on after step 3" in said
+    assert "the checkpoint of step 6 is damaged" in said and "Resuming from step 3" in said
     assert any(name.startswith("damaged/6/state/") for name in paths.files(folder))
 
 
@@ -261,7 +261,7 @@ def test_an_evaluation_there_in_parts_is_the_same(tmp_path, demo_tokenizer_dir, 
     config = eval_runs.config_of("mlvu", copy, folder)
     eval_runs.evaluate(config, tmp_path / "local")
     config = eval_runs.config_of("mlvu", copy, f"{BUCKET}/eval-checkpoint")
-    assert "the others of 2 go on" in eval_runs.evaluate(config, f"{BUCKET}/eval", 0, 2)[0]
+    assert "answers of the other 1 are missing" in eval_runs.evaluate(config, f"{BUCKET}/eval", 0, 2)[0]
     lines = eval_runs.evaluate(config, f"{BUCKET}/eval", 1, 2)
     assert "The report" in lines[-1]
     there = paths.path("the workdir", f"{BUCKET}/eval")

@@ -59,7 +59,11 @@ def batch_layout() -> str:
     canvas = Canvas(900, 360, "A global batch: shards side by side, micro-batches one after the other")
     canvas.text(20, 22, "One micro-batch of one shard", 14, "start")
     canvas.text(
-        20, 52, "segment buffer: batch.pool segments of batch.row_length compressor tokens", 12, "start"
+        20,
+        52,
+        "segment buffer: batch.segments segments of batch.compressor_length compressor tokens",
+        12,
+        "start",
     )
     owners = (0, 0, 0, 1, 1, 2, 2, 2, None, None)
     for index, owner in enumerate(owners):
@@ -68,7 +72,7 @@ def batch_layout() -> str:
     canvas.text(
         20,
         122,
-        "LLM sequences: batch.conversations rows of batch.length tokens, packed; "
+        "LLM sequences: batch.sequences sequences of batch.sequence_length tokens, packed; "
         "attention stays within an example",
         12,
         "start",

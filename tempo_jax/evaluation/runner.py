@@ -152,7 +152,7 @@ class Run:
             raise
 
     def _check_videos(self) -> None:
-        """Raises TempoError where more than MAX_MISSING_FRACTION of the videos are missing, unless allowed."""
+        """TempoError where more than MAX_MISSING_FRACTION of the videos are missing, unless allowed."""
         answered = rows.read(self.workdir)
         answered = {key for key, row in answered.items() if not rows.unanswered(row)}
         needed = {question.video: question for question, _ in pending(self.items, answered)}
@@ -202,8 +202,8 @@ class Run:
             if wait:
                 raise TryAgain(f"{left} answers are missing in {self.workdir}: run the same command again")
             return [
-                f"Process {self.process} finished; {left} answers of other processes ({self.processes} in "
-                f"all) are missing in {self.workdir}. The last process to finish writes the report; --report "
+                f"Process {self.process} finished its part; {left} answers of the other {self.processes - 1} "
+                f"are missing in {self.workdir}. The last process to finish writes the report; --report "
                 "writes one of the answers so far."
             ]
         return [*self.report(), f"The report: {self.workdir / 'report.md'}"]
