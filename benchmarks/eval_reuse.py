@@ -27,7 +27,7 @@ from tempo_jax.runtime.session import Turn
 from tempo_jax.tempo import steps
 from tempo_jax.tempo.options import Options
 from tempo_jax.video import Source
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 # What is kept, and how many further answers are written together.
 WAYS = {
@@ -132,18 +132,18 @@ def main() -> None:
     args = parser.parse_args()
     shapes = ("star", "cross", "arrow", "heart", "moon")
     questions = [f"When does the {shapes[i % 5]} appear, part {i}?" for i in range(args.questions)]
-    found, counts = {}, Counts()
+    results, counts = {}, Counts()
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
-        write_video(video, Clip(seconds=args.seconds, fps=4, height=128, width=128))
+        write_video(video, SyntheticVideo(seconds=args.seconds, fps=4, height=128, width=128))
         for name, config in (("demo", DEMO), ("larger", larger())):
             (Path(folder) / name).mkdir()
             tempo, parameters = random_model(Path(folder) / name, config)
-            found[name] = {"parameters": parameters, "rows": measure(tempo, video, questions, counts)}
+            results[name] = {"parameters": parameters, "rows": measure(tempo, video, questions, counts)}
             print(f"\n{name}: {parameters / 1e6:.1f} M parameters, {args.questions} questions\n")
             print("| kept | first, s | further, s each | further / first | decoded | chunks seen |")
             print("|---|---|---|---|---|---|")
-            for row in found[name]["rows"]:
+            for row in results[name]["rows"]:
                 print(
                     f"| {row['kept']} | {row['first_seconds']:.2f} | {row['further_seconds']:.3f} | "
                     f"{row['share']:.0%} | {row['decoded']} | {row['chunks_seen']} |",
@@ -151,7 +151,7 @@ def main() -> None:
                 )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -131,15 +131,21 @@ def _opened(
     model: str, source: Any, base: Any, adapter: Any, memory_tokens: int
 ) -> Iterator[tuple[Source, list[Path], dict[str, Any]]]:
     """The source, the folders that are read, and what model.json says of where they are from."""
-    given = {"source": source, "base": base, "adapter": adapter}
-    places = {what: hub.locate(f"the {what}", path) for what, path in given.items() if path is not None}
-    origin = {what: f"{place.hub}@{place.commit}" for what, place in places.items() if place.hub}
-    at = {what: place.folder for what, place in places.items()}
+    sources = {"source": source, "base": base, "adapter": adapter}
+    located = {role: hub.locate(f"the {role}", path) for role, path in sources.items() if path is not None}
+    origin = {role: f"{location.hub}@{location.commit}" for role, location in located.items() if location.hub}
+    folders_by_role = {role: location.folder for role, location in located.items()}
     if adapter is not None:
-        origin.setdefault("adapter", at["adapter"].name)
-    with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
+        origin.setdefault("adapter", folders_by_role["adapter"].name)
+    with Source(
+        model,
+        folders_by_role["source"],
+        folders_by_role.get("base"),
+        memory_tokens,
+        folders_by_role.get("adapter"),
+    ) as opened:
         _check_reading(opened)
-        yield opened, list(at.values()), {"from": origin} if origin else {}
+        yield opened, list(folders_by_role.values()), {"from": origin} if origin else {}
 
 
 def _check_reading(opened: Source) -> None:
@@ -155,9 +161,9 @@ def _check_reading(opened: Source) -> None:
         ]
     for kind, config, folder, base in pairs:
         headless = opened.model == "tempo-init" and kind == "qwen3-vl"
-        found, _ = their_config.split(kind, config, folder, base, headless=headless)
-        if found:
-            raise TempoError(f"{folder}: config.json cannot be followed ({some(found, 3)})")
+        differing, _ = their_config.split(kind, config, folder, base, headless=headless)
+        if differing:
+            raise TempoError(f"{folder}: config.json cannot be followed ({some(differing, 3)})")
 
 
 def _written_bytes(opened: Source, dtype: str) -> int:

@@ -91,20 +91,20 @@ def parse(
         svlm = qwen3_vl(base_values, notes, headless=True, ids=tokenizer_ids(base))
         return tempo(values, svlm, names, read_json(folder, "generation_config.json", required=False), notes)
     except KeyError as error:
-        where = folder / "config.json" if base is None else f"config.json in {folder} or {base}"
-        raise TempoError(f"{where} lacks the field {error}: fetch it again") from error
+        location = folder / "config.json" if base is None else f"config.json in {folder} or {base}"
+        raise TempoError(f"{location} lacks the field {error}: fetch it again") from error
 
 
 def check_model_type(kind: str, values: dict, folder: Path) -> None:
     """TempoError where a config.json is of another kind of model."""
-    found = values.get("model_type")
-    if found not in MODEL_TYPES[kind]:
-        fits = [k for k, types in MODEL_TYPES.items() if found in types]
+    model_type = values.get("model_type")
+    if model_type not in MODEL_TYPES[kind]:
+        fits = [k for k, types in MODEL_TYPES.items() if model_type in types]
         advice = f"use --model={fits[0]}" if fits else f"expected {' or '.join(MODEL_TYPES[kind])}"
-        if isinstance(found, str) and found.endswith("_moe"):
+        if isinstance(model_type, str) and model_type.endswith("_moe"):
             advice = "models of mixed experts (MoE) are not supported, take a dense one"
         raise TempoError(
-            f"{folder} is a {found!r} model (model_type), which --model={kind} does not read: {advice}"
+            f"{folder} is a {model_type!r} model (model_type), which --model={kind} does not read: {advice}"
         )
 
 
@@ -233,11 +233,11 @@ def _vision_theta(fields: Fields) -> float:
     if kind not in ("default", "axial"):
         fields.refuse(f"{name}.rope_type={kind!r}")
     beside = fields.values.get("rope_theta", THETA)
-    theirs = params.get("rope_theta", beside)
-    if isinstance(theirs, bool) or not isinstance(theirs, int | float) or theirs <= 0:
-        fields.refuse(f"rope_theta={theirs!r}")
-        theirs = THETA
-    read = {4: THETA, 5: float(theirs)}
+    theta = params.get("rope_theta", beside)
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
+        fields.refuse(f"rope_theta={theta!r}")
+        theta = THETA
+    read = {4: THETA, 5: float(theta)}
     return fields.differ("rope_theta", read[fields.generation], read[9 - fields.generation])
 
 
@@ -248,11 +248,11 @@ def tempo(
     # rope_scaling of the global LLM is forced to None by the released code (facts §1.6).
     fields = Fields.of_file({k: v for k, v in values.items() if k != "rope_scaling"})
     projector = values.get("mm_projector_type", "linear")  # the released code's default (facts §1.5)
-    found = projector_in(names)
-    if found is not None and found != projector:
+    stored_projector = projector_in(names)
+    if stored_projector is not None and stored_projector != projector:
         raise TempoError(
-            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a {found!r} "
-            "projector: correct config.json"
+            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a "
+            f"{stored_projector!r} projector: correct config.json"
         )
     config = cfg.TempoConfig(
         compressor=svlm,
@@ -322,21 +322,21 @@ def projector_in(names: Collection[str]) -> str | None:
     """The projector type that the tensor names show (facts §1.5); None without tensor names."""
     if not names:
         return None
-    found = [match for match in map(PROJECTOR_KEY.fullmatch, names) if match]
-    if not found:
+    matches = [match for match in map(PROJECTOR_KEY.fullmatch, names) if match]
+    if not matches:
         return "identity"
-    return "linear" if found[0][1] is None else f"mlp{len(found)}x_gelu"
+    return "linear" if matches[0][1] is None else f"mlp{len(matches)}x_gelu"
 
 
 def eos_ids(*configs: dict) -> tuple[int, ...]:
     """End-of-sequence ids of all configs, always with <|im_end|> (facts §1.9), in a stable order."""
     ids = [cfg.QWEN_IDS.im_end]
     for values in configs:
-        found = values.get("eos_token_id")
-        found = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(type(x) is int and x >= 0 for x in found):
+        token_ids = values.get("eos_token_id")
+        token_ids = token_ids if isinstance(token_ids, list) else [] if token_ids is None else [token_ids]
+        if not all(type(x) is int and x >= 0 for x in token_ids):
             raise TempoError(f"eos_token_id is {values['eos_token_id']!r}, not the number of a token")
-        ids += found
+        ids += token_ids
     return tuple(dict.fromkeys(ids))
 
 

@@ -255,11 +255,11 @@ def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
         return {source / SINGLE: []}
     if (source / INDEX).is_file():
         return _indexed(source / INDEX)
-    found = sorted(path for path in source.glob("*.safetensors") if not path.name.startswith(OTHERS))
-    if len(found) == 1:
-        return {found[0]: []}
-    if found:
-        raise TempoError(f"{source} holds {len(found)} safetensors files but no {INDEX}: fetch that file too")
+    files = sorted(path for path in source.glob("*.safetensors") if not path.name.startswith(OTHERS))
+    if len(files) == 1:
+        return {files[0]: []}
+    if files:
+        raise TempoError(f"{source} holds {len(files)} safetensors files but no {INDEX}: fetch that file too")
     raise TempoError(f"{source} holds no safetensors file: give the folder of a Hugging Face checkpoint")
 
 
@@ -330,5 +330,5 @@ def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first names and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    remainder = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + remainder

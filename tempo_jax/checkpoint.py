@@ -26,7 +26,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
 from tempo_jax.utils import digests, failures, signals
-from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.folders import atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
@@ -155,9 +155,9 @@ def save(
 ) -> None:
     """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of.
 
-    overwrite: as for `folders.replacing`. TempoError where it cannot be written.
+    overwrite: as for `folders.atomic_directory`. TempoError where it cannot be written.
     """
-    with replacing(directory, overwrite) as folder:
+    with atomic_directory(directory, overwrite) as folder:
         with saving_context(), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tempo_jax.serve.files import Library
+from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.uploads import Uploads
 from tests.serving import make_videos, service_of
 
@@ -29,7 +29,7 @@ def server(folders=(), model=None, access=None, page=None, **limits):
     """(address, service) of a live server."""
     with service_of(model, **limits) as service:
         uploads = Uploads(service.limits)
-        made = app.create_app(service, Library(folders), uploads, access, page)
+        made = app.create_app(service, MediaFolders(folders), uploads, access, page)
         try:
             with run.running(made.state.guarded, service) as address:
                 yield address, service

@@ -11,7 +11,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import ahead
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests.benchmark_copies import write_videos
 
 ORDER = ("one", "cut", "two", "missing", "empty", "one")
@@ -83,7 +83,7 @@ def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
     monkeypatch.setattr(ahead, "BLOCK_BYTES", 1)  # a frame a block, so that some are still to come
     results = []
     # No two frames fit into a pipe (64 KiB), or all of them could be on the way already.
-    write_video(folder / "large.mp4", Clip(seconds=4, fps=4, height=192, width=256))
+    write_video(folder / "large.mp4", SyntheticVideo(seconds=4, fps=4, height=192, width=256))
     for number, found in enumerate(ahead.opened(jobs(folder, ("large", "two", "one")), 1, 2)):
         if number == 0:
             os.kill(hands[0]._process.pid, signal.SIGKILL)

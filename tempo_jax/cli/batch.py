@@ -52,8 +52,8 @@ def run_batch(args: argparse.Namespace) -> int:
     cases = _read_cases(Path(args.cases))
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_open_out(args, checkpoint, cases))
-        todo = [index for index in range(len(cases)) if index not in out.answered]
-        if not todo:
+        pending = [index for index in range(len(cases)) if index not in out.answered]
+        if not pending:
             command_line.say(f"tempo: all {count(len(cases), 'case')} are answered in {args.out} already.")
             return 0
         if out.answered:
@@ -62,32 +62,36 @@ def run_batch(args: argparse.Namespace) -> int:
             )
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            asker = _Asker(common.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress)
-        failed = _ask(cases, todo, asker, out, progress)
+            run_case = _CaseRunner(
+                common.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress
+            )
+        failed = _ask(cases, pending, run_case, out, progress)
     if failed:
-        where = args.out or "the output"
+        output_name = args.out or "the output"
         cases_failed = f"{failed} of {count(len(cases), 'case')} failed"
         again = "; the same command asks them again" if args.out else ""
-        command_line.say(f'tempo: {cases_failed}; their "error" in {where} says why{again}.')
+        command_line.say(f'tempo: {cases_failed}; their "error" in {output_name} says why{again}.')
     return 2 if failed else 0
 
 
-def _ask(cases: list, todo: list[int], asker: "_Asker", out: "_Lines", progress: Any) -> int:
+def _ask(
+    cases: list, pending: list[int], run_case: "_CaseRunner", out: "_ResultWriter", progress: Any
+) -> int:
     """How many failed of those to do."""
     failed = 0
-    for index, following in zip(todo, [*todo[1:], None]):
+    for index, following in zip(pending, [*pending[1:], None]):
         progress("cases", index, len(cases))
         after = None if following is None else cases[following]
         with contextlib.redirect_stdout(sys.stderr):
             again = _video(cases[index]) is not None and _video(cases[index]) == _video(after)
-            result = asker(cases[index], again=again)
+            result = run_case(cases[index], again=again)
         failed += "error" in result
         out.write(index, cases[index], result)
     progress("cases", len(cases), len(cases))
     return failed
 
 
-class _Asker:
+class _CaseRunner:
     """Answers cases one by one; cases that follow each other on one video share its open clip."""
 
     def __init__(self, tempo: Any, args: argparse.Namespace, folder: Path, progress: progress_lines.Reporter):
@@ -106,7 +110,9 @@ class _Asker:
             self.clip = None  # whatever went wrong, the next case starts afresh
             if os.environ.get("TEMPO_JAX_TRACEBACK") and not isinstance(error, TempoError):
                 raise
-            return {"error": str(error) if isinstance(error, TempoError) else command_line.bug(error)}
+            return {
+                "error": str(error) if isinstance(error, TempoError) else command_line.internal_error(error)
+            }
 
     def _ask(self, video: str, query: str, again: bool) -> Any:
         path, query = str(self.folder / video), clean_text(query)
@@ -124,7 +130,7 @@ def _video(case: Any) -> str | None:
     return case.get("video_path") if isinstance(case, dict) else None
 
 
-def _own(case: Any) -> dict:
+def _case_fields(case: Any) -> dict:
     """A case's own fields in its line; "error" and "answered_by" are there only where we say so."""
     if not isinstance(case, dict):
         return {"case": case}
@@ -133,7 +139,7 @@ def _own(case: Any) -> dict:
 
 def _line(index: int, case: Any, result: dict) -> str:
     """The output line: the case's own fields, then ours."""
-    return json.dumps({**_own(case), "index": index, **result}, ensure_ascii=False) + "\n"
+    return json.dumps({**_case_fields(case), "index": index, **result}, ensure_ascii=False) + "\n"
 
 
 def _read_cases(path: Path) -> list:
@@ -160,7 +166,7 @@ def _check_case(case: Any) -> tuple[str, str]:
     return case["video_path"], case["query"]
 
 
-class _Lines:
+class _ResultWriter:
     """Lines as they are answered, to a stream that keeps nothing."""
 
     def __init__(self, file: TextIO):
@@ -171,7 +177,7 @@ class _Lines:
         self.file.flush()
 
 
-class _Resumed(_Lines):
+class _ResumedWriter(_ResultWriter):
     """A file that keeps what it answers of these cases, by this model and these options.
 
     It is touched when the first new answer is there. What else it held is then in FILE.before.
@@ -181,21 +187,21 @@ class _Resumed(_Lines):
         self.path, self.answered_by, self.file = path, answered_by, None
         self.answered: dict[int, str] = {}
         *lines, rest = _text_of(path).split("\n")
-        ours = 0
+        num_recognized = 0
         for line in lines:
             index, failed = self._case_of(line, cases)
-            ours += index is not None
+            num_recognized += index is not None
             if index is not None and not failed:
                 self.answered[index] = line + "\n"
-        cut = bool(rest) and ours  # killed while it wrote
-        self._others = len(lines) > ours or bool(rest and not cut)
+        cut = bool(rest) and num_recognized  # killed while it wrote
+        self._others = len(lines) > num_recognized or bool(rest and not cut)
 
     def _case_of(self, line: str, cases: list) -> tuple[int | None, bool]:
         """Which case a line is of, None where it is of none or has another's answer; whether that failed."""
         try:
             old = json.loads(line)
-            own = _own(cases[old["index"]])
-            same = all(old[name] == value for name, value in own.items() if name not in RESULT)
+            fields = _case_fields(cases[old["index"]])
+            same = all(old[name] == value for name, value in fields.items() if name not in RESULT)
         except (ValueError, LookupError, TypeError):
             return None, False
         failed = "error" in old
@@ -240,11 +246,11 @@ def _text_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_Lines]:
+def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_ResultWriter]:
     """Where to write lines; stdout where no file was named."""
     if args.out is None:
         command_line.utf8_stdout()
-        yield _Lines(sys.stdout)
+        yield _ResultWriter(sys.stdout)
         return
     path = Path(args.out)
     if path.resolve() == Path(args.cases).resolve():
@@ -255,7 +261,7 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
             pass
         if new:
             path.unlink()
-        lines = _Resumed(path, cases, _answered_by(args, checkpoint))
+        lines = _ResumedWriter(path, cases, _answered_by(args, checkpoint))
     except OSError as error:
         raise TempoError(f"The output {path} cannot be written: {error.strerror or error}.") from error
     try:
@@ -272,5 +278,5 @@ def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:
     model = ""
     with contextlib.suppress(TempoError):  # loading says what is wrong with it
         model = checkpoint_id.identify(checkpoint)["fingerprint"]
-    told = json.dumps([model, chosen], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    key = json.dumps([model, chosen], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

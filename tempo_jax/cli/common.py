@@ -111,18 +111,18 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def checkpoint_folder(given: str | None) -> Path:
+def checkpoint_folder(option: str | None) -> Path:
     """The checkpoint folder to use; TempoError where there is none."""
-    named = given or os.environ.get("TEMPO_CHECKPOINT")
+    named = option or os.environ.get("TEMPO_CHECKPOINT")
     if named:
-        places = [Path(named)]
+        candidates = [Path(named)]
     else:  # in a clone the default is there from any directory
-        places = [Path(DEFAULT_CHECKPOINT), CLONE / DEFAULT_CHECKPOINT]
-    for place in places:
-        if os.path.isdir(place):
-            return place
+        candidates = [Path(DEFAULT_CHECKPOINT), CLONE / DEFAULT_CHECKPOINT]
+    for candidate in candidates:
+        if os.path.isdir(candidate):
+            return candidate
     raise TempoError(
-        f"There is no checkpoint folder {places[0]}; name a converted model with --checkpoint DIR "
+        f"There is no checkpoint folder {candidates[0]}; name a converted model with --checkpoint DIR "
         "(a clone of the repository has checkpoints/demo)."
     )
 
@@ -139,5 +139,5 @@ def load(checkpoint: Path, dtype: str | None = None) -> Any:
 
 def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
     """The options of those names that were given; for others the system has its own defaults."""
-    found = {name: getattr(args, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    options = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in options.items() if value is not None}

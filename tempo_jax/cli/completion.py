@@ -79,8 +79,8 @@ def _fish(commands: argparse._SubParsersAction) -> str:
     helps = {choice.dest: choice.help or "" for choice in commands._choices_actions}
     lines = []
     for name, parser in commands.choices.items():
-        said = shlex.quote(helps.get(name, ""))
-        lines.append(f"complete -c tempo -n __fish_use_subcommand -f -a {name} -d {said}")
+        description = shlex.quote(helps.get(name, ""))
+        lines.append(f"complete -c tempo -n __fish_use_subcommand -f -a {name} -d {description}")
         for action in _actions(parser):
             line = f"complete -c tempo -n '__fish_seen_subcommand_from {name}'"
             line += "".join(f" -l {flag[2:]}" for flag in action.option_strings if flag.startswith("--"))

@@ -48,16 +48,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Prints the findings; TempoError where the package itself cannot run."""
-    found = findings()
+    report = findings()
     if args.json:
         command_line.utf8_stdout()
-        print(json.dumps(found, ensure_ascii=False, indent=1), flush=True)
+        print(json.dumps(report, ensure_ascii=False, indent=1), flush=True)
     else:
-        print("\n".join(_lines(found)), flush=True)
-    if missing := [name for name, version in found["packages"].items() if version is None]:
+        print("\n".join(_lines(report)), flush=True)
+    if missing := [name for name, version in report["packages"].items() if version is None]:
         raise TempoError(f"{', '.join(missing)} is missing: pip install tempo_jax.")
-    if found["unsuited"]:
-        wanted = " ".join(f"'{name}{specifier}'" for name, (_, specifier) in found["unsuited"].items())
+    if report["unsuited"]:
+        wanted = " ".join(f"'{name}{specifier}'" for name, (_, specifier) in report["unsuited"].items())
         raise TempoError(
             f"Some packages are of versions that do not work with this one: pip install {wanted}"
         )
@@ -91,17 +91,17 @@ def unsuited() -> dict[str, tuple[str, str]]:
     """Installed packages outside the versions that pyproject.toml admits: name -> (installed, admitted)."""
     from packaging.requirements import Requirement
 
-    found = {}
+    mismatched = {}
     try:
         requirements = [Requirement(line) for line in metadata.requires("tempo_jax") or ()]
     except metadata.PackageNotFoundError:
         return {}
     for requirement in requirements:
         installed = version(requirement.name)
-        ours = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if ours and installed and not requirement.specifier.contains(installed, prereleases=True):
-            found[requirement.name] = (installed, str(requirement.specifier))
-    return found
+        required = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if required and installed and not requirement.specifier.contains(installed, prereleases=True):
+            mismatched[requirement.name] = (installed, str(requirement.specifier))
+    return mismatched
 
 
 def _devices() -> dict[str, Any]:
@@ -126,22 +126,22 @@ def _checkpoint() -> str:
         return str(error)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    packages = [f"{name} {number or 'MISSING'}" for name, number in found["packages"].items()]
-    own = found["tempo_jax"] or "(not installed)"
+def _lines(report: dict[str, Any]) -> list[str]:
+    packages = [f"{name} {number or 'MISSING'}" for name, number in report["packages"].items()]
+    package_version = report["tempo_jax"] or "(not installed)"
     lines = [
-        f"tempo_jax    {own}, Python {found['python']}, {found['system']}",
-        f"devices      {_devices_line(found['devices'])}",
-        f"checkpoint   {found['checkpoint']}",
+        f"tempo_jax    {package_version}, Python {report['python']}, {report['system']}",
+        f"devices      {_devices_line(report['devices'])}",
+        f"checkpoint   {report['checkpoint']}",
         f"packages     {', '.join(packages)}",
     ]
-    for name, (installed, wanted) in found["unsuited"].items():
+    for name, (installed, wanted) in report["unsuited"].items():
         lines.append(f"upgrade      {name} {installed}, which is not {wanted}")
-    for extra, names in found["extras"].items():
+    for extra, names in report["extras"].items():
         missing = [name for name, number in names.items() if number is None]
-        said = f"missing {', '.join(missing)}: pip install 'tempo_jax[{extra}]'" if missing else "complete"
-        lines.append(f"{'[' + extra + ']':<12} {said}")
-    for name, folder in found["caches"].items():
+        status = f"missing {', '.join(missing)}: pip install 'tempo_jax[{extra}]'" if missing else "complete"
+        lines.append(f"{'[' + extra + ']':<12} {status}")
+    for name, folder in report["caches"].items():
         path = None if folder is None else Path(folder).expanduser()
         state = "not set: nothing is kept" if path is None else str(path)
         lines.append(f"{name:<26} {state}{'' if path is None or path.is_dir() else ' (not there yet)'}")

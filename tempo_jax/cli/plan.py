@@ -58,18 +58,18 @@ def run_plan(args: argparse.Namespace) -> int:
     from tempo_jax.plan import topology
     from tempo_jax.plan.config_files import read_config
 
-    where = topology.parse(args.topology, args.slices)
+    tpu_slice = topology.parse(args.topology, args.slices)
     topology.prepare()
     config = read_config(args.config, args.set)
     with contextlib.redirect_stdout(sys.stderr):
         if args.search:
             from tempo_jax.plan import search
 
-            text, values = search.run(config, where, command_line.say, args.jobs)
+            text, values = search.run(config, tpu_slice, command_line.say, args.jobs)
         else:
             from tempo_jax.plan import compile, report
 
-            plan = compile.plan(config, where, _dump(args.dump), command_line.say)
+            plan = compile.plan(config, tpu_slice, _dump(args.dump), command_line.say)
             text, values = report.text(plan), report.to_json(plan)
     print(json.dumps(values) if args.json else text, flush=True)
     return 0

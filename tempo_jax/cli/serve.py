@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole = command_line.number
+    number = command_line.number
     add = serve.add_argument_group("model").add_argument
     add("--checkpoint", metavar="DIR", help="folder of a converted model (as in tempo ask)")
     add("--name", help="what the API calls the model (default: as its folder, tempo-demo for the demo's)")
@@ -81,12 +81,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add("--no-page", dest="page", action="store_false", help="serve the API alone")
     add = serve.add_argument_group("limits").add_argument
-    for name, (field, unit, said) in LIMITS.items():
+    for name, (field, unit, description) in LIMITS.items():
         default = int(getattr(Limits, field)) // unit
-        add(f"--{name}", type=whole(int, 1), default=default, metavar="N", help=f"{said} ({default})")
+        add(f"--{name}", type=number(int, 1), default=default, metavar="N", help=f"{description} ({default})")
     add(
         "--grace",
-        type=whole(float, 0),
+        type=number(float, 0),
         default=10.0,
         metavar="S",
         help="seconds to finish answers when stopped (10)",
@@ -115,7 +115,7 @@ def run_serve(args: argparse.Namespace) -> int:
 def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> int:
     from tempo_jax.serve import guard, model, run, static
     from tempo_jax.serve.app import Access, create_app
-    from tempo_jax.serve.files import Library
+    from tempo_jax.serve.files import MediaFolders
     from tempo_jax.serve.service import Service
     from tempo_jax.serve.uploads import Uploads
 
@@ -131,15 +131,15 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
     uploads.keep_temporary_files()
     try:
         service = Service(loaded, limits).start()
-        library = Library(folders)
+        library = MediaFolders(folders)
         hosts = guard.LOOPBACK if args.host in LOOPBACK_HOSTS else None
         token, origins = access
         allowed = Access(token, hosts, tuple(origins))
         app = create_app(service, library, uploads, allowed, static.UI if args.page else None)
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
-        what = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
-        command_line.say(f"{loaded.name}: {what}: http://{name}:{port}/")
+        served = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"
+        command_line.say(f"{loaded.name}: {served}: http://{name}:{port}/")
         run.serve(app.state.guarded, service, sock, uploads.remove_all, args.grace)
     finally:
         uploads.close()

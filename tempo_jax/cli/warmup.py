@@ -70,19 +70,19 @@ def run_warmup(args: argparse.Namespace) -> int:
                 )
                 seconds = time.perf_counter() - started
                 command_line.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
-    found = "find it there" if cache == usual else f"find it with {compilation_cache.FOLDER}={cache}"
-    command_line.say(f"what was compiled is in {cache}; later commands {found}")
+    hint = "find it there" if cache == usual else f"find it with {compilation_cache.FOLDER}={cache}"
+    command_line.say(f"what was compiled is in {cache}; later commands {hint}")
     return 0
 
 
 def _default() -> str:
     """As people write it."""
-    home, where = Path.home(), compilation_cache.folder()
-    return f"~/{where.relative_to(home)}" if where.is_relative_to(home) else str(where)
+    home, path = Path.home(), compilation_cache.folder()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if not found:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
         raise TempoError(f"--size {text} is no size of frames: give HEIGHTxWIDTH in pixels, as in 720x1280")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

@@ -53,8 +53,8 @@ def prepare(
 ) -> str:
     """Runs a builder (Llava or Minireel, waiting for its data_dir) and returns a report, one paragraph.
 
-    `target` appears when everything is in it. `overwrite`: as for `folders.replacing`; `keep`: what is read
-    from, which the target may lie in but not contain. TempoError for a target that is there already, or
+    `target` appears when everything is in it. `overwrite`: as for `folders.atomic_directory`; `keep`: what is
+    read from, which the target may lie in but not contain. TempoError for a target that is there already, or
     where nothing is usable.
     """
     from tempo_jax.data.records import FRAME_COUNTS
@@ -62,7 +62,7 @@ def prepare(
     target = local("the target", target)
     for source in keep:
         folders.check_apart(target, source, inside=True)
-    with folders.replacing(target, overwrite) as fresh:
+    with folders.atomic_directory(target, overwrite) as fresh:
         work = fresh / "work"
         built = builder(data_dir=work)
         # TFDS would speak of downloads.

@@ -91,7 +91,7 @@ def _open_here(job: Job) -> Opened:
     except TempoError as error:
         return Opened(None, str(error))
     found = Opened(None, decode_seconds=time.perf_counter() - started)
-    read = source._read
+    read = source.iter_frames
 
     def timed(this: Source) -> Iterator[np.ndarray]:
         with _decoding(path), contextlib.closing(read(this)) as frames:
@@ -101,7 +101,7 @@ def _open_here(job: Job) -> Opened:
                 yield frame
                 started = time.perf_counter()
 
-    found.source = dataclasses.replace(source, _read=timed)
+    found.source = dataclasses.replace(source, iter_frames=timed)
     return found
 
 
@@ -140,7 +140,7 @@ class _Hand:
         if kind == "opened":
             found = Opened(None, decode_seconds=value.pop("decode_seconds"))
             frames = self._frames(found, name)
-            found.source = Source(**value, _read=functools.partial(_until_warnings, frames))
+            found.source = Source(**value, iter_frames=functools.partial(_until_warnings, frames))
             yield found
             with contextlib.suppress(TempoError):
                 collections.deque(frames, maxlen=0)
@@ -222,7 +222,7 @@ def _serve(pipe: Connection, jobs: Sequence[Job]) -> None:
 def _send(pipe: Connection, path: Path, sampling: Sampling) -> None:
     started, busy = time.perf_counter(), 0.0
     source = sampling.open(path)
-    fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}
+    fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "iter_frames"}
     fields["warnings"] = list(source.warnings)
     pipe.send(("opened", fields | {"decode_seconds": time.perf_counter() - started}))
     frame_bytes = source.height * source.width * 3

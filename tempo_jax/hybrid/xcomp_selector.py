@@ -44,10 +44,10 @@ def choose(
     if source.num_frames <= frames:
         return source
     if strategy == "uniform":
-        return source.only([every[i] for i in np.arange(count) * len(every) // count])
+        return source.select_segments([every[i] for i in np.arange(count) * len(every) // count])
     scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
     means = np.array([scores[segment.start : segment.stop].mean() for segment in every])
-    return source.only([every[i] for i in frame_selection.keep(means, count)])
+    return source.select_segments([every[i] for i in frame_selection.keep(means, count)])
 
 
 def frame_scores(xcomp: XComp, source: Source, question: str, *, progress=None, **options) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from tempo_jax.serve.events import Done, Event, Failed, Piece, Ready
+from tempo_jax.serve.events import Completed, Event, Failed, Ready, TextDelta
 from tempo_jax.serve.service import Job, Service
 
 T = TypeVar("T")
@@ -22,16 +22,16 @@ class Stopped(Exception):
     """Whoever asked wants no answer any more."""
 
 
-class Asking:
-    """One submitted job. Raises Busy and Closing as `Service.submit`."""
+class QuestionHandler:
+    """One submitted job. Raises QueueFull and ShuttingDown as `Service.submit`."""
 
     def __init__(self, service: Service, **job: Any):
         """job: arguments of Job but its listener."""
         self._service, self._loop = service, asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.job = service.submit(Job(**job, listener=self._hear))
+        self.job = service.submit(Job(**job, on_event=self._receive))
 
-    def _hear(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
@@ -48,7 +48,7 @@ class Asking:
                 if event is None:
                     raise Stopped
                 yield event
-                if isinstance(event, Done | Failed) or (
+                if isinstance(event, Completed | Failed) or (
                     isinstance(event, Ready) and self.job.question is None
                 ):
                     return
@@ -58,17 +58,17 @@ class Asking:
 
 def ask(service: Service, **job: Any) -> AsyncIterator[Event]:
     """Submits a job (arguments of Job but its listener) at once; its events."""
-    return Asking(service, **job).events()
+    return QuestionHandler(service, **job).events()
 
 
-async def substantial(events: AsyncIterator[Event]) -> Piece | Done:
+async def first_output_event(events: AsyncIterator[Event]) -> TextDelta | Completed:
     """The next event that is part of the answer; of a Failed, its error is raised."""
     async for event in events:
         if isinstance(event, Failed):
             raise event.error
-        if isinstance(event, Piece | Done):
+        if isinstance(event, TextDelta | Completed):
             return event
-    raise RuntimeError("the events of a question end with Done or Failed")
+    raise RuntimeError("the events of a question end with Completed or Failed")
 
 
 class Alive:
@@ -97,7 +97,7 @@ class Alive:
         await self._items.aclose()
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled (and ClientGone raised) when the client goes away.
 
     Call it once the request's body has been read.

@@ -31,8 +31,8 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PLAIN = {b"/": b"/", b"2b": b"+", b"2f": b"/", b"3d": b"="}
 
 
-def _plain(found: re.Match) -> bytes:
-    return _PLAIN.get(found[0].lower().lstrip(b"\\%").removeprefix(b"u00"), b"")
+def _plain(match: re.Match) -> bytes:
+    return _PLAIN.get(match[0].lower().lstrip(b"\\%").removeprefix(b"u00"), b"")
 
 
 class Base64:
@@ -56,9 +56,9 @@ class Base64:
             raise bad()
         self._ended = self._ended or bool(padding)
         text = self._rest + text
-        whole = len(text) - len(text) % 4
-        self._rest = text[whole:]
-        self._put(text[:whole])
+        aligned_length = len(text) - len(text) % 4
+        self._rest = text[aligned_length:]
+        self._put(text[:aligned_length])
 
     def end(self) -> None:
         """ApiError for an end that cannot be."""
@@ -109,14 +109,14 @@ class DataUris:
                 self._finish()
                 text += self._address.encode() + b'"'
                 self._buffer = self._buffer[end + 1 :]
-            found = self._begin()
-            if found is None:
+            match = self._begin()
+            if match is None:
                 keep = min(len(self._buffer), HEAD_BYTES)
                 text += self._pass_on(len(self._buffer) - keep)
                 return bytes(text)
-            text += self._pass_on(found.start()) + b'"'
-            self._begin_uri(found[1].replace(b"\\", b"").decode("latin-1").strip().lower())
-            self._buffer = self._buffer[found.end() - found.start() :]
+            text += self._pass_on(match.start()) + b'"'
+            self._begin_uri(match[1].replace(b"\\", b"").decode("latin-1").strip().lower())
+            self._buffer = self._buffer[match.end() - match.start() :]
 
     def end(self) -> bytes:
         """The rest of the text; ApiError where it ends within a URI."""
@@ -162,10 +162,10 @@ class DataUris:
 
     def _begin(self) -> re.Match | None:
         """The next string that is a URI: its quote is not escaped, as one within a text is."""
-        for found in _BEGINS.finditer(self._buffer):
-            before = self._before + self._buffer[max(0, found.start() - 64) : found.start()]
+        for match in _BEGINS.finditer(self._buffer):
+            before = self._before + self._buffer[max(0, match.start() - 64) : match.start()]
             if not (len(before) - len(before.rstrip(b"\\"))) % 2:
-                return found
+                return match
         return None
 
     def _pass_on(self, size: int) -> bytes:

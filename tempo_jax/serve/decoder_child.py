@@ -68,7 +68,7 @@ def main(pipe: Connection, request: Request) -> None:
         return  # nobody is interested any more
     except BaseException as error:
         with contextlib.suppress(OSError):
-            _send_json(pipe, {"error": _sentence(error, request)})
+            _send_json(pipe, {"error": _error_message(error, request)})
 
 
 def _send_json(pipe: Connection, value: dict) -> None:
@@ -76,20 +76,20 @@ def _send_json(pipe: Connection, value: dict) -> None:
     pipe.send_bytes(json.dumps(value, default=float).encode())
 
 
-def _sentence(error: BaseException, request: Request) -> str:
+def _error_message(error: BaseException, request: Request) -> str:
     """What to tell the user; where this machine keeps the file is none of their business."""
     if isinstance(error, TempoError):
-        said = str(error)
+        message = str(error)
         for path in (str(Path(request.path).absolute()), request.path, Path(request.path).name):
-            said = said.replace(path, request.name)
-        return said
+            message = message.replace(path, request.name)
+        return message
     if isinstance(error, MemoryError):
-        return too_heavy(request.name, request.limits)
-    what = type(error).__name__
-    return f"{request.name} cannot be decoded ({what}): get a complete copy or convert it to H.264."
+        return limit_message(request.name, request.limits)
+    error_name = type(error).__name__
+    return f"{request.name} cannot be decoded ({error_name}): get a complete copy or convert it to H.264."
 
 
-def too_heavy(name: str, limits: Limits) -> str:
+def limit_message(name: str, limits: Limits) -> str:
     return (
         f"Decoding {name} took more than the {limits.decode_bytes >> 20} MiB of memory allowed, or crashed: "
         "get a complete copy or scale it down."

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tempo_jax.runtime.compiling import PROGRAMS
-from tempo_jax.serve.events import Done, Event
+from tempo_jax.serve.events import Completed, Event
 from tempo_jax.serve.service import Service
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -34,8 +34,8 @@ class Metrics:
         service.observers.append(self.observe)
 
     def observe(self, event: Event) -> None:
-        self.answers.labels("answered" if isinstance(event, Done) else "failed").inc()
-        if not isinstance(event, Done):
+        self.answers.labels("answered" if isinstance(event, Completed) else "failed").inc()
+        if not isinstance(event, Completed):
             return
         for kind in ("prompt_tokens", "visual_tokens", "new_tokens"):
             self.tokens.labels(kind.removesuffix("_tokens")).inc(event.answer.usage[kind])

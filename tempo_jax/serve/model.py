@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.models.config import VideoConfig, XCompConfig
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.store import FrameSampling
 from tempo_jax.tempo.options import Options
 from tempo_jax.video.sources import Source
 
@@ -20,7 +20,7 @@ class Model(Protocol):
     name: str
     video: VideoConfig
     sampler: Callable | None  # as of `open_video`; goes to another process, so a module's own function
-    frames: Frames  # how it looks at a video unless told otherwise
+    frames: FrameSampling  # how it looks at a video unless told otherwise
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
     together: bool  # whether several questions about a video are answered at a time
@@ -42,7 +42,7 @@ class TempoModel:
     """`tempo_jax.Tempo` for the service."""
 
     sampler = None
-    frames = Frames()
+    frames = FrameSampling()
     strategies = (*KEEP_STRATEGIES, "uniform")
     together = True
 
@@ -87,7 +87,7 @@ class XCompModel:
 
         self.xcomp, self.name = xcomp, name
         self.video, self.sampler = layout.VIDEO, layout.sample_indices
-        self.frames = Frames(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
+        self.frames = FrameSampling(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
         self._options = options.Options

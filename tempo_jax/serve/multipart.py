@@ -10,7 +10,7 @@ from starlette.requests import Request
 from tempo_jax.serve.bodies import PIECE_BYTES
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.sessions import Owner
-from tempo_jax.serve.uploads import Upload, Uploads, Writing
+from tempo_jax.serve.uploads import Upload, Uploads, UploadWriter
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
 
@@ -53,7 +53,7 @@ class _Form:
         self._uploads, self._owner = uploads, owner
         self._name, self._value = b"", b""
         self._disposition = b""
-        self._writing: Writing | None = None
+        self._writing: UploadWriter | None = None
         self._open = self._ended = False
 
     def callbacks(self) -> dict:

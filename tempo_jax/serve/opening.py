@@ -14,7 +14,7 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
-from tempo_jax.serve.store import Key, Opened
+from tempo_jax.serve.store import CachedVideo, Key
 from tempo_jax.video import Source
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Opening:
             self._service.opening_over(self, opened, error)  # first, so that its questions are seen
             self._turn.give()
 
-    def _open(self) -> Opened:
+    def _open(self) -> CachedVideo:
         video, frames = self.key
         model, limits = self._service.model, self._service.limits
         request = Request(
@@ -86,7 +86,7 @@ class Opening:
             self._turn.take(self._check)
             model.open(clip, progress)
             held = model.held_bytes(clip)
-        return Opened(
+        return CachedVideo(
             clip=clip,
             held_bytes=held,
             seconds=time.perf_counter() - started,

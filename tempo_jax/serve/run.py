@@ -60,13 +60,13 @@ def serve(
     clean: removes what the server has left on the disk.
     """
     server = _Server(config(guarded, service, grace))
-    told = False
+    stop_requested = False
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal told
-        if told:
+        nonlocal stop_requested
+        if stop_requested:
             leave(128 + number, clean)
-        told = server.should_exit = True
+        stop_requested = server.should_exit = True
         # Not in the signal handler itself: it may have interrupted a thread that holds a lock.
         threading.Thread(target=service.close, args=(grace, LEAVE_SECONDS), daemon=True).start()
 

@@ -81,10 +81,10 @@ class Sessions:
             morsel = SimpleCookie(header).get(COOKIE)
         except CookieError:
             return None
-        found = _VALUE.fullmatch(morsel.value) if morsel else None
-        if found is None or not hmac.compare_digest(found[2], self._mac(found[1])):
+        match = _VALUE.fullmatch(morsel.value) if morsel else None
+        if match is None or not hmac.compare_digest(match[2], self._mac(match[1])):
             return None
-        return None if found[1] in self._ended else found[1]
+        return None if match[1] in self._ended else match[1]
 
     def end(self, session: str) -> None:
         """Its cookie is worth nothing any more, whoever else has it (until the server starts anew)."""

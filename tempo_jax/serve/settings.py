@@ -12,9 +12,9 @@ from typing import Any
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.model import Model
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.store import FrameSampling
 
-LISTED = re.compile(r"video-[0-9a-f]{24}")  # ids of the library's videos
+LIBRARY_ID = re.compile(r"video-[0-9a-f]{24}")  # ids of the library's videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +76,11 @@ SETTINGS = {
     ),
     "seed": Setting(int, "Seed", "The same seed draws the same answer.", *(0, 2**63 - 1)),
 }  # fmt: skip
-SAMPLING = tuple(field.name for field in dataclasses.fields(Frames) if field.name in SETTINGS)
+SAMPLING = tuple(field.name for field in dataclasses.fields(FrameSampling) if field.name in SETTINGS)
 JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
-def checked(name: str, value: Any, strategies: tuple[str, ...]) -> Any:
+def validate(name: str, value: Any, strategies: tuple[str, ...]) -> Any:
     """The value of a setting; TempoError says what it may be."""
     setting = SETTINGS[name]
     if setting.kind is bool:
@@ -100,9 +100,9 @@ def checked(name: str, value: Any, strategies: tuple[str, ...]) -> Any:
         and setting.kind(value) == value
     ):
         return setting.kind(value)
-    what = "a whole number" if setting.kind is int else "a number"
+    type_name = "a whole number" if setting.kind is int else "a number"
     bounds = f"{setting.low:.15g} to {setting.high:.15g}"
-    raise TempoError(f"{name} is {_short(value)}, but it must be {what} from {bounds}.")
+    raise TempoError(f"{name} is {_short(value)}, but it must be {type_name} from {bounds}.")
 
 
 def _short(value: Any) -> str:
@@ -112,17 +112,17 @@ def _short(value: Any) -> str:
     return f"{value!r:.80}"
 
 
-def read(values: dict[str, Any], model: Model) -> tuple[Frames, Any]:
+def read(values: dict[str, Any], model: Model) -> tuple[FrameSampling, Any]:
     """How to sample the video, and the model's options of the question; None counts as not given.
 
-    TempoError as `checked`.
+    TempoError as `validate`.
     """
     for name in values:
         if name not in SETTINGS:
             raise TempoError(_unknown(name))
-    given = {n: checked(n, value, model.strategies) for n, value in values.items() if value is not None}
-    sampling = {name: given.pop(name) for name in SAMPLING if name in given}
-    return dataclasses.replace(model.frames, **sampling), model.options(**given)
+    checked = {n: validate(n, value, model.strategies) for n, value in values.items() if value is not None}
+    sampling = {name: checked.pop(name) for name in SAMPLING if name in checked}
+    return dataclasses.replace(model.frames, **sampling), model.options(**checked)
 
 
 def _unknown(name: str, place: str = "") -> str:

@@ -8,17 +8,17 @@ from collections import OrderedDict
 from starlette.concurrency import run_in_threadpool
 
 from tempo_jax.errors import TempoError
-from tempo_jax.serve.asking import Asking
+from tempo_jax.serve.asking import QuestionHandler
 from tempo_jax.serve.bodies import Bodies
 from tempo_jax.serve.clips import Clip, Clips
 from tempo_jax.serve.decoder import decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.files import Entry, Library
+from tempo_jax.serve.files import Entry, MediaFolders
 from tempo_jax.serve.opening import thumbnail
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.sessions import Identity, Owner, Sessions
-from tempo_jax.serve.settings import LISTED
+from tempo_jax.serve.settings import LIBRARY_ID
 from tempo_jax.serve.store import VideoFile
 from tempo_jax.serve.uploads import IDENTITY, Upload, Uploads
 
@@ -33,7 +33,7 @@ class Question:
 
     id: str
     owner: Owner
-    asking: Asking
+    asking: QuestionHandler
     clip: Clip
     eos_ids: tuple[int, ...]
 
@@ -41,7 +41,7 @@ class Question:
 class State:
     """Of one server."""
 
-    def __init__(self, service: Service, library: Library, uploads: Uploads, sessions: Sessions):
+    def __init__(self, service: Service, library: MediaFolders, uploads: Uploads, sessions: Sessions):
         self.service, self.library, self.uploads, self.sessions = service, library, uploads, sessions
         self.bodies = Bodies(service.limits)
         self.clips = Clips(service)
@@ -52,11 +52,11 @@ class State:
         """An upload of theirs or a video of the library; ApiError 404."""
         if IDENTITY.fullmatch(identity):
             return self.uploads.get(identity, who)
-        if LISTED.fullmatch(identity):
+        if LIBRARY_ID.fullmatch(identity):
             return self.library.get(identity)
         raise ApiError(404, f"There is no video {identity[:80]!r}: see /api/videos.", "video_not_found")
 
-    def add_question(self, owner: Owner, asking: Asking, clip: Clip) -> Question:
+    def add_question(self, owner: Owner, asking: QuestionHandler, clip: Clip) -> Question:
         identity = f"question-{secrets.token_hex(12)}"
         eos = tuple(self.service.model.eos_ids)
         self._questions[identity] = question = Question(identity, owner, asking, clip, eos)

@@ -10,7 +10,7 @@ from tempo_jax.serve.limits import Limits
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
+class FrameSampling:
     """How a video is sampled (as in `Tempo.ask`); `sampling` is the server's, not a question's."""
 
     fps: float = 2.0
@@ -35,7 +35,7 @@ def video_file(path: Path, name: str) -> VideoFile:
 
 
 @dataclasses.dataclass
-class Opened:
+class CachedVideo:
     """A video the model has seen.
 
     seconds: what that took; thumbnails: JPEG files, one a segment; frames: how many were sampled;
@@ -51,15 +51,15 @@ class Opened:
     spans: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
-Key = tuple[VideoFile, Frames]
+Key = tuple[VideoFile, FrameSampling]
 
 
-class OpenVideos:
+class VideoCache:
     """A store bounded in number and in bytes of device memory."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self._items: OrderedDict[Key, Opened] = OrderedDict()
+        self._items: OrderedDict[Key, CachedVideo] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -68,7 +68,7 @@ class OpenVideos:
     def held_bytes(self) -> int:
         return sum(item.held_bytes for item in list(self._items.values()))  # read from other threads too
 
-    def get(self, key: Key) -> Opened | None:
+    def get(self, key: Key) -> CachedVideo | None:
         if key in self._items:
             self._items.move_to_end(key)
         return self._items.get(key)
@@ -82,12 +82,14 @@ class OpenVideos:
             if len(self._items) + places > self._limits.open_videos:
                 del self._items[key]
 
-    def put(self, key: Key, item: Opened, wanted: Collection[Key] = ()) -> None:
+    def put(self, key: Key, item: CachedVideo, wanted: Collection[Key] = ()) -> None:
         """Keeps the item; the others go while all are too large, and at last the item itself."""
         self.make_room(1, wanted)
         self._items[key] = item
-        others = sorted(self._items, key=lambda other: (other == key, other in wanted))  # else as they came
-        for other in others:
+        eviction_order = sorted(
+            self._items, key=lambda other: (other == key, other in wanted)
+        )  # else as they came
+        for other in eviction_order:
             if self.held_bytes <= self._limits.open_bytes and len(self._items) <= self._limits.open_videos:
                 return
             del self._items[other]

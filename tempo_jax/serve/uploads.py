@@ -71,9 +71,9 @@ class Uploads:
         self._uses: Counter[str] = Counter()  # requests that use a file that came within one
         self._lock = threading.Lock()
 
-    def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "Writing":
+    def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "UploadWriter":
         """A file to be written, of at most `most` bytes; ApiError 507 where there is no room."""
-        return Writing(self, name, owner, most or self._limits.upload_bytes)
+        return UploadWriter(self, name, owner, most or self._limits.upload_bytes)
 
     def keep_temporary_files(self) -> None:
         """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
@@ -219,7 +219,7 @@ def _picture_suffix(path: Path, number: int) -> str:
     return found
 
 
-class Writing:
+class UploadWriter:
     """A file being uploaded: gone unless `done` was called before the block ends."""
 
     def __init__(self, uploads: Uploads, name: str, owner: Owner | None, most: int):
@@ -234,7 +234,7 @@ class Writing:
         with _full_disk():
             self._file = self._path.open("xb", buffering=0)
 
-    def __enter__(self) -> "Writing":
+    def __enter__(self) -> "UploadWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

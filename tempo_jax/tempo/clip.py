@@ -283,7 +283,7 @@ class Clip(OpenVideo):
         relevance = np.asarray(asked.bank.relevance_S)
         allocation = np.asarray(asked.selection.allocation_S)
         visual = int(asked.selection.visual_tokens)
-        tokens, sampled = asked.prompt_tokens, (self.source.whole or self.source).num_frames
+        tokens, sampled = asked.prompt_tokens, (self.source.parent or self.source).num_frames
         if asked.lp_comp is not None:
             tokens += float(np.mean(lp_comp_for_tempo.layer_tokens(allocation, asked.lp_comp))) - visual
         return Answer(

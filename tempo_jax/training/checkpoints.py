@@ -29,7 +29,7 @@ from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.training import peers
 from tempo_jax.utils import digests, failures
-from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 
 FOLDER, DIGESTS = "checkpoints", "digests"
@@ -211,7 +211,7 @@ def _files(step: Path) -> Iterator[tuple[str, Path]]:
 
 def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
     """Writes workdir/frozen: all that the checkpoints of the steps leave out."""
-    with replacing(workdir / "frozen", FORCE) as folder:
+    with atomic_directory(workdir / "frozen", FORCE) as folder:
         if frozen:
             with checkpoint.saving_context(), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))

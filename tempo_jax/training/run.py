@@ -126,7 +126,7 @@ def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shard
     )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
-    with placed, failures.as_sentences(), full_memory_is_a_sentence():
+    with placed, failures.report_system_errors(), full_memory_is_a_sentence():
         yield Path(workdir).resolve(), mesh
 
 

@@ -24,7 +24,7 @@ from tempo_jax.models.presets import PRESETS
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.tasks import TASKS
-from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.xcomp.token_compression import VARIANTS
 
@@ -86,7 +86,7 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """The folder of tokenizer files; one of our own is written into the working directory first."""
     given = config.init.tokenizer
     if given in OWN_TOKENIZERS:
-        with replacing(workdir / "tokenizer", FORCE) as folder:
+        with atomic_directory(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
                 OWN_TOKENIZERS[given](folder)
         return workdir / "tokenizer"

@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], Any]:
     """An argparse type: an int32 or finite float that is at least `low` (or above it)."""
-    what = "a whole number" if kind is int else "a number"
+    type_name = "a whole number" if kind is int else "a number"
     bound = f"{'above' if open_end else 'of at least'} {low:g}"
 
     def parse(text: str) -> Any:
@@ -37,7 +37,7 @@ def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], An
             value = math.nan
         in_range = low < value if open_end else low <= value
         if not in_range:  # NaN is in no range
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {type_name} {bound}")
         if value > MOST:
             raise argparse.ArgumentTypeError(f"{text!r} is above {MOST}, the most there can be")
         return value
@@ -68,7 +68,7 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
     except Exception as error:
         if os.environ.get("TEMPO_JAX_TRACEBACK"):
             raise
-        say(f"{prog}: {bug(error)}")
+        say(f"{prog}: {internal_error(error)}")
         return 1
 
 
@@ -83,7 +83,7 @@ def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
 
     def refusals() -> int:
-        with failures.as_sentences():
+        with failures.report_system_errors():
             return command()
 
     try:
@@ -98,7 +98,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def bug(error: Exception) -> str:
+def internal_error(error: Exception) -> str:
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return (
         f"internal error: {type(error).__name__}: {first_line} "

@@ -51,13 +51,13 @@ def folder() -> Path:
 
 def check_writable() -> None:
     """Makes the folder; TempoError where nothing can be kept in it."""
-    where = folder()
+    path = folder()
     try:
-        where.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TempoError(f"{where} cannot be made ({error.strerror})") from error
-    if not os.access(where, os.W_OK):
-        raise TempoError(f"{where} cannot be written to")
+        raise TempoError(f"{path} cannot be made ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise TempoError(f"{path} cannot be written to")
 
 
 def turn_off() -> None:
@@ -75,20 +75,20 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
     global _listening
     if os.environ.get(ENABLED, "").lower() in ("false", "0", "no", "off"):
         return
-    where = folder()
+    path = folder()
     try:
         check_writable()
     except TempoError as error:
         say(f"note: compiled programs are not kept, since {error}")
         return
-    os.environ.setdefault(FOLDER, str(where))
+    os.environ.setdefault(FOLDER, str(path))
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST_SECONDS)
     import jax  # reads these when it is imported for the first time
 
     from tempo_jax.utils import whole_entries
 
     whole_entries.install(say)
-    jax.config.update("jax_compilation_cache_dir", str(where))
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(shortest))
     with _once:
         if _listening:

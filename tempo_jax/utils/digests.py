@@ -76,28 +76,28 @@ def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
         raise TempoError(
             f"{path} is damaged ({error}): copy the model again, or delete that file to load without it"
         ) from error
-    wrong = [name for name, said in files.items() if _size(folder / name) != said["bytes"]]
+    wrong = [name for name, record in files.items() if _size(folder / name) != record["bytes"]]
     sound = [block for block in blocks if block[0] not in wrong]
     looked_at = sound if whole else _drawn(sound)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], looked_at)
-        wrong += [block[0] for block, same in zip(looked_at, found) if not same]
+        matches = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], looked_at)
+        wrong += [block[0] for block, same in zip(looked_at, matches) if not same]
     if wrong:
         names = sorted(set(wrong))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        remainder = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise TempoError(
-            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{more}: not the "
-            f"bytes that {FILE} is of): copy or convert the model again"
+            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{remainder}: not "
+            f"the bytes that {FILE} is of): copy or convert the model again"
         )
     return True
 
 
 def _blocks(files: dict, block_bytes: int) -> Iterator[tuple[str, int, int, int]]:
     """(file, start, bytes, CRC-32) of each block."""
-    for name, said in files.items():
-        for index, start in enumerate(range(0, int(said["bytes"]), block_bytes)):
-            size = min(block_bytes, said["bytes"] - start)
-            yield name, start, size, int(said["crc32"][8 * index : 8 * index + 8], 16)
+    for name, record in files.items():
+        for index, start in enumerate(range(0, int(record["bytes"]), block_bytes)):
+            size = min(block_bytes, record["bytes"] - start)
+            yield name, start, size, int(record["crc32"][8 * index : 8 * index + 8], 16)
 
 
 def _drawn(blocks: list[tuple]) -> list[tuple]:

@@ -70,7 +70,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def as_sentences(
+def report_system_errors(
     where: str | os.PathLike | None = None, temporary: str | os.PathLike | None = None
 ) -> Iterator[None]:
     """A TempoError in place of whatever the system refuses inside; other errors pass.

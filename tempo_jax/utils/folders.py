@@ -33,7 +33,7 @@ _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that 
 
 
 @contextlib.contextmanager
-def replacing(
+def atomic_directory(
     target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
 ) -> Iterator[Path]:
     """A new folder that takes `target`'s place when the block ends without an exception.
@@ -57,13 +57,13 @@ def replacing(
     fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
     with contextlib.ExitStack() as stack:
         if first:
-            with failures.as_sentences(target, fresh):
+            with failures.report_system_errors(target, fresh):
                 made = _make_parents(fresh.parent)
                 stack.enter_context(_alone(fresh, target))
             stack.callback(_remove_empty, made)
         _barrier(f"begin {target}")
         try:
-            with failures.as_sentences(target, fresh):
+            with failures.report_system_errors(target, fresh):
                 yield fresh
                 _barrier(f"written {target}")
                 if first:
@@ -88,14 +88,14 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
     above = _identities(target, *target.parents)
     for path in dict.fromkeys((source.resolve(), *_linked(source, deep=not inside))):
         if target == path or _identities(target) & _identities(path):
-            how = "is"
+            relation = "is"
         elif (target in path.parents) or _identities(target) & _identities(*path.parents):
-            how = "contains"
+            relation = "contains"
         elif (path in target.parents or above & _identities(path)) and not inside:
-            how = "lies in"
+            relation = "lies in"
         else:
             continue
-        raise TempoError(f"the target {target} {how} what is read ({source}): choose another folder")
+        raise TempoError(f"the target {target} {relation} what is read ({source}): choose another folder")
 
 
 def _linked(source: Path, deep: bool) -> Iterator[Path]:
@@ -110,12 +110,12 @@ def _linked(source: Path, deep: bool) -> Iterator[Path]:
 
 def _identities(*paths: Path) -> set[tuple[int, int]]:
     """What those that exist are, whatever they are called: a bind mount, or a name in other letters."""
-    found = set()
+    identities = set()
     for path in paths:
         with contextlib.suppress(OSError):
             status = path.stat()
-            found |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
-    return found
+            identities |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
+    return identities
 
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
@@ -212,8 +212,8 @@ def _in_place(target: Path) -> bool:
 def _is_mount_point(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():  # has bind mounts too
-            where = line.split(" ")[4]
-            if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where) == str(folder):
+            mount_point = line.split(" ")[4]
+            if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount_point) == str(folder):
                 return True
     return os.path.ismount(folder)
 

@@ -12,14 +12,14 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 
 def url(path: str | os.PathLike) -> str:
     """The URL that is given for a path, also where pathlib has made gs:/bucket of it; "" for a path."""
-    found = _URL.fullmatch(os.fspath(path))
-    return f"{found[1]}://{found[2]}" if found else ""
+    match = _URL.fullmatch(os.fspath(path))
+    return f"{match[1]}://{match[2]}" if match else ""
 
 
 def check_local(what: str, path: str | os.PathLike) -> None:
     """TempoError for a URL; `what` the path is."""
-    if found := url(path):
-        raise TempoError(f"{what} {found} is a URL: {MOUNT}")
+    if address := url(path):
+        raise TempoError(f"{what} {address} is a URL: {MOUNT}")
 
 
 def local(what: str, path: str | os.PathLike) -> Path:

@@ -42,8 +42,8 @@ class Lines(Reporter):
                 return
             self._last = time.monotonic()
             if self._in_bytes and total:
-                left = (self._last - self._began) * (total - done) / max(done, 1)
-                text = f"{stage} {size(done)} of {size(total)}, {duration(left)} left"
+                seconds_left = (self._last - self._began) * (total - done) / max(done, 1)
+                text = f"{stage} {size(done)} of {size(total)}, {duration(seconds_left)} left"
             else:
                 text = f"{stage} {done}/{total}" if total else f"{stage} {done}"
             print(text, file=sys.stderr, flush=True)

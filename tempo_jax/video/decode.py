@@ -53,19 +53,19 @@ class FrameReader:
 
         Raises TempoError if nothing can be decoded any more.
         """
-        last, given = None, 0
+        last, num_read = None, 0
         with contextlib.closing(iter(self)) as frames:
             for frame, exact in frames:
                 self.stand_ins += not exact
                 last = convert(frame)
-                yield from itertools.repeat(last, self._repeats[given])
-                given += 1
+                yield from itertools.repeat(last, self._repeats[num_read])
+                num_read += 1
         if last is None:
             raise TempoError(
                 f"{self._index.path} could be opened but no longer be decoded: was it changed meanwhile?"
             )
-        self.stand_ins += len(self._wanted) - given
-        yield from itertools.repeat(last, self._repeats[given:].sum())
+        self.stand_ins += len(self._wanted) - num_read
+        yield from itertools.repeat(last, self._repeats[num_read:].sum())
 
     def warnings(self) -> list[str]:
         """What went wrong in the pass so far, a sentence or none."""
@@ -190,10 +190,10 @@ class FrameReader:
     def _numbered(self, frames: Iterator[av.VideoFrame], number: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with their numbers, of which none is below `number`; others are passed over."""
         for frame in frames:
-            found = self._number(frame, number)
-            if found is not None:
-                yield found, frame
-                number = found if self._ascending else found + 1
+            index = self._number(frame, number)
+            if index is not None:
+                yield index, frame
+                number = index if self._ascending else index + 1
 
     def _number(self, frame: av.VideoFrame, least: int) -> int | None:
         """The number of a decoded frame, `least` or above; None for one that the index does not have."""

@@ -203,7 +203,7 @@ def _natural(path: Path) -> list:
     return [(Decimal(part), "") if number % 2 else (Decimal(-1), part) for number, part in enumerate(parts)]
 
 
-def listing(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Image files of a folder in natural order, hidden ones left out; TempoError if there is none."""
     try:
         files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]

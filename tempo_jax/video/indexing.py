@@ -329,10 +329,10 @@ def _jump_warning(
     share = jumps[0].packet / len(scan.pts)
     place = float(index.timeline.seconds[min(index.total_frames - 1, round(share * index.total_frames))])
     direction = "ahead" if jumps[0].size > 0 else "back"
-    more = f", and {len(jumps) - 1} more times" if len(jumps) > 1 else ""
+    others_note = f", and {len(jumps) - 1} more times" if len(jumps) > 1 else ""
     return [
         f"The clock of {name} jumps {direction} by {abs(jumps[0].size) * base:.1f} seconds at {place:.1f} "
-        f"seconds{more} (joined recordings?): times count on from there."
+        f"seconds{others_note} (joined recordings?): times count on from there."
     ]
 
 

@@ -120,10 +120,10 @@ def _nals(data: memoryview, length_size: int) -> Iterator[memoryview]:
             yield data[place : place + size]
             place += size
         return
-    whole = bytes(data)
-    place = whole.find(b"\x00\x00\x01")
+    stream = bytes(data)
+    place = stream.find(b"\x00\x00\x01")
     while place >= 0:
-        following = whole.find(b"\x00\x00\x01", place + 3)
+        following = stream.find(b"\x00\x00\x01", place + 3)
         yield data[place + 3 : following if following >= 0 else len(data)]
         place = following
 

@@ -188,15 +188,15 @@ def segments(
             tag = start_seconds + tag_seconds(index, rate, segment_frames)
             times = [start_seconds + slice_seconds(index, j, rate, segment_frames) for j in slices]
         else:
-            own = [_own_seconds(seconds, rate, start + k) for k in range(segment_frames + 1)]
-            span = (own[0], own[stop - start])
-            tag = own[segment_frames // 2]
-            times = [(own[2 * j] + own[2 * j + 1]) / 2 for j in slices]
+            frame_times = [_frame_seconds(seconds, rate, start + k) for k in range(segment_frames + 1)]
+            span = (frame_times[0], frame_times[stop - start])
+            tag = frame_times[segment_frames // 2]
+            times = [(frame_times[2 * j] + frame_times[2 * j + 1]) / 2 for j in slices]
         result.append(Segment(index, start, stop, *span, tag_seconds=tag, slice_seconds=tuple(times)))
     return result
 
 
-def _own_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
+def _frame_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
     """Time of a sampled frame; behind the last one they go on at the average rate."""
     last = len(seconds) - 1
     return float(seconds[min(frame, last)]) + max(0, frame - last) / rate

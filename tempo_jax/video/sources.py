@@ -70,7 +70,7 @@ class Source:
       own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
       shift_seconds: what segments add to their times: start_seconds, or 0 as in the released code.
       Of a clip, `duration_seconds`, `seconds` and the times of segments are its own, from 0 on.
-      shown, whole: of a part (`only`), its segments and the video that it is a part of.
+      selected_segments, parent: of a part (`select_segments`), its segments and the video it is taken from.
     """
 
     kind: str
@@ -84,25 +84,29 @@ class Source:
     native_fps: float
     indices: np.ndarray
     warnings: list[str]
-    _read: Callable[["Source"], Iterator[np.ndarray]]
+    iter_frames: Callable[["Source"], Iterator[np.ndarray]]
     seconds: np.ndarray
     start_seconds: float = 0.0
     own_times: bool = False
     shift_seconds: float = 0.0
-    shown: tuple[Segment, ...] | None = None
-    whole: "Source | None" = None
+    selected_segments: tuple[Segment, ...] | None = None
+    parent: "Source | None" = None
 
     def segments(self, segment_frames: int = 8) -> tuple[Segment, ...]:
         """Its segments with their times; of a part, those that it was made of. None for an image."""
         if self.kind == "image":
             return ()
-        own = self.seconds if self.own_times else None
+        frame_times = self.seconds if self.own_times else None
         every = segments(
-            self.num_frames, self.real_fps, segment_frames, seconds=own, start_seconds=self.shift_seconds
+            self.num_frames,
+            self.real_fps,
+            segment_frames,
+            seconds=frame_times,
+            start_seconds=self.shift_seconds,
         )
-        return self.shown or tuple(every)
+        return self.selected_segments or tuple(every)
 
-    def only(self, segments: Sequence[Segment]) -> "Source":
+    def select_segments(self, segments: Sequence[Segment]) -> "Source":
         """The part of the video that these of its segments make, in time order.
 
         All sampled frames are still decoded; those of other segments are let go at once.
@@ -112,7 +116,7 @@ class Source:
             kept[segment.start : segment.stop] = True
 
         def read(part: Source) -> Iterator[np.ndarray]:
-            with contextlib.closing(self._read(part)) as frames:
+            with contextlib.closing(self.iter_frames(part)) as frames:
                 yield from itertools.compress(frames, kept)
 
         return dataclasses.replace(
@@ -121,9 +125,9 @@ class Source:
             indices=self.indices[kept],
             seconds=self.seconds[kept],
             warnings=list(self.warnings),
-            _read=read,
-            shown=tuple(sorted(segments, key=lambda segment: segment.start)),
-            whole=self,
+            iter_frames=read,
+            selected_segments=tuple(sorted(segments, key=lambda segment: segment.start)),
+            parent=self,
         )
 
     def chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
@@ -137,7 +141,7 @@ class Source:
         return self._chunks(frames_per_chunk)
 
     def _chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
-        with contextlib.closing(self._read(self)) as frames:
+        with contextlib.closing(self.iter_frames(self)) as frames:
             for start in range(0, self.num_frames, frames_per_chunk):
                 size = min(frames_per_chunk, self.num_frames - start)
                 chunk = np.empty((size, self.height, self.width, 3), np.uint8)
@@ -149,7 +153,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
+class SamplingRequest:
     """What the caller asked for, checked."""
 
     fps: float
@@ -271,7 +275,7 @@ def open_video(
     if isinstance(video, Source):
         return video
     limits = config or VideoConfig()
-    request = _Request(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
+    request = SamplingRequest(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
     if isinstance(video, list | tuple) and video and all(isinstance(file, str | Path) for file in video):
@@ -287,7 +291,7 @@ def open_video(
     )
 
 
-def _open_path(video: str | Path, request: _Request) -> Source:
+def _open_path(video: str | Path, request: SamplingRequest) -> Source:
     if "://" in str(video):
         raise TempoError(f"{video} is a web address: download the video first and give the file's path.")
     path = Path(video).expanduser()
@@ -324,7 +328,7 @@ def _open_path(video: str | Path, request: _Request) -> Source:
         raise
 
 
-def _open_file(path: Path, request: _Request) -> Source:
+def _open_file(path: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import decode
     from tempo_jax.video.indexing import read_index, uneven_warning
 
@@ -357,7 +361,7 @@ def _stretch(pixel_aspect: float) -> float:
     return pixel_aspect if 1 / MOST_STRETCH <= pixel_aspect <= MOST_STRETCH else 1.0
 
 
-def _open_animation(path: Path, request: _Request) -> Source:
+def _open_animation(path: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import animations
     from tempo_jax.video.indexing import uneven_warning
 
@@ -396,7 +400,7 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
         native_fps=times.fps,
         indices=indices,
         warnings=list(warnings),
-        _read=read,
+        iter_frames=read,
         seconds=start_seconds + (times.seconds[indices] if times.fps else indices / request.fps),
         start_seconds=start_seconds,
         own_times=by_time,
@@ -404,14 +408,14 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
     )
 
 
-def _recorded(name: str, count: int, request: _Request) -> tuple[int, np.ndarray, Timeline, list[str]]:
+def _recorded(name: str, count: int, request: SamplingRequest) -> tuple[int, np.ndarray, Timeline, list[str]]:
     """Of `count` frames without times of their own: the clip's first, those sampled, its times, a warning.
 
     `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
     """
     if request.source_fps is not None:
-        whole = constant_rate(count, request.source_fps)
-        first, times = request.cut(whole, name or _ARRAY)
+        recording = constant_rate(count, request.source_fps)
+        first, times = request.cut(recording, name or _ARRAY)
         return first, request.sample(times), times, []
     if request.clip is not None:
         raise TempoError(
@@ -433,7 +437,7 @@ class _Size:
     width: int
 
 
-def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
+def _open_array(array: np.ndarray, name: str, request: SamplingRequest) -> Source:
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise TempoError(
             f"{name} has shape {tuple(array.shape)}, but a video is [T, H, W, 3] and an image [H, W, 3]: "
@@ -456,7 +460,7 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
     return _placed(source, first, len(array))
 
 
-def _open_npy(path: Path, request: _Request) -> Source:
+def _open_npy(path: Path, request: SamplingRequest) -> Source:
     try:
         # Mapped, not read: only sampled frames are ever touched.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -470,13 +474,13 @@ def _open_npy(path: Path, request: _Request) -> Source:
     return _open_array(array, path.name, request)
 
 
-def _open_folder(folder: Path, request: _Request) -> Source:
+def _open_folder(folder: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import images
 
-    return _open_frames(folder.name, images.listing(folder), request)
+    return _open_frames(folder.name, images.list_images(folder), request)
 
 
-def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
+def _open_frames(name: str, files: Sequence[Path], request: SamplingRequest) -> Source:
     from tempo_jax.video import images
 
     first, indices, times, warnings = _recorded(name, len(files), request)
@@ -491,7 +495,7 @@ def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
     return _placed(source, first, len(files))
 
 
-def _open_image(picture: Any, name: str, request: _Request, path: Path | None = None) -> Source:
+def _open_image(picture: Any, name: str, request: SamplingRequest, path: Path | None = None) -> Source:
     from tempo_jax.video import images
 
     warnings = []
@@ -522,6 +526,6 @@ def _image(name, height, width, request, pixels) -> Source:
         native_fps=0.0,
         indices=np.zeros(1, np.int64),
         warnings=[],
-        _read=lambda source: (frame for frame in (pixels,)),
+        iter_frames=lambda source: (frame for frame in (pixels,)),
         seconds=np.zeros(1),
     )

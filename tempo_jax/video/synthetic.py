@@ -24,7 +24,7 @@ _FONT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class SyntheticVideo:
     """What to draw. `noise`: standard deviation of the grain, in levels; it makes encoding harder."""
 
     seconds: float = 60.0
@@ -37,6 +37,9 @@ class Clip:
     @property
     def num_frames(self) -> int:
         return max(1, round(self.seconds * self.fps))
+
+
+Clip = SyntheticVideo  # the name of earlier releases
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +74,7 @@ def _draw_clock(frame: np.ndarray, seconds: int) -> None:
         x += 4 * scale
 
 
-def render(clip: Clip, index: int) -> np.ndarray:
+def render(clip: SyntheticVideo, index: int) -> np.ndarray:
     """Frame `index` of a clip: uint8 [height, width, 3]."""
     height, width = clip.height, clip.width
     time = index / clip.fps
@@ -96,7 +99,7 @@ def render(clip: Clip, index: int) -> np.ndarray:
 
 def write_video(
     path: str | Path,
-    clip: Clip | None = None,
+    clip: SyntheticVideo | None = None,
     *,
     gop: int = 50,
     b_frames: int = 2,
@@ -104,13 +107,13 @@ def write_video(
     faststart: bool = False,
     preset: str = "veryfast",
     container: str | None = None,
-) -> Clip:
+) -> SyntheticVideo:
     """Encode a clip with libx264; the suffix or `container` chooses the format.
 
     `gop`: frames between keyframes. `rotation`: display rotation mark in degrees, counter-clockwise.
     `faststart`: index at the front, so that a truncated file can still be read. Returns the clip.
     """
-    clip = clip or Clip()
+    clip = clip or SyntheticVideo()
     # Keyframes exactly where `gop` says, so that tests can count on them.
     fixed = {"keyint_min": str(gop), "sc_threshold": "0", "bf": str(b_frames)}
     encode(
@@ -130,7 +133,7 @@ def write_video(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path")
-    defaults = Clip()
+    defaults = SyntheticVideo()
     parser.add_argument("--seconds", type=float, default=defaults.seconds)
     parser.add_argument("--fps", type=int, default=defaults.fps)
     parser.add_argument("--height", type=int, default=defaults.height)
@@ -140,7 +143,7 @@ def main() -> None:
     parser.add_argument("--gop", type=int, default=50)
     arguments = vars(parser.parse_args())
     path, gop = arguments.pop("path"), arguments.pop("gop")
-    clip = write_video(path, Clip(**arguments), gop=gop)
+    clip = write_video(path, SyntheticVideo(**arguments), gop=gop)
     print(f"{path}: {clip.num_frames} frames, {clip.num_frames / clip.fps:.1f} s")
 
 
