@@ -37,10 +37,10 @@ def add_parser(commands: Any) -> None:
         "--size", action="append", metavar="HxW", help="of the videos' frames; may be repeated (720x1280)"
     )
     add = warmup.add_argument
-    frames = command_line.number(int, 1)
-    add("--frames", action="append", type=frames, metavar="N", help="looked at; may be repeated (1024)")
-    add("--budget", type=command_line.number(int, 1), default=8192, metavar="N", help="visual tokens (8192)")
-    add("--max-new-tokens", type=command_line.number(int, 1), default=1024, metavar="N", help="(1024)")
+    frames = common.field_type("max_frames")
+    add("--frames", action="append", type=frames, metavar="N", help="sampled frames; may be repeated (1024)")
+    common.add_field(warmup, "budget", "default: 8192", default=8192)
+    common.add_field(warmup, "max_new_tokens", "default: 1024", default=1024)
     add("--dtype", choices=common.DTYPES, help=common.DTYPE_HELP)
     warmup.set_defaults(run=run_warmup)
 

@@ -1,11 +1,8 @@
 """What may be asked of one answer of either system, checked: how long it gets, and how tokens are drawn."""
 
-from numbers import Real
 from typing import Any
 
-import numpy as np
-
-from tempo_jax.errors import TempoError
+from tempo_jax import fields
 
 
 def check_answer(options: Any) -> None:
@@ -13,20 +10,8 @@ def check_answer(options: Any) -> None:
 
     Those are max_new_tokens, temperature, top_p and seed.
     """
-    check_whole("max_new_tokens", options.max_new_tokens, least=1)
-    if not isinstance(options.temperature, Real) or not 0 <= options.temperature <= 1e6:
-        raise TempoError(f"temperature is {options.temperature!r}, but it must be from 0 (greedy) to 1e6.")
-    if not isinstance(options.top_p, Real) or not 0 < options.top_p <= 1:
-        raise TempoError(f"top_p is {options.top_p!r}, but it must be above 0 and at most 1.")
-    if not isinstance(options.seed, int | np.integer) or not 0 <= options.seed < 2**63:
-        raise TempoError(f"seed is {options.seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
-
-
-def check_whole(name: str, value: Any, *, least: int, below: float = float("inf")) -> None:
-    """TempoError unless `value` is a whole number of at least `least` (and below `below`)."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not least <= value < below:
-        raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+    for name in ("max_new_tokens", "temperature", "top_p", "seed"):
+        fields.check(name, getattr(options, name))
 
 
 class Greedy:

@@ -1,11 +1,10 @@
 """What may be asked of one question, checked."""
 
 import dataclasses
-from numbers import Real
 
+from tempo_jax import fields
 from tempo_jax.ata import KEEP_STRATEGIES, PRUNE_MODES
-from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import Greedy, check_answer, check_whole
+from tempo_jax.runtime.options import Greedy, check_answer
 
 FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
 PRUNING = {f"prune-{mode}": mode for mode in PRUNE_MODES}  # ablations: segments kept whole or dropped
@@ -37,17 +36,11 @@ class Options(Greedy):
     lp_comp: str = "none"
 
     def __post_init__(self):
-        check_whole("budget", self.budget, least=1)
+        for name in ("budget", "min_tokens", "max_tokens", "drop_ratio"):
+            fields.check(name, getattr(self, name))
+        for name in ("strategy", "lp_comp"):
+            fields.check_choice(name, getattr(self, name), "tempo")
         check_answer(self)
-        for name in ("min_tokens", "max_tokens"):
-            check_whole(name, getattr(self, name), least=0, below=2**20)
-        if not isinstance(self.drop_ratio, Real) or not 0 <= self.drop_ratio <= 1:
-            raise TempoError(f"drop_ratio is {self.drop_ratio!r}, but it must be from 0 to 1.")
-        if self.strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
-        if self.lp_comp not in LP_COMP:
-            raise TempoError(f"lp_comp is {self.lp_comp!r}, but it must be one of {', '.join(LP_COMP)}.")
 
     @property
     def allocates(self) -> bool:

@@ -10,16 +10,17 @@ import math
 
 import numpy as np
 
-from tempo_jax.errors import TempoError
+from tempo_jax import fields
 
 
 def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
-    """TempoError unless 0 < fps < inf and both limits are at least 1; max_frames wins over min_frames."""
-    if not (isinstance(fps, (int, float, np.number)) and math.isfinite(fps) and fps > 0):
-        raise TempoError(f"fps is {fps}, but it must be a number above 0: frames to sample per second.")
-    for name, value in (("min_frames", min_frames), ("max_frames", max_frames)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            raise TempoError(f"{name} is {value}, but it must be a whole number of at least 1.")
+    """Checks the options of sampling; where they conflict, max_frames wins over min_frames.
+
+    Raises:
+      TempoError: One of them is of another type or out of the bounds of `fields.FIELDS`.
+    """
+    for name, value in (("fps", fps), ("min_frames", min_frames), ("max_frames", max_frames)):
+        fields.check(name, value)
 
 
 def _native_rate(native_fps: float | None, fps: float) -> float:

@@ -1,13 +1,12 @@
 """What may be asked of one question about a video, checked, and what its answer says of each frame."""
 
 import dataclasses
-from numbers import Real
 
+from tempo_jax import fields
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import Greedy, check_answer, check_whole
+from tempo_jax.runtime.options import Greedy, check_answer
 from tempo_jax.runtime.results import Segment
 from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.token_compression import VARIANTS
 
 # How frames are chosen where they are more than the budget holds.
 SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
@@ -41,17 +40,14 @@ class Options(Greedy):
                 f"strategy {self.strategy!r} is none of XComp's, which chooses among whole frames: use one "
                 f"of {', '.join(SCORERS)}."
             )
-        if self.budget is not None:
-            check_whole("budget", self.budget, least=1)
+        for name in ("budget", "query_skip"):
+            if getattr(self, name) is not None:
+                fields.check(name, getattr(self, name))
+        for name in ("repeats", "repetition_penalty"):
+            fields.check(name, getattr(self, name))
         check_answer(self)
-        for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
-            check_whole(name, value, least=least)
-        if self.lp_comp is not None and self.lp_comp not in VARIANTS:
-            raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
-        if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
-            raise TempoError(
-                f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
-            )
+        if self.lp_comp is not None:
+            fields.check_choice("lp_comp", self.lp_comp, "xcomp")
 
     def frames(self, sampled: int, per_frame: int) -> int:
         """How many of the sampled frames may stay."""
