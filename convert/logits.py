@@ -56,7 +56,7 @@ def compare(
         from convert import torch_models as theirs
     except ImportError as error:
         raise TempoError(
-            f"--logits needs PyTorch and transformers ({error}): pip install 'tempo_jax[test]'"
+            f"--logits needs PyTorch and transformers ({error}): pip install -e '.[test]' in the clone"
         ) from error
     import jax
 

@@ -9,7 +9,7 @@ from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.uploads import Uploads
 from tests.serving import make_videos, service_of
 
-MISSING = "needs pip install 'tempo_jax[serve]' httpx2"
+MISSING = "needs pip install -e '.[serve]' httpx2"
 httpx = pytest.importorskip("httpx2", reason=MISSING)
 PATIENCE = 120  # seconds, for machines that are busy with something else
 app = pytest.importorskip("tempo_jax.serve.app", reason=MISSING, exc_type=ImportError)

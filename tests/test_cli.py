@@ -341,7 +341,7 @@ def test_batch_goes_on_where_it_was_interrupted(fake, capsys):
 def test_batch_asks_again_what_failed(fake, capsys):
     command = ["batch", write_cases([case("../late.mp4", "a"), case("../v.mp4", "b")]), "--out", "out.jsonl"]
     assert cli.main(command) == 2
-    assert "the same command asks them again" in capsys.readouterr().err
+    assert "rerun the same command to retry them" in capsys.readouterr().err
     Path("late.mp4").write_bytes(b"x")
     fake.calls.clear()
     assert cli.main(command) == 0

@@ -86,8 +86,8 @@ def test_a_checkpoint_is_served_by_what_it_holds(tmp_path):
 
 def test_the_command_serves_it(tmp_path, video):
     """As a user does: the checkpoint's folder, a question about a video by OpenAI's API and by ours."""
-    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
-    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    httpx = pytest.importorskip("httpx2", reason="needs pip install -e '.[serve]' httpx2")
+    pytest.importorskip("uvicorn", reason="needs pip install -e '.[serve]'")
     minireel_tokenizer.write(tmp_path / "tokenizer")
     checkpoint.save(tmp_path / "small", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
     arguments = ["--checkpoint", str(tmp_path / "small"), "--folder", str(video.parent), "--port", "0"]

@@ -1,6 +1,6 @@
-"""`tempo batch`: many questions with one model, a JSON line for each as soon as it is answered.
+"""`tempo batch`: answers a file of questions, one JSON line each as soon as it is answered.
 
-The same command goes on where it was interrupted, and asks again what had failed.
+The same command resumes an interrupted run and retries failed cases.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from tempo_jax.utils import command_line
 from tempo_jax.utils import progress as progress_lines
 from tempo_jax.utils.text import clean_text, count
 
-ANSWERED_BY = "answered_by"  # the model and options of a line, so that only their own are gone on with
-# What a line has of ours, whatever a case calls so.
+ANSWERED_BY = "answered_by"  # a digest of the model and the options; a run resumes its own lines only
+# Fields of the answer; a case's fields of these names are overwritten.
 RESULT = {"index", "text", "token_ids", "segments", "usage", "timings", "warnings"}
 
 HELP = """\
-CASES.json is a list of objects with "video_path" and "query"; relative paths start at its folder.
-One JSON line is written per case as soon as it is answered: the case's own fields, its index, and
-the answer's fields or "error". A failed case does not stop the others; the exit status tells.
-The same command goes on with an OUT.jsonl that is there: what it answers (by the same model and
-options) is kept, what failed is asked again, and nothing else in it is lost (OUT.jsonl.before)."""
+CASES.json is a list of objects with "video_path" and "query"; paths are relative to its folder.
+Each case is written as one JSON line as soon as it is answered: the fields of the case, its index, and
+the fields of the answer or "error". A failed case does not stop the others; the exit status is then 2.
+With an existing OUT.jsonl the same command resumes: answers of the same model and options are kept,
+failed cases are retried, and other lines are moved to OUT.jsonl.before."""
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its options."""
+    """Adds the subcommand and its options."""
     batch = commands.add_parser(
         "batch",
         help="answer a file of cases",
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run_batch(args: argparse.Namespace) -> int:
-    """Answer the cases that --out does not answer yet, one JSON line each; 2 where any failed."""
+    """Answers the cases that --out does not hold yet; returns 2 if any failed."""
     checkpoint = common.checkpoint_folder(args.checkpoint)
     cases = _read_cases(Path(args.cases))
     with contextlib.ExitStack() as stack:
@@ -69,7 +69,7 @@ def run_batch(args: argparse.Namespace) -> int:
     if failed:
         output_name = args.out or "the output"
         cases_failed = f"{failed} of {count(len(cases), 'case')} failed"
-        again = "; the same command asks them again" if args.out else ""
+        again = "; rerun the same command to retry them" if args.out else ""
         command_line.say(f'tempo: {cases_failed}; their "error" in {output_name} says why{again}.')
     return 2 if failed else 0
 
@@ -77,7 +77,7 @@ def run_batch(args: argparse.Namespace) -> int:
 def _ask(
     cases: list, pending: list[int], run_case: "_CaseRunner", out: "_ResultWriter", progress: Any
 ) -> int:
-    """How many failed of those to do."""
+    """Answers the pending cases; returns how many failed."""
     failed = 0
     for index, following in zip(pending, [*pending[1:], None]):
         progress("cases", index, len(cases))
@@ -92,7 +92,7 @@ def _ask(
 
 
 class _CaseRunner:
-    """Answers cases one by one; cases that follow each other on one video share its open clip."""
+    """Answers cases one by one; successive cases on one video share its encoded clip."""
 
     def __init__(self, tempo: Any, args: argparse.Namespace, folder: Path, progress: progress_lines.Reporter):
         self.tempo, self.folder, self.progress = tempo, folder, progress
@@ -101,13 +101,13 @@ class _CaseRunner:
         self.clip = None
 
     def __call__(self, case: Any, again: bool) -> dict:
-        """The answer's fields, or {"error": sentence}; `again`: the next case has the same video."""
+        """Returns the fields of the answer or of an error; `again`: the next case is on the same video."""
         try:
             answer = self._ask(*_check_case(case), again)
             self.clip = self.clip if again else None
             return answer.to_dict()
         except Exception as error:
-            self.clip = None  # whatever went wrong, the next case starts afresh
+            self.clip = None  # the next case opens its video anew
             if os.environ.get("TEMPO_JAX_TRACEBACK") and not isinstance(error, TempoError):
                 raise
             return {
@@ -122,7 +122,7 @@ class _CaseRunner:
             self.clip = self.tempo.open(path, progress=self.progress, **self.open_options)
         if self.clip is not None:
             return self.clip.ask(query, **self.ask_options)
-        # Asked once only: nothing of the video needs to stay in memory.
+        # The only question on this video: no features are cached.
         return self.tempo.ask(path, query, **self.open_options, **self.ask_options)
 
 
@@ -131,14 +131,14 @@ def _video(case: Any) -> str | None:
 
 
 def _case_fields(case: Any) -> dict:
-    """A case's own fields in its line; "error" and "answered_by" are there only where we say so."""
+    """The fields of a case in its line, without those that only this program writes."""
     if not isinstance(case, dict):
         return {"case": case}
     return {name: value for name, value in case.items() if name not in ("error", ANSWERED_BY)}
 
 
 def _line(index: int, case: Any, result: dict) -> str:
-    """The output line: the case's own fields, then ours."""
+    """The output line: the fields of the case, then those of the answer."""
     return json.dumps({**_case_fields(case), "index": index, **result}, ensure_ascii=False) + "\n"
 
 
@@ -157,7 +157,7 @@ def _read_cases(path: Path) -> list:
 
 
 def _check_case(case: Any) -> tuple[str, str]:
-    """(video path, query) of one case; TempoError names what is wrong with it."""
+    """The video path and query of one case; raises a TempoError if it has none."""
     if not isinstance(case, dict):
         raise TempoError('The case is not an object with "video_path" and "query".')
     for key in ("video_path", "query"):
@@ -167,7 +167,7 @@ def _check_case(case: Any) -> tuple[str, str]:
 
 
 class _ResultWriter:
-    """Lines as they are answered, to a stream that keeps nothing."""
+    """Writes lines to a stream, which cannot be resumed."""
 
     def __init__(self, file: TextIO):
         self.file, self.answered = file, {}
@@ -178,9 +178,9 @@ class _ResultWriter:
 
 
 class _ResumedWriter(_ResultWriter):
-    """A file that keeps what it answers of these cases, by this model and these options.
+    """Writes lines to a file, of which the answers of this model and these options are kept.
 
-    It is touched when the first new answer is there. What else it held is then in FILE.before.
+    The file changes when the first new answer is written; its other lines are then in FILE.before.
     """
 
     def __init__(self, path: Path, cases: list, answered_by: str):
@@ -193,11 +193,11 @@ class _ResumedWriter(_ResultWriter):
             num_recognized += index is not None
             if index is not None and not failed:
                 self.answered[index] = line + "\n"
-        cut = bool(rest) and num_recognized  # killed while it wrote
+        cut = bool(rest) and num_recognized  # a process was killed while writing it
         self._others = len(lines) > num_recognized or bool(rest and not cut)
 
     def _case_of(self, line: str, cases: list) -> tuple[int | None, bool]:
-        """Which case a line is of, None where it is of none or has another's answer; whether that failed."""
+        """(index of the case that a line answers, or None; whether that case failed)."""
         try:
             old = json.loads(line)
             fields = _case_fields(cases[old["index"]])
@@ -217,7 +217,7 @@ class _ResumedWriter(_ResultWriter):
         self.file.flush()
 
     def _begin(self) -> None:
-        """The kept lines alone in the file; a failed case's line gives way to the new one."""
+        """Leaves only the kept lines in the file."""
         if self._others:
             before = self.path.with_name(f"{self.path.name}.before")
             shutil.copyfile(self.path, before)

@@ -47,7 +47,8 @@ def run_completion(args: argparse.Namespace, commands: argparse._SubParsersActio
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [action for action in parser._actions if action.option_strings or action.choices]
+    shown = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+    return [action for action in shown if action.option_strings or action.choices]
 
 
 def _bash(commands: argparse._SubParsersAction) -> str:
