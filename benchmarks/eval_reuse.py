@@ -29,7 +29,7 @@ from tempo_jax.tempo.options import Options
 from tempo_jax.video import Source
 from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
-# What is kept, and how many further answers are written together.
+# What is kept, and how many further answers are decoded in a batch.
 WAYS = {
     "nothing": ({"keep": False}, 1),
     "vision": ({"keep": True}, 1),

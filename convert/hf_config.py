@@ -1,7 +1,7 @@
 """Hugging Face config.json -> our dataclasses; the way back is hf_export.
 
-Sources: facts/tempo.md §1.2-1.6, §8 (fields of Tempo's config), §1.9 (end-of-sequence ids);
-facts/xcomp.md §1.1-1.3.
+Reference: docs/reference/tempo.md#compressor to #global-llm and #tensor-names,
+docs/reference/xcomp.md#components.
 """
 
 import json
@@ -159,7 +159,7 @@ def _decoder(fields: Fields, *, tied: bool, vl: bool = False) -> cfg.DecoderConf
 def qwen3_vl(
     values: dict, notes: list[str], *, headless: bool = False, ids: dict[str, int] | None = None
 ) -> cfg.Qwen3VLConfig:
-    """A Qwen3-VL; `headless`: its language head does not matter (Tempo deletes the compressor's, §1.2).
+    """A Qwen3-VL; `headless`: its language head does not matter (Tempo deletes the compressor's).
 
     `ids`: of the tokenizer beside it, by name; the published ones where there is none.
     """
@@ -245,9 +245,9 @@ def tempo(
     values: dict, svlm: cfg.Qwen3VLConfig, names: Collection[str], generation: dict, notes: list[str]
 ) -> cfg.TempoConfig:
     """The whole system; `svlm`: the base model's config."""
-    # rope_scaling of the global LLM is forced to None by the released code (facts §1.6).
+    # rope_scaling of the global LLM is forced to None by the authors' code.
     fields = Fields.of_file({k: v for k, v in values.items() if k != "rope_scaling"})
-    projector = values.get("mm_projector_type", "linear")  # the released code's default (facts §1.5)
+    projector = values.get("mm_projector_type", "linear")  # the default of the authors' code
     stored_projector = projector_in(names)
     if stored_projector is not None and stored_projector != projector:
         raise TempoError(
@@ -275,7 +275,7 @@ FIXED_XCOMP = {"mm_projector_type": ("tome16_mlp_hd64",), "mm_vision_tower": ("u
 
 
 def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
-    """The vision tower that the tensors show: config.json only names it (facts/xcomp.md §1.2).
+    """The vision tower that the tensors show: config.json only names it.
 
     `infos`: tensor name -> anything with a `.shape`.
     """
@@ -303,7 +303,7 @@ def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
 
 
 def xcomp(values: dict, vision: cfg.UMTConfig, generation: dict, notes: list[str]) -> cfg.XCompConfig:
-    """facts/xcomp.md §1.1, §1.3; LP-Comp's settings are no part of config.json: as released."""
+    """The config of an XComp; LP-Comp's settings, which config.json lacks, are those of the authors' code."""
     fields = Fields.of_file(values | {"model_type": "qwen2"})
     fields.fixed(FIXED_XCOMP)
     config = cfg.XCompConfig(
@@ -319,7 +319,7 @@ def xcomp(values: dict, vision: cfg.UMTConfig, generation: dict, notes: list[str
 
 
 def projector_in(names: Collection[str]) -> str | None:
-    """The projector type that the tensor names show (facts §1.5); None without tensor names."""
+    """The projector type that the tensor names show; None without tensor names."""
     if not names:
         return None
     matches = [match for match in map(PROJECTOR_KEY.fullmatch, names) if match]
@@ -329,7 +329,7 @@ def projector_in(names: Collection[str]) -> str | None:
 
 
 def eos_ids(*configs: dict) -> tuple[int, ...]:
-    """End-of-sequence ids of all configs, always with <|im_end|> (facts §1.9), in a stable order."""
+    """End-of-sequence ids of all configs, always with <|im_end|>, in a stable order."""
     ids = [cfg.QWEN_IDS.im_end]
     for values in configs:
         token_ids = values.get("eos_token_id")
@@ -349,5 +349,5 @@ def tokenizer_ids(folder: Path) -> dict[str, int]:
         added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
         ids = {token["content"]: token["id"] for token in added}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a tokenizer that is damaged is said where it is used
+        return {}  # a damaged tokenizer is reported where it is used
     return {name: ids[f"<|{name}|>"] for name in cfg.SpecialIds._fields if f"<|{name}|>" in ids}

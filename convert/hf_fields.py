@@ -1,7 +1,7 @@
 """The fields of Hugging Face config.json files, read as transformers reads them, or refused by name.
 
 transformers 5 and 4.57 differ in a few places (`Written`): a file is read as the generation that wrote it
-does. What is wrong is collected, so that it is told at once. Sources: transformers 5.23 and 4.57.1,
+does. Problems are collected and reported at once. Sources: transformers 5.23 and 4.57.1,
 models/{qwen2,qwen3,qwen3_vl}/, modeling_rope_utils.py; both without PyTorch, and neither imported here.
 """
 

@@ -1,4 +1,4 @@
-"""Initial values of what Tempo adds to its two backbones (facts/tempo.md §1.3, stage 0)."""
+"""Initial values of what Tempo adds to its two backbones (docs/reference/tempo.md#memory-tokens, stage 0)."""
 
 import math
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Which Hugging Face tensor is which native array: one table for both directions.
 
-Sources: facts/tempo.md §8 (key map), §1.2 (Qwen3-VL), §1.5 (projector), §1.6 (Qwen3); facts/xcomp.md §1.10.
+Reference: docs/reference/tempo.md#tensor-names and docs/reference/xcomp.md#weight-names.
 Reading, writing, verification and the expected shapes all come from `tensors(kind, config)`.
 """
 
@@ -224,7 +224,7 @@ def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = 
 
 
 def projector_tensors(config: cfg.TempoConfig) -> list[TensorSpec]:
-    """facts §1.5: `linear` is named without an index, the layers of `mlpNx_gelu` are 0, 2, 4, …"""
+    """`linear` is named without an index, the layers of `mlpNx_gelu` are 0, 2, 4, …"""
     match = PROJECTORS.fullmatch(config.projector)
     if not match:
         raise TempoError(

@@ -39,11 +39,11 @@ def saving(
     context = checkpoint.saving_context(compress=False)
     with atomic_directory(directory, overwrite, keep=keep) as folder, context, checkpoint.quiet():
         waiting: dict[str, np.ndarray] = {}
-        written = digests.Writing()
+        written = digests.DigestWriter()
 
         def flush() -> None:
             if waiting:
-                with signals.held():  # Orbax's threads would go on writing
+                with signals.held():  # Orbax's threads would continue writing
                     ocp.partial.save(folder / "params", nest(waiting))
                 large = sum(x.nbytes for x in waiting.values()) > LARGE_BYTES
                 waiting.clear()
@@ -77,7 +77,7 @@ def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterato
 
 
 def _groups(leaves: list[tuple[str, Any]]) -> Iterator[list[str]]:
-    """Neighbours of together at most BATCH_BYTES, or one that is larger."""
+    """Neighbors of together at most BATCH_BYTES, or one that is larger."""
     group, size = [], 0
     for path, leaf in leaves:
         nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize

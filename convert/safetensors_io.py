@@ -287,7 +287,7 @@ def _index(path: Path) -> dict[str, str]:
 
 
 def _header(path: Path) -> dict[str, Info]:
-    """The checked header of a file; a sentence when it is cut short or damaged."""
+    """The checked header of a file; a TempoError when it is cut short or damaged."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -143,7 +143,7 @@ class Source:
                 reader.__exit__()
 
     def direction(self) -> np.ndarray:
-        """w_yes - w_no of the base model, the difference formed in its dtype: float32 [D] (facts §3.1)."""
+        """w_yes - w_no of the base model in its dtype: float32 [D] (docs/reference/tempo.md#relevance)."""
         name = self._base_head()
         shape = self.base_reader.infos[name].shape
         yes, no = (
@@ -153,7 +153,7 @@ class Source:
         return (yes - no).astype(np.float32)
 
     def _open_init(self, memory_tokens: int) -> None:
-        """Stage 0 of training: a Qwen3 global LLM and a Qwen3-VL compressor (facts §1.3)."""
+        """Stage 0 of training: a Qwen3 global LLM and a Qwen3-VL compressor."""
         if self.base is None:
             raise TempoError(
                 "--model=tempo-init needs the compressor too: pass --base with a Qwen3-VL folder"

@@ -1,6 +1,6 @@
 """A checkpoint's configuration as transformers itself parses it, against that of a native checkpoint.
 
-Nothing of how `hf_config` reads is used here, so that a mistake of our reading shows. No PyTorch is needed.
+Nothing of how `hf_config` reads is used here, so that an error of our reading shows. No PyTorch is needed.
 """
 
 import copy
@@ -79,7 +79,7 @@ def differences(
         if kind == "qwen3-vl":
             return _vl(transformers.Qwen3VLConfig.from_dict(values), config, headless)
         qwen2 = kind == "xcomp" or values.get("model_type") == "qwen2"
-        if kind == "tempo":  # the released code sets the LLM's rope_scaling to None
+        if kind == "tempo":  # the authors' code sets the LLM's rope_scaling to None
             values.pop("rope_scaling", None)
         values.pop("model_type", None)
         parsed = (transformers.Qwen2Config if qwen2 else transformers.Qwen3Config).from_dict(values)

@@ -29,7 +29,7 @@ def main() -> int:
     rows = [json.loads(line) for line in (args.folder / "questions.jsonl").read_text("utf-8").splitlines()]
     began = time.perf_counter()
     clip = tempo_jax.load(args.checkpoint).open(str(args.folder / rows[0]["video"]))
-    print(f"{rows[0]['video']}: decoded and seen once in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{rows[0]['video']}: decoded and encoded once in {time.perf_counter() - began:.0f} s", flush=True)
     right = 0
     for number, row in enumerate(rows, start=1):
         began = time.perf_counter()

@@ -190,12 +190,12 @@ def describe(
     config: Any,
     tokenizer_dir,
     origin: dict | None,
-    written: digests.Writing | None = None,
+    written: digests.DigestWriter | None = None,
 ) -> None:
     """Writes what is not arrays: digests, the tokenizer, then model.json, without which nothing loads."""
     if (folder / "params").is_dir():
         lay_out(folder / "params")
-        (written or digests.Writing()).finish(folder)
+        (written or digests.DigestWriter()).finish(folder)
     if tokenizer_dir is not None:
         copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}

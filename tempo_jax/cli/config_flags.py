@@ -1,4 +1,4 @@
-"""Command lines of absl flags and an ml_collections config, a mistake in them one sentence."""
+"""Command lines of absl flags and an ml_collections config; usage errors are one line."""
 
 import os
 
@@ -12,7 +12,7 @@ def parse(
 ) -> None:
     """Reads the `known` flags and locks the config, which is the first of `required`.
 
-    fields: the file that has the config's fields, for whoever named one that there is not.
+    fields: the file that defines the config's fields, named in the error about an unknown one.
     """
     try:
         rest = known(argv)

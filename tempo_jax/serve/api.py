@@ -1,4 +1,4 @@
-"""The API of our own, /api: what the page is made of, for whoever wants it."""
+"""The /api routes, which the page uses."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def who(request: Request) -> Identity:
 
 
 def router(state: State) -> APIRouter:
-    """All routes; `state` is the server's."""
+    """All routes."""
     made = APIRouter(prefix="/api")
     _add_session(made, state)
     _add_about(made, state)
@@ -58,9 +58,9 @@ def _add_session(api: APIRouter, state: State) -> None:
     async def sign_in(request: Request, response: Response) -> schemas.Session:
         body = checked(await state.bodies.json(request), {"token": str})
         if sessions.token_required and not sessions.matches(body.get("token", "")):
-            await asyncio.sleep(0.5)  # for whoever tries many
+            await asyncio.sleep(0.5)  # limits guessing
             raise ApiError(
-                401, "This is not the server's token: ask whoever runs it.", "invalid_api_key", "token"
+                401, "This is not the server's token: ask its operator.", "invalid_api_key", "token"
             )
         response.headers["set-cookie"] = sessions.cookie(who(request).session, request.scope)
         return schemas.Session(token_required=sessions.token_required, signed_in=True)
@@ -155,7 +155,7 @@ def _add_videos(api: APIRouter, state: State) -> None:
 
     @api.get(
         "/videos/{identity}/thumbnail", tags=["videos"], responses=schemas.JPEG, response_class=Response,
-        summary="A small picture of it",
+        summary="A thumbnail",
     )  # fmt: skip
     async def thumbnail(request: Request, identity: str) -> Response:
         item = await run_in_threadpool(state.video, identity, who(request))
@@ -213,7 +213,7 @@ def _add_clips(api: APIRouter, state: State) -> None:
         return schemas.Clip(**clips.get(identity, who(request)).as_json())
 
     @api.get(
-        "/clips/{identity}/events", tags=["clips"], summary="How the opening goes on",
+        "/clips/{identity}/events", tags=["clips"], summary="Progress of the opening",
         responses=schemas.EVENTS, response_class=StreamingResponse,
     )  # fmt: skip
     async def watch(request: Request, identity: str) -> Response:
@@ -221,7 +221,7 @@ def _add_clips(api: APIRouter, state: State) -> None:
         return StreamingResponse(_watched(clip), media_type=STREAM_TYPE, headers=STREAM_HEADERS)
 
     @api.get(
-        "/clips/{identity}/thumbnails/{index}", tags=["clips"], summary="A small picture of a segment",
+        "/clips/{identity}/thumbnails/{index}", tags=["clips"], summary="A thumbnail of a segment",
         responses=schemas.JPEG, response_class=Response,
     )  # fmt: skip
     async def thumbnail(request: Request, identity: str, index: int) -> Response:

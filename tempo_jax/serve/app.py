@@ -24,7 +24,7 @@ from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Uploads
 
 DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with
-progress, segments and thumbnails. Whatever goes wrong is said in OpenAI's error format, in one sentence."""
+progress, segments and thumbnails. Errors have OpenAI's format and a one-line message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientGone)
     @app.exception_handler(ClientDisconnect)
     async def client_gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client has gone
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""A question's events, which the service's own threads make, for asyncio."""
+"""Events of a question, sent by the service's threads, as an asyncio iterator."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ HEARTBEAT_SECONDS = 10.0  # between two bytes of a stream, so that no proxy take
 
 
 class ClientGone(Exception):
-    """Nobody reads the response."""
+    """The client has closed the connection."""
 
 
 class Stopped(Exception):
-    """Whoever asked wants no answer any more."""
+    """The client has stopped the question."""
 
 
 class QuestionHandler:
@@ -32,7 +32,7 @@ class QuestionHandler:
         self.job = service.submit(Job(**job, on_event=self._receive))
 
     def _receive(self, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     def stop(self) -> None:
@@ -41,7 +41,7 @@ class QuestionHandler:
         self._queue.put_nowait(None)
 
     async def events(self) -> AsyncIterator[Event]:
-        """All events to the last. Left before, by whatever way, the job is cancelled."""
+        """All events up to the last; leaving the iteration early cancels the job."""
         try:
             while True:
                 event = await self._queue.get()

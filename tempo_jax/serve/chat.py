@@ -54,7 +54,7 @@ class Files:
             if any(path.is_dir() for path in pictures):
                 raise ApiError(
                     400,
-                    "A list of frames has several pictures in one data: URI: send one each.",
+                    "A list of frames has several images in one data: URI: send one each.",
                     "invalid_data_uri",
                     "url",
                 )
@@ -198,7 +198,7 @@ def _read(
 
 
 def check_messages(messages: list[Message]) -> str:
-    """The question, which comes last; ApiError 400 where there is none, or too much is said."""
+    """The question, which comes last; ApiError 400 where there is none, or the messages are too long."""
     if messages[-1].role != "user":
         raise ApiError(400, "The last message must be the user's question.", "invalid_message", "messages")
     question = messages[-1].text.strip()

@@ -1,4 +1,4 @@
-"""Clips: what a session has opened, and how far that has come. They outlive the memory on the device."""
+"""Clips: the videos that a session has opened, and their state. They outlive features in device memory."""
 
 import asyncio
 import contextlib
@@ -133,7 +133,7 @@ class Clips:
         loop = asyncio.get_running_loop()
 
         def on_event(event: events.Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(self.hear, clip, event)
 
         clip.job = Job(clip.file, None, clip.frames, self._service.model.options(), on_event, who.client)
@@ -156,7 +156,7 @@ class Clips:
         self._changed(clip)
 
     def hear(self, clip: Clip, event: events.Event) -> None:
-        """What a job about the clip tells; on the event loop."""
+        """Updates the clip by an event of a job about it; runs on the event loop."""
         if isinstance(event, events.Queued) and clip.opened is None:
             clip.state, clip.place = "queued", event.place
         elif isinstance(event, events.Started) and not event.reused:

@@ -1,7 +1,7 @@
 """data: URIs in base64, taken out of JSON text as it comes and written to files.
 
 Understood are all common forms of base64: with line breaks (as JSON or percent escapes), URL-safe, unpadded;
-and pictures joined by commas, which are the frames of a video, as vLLM's clients send them.
+and images joined by commas, which are the frames of a video, as vLLM's clients send them.
 """
 
 import binascii
@@ -18,14 +18,14 @@ MOST_FILES = 4096  # of one request: frames of a list
 HEAD_BYTES = 160  # longest beginning of a URI
 # What data: URIs call a file -> the suffix it is kept with; only its contents decide what it is.
 SUFFIX_OF = {"video/mp4": ".mp4", "image/gif": ".gif", "image/png": ".png", "image/jpeg": ".jpg"}
-FRAMES = ("video/jpeg", "video/jpg", "video/png", "video/webp")  # pictures, joined by commas
+FRAMES = ("video/jpeg", "video/jpg", "video/png", "video/webp")  # images, joined by commas
 # A JSON string that begins so, its slashes escaped or not.
 _BEGINS = re.compile(
     rb'"\s{0,8}data:((?:[^",\\;]|\\/){0,60})((?:;[^",\\;]{0,40}){0,2});base64,', re.IGNORECASE
 )
 _URI = re.compile(r"\s*data:([^,;]{0,60})((?:;[^,;]{0,40}){0,2});base64,", re.IGNORECASE)
 _ESCAPES = re.compile(rb"\\(?:[nrt/]|u00(?:0[aAdD9]|2[bBfF]|3[dD]|20))|%(?:2[bBfF]|3[dD]|0[aAdD]|20)")
-_BROKEN = re.compile(rb"(?:\\(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]?)\Z")  # an escape that goes on
+_BROKEN = re.compile(rb"(?:\\(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]?)\Z")  # an incomplete escape
 _OTHER = re.compile(rb"[^A-Za-z0-9+/]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PLAIN = {b"/": b"/", b"2b": b"+", b"2f": b"/", b"3d": b"="}
@@ -86,7 +86,7 @@ class DataUris:
         self._uploads, self._most = uploads, most
         self._prefix = f"tempo-inline:{secrets.token_hex(8)}:"
         self._files: list[Upload] = []
-        self._joined = False  # what is being read is pictures
+        self._joined = False  # images are being read
         self._first = 0  # the first file of the URI that is being read
         self._address = ""  # what stands for it
         self._addresses: dict[str, Upload] = {}
@@ -137,7 +137,7 @@ class DataUris:
             self._writing = self._decoder = None
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of pictures as a video, for as long as the request."""
+        """A folder of images as a video, for as long as the request."""
         self._files.append(self._uploads.frames(pictures))
         return self._files[-1]
 

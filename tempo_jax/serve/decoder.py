@@ -1,4 +1,4 @@
-"""Videos decoded in a child process: a hostile file can hurt nobody but itself.
+"""Decodes videos in a child process, which isolates the server from hostile files.
 
 Children are forked from a small process of their own (multiprocessing's forkserver) that has PyAV
 and Pillow loaded but neither jax nor threads, so that one starts in milliseconds. As ever with
@@ -20,12 +20,12 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.serve import decoder_child
 from tempo_jax.video.sources import Source
 
-POLL_SECONDS = 0.05  # how soon a cancelled request lets go of its decoder
+POLL_SECONDS = 0.05  # delay until a cancelled request ends its decoder
 _children: set = set()  # processes that are decoding
 
 
 class Cancelled(Exception):
-    """Nobody waits for this any more."""
+    """All requests for the video were cancelled."""
 
 
 def warm_up() -> None:

@@ -1,4 +1,4 @@
-"""The process that decodes one file: limited in memory and time, and nobody minds if it dies.
+"""The process that decodes one file: limited in memory and time; it may crash.
 
 Started by `decoder`, which reads what this writes into a pipe: a JSON header, every sampled frame,
 and a JSON trailer; or, at any point instead, a JSON object with "error".
@@ -51,7 +51,7 @@ class Request:
 
 
 def main(pipe: Connection, request: Request) -> None:
-    """Decodes and writes; every failure becomes a sentence, a crash is the reader's to notice."""
+    """Decodes and writes; every failure becomes a one-line message, a crash is the reader's to notice."""
     try:
         _bound_process(request.limits)
         check_file(Path(request.path), request.limits)
@@ -65,7 +65,7 @@ def main(pipe: Connection, request: Request) -> None:
             pipe.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
         _send_json(pipe, {"warnings": source.warnings})
     except BrokenPipeError:
-        return  # nobody is interested any more
+        return  # the parent has closed the pipe
     except BaseException as error:
         with contextlib.suppress(OSError):
             _send_json(pipe, {"error": _error_message(error, request)})

@@ -1,4 +1,4 @@
-"""What becomes of a question, told to whoever asked it: plain values, made by the service's threads."""
+"""Events of a question, from queued to completed or failed: plain values, sent by the service's threads."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Fields of a chat request: what is understood, what asks for nothing; all else is refused by name."""
+"""Fields of a chat request: those supported, those accepted if they have no effect; others are refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ NAMES = {
     "seed": "seed",
 }
 OURS = tuple(name for name in settings.SETTINGS if name not in NAMES)
-LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for the sender's own records
+LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # accepted and ignored
 REQUEST = ("model", "messages", "stream", "stream_options", "stop", "tempo", "mm_processor_kwargs")
-# What is not done -> the values that ask for nothing, besides null.
+# Unsupported field -> its values without effect, besides null.
 REQUEST_NOOP_VALUES: dict[str, tuple] = {
     "n": (1,),
     "best_of": (1,),
@@ -49,7 +49,7 @@ MESSAGE_NOOP_VALUES: dict[str, tuple] = {
     "tool_calls": ([],),
     "reasoning_content": ("",),
 }
-# Types of content parts that carry a picture -> the fields, one in the other, that hold its address.
+# Types of content parts that carry a video or image -> the fields, one in the other, that hold its address.
 VISUAL_PARTS = {
     "video_url": ("video_url", "url"),
     "image_url": ("image_url", "url"),
@@ -67,7 +67,7 @@ def known(
     prefix: str = "",
     labels: tuple = LABELS,
 ) -> None:
-    """ApiError 400 for a field that is not among `names` and asks for something."""
+    """Raises ApiError 400 for a field that is not in `names` and has an effect."""
     for name, value in values.items():
         if name in names or value is None or name in labels:
             continue
@@ -83,14 +83,14 @@ def _alike(value: Any, harmless: Any) -> bool:
 
 
 class Settings:
-    """Settings collected from several places of a request."""
+    """Settings collected from several fields of a request."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self._places: dict[str, str] = {}
 
     def add(self, name: str, value: Any, place: str) -> None:
-        """ApiError 400 where another place says something else."""
+        """Adds a setting; raises ApiError 400 if another field gives it another value."""
         if value is None:
             return
         if name in self.values and self.values[name] != value:
@@ -103,7 +103,7 @@ class Settings:
         self.values[name], self._places[name] = value, place
 
     def add_object(self, values: Any, place: str) -> None:
-        """All of an object of settings by our names; ApiError 400 for one that is none."""
+        """Adds the settings of an object; raises ApiError 400 for an unknown one."""
         if values is None:
             return
         if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Bounds on what one request may cost, and on what the server holds. No jax."""
+"""Limits of requests and of the server. Imports no jax."""
 
 import dataclasses
 

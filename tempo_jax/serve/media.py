@@ -1,4 +1,4 @@
-"""Videos and pictures as a browser plays them: the right type, by ranges, and nothing that could run."""
+"""Serves videos and images to browsers: types by content, byte ranges, a policy against scripts."""
 
 import re
 from pathlib import Path

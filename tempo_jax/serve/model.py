@@ -1,4 +1,4 @@
-"""What the service needs of a model; Tempo and XComp as one."""
+"""The interface between the service and a model; its implementations for Tempo and XComp."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ class Model(Protocol):
     name: str
     video: VideoConfig
     sampler: Callable | None  # as of `open_video`; goes to another process, so a module's own function
-    frames: FrameSampling  # how it looks at a video unless told otherwise
+    frames: FrameSampling  # the default sampling
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
-    together: bool  # whether several questions about a video are answered at a time
+    together: bool  # whether questions about one video are decoded in a batch
 
     def options(self, **values: Any) -> Any:
-        """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
+        """The validated options of a question, with the model's defaults; raises a TempoError."""
 
     def prepare(self, source: Source, keep_bytes: int) -> Any:
         """The clip of a source that is not read yet, what reading takes compiled; on any thread."""

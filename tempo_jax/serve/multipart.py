@@ -1,4 +1,4 @@
-"""An upload as multipart/form-data, written to its place on the disk as it comes, once."""
+"""An upload as multipart/form-data, written to disk as it arrives."""
 
 import logging
 
@@ -12,7 +12,9 @@ from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.sessions import Owner
 from tempo_jax.serve.uploads import Upload, Uploads, UploadWriter
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
+logging.getLogger("python_multipart").setLevel(
+    logging.CRITICAL
+)  # invalid requests are reported to the client
 
 FIELD = "file"
 NO_FILE = 'The upload has no "file": send one as multipart/form-data.'

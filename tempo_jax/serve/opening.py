@@ -1,4 +1,4 @@
-"""Opening one video: decoded in a child process, seen chunk by chunk as the device is free."""
+"""Opens a video: decoded in a child process, encoded chunk by chunk while the device is free."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ THUMBNAIL_SIDE = 160
 
 
 class Opening:
-    """One video on its way into the store. client: whose question it was started for."""
+    """A video that is being decoded and encoded; `client`: the one whose question started it."""
 
     def __init__(self, service: "Service", key: Key, client: str):
         self.key, self.client = key, client
@@ -37,12 +37,12 @@ class Opening:
         self.thread.start()
 
     def jobs(self) -> list["Job"]:
-        """Those who wait for it."""
+        """The jobs that wait for the video."""
         return self._service.jobs_of(self.key)
 
     @property
     def stalled(self) -> float:
-        """For how many seconds it has been waiting for frames."""
+        """Seconds since it began to wait for frames; 0 while it does not wait."""
         since = self._waits_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -98,7 +98,7 @@ class Opening:
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[None]:
-        """While it waits for frames, others compute."""
+        """Gives the device to other threads while this one waits for frames."""
         held = self._turn.give()
         self._waits_since = time.monotonic()
         try:

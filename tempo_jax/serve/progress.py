@@ -1,10 +1,10 @@
-"""Progress as clients hear of it: stages by one name each, with the time that is left."""
+"""Progress in the API: names of stages, counts and estimated seconds left."""
 
 import time
 
 from tempo_jax.serve.events import Progress
 
-# What systems call their stages -> what the API calls it, and what is counted.
+# Stage of a system -> stage of the API, unit of its counts.
 STAGES = {
     "reading the video": ("open", "chunks"),
     "looking at the frames": ("open", "chunks"),
@@ -12,18 +12,18 @@ STAGES = {
     "choosing frames": ("compress", "chunks"),
     "answering": ("answer", "tokens"),
 }
-MIN_REPORT_SECONDS = 0.2  # between two that are told
+MIN_REPORT_SECONDS = 0.2  # between two reports
 
 
 class StageProgress:
-    """Of one job."""
+    """Formats the progress of one job."""
 
     def __init__(self) -> None:
         self._stage: str | None = None
         self._began, self._first, self._reported_at = 0.0, 0, 0.0
 
     def of(self, event: Progress) -> dict:
-        """seconds_left: as the stage has gone so far; null at its beginning and where it may end early."""
+        """A Progress of the API; seconds_left is null at a stage's start and during generation."""
         now = time.monotonic()
         if event.stage != self._stage or event.done < self._first:
             self._stage, self._began, self._first, self._reported_at = event.stage, now, event.done, 0.0
@@ -40,7 +40,7 @@ class StageProgress:
         }
 
     def due(self, event: Progress) -> bool:
-        """Whether it is to be told now: not too often, but always the first and last of a stage."""
+        """A Progress of the API; seconds_left is null when a stage starts, and during generation."""
         now = time.monotonic()
         if (
             event.stage == self._stage

@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description at /openapi.json; the routes answer in these shapes."""
+"""Schemas of requests and responses, which the routes use and /openapi.json describes."""
 
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ class Out(BaseModel):
 
 
 class In(BaseModel):
-    """A request; fields that are not listed are refused by name."""
+    """A request; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ErrorBody(Out):
-    message: str = Field(description="One sentence that says what is wrong and what to do.")
+    message: str = Field(description="One line: what is wrong and what to do.")
     type: str
-    param: str | None = Field(description="The request's field that it is about.")
-    code: str | None = Field(description="For programs.")
+    param: str | None = Field(description="The field of the request that is invalid.")
+    code: str | None = Field(description="Machine-readable code.")
 
 
 class Error(Out):
@@ -231,7 +231,7 @@ FORM = {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {
                             "type": "string",
-                            "description": "Read by nobody; OpenAI's clients send it.",
+                            "description": "Ignored; OpenAI's clients send it.",
                         },
                     },
                     "required": ["file"],

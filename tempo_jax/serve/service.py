@@ -2,8 +2,8 @@
 
 Questions that wait for the same video are answered together. All threads compute by turns (`device`): answers
 a slice of some tokens at a time, so that a short one need not wait for the end of a long one, and videos that
-are not open yet are opened chunk by chunk between them. What becomes of a question is told to its listener
-as events (`events`), called on the service's threads: the last one is Completed, Ready (of a job without a
+are not open yet are opened chunk by chunk between them. A job's `on_event` is called
+with events (`events`), called on the service's threads: the last one is Completed, Ready (of a job without a
 question) or Failed, unless the job was cancelled.
 """
 
@@ -53,7 +53,7 @@ class ShuttingDown(Exception):
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One question about one video, or None to open it only. client: who asks, for a fair order.
+    """A question about a video, or None to open it only. client: whom to schedule fairly.
 
     conversation: earlier messages, and the video's place in them; stop: texts that end the answer.
     """
@@ -192,7 +192,7 @@ class Service:
             self.store.drop(lambda key: key[0] == video and frames in (None, key[1]) and key not in wanted)
 
     def drain(self) -> None:
-        """Takes no more jobs and fails the waiting ones; those being answered go on."""
+        """Takes no more jobs and fails the waiting ones; running ones continue."""
         with self._changed:
             self._closing = True
             waiting, self._waiting = self._waiting, []
@@ -392,9 +392,9 @@ class Service:
         )
 
     def _answering(self, group: Group, job: Job, stage: str, done: int, total: int) -> None:
-        """Passes progress on and ends the slice: what is next may be somebody else's."""
+        """Passes progress on and ends the slice: the next one may be another group's."""
         writing = stage == DECODING_STAGE
-        # What is written together is the others' too.
+        # A batch is also the other jobs'.
         if group.cancelled() if writing else job.cancelled.is_set():
             raise Cancelled
         self._emit(job, Progress(stage, done, total))
@@ -408,7 +408,7 @@ class Service:
     # Telling
 
     def progress(self, jobs: Callable[[], list[Job]]) -> Callable[[str, int, int], None]:
-        """Passes progress on, and is where long computations notice that nobody waits for them."""
+        """Passes progress on, and is where long computations check for cancellation."""
 
         def progress(stage: str, done: int, total: int) -> None:
             heard = jobs()
@@ -443,7 +443,7 @@ def _join_threads(threads: Sequence[threading.Thread], seconds: float | None) ->
 
 
 def internal(error: Exception) -> bool:
-    """Whether it is a bug of ours rather than something a user can mend."""
+    """Whether it is an internal error rather than invalid input."""
     return not isinstance(error, TempoError | QueueFull | ShuttingDown | Cancelled)
 
 

@@ -1,4 +1,4 @@
-"""Who a request comes from: a random session in a signed cookie, and what belongs to it."""
+"""Sessions: a random id in a signed cookie, and ownership of uploads, clips and questions."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ class Identity:
 @dataclasses.dataclass
 class Owner:
     """Whose something is. Made by a request without a session, it is also for others without one that name
-    it, until its session comes back: not every client keeps cookies, and nobody else knows the name.
+    it, until its session comes back: not every client keeps cookies, and the name is secret.
     """
 
     session: str
@@ -87,7 +87,7 @@ class Sessions:
         return None if match[1] in self._ended else match[1]
 
     def end(self, session: str) -> None:
-        """Its cookie is worth nothing any more, whoever else has it (until the server starts anew)."""
+        """Invalidates its cookie until the server restarts."""
         self._ended[session] = None
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]

@@ -1,6 +1,6 @@
-"""The settings of a question: one table for the HTTP API, its description and the page.
+"""The settings of a question in the HTTP API and on the page; types and bounds are those of `fields.FIELDS`.
 
-What is not given is the model's own.
+Defaults are the model's.
 """
 
 import dataclasses

@@ -77,11 +77,11 @@ class State:
         clip = question.clip
         others = any(q.clip is clip for q in self._questions.values())
         if clip.job is None and clip.opened is None and not clip.over and not others:
-            self.clips.close(clip)  # nobody opens it
+            self.clips.close(clip)  # no question waits for it
 
 
 class Thumbnails:
-    """Pictures of videos that are not open: one frame, decoded like all else in a process of its own."""
+    """Thumbnails of videos that are not open: one frame, decoded like all else in a process of its own."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -112,4 +112,4 @@ class Thumbnails:
         except TempoError as error:
             return api_error(error)
         except Exception:
-            return ApiError(400, f"There is no picture of {video.name}.", "no_thumbnail")
+            return ApiError(400, f"There is no thumbnail of {video.name}.", "no_thumbnail")

@@ -1,4 +1,4 @@
-"""Opened videos, the least recently used of which go first. Used with the service's lock held."""
+"""The cache of opened videos, least recently used out first. Used with the service's lock held."""
 
 import dataclasses
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from tempo_jax.serve.limits import Limits
 
 @dataclasses.dataclass(frozen=True)
 class FrameSampling:
-    """How a video is sampled (as in `Tempo.ask`); `sampling` is the server's, not a question's."""
+    """How a video is sampled, as in `Tempo.ask`; `sampling` is set per server, not per question."""
 
     fps: float = 2.0
     min_frames: int = 4
@@ -36,9 +36,9 @@ def video_file(path: Path, name: str) -> VideoFile:
 
 @dataclasses.dataclass
 class CachedVideo:
-    """A video the model has seen.
+    """A video that the model has encoded.
 
-    seconds: what that took; thumbnails: JPEG files, one a segment; frames: how many were sampled;
+    seconds: time to open it; thumbnails: JPEG files, one a segment; frames: how many were sampled;
     spans: start and end of the segments in seconds, none of an image.
     """
 
@@ -55,7 +55,7 @@ Key = tuple[VideoFile, FrameSampling]
 
 
 class VideoCache:
-    """A store bounded in number and in bytes of device memory."""
+    """A cache bounded in number and in bytes of device memory."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
@@ -74,16 +74,13 @@ class VideoCache:
         return self._items.get(key)
 
     def make_room(self, places: int, wanted: Collection[Key] = ()) -> None:
-        """Leaves `places` where it can, so that there are never more than allowed, not even meanwhile.
-
-        wanted: those that questions wait for stay.
-        """
+        """Evicts videos so that `places` more fit, except for those in `wanted`, which questions wait for."""
         for key in [key for key in self._items if key not in wanted]:
             if len(self._items) + places > self._limits.open_videos:
                 del self._items[key]
 
     def put(self, key: Key, item: CachedVideo, wanted: Collection[Key] = ()) -> None:
-        """Keeps the item; the others go while all are too large, and at last the item itself."""
+        """Caches the item; evicts others while the limits are exceeded, and the item itself last."""
         self.make_room(1, wanted)
         self._items[key] = item
         eviction_order = sorted(
@@ -95,7 +92,7 @@ class VideoCache:
             del self._items[other]
 
     def drop(self, which: Callable[[Key], bool]) -> None:
-        """Lets go of those for which `which` is true."""
+        """Evicts the videos whose key fulfills `which`."""
         for key in list(self._items):
             if which(key):
                 del self._items[key]

@@ -32,7 +32,7 @@ TRIES = 20
 MOST_SOCKET_PATH = 74  # the system allows 107 characters, and 33 follow
 YOUNG, YOUNG_SECONDS = "new-", 60.0  # a folder that is just being made
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# First bytes of pictures -> suffix, for frames of a list, which are told apart by it.
+# First bytes of images -> suffix, for frames of a list, which have no other name.
 PICTURES = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -54,7 +54,7 @@ class Upload:
     owner: Owner | None
 
     def video(self) -> VideoFile:
-        """What the service is asked about."""
+        """The file as the service takes it."""
         return video_file(self.path, self.name)
 
 
@@ -174,7 +174,7 @@ class Uploads:
             self.remove(item.id, who)
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of links to pictures, which counts as a video; to be released, as `use`.
+        """A folder of links to images, which counts as a video; to be released, as `use`.
 
         ApiError 400 for a file that is none: it would be left out.
         """

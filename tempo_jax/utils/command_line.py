@@ -1,4 +1,4 @@
-"""What every command line shares: a parser, exit statuses, lines on stderr. Imports nothing slow."""
+"""The parser, exit statuses and stderr lines of all command lines. Imports no slow module."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from tempo_jax.errors import TempoError
 
 STOPPED = "stopped by {signal}; nothing is left of what was being written"
-MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
+MOST = 2**31 - 1  # largest int32: the bound of every number of a command line
 SAMPLINGS = ("time", "index")
 SAMPLING_HELP = (
     "of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
@@ -19,7 +19,7 @@ SAMPLING_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors instead of a page of usage."""
+    """argparse with one-line usage errors."""
 
     def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -46,15 +46,22 @@ def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], An
 
 
 def utf8_stdout() -> None:
-    """JSON is UTF-8 whatever the terminal's encoding."""
+    """Makes stdout UTF-8, as JSON is, whatever the terminal's encoding."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # file names need not be valid UTF-8
 
 
 def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
-    """Exit status: what `command` returns; 2 a mistake, 75 try again, 130 interrupted, 1 a bug of ours.
+    """Runs a command and reports its errors in one line.
 
-    interrupted: said at Ctrl-C, where anything is.
+    Args:
+      prog: the program's name, which begins the line.
+      command: returns its exit status.
+      interrupted: message for Ctrl-C; empty: none.
+
+    Returns:
+      The exit status: that of `command`, or 1 internal error, 2 usage error or invalid input, 75 temporary
+      failure, 130 interrupted.
     """
     try:
         return command()
@@ -73,14 +80,14 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
 
 
 def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
-    """The same for converting and preparing: what the system refuses them is a user's mistake.
+    """Runs a command that converts or prepares: on the CPU, and with system errors reported as invalid input.
 
-    A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
+    A signal ends it with one line, after its incomplete output is removed: 130 for Ctrl-C, 143 for
     SIGTERM, 129 for a terminal that closes.
     """
     from tempo_jax.utils import failures, signals
 
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves accelerators to other processes
 
     def refusals() -> int:
         with failures.report_system_errors():

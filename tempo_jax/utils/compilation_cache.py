@@ -1,6 +1,6 @@
-"""XLA's compiled programs are kept between runs: the second start of a command compiles nothing again.
+"""The persistent compilation cache of XLA: a command that runs again does not recompile.
 
-They lie in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
+Entries are in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
 program is found by itself, versions, devices, flags and, on CPUs, what instructions there are, so a folder
 may be shared and deleted at any time. `whole_entries` has what makes it safe.
 """

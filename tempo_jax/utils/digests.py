@@ -1,8 +1,8 @@
-"""Digests of a checkpoint's array files: a byte that turned over on a disk or on the way is found.
+"""Checksums of a checkpoint's array files, which detect corruption on disk or in transfer.
 
 digests.json: {"block_bytes": B, "files": {path: {"bytes": n, "crc32": of its blocks of B bytes, 8 hexadecimal
 digits each}}}. CRC-32 finds every flipped bit and all but one in four billion of other damages, and is fast
-enough to be taken as files are written and looked at on every load; it is no protection against intent.
+enough to be computed as files are written and verified on every load; it does not protect against attacks.
 """
 
 import concurrent.futures
@@ -17,12 +17,12 @@ from tempo_jax.errors import TempoError
 
 FILE = "digests.json"
 BLOCK_BYTES = 16 << 20
-SAMPLE_BYTES = 1 << 30  # looked at by every load: all of a small checkpoint, some blocks of a large one
+SAMPLE_BYTES = 1 << 30  # verified by every load: all of a small checkpoint, random blocks of a large one
 _READ_BYTES = 256 << 10
 
 
-class Writing:
-    """Digests that are taken as a checkpoint grows: of each file while its bytes are still in memory."""
+class DigestWriter:
+    """Computes digests while a checkpoint is written, of each file while it is in the page cache."""
 
     def __init__(self) -> None:
         self._taken: dict[str, dict] = {}  # by name: Orbax moves its files to other folders, unchanged
@@ -52,7 +52,7 @@ class Writing:
 
 
 def of_file(path: Path) -> dict:
-    """What digests.json says of a file."""
+    """The entry of a file in digests.json."""
     size = path.stat().st_size
     starts = range(0, size, BLOCK_BYTES)
     crcs = [_crc32(path, start, min(BLOCK_BYTES, size - start)) for start in starts]
@@ -78,10 +78,10 @@ def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
         ) from error
     wrong = [name for name, record in files.items() if _size(folder / name) != record["bytes"]]
     sound = [block for block in blocks if block[0] not in wrong]
-    looked_at = sound if whole else _drawn(sound)
+    verified = sound if whole else _drawn(sound)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        matches = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], looked_at)
-        wrong += [block[0] for block, same in zip(looked_at, matches) if not same]
+        matches = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], verified)
+        wrong += [block[0] for block, same in zip(verified, matches) if not same]
     if wrong:
         names = sorted(set(wrong))
         remainder = f" and {len(names) - 5} more" if len(names) > 5 else ""

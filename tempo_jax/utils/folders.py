@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and that take nothing away that is somebody's.
+"""Folders that are written atomically and never replace the files of others.
 
 A new folder is written beside its place and renamed. Where the place is an empty folder or a mount point,
 it is written inside and moved up, what makes it load last.
@@ -36,9 +36,9 @@ _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that 
 def atomic_directory(
     target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
 ) -> Iterator[Path]:
-    """A new folder that takes `target`'s place when the block ends without an exception.
+    """Yields a new folder that becomes `target` when the block ends without an exception.
 
-    overwrite: True replaces a folder that this package wrote and nobody added to, "force" any folder.
+    overwrite: True replaces a folder that holds only files of this package, "force" any folder.
     keep: what is read from; a target that is, contains or lies in one of these is refused.
     Every process enters it; process 0 makes, renames and removes. TempoError for a target that is not to
     be replaced, is a URL or cannot be written.
@@ -67,7 +67,7 @@ def atomic_directory(
                 yield fresh
                 _barrier(f"written {target}")
                 if first:
-                    check_replaceable(target, overwrite)  # somebody may have put something there meanwhile
+                    check_replaceable(target, overwrite)  # it may exist by now
                     with signals.held():
                         (_move_up if inside else _take_place)(fresh, target)
         finally:
@@ -227,7 +227,7 @@ def _make_parents(folder: Path) -> list[Path]:
 
 def _remove_empty(made: list[Path]) -> None:
     for path in made:
-        with contextlib.suppress(OSError):  # it holds the new folder, or somebody's
+        with contextlib.suppress(OSError):  # it is not empty
             path.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""Every path is a local one: pathlib would make a folder `gs:` of a URL, and nobody would notice."""
+"""Local paths; URLs are refused, of which pathlib would silently make a folder `gs:`."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tempo_jax.errors import TempoError
 
-MOUNT = "mount the storage (docs/pods.md) and give a path"
+MOUNT = "mount the storage (docs/guides/multi-host.md) and give a path"
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
 
 

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter:
-    """Says nothing; what `progress` arguments default to."""
+    """Reports nothing: the default of `progress` arguments."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         pass
@@ -24,9 +24,9 @@ class Reporter:
 
 
 class Lines(Reporter):
-    """A line every few seconds, so nothing at all for what is quickly done or quickly fails.
+    """Prints a line every few seconds, hence none for short work.
 
-    in_bytes: what is counted are bytes; how long the rest will take is told too.
+    in_bytes: counts are bytes; the time left is reported too.
     """
 
     def __init__(self, in_bytes: bool = False) -> None:
@@ -53,7 +53,7 @@ class Lines(Reporter):
 
 
 class Live(Reporter):
-    """Bars in a terminal, gone without a trace when closed."""
+    """Progress bars in a terminal, removed when closed."""
 
     def __init__(self, in_bytes: bool = False) -> None:
         from rich import progress as bars
@@ -90,7 +90,7 @@ class Live(Reporter):
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people: "12.1 GB"."""
+    """Formats bytes: "12.1 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.1f} {unit}"
@@ -98,7 +98,7 @@ def size(nbytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "45 s", "3 min 20 s", "2 h 5 min"."""
+    """Formats seconds: "45 s", "3 min 20 s", "2 h 5 min"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -1,4 +1,4 @@
-"""Entries of XLA's compilation cache appear whole, are looked at when read, and are for one kind of CPU.
+"""Entries of XLA's compilation cache are written atomically, verified when read, and keyed by CPU type.
 
 jax writes an entry in place: a process that is killed meanwhile, or a full disk, leaves one cut off, which
 every later start warns of and none replaces. Its key has no CPU features, though programs for CPUs are
@@ -34,7 +34,7 @@ def install(say: Callable[[str], None]) -> None:
 
 
 def _whole(compilation_cache, say: Callable[[str], None]) -> type:
-    told = threading.Event()
+    reported = threading.Event()
 
     class WholeEntries(compilation_cache.LRUCache):
         """jax's cache of files."""
@@ -61,8 +61,8 @@ def _whole(compilation_cache, say: Callable[[str], None]) -> type:
                 else:
                     _put(_file(self.path, key), value)
             except OSError as error:
-                if not told.is_set():
-                    told.set()
+                if not reported.is_set():
+                    reported.set()
                     say(f"note: compiled programs are not kept in {self.path} ({error.strerror or error})")
 
     return WholeEntries

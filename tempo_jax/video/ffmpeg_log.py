@@ -76,7 +76,7 @@ def counting() -> Iterator[Counter]:
     """Counts errors until the block ends; several blocks at a time count nothing.
 
     Before the block ends the decoder must be idle (see `decode.FrameReader.close`): a decoder's thread
-    that logs waits for Python's lock, which whoever frees the decoder holds.
+    that logs waits for Python's lock, which the thread that frees the decoder holds.
     """
     counter = Counter()
     with _handler.guard:

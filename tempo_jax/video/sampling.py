@@ -1,7 +1,7 @@
-"""Which frames of a video the model sees, and how they fall into segments and time tags.
+"""Sampling of frames, segments, and the times of tags and slices.
 
-Source: facts/tempo.md §2.1 (sampling), §2.2 (segments), §1.7 and §2.4 (times). The published
-weights were trained with these exact integers, so the quirks are kept: halves round to the even
+Reference: docs/reference/tempo.md#frame-sampling, #segmentation, #time-tags and #slice-timestamps. The
+authors' weights were trained with these exact integers, so the quirks are kept: halves round to the even
 integer, a clip shorter than `min_frames` repeats frames, and times count sampled frames.
 """
 
@@ -24,7 +24,7 @@ def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
 
 
 def _native_rate(native_fps: float | None, fps: float) -> float:
-    """The rate a file claims or, where it claims none (None, 0, NaN), the target rate (§2.1)."""
+    """The rate a file claims or, where it claims none (None, 0, NaN), the target rate."""
     if native_fps is None or not math.isfinite(native_fps) or native_fps <= 0:
         return float(fps)
     return float(native_fps)
@@ -37,12 +37,24 @@ def sample_indices(
     min_frames: int = 4,
     max_frames: int = 1024,
 ) -> np.ndarray:
-    """The frames to look at: int64 [n], ascending, within 0..total_frames-1.
+    """Indices of the frames to sample, spread evenly from the first frame to the last.
 
-    n = duration x fps, kept within min_frames..max_frames, spread evenly from the first frame to
-    the last. A clip of fewer than min_frames frames repeats some. n == 1 takes the *last* frame
-    and an empty or one-frame clip gives [0]: so does the published sampler (§2.1).
-    Raises TempoError for limits that make no sense.
+    Their number is duration x fps, clipped to min_frames..max_frames. A clip of fewer than min_frames
+    frames repeats some. As in the reference implementation, a single sampled frame is the *last* one, and
+    an empty or one-frame clip gives [0].
+
+    Args:
+      total_frames: frames of the video.
+      native_fps: frame rate of the video; None, 0 or NaN: it is taken as recorded at `fps`.
+      fps: frames to sample per second.
+      min_frames: minimum number of sampled frames.
+      max_frames: maximum number of sampled frames; it wins over min_frames.
+
+    Returns:
+      int64 [n], ascending, within 0..total_frames - 1.
+
+    Raises:
+      TempoError: An option of sampling is out of bounds.
     """
     check_limits(fps, min_frames, max_frames)
     total_frames = int(total_frames)
@@ -57,10 +69,10 @@ def sample_indices(
 
 
 def real_fps(num_frames: int, total_frames: int, native_fps: float | None, fps: float = 2.0) -> float:
-    """Sampled frames per second of video: num_frames / duration (§2.1, not (n-1)/duration).
+    """Sampled frames per second of video: num_frames / duration, not (num_frames - 1) / duration.
 
-    A file without a rate is taken as recorded at `fps`, as in `sample_indices` (the published
-    script divides by zero there). One frame of 30 fps video gives 30.0: it covers 1/30 s.
+    A file without a rate is taken as recorded at `fps`, as in `sample_indices` (the authors' script
+    divides by zero there). One frame of 30 fps video gives 30.0: it covers 1/30 s.
     """
     rate = _native_rate(native_fps, fps)
     if num_frames == total_frames:
@@ -129,7 +141,7 @@ class Segment:
 
 
 def slice_count(num_frames: int) -> int:
-    """Temporal slices of a segment of `num_frames` frames: ceil(n / 2) (§2.2)."""
+    """Temporal slices of a segment of `num_frames` frames: ceil(n / 2)."""
     return -(-num_frames // 2)
 
 
@@ -139,15 +151,15 @@ def segment_count(num_frames: int, segment_frames: int = 8) -> int:
 
 
 def tag_seconds(index: int, fps: float, segment_frames: int = 8) -> float:
-    """Time of segment `index`'s tag: (8 i + 4) / real_fps (§1.7).
+    """Time of segment `index`'s tag: (8 i + 4) / real_fps.
 
-    The centre of the nominal window, also for a short last segment; a rate of 0 or none counts as 1.
+    The center of the nominal window, also for a short last segment; a rate of 0 or none counts as 1.
     """
     return (index * segment_frames + segment_frames / 2) / _native_rate(fps, 1.0)
 
 
 def slice_seconds(index: int, slice_index: int, fps: float, segment_frames: int = 8) -> float:
-    """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames' (§2.4).
+    """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames'.
 
     A frame repeated to fill a slice counts as the following one, so the formula has no exceptions.
     Each frame's time is rounded first, as published: at 10 fps frames 6 and 7 make 0.65 just below
@@ -165,7 +177,7 @@ def segments(
     seconds: np.ndarray | None = None,
     start_seconds: float = 0.0,
 ) -> list[Segment]:
-    """All segments of a clip (§2.2).
+    """All segments of a clip.
 
     Args:
       num_frames: sampled frames of the clip.
@@ -206,7 +218,7 @@ def _frame_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
 def slice_frames(num_frames: int, segment_frames: int = 8) -> np.ndarray:
     """Sampled-frame numbers of every temporal slice: int64 [slices, 2], segments in order.
 
-    An odd last segment repeats its last frame to fill the slice (§2.2); a full segment is even.
+    An odd last segment repeats its last frame to fill the slice; a full segment is even.
     """
     frames = np.arange(num_frames + num_frames % 2).reshape(-1, 2)
     if segment_frames % 2:

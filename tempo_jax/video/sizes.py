@@ -1,6 +1,6 @@
 """The size the vision tower sees a frame at: three successive roundings, kept as published.
 
-Source: facts/tempo.md §2.3. A: Tempo's own limit of 512 on the long side, to multiples of 16.
+Source: docs/reference/tempo.md#frame-sizes. A: Tempo's own limit of 512 on the long side, to multiples of 16.
 B: qwen-vl-utils' per-frame step, which was handed 32 where it expects a patch size and so works
 in multiples of 64. C: its per-video step in multiples of 32. Python's round (half to even)
 throughout. Together they turn every 16:9 frame into 256x512, which the weights have learned.
@@ -26,7 +26,7 @@ def check_size(height: int, width: int, name: str = "The frames") -> None:
 
     Qwen's rule refuses aspect ratios above 200. We apply it to the size as recorded; the published
     chain applies it after step A, where even 10000x10 has become 512x16 and passes as noise. One
-    pixel in height or width is refused too: it would be blown up to a frame of a single colour.
+    pixel in height or width is refused too: it would be blown up to a frame of a single color.
     """
     if min(height, width) < 1:
         raise TempoError(f"{name} are {height}x{width} pixels, that is empty: give frames with pixels.")
@@ -97,7 +97,7 @@ def model_size(height: int, width: int, config: VideoConfig | None = None) -> Si
 
 
 def image_size(height: int, width: int, config: VideoConfig | None = None) -> Size:
-    """(height, width) of a single image in the vision tower: Qwen2-VL's rule alone (§2.5).
+    """(height, width) of a single image by Qwen2-VL's rule alone (docs/reference/tempo.md#images).
 
     Multiples of 32, 65,536 to 16,777,216 pixels; steps A to C do not apply to images.
     """

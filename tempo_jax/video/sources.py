@@ -39,7 +39,7 @@ class Reading(TypedDict, total=False):
       times that follow the average rate from 0 on. Files of constant rate give the same frames either way.
     source_fps: frames per second at which an array, a .npy file or a folder of images was recorded; None
       takes it as recorded at `fps`, so that every frame is used.
-    exif: whether photos are turned upright by their EXIF orientation; the released code does not.
+    exif: whether photos are turned upright by their EXIF orientation; the reference implementation does not.
     square_pixels: whether frames with non-square pixels are stretched to their display size; the released
       code does not.
     """
@@ -68,7 +68,7 @@ class Source:
       seconds: float64 [num_frames], when a player shows each sampled frame.
       start_seconds: when it shows the video's first frame; above 0 where the sound starts earlier.
       own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
-      shift_seconds: what segments add to their times: start_seconds, or 0 as in the released code.
+      shift_seconds: what segments add to their times: start_seconds, or 0 as in the reference implementation.
       Of a clip, `duration_seconds`, `seconds` and the times of segments are its own, from 0 on.
       selected_segments, parent: of a part (`select_segments`), its segments and the video it is taken from.
     """
@@ -262,7 +262,7 @@ def open_video(
       sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as
         recorded.
       progress: called as progress(stage, done, total) where a file has to be decoded to find its frames.
-      clip: (start, end) in seconds of the video: only what lies between is looked at, and times count from
+      clip: (start, end) in seconds of the video: only frames in between are sampled, and times count from
         there on, as in the released training. An end beyond the video's is the video's.
       **reading: see `Reading`.
 
@@ -501,7 +501,7 @@ def _open_image(picture: Any, name: str, request: SamplingRequest, path: Path | 
     warnings = []
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # whose others belong to the first
         warnings.append(
-            f"{name} holds several pictures, of which only the first is used: make it a .gif or .mp4."
+            f"{name} holds several images, of which only the first is used: make it a .gif or .mp4."
         )
     check_size(picture.height, picture.width, f"The pixels of {name}")
     pixels = images.to_rgb(picture, path or name, request.exif)
