@@ -40,7 +40,7 @@ class StageProgress:
         }
 
     def due(self, event: Progress) -> bool:
-        """A Progress of the API; seconds_left is null when a stage starts, and during generation."""
+        """Whether to report it: not too often, but always the first and last of a stage."""
         now = time.monotonic()
         if (
             event.stage == self._stage
