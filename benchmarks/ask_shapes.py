@@ -5,7 +5,7 @@
 
 Ours: the engine's own programs (`tempo plan` compiles the same) on the first device that JAX has. Theirs:
 Hugging Face's Qwen3-VL and Qwen3 with SDPA attention on the same shapes; the question is computed with its
-segment, as in the published code. A process each; a median of --rounds after a first run that compiles.
+segment, as in the reference implementation. One process each; medians of --rounds after a run that compiles.
 Peaks are of a bfloat16 product of 8192^3 in each. Weights are bfloat16.
 """
 
@@ -120,7 +120,7 @@ def pytorch(args) -> dict:
     preset = PRESETS[args.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shapes = {program.name: (program.args, program.kwargs, program.runs) for program in programs(args)[1]}
-    reference.randomise = lambda *_: None  # Hugging Face's own initialisation is as good for times
+    reference.randomise = lambda *_: None  # Hugging Face's own initialization is as good for times
     torch.set_default_dtype(torch.bfloat16)
     with device:
         vlm, llm = reference.qwen3_vl(preset.compressor, 0), reference.qwen3(preset.llm, 0)

@@ -19,7 +19,7 @@ from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTION = "What colour is the ball?"
+QUESTION = "What color is the ball?"
 NEW_TOKENS = 16
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/forward_cpu.py [--frames 32] [--rounds 5]
 
-One process, the two by turns, in seconds of CPU, as the machine may be busy. Compilation is told apart.
+One process, the two by turns, in seconds of CPU, as the machine may be busy. Compilation is reported apart.
 Random weights; what both compute is compared first. Needs the test extra (PyTorch).
 """
 

@@ -113,7 +113,7 @@ def main() -> int:
 def server() -> Iterator[tuple[subprocess.Popen, str]]:
     """`tempo serve` with the demo model, and its address; killed where it does not end by itself."""
     command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
-    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that is not read would stop it
         process = subprocess.Popen(command, stderr=log)
         try:
             while not (match := re.search(r"(http://\S+)/$", _read(log), re.MULTILINE)):

@@ -1,11 +1,11 @@
-"""How often a model is right on held-out minireel videos, and what allocation is worth.
+"""Accuracy on held-out minireel videos, and its dependence on the allocation.
 
 Two parts, one run: accuracy by kind of question with relevance AUC, and a table of what the LLM gets to
 see (strategy x budget) on a part of the same questions. Videos are encoded as H.264 and read back.
 
     python benchmarks/minireel_accuracy.py --out build/accuracy.json --figure build/accuracy.png
 
-`eval.py --config=configs/eval_minireel.py` asks the same of videos that are there, and goes on where it was
+`eval.py --config=configs/eval_minireel.py` asks the same about existing videos, and resumes where it was
 killed. Several runs over different videos (--first) can share the work; --merge puts their files together.
 """
 

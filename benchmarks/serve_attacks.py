@@ -247,7 +247,7 @@ def full_disk() -> bool | None:
 def server(home: Path) -> Iterator[Target]:
     """`tempo serve` with the demo model; killed where it does not end by itself."""
     command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--port", "0"]
-    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that is not read would stop it
         process = subprocess.Popen(command, stderr=log, env=os.environ | {"TMPDIR": str(home)})
         try:
             while not (match := re.search(r"(http://\S+)/$", Path(log.name).read_text(), re.MULTILINE)):

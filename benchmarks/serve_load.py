@@ -225,7 +225,7 @@ def measure(address: str, clients: int) -> dict:
             load.mixed(number)
         for name in "ab":
             load.ask(client, name, "Where is it?")
-        with ThreadPoolExecutor(clients) as crowd:  # answers written together have shapes of their own
+        with ThreadPoolExecutor(clients) as crowd:  # answers decoded in a batch have shapes of their own
             list(crowd.map(load.mixed, range(24)))
         seconds, chunks = opened(client, videos["long"])
     result = {"by_itself_s": seconds, "chunk_s": statistics.mean(chunks)}

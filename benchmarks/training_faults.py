@@ -3,7 +3,7 @@
     python benchmarks/training_faults.py --kills=20 --out=build/faults.json
 
 Kills: the tiny stage 0 is killed by SIGKILL so many times, while it starts, steps or saves, and started again
-by the same command; its rows are compared with those of a run that nobody disturbed. Errors: two processes on
+by the same command; its rows are compared with those of an undisturbed run. Errors: two processes on
 loopback train the tests' tiny model until one of them meets what tests/tiny_training.py does to it, or the
 tiny stage 0 until a process that reads the data of one of them is killed; how long both took to end from
 there, their status, and what process 0 (or the one that is left) said. Of what does not fit together at the

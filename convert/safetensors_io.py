@@ -239,7 +239,7 @@ def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
     """File -> tensors that an index announces, chosen as transformers chooses.
 
     `model.safetensors` comes before an index, which comes before a single file of another name; adapters,
-    optimizer states and consolidated copies beside them are nobody's.
+    optimizer states and consolidated copies beside them are ignored.
     """
     if source.is_file():
         return {source: []}

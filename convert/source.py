@@ -49,7 +49,7 @@ class SourceTensor:
         return math.prod(self.tensor.shape) * self.dtype.itemsize
 
     def read(self, dtype: np.dtype, seen: Callable[[int], None] = lambda nbytes: None) -> np.ndarray:
-        """The whole native array, read layer by layer; `seen` is told the bytes of each."""
+        """The whole native array, read layer by layer; `seen` is called with the bytes of each."""
         if not self.tensor.stacked:
             whole = self._layer(self.tensor.hf[0], ()).astype(dtype, copy=False)
             whole = contiguous(whole)

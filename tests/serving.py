@@ -55,7 +55,7 @@ class FakeModel:
         frames = 0
         for chunk in clip.source.chunks(8):
             frames += len(chunk)
-            progress("reading the video", frames, clip.source.num_frames)
+            progress("decoding", frames, clip.source.num_frames)
         self.opened.append(clip.source.name)
 
     def held_bytes(self, clip):
@@ -89,7 +89,7 @@ class FakeClip:
             if "long" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):
-                    turn.progress("answering", number + 1, len(words))
+                    turn.progress("generating", number + 1, len(words))
             if "slow" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):

@@ -57,7 +57,7 @@ class FakeTempo:
 
     def answer(self, video, question, options):
         print("a library prints")
-        options["progress"]("reading the video", 1, 1)
+        options["progress"]("decoding", 1, 1)
         match question:
             case "bad":
                 raise TempoError("This video cannot be decoded; try another one.")

@@ -156,7 +156,7 @@ class SlowlyOpened(FakeModel):
     """Stops after the first chunk until `go` is set."""
 
     def open(self, clip, progress):
-        progress("reading the video", 1, 4)
+        progress("decoding", 1, 4)
         self.go.wait(60)
         super().open(clip, progress)
 

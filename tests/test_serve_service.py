@@ -39,7 +39,7 @@ def test_an_answer_and_what_is_told_on_the_way(videos):
         done = heard.end()
     assert isinstance(done, Completed) and done.answer.text == "v0.mp4 says What?"
     assert "".join(e.text for e in heard.events if isinstance(e, TextDelta)) == done.answer.text
-    assert Progress("reading the video", 16, 16) in heard.events
+    assert Progress("decoding", 16, 16) in heard.events
     assert len(done.thumbnails) == 2 and all(jpeg[:2] == b"\xff\xd8" for jpeg in done.thumbnails)
 
 
@@ -119,7 +119,7 @@ def test_a_cancelled_opening_stops(videos, monkeypatch):
         def slowly(self, clip, progress):
             self.reached.set()
             while not self.go.wait(0.01):
-                progress("reading the video", 0, 1)
+                progress("decoding", 0, 1)
             return held(self, clip, progress)
 
         monkeypatch.setattr(FakeModel, "open", slowly)
@@ -250,7 +250,7 @@ def test_questions_on_open_videos_are_answered_between_slices(videos, monkeypatc
         for number in range(6 if clip.source.name == "v1.mp4" else 0):
             asked = Heard(service, videos[0], f"q{number}")
             wait_until(lambda: service._device._answers)  # it waits for this slice
-            progress("reading the video", number, 6)
+            progress("decoding", number, 6)
             answered.append(bool(asked.events) and asked.end().answer.text)
         held(self, clip, progress)
 
@@ -385,7 +385,7 @@ def test_of_answers_written_together_one_may_go(videos):
             group = [turn.question for turn in turns]
             service.cancel(both[0].job)
             for turn in turns:
-                turn.progress("answering", 1, 2)
+                turn.progress("generating", 1, 2)
             FakeClip._one(self, turns[1])
 
         both[0].job.opened.clip.answer = functools.partial(answer, both[0].job.opened.clip)

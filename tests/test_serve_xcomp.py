@@ -57,7 +57,7 @@ def test_answers_are_as_if_asked_alone(model, video):
     assert {s.tokens for s in whole.answer.segments} == {16}
     assert len(whole.thumbnails) == len(whole.answer.segments) == 64  # a frame is a segment
     assert 0 < pools <= held
-    assert any(isinstance(event, Progress) and event.stage == "answering" for event in heard.events)
+    assert any(isinstance(event, Progress) and event.stage == "generating" for event in heard.events)
 
 
 def chosen_pools(service):

@@ -94,7 +94,7 @@ def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Seq
     last = last or row.text.stopped
     row.open = not last
     if row.turn.progress:
-        row.turn.progress("answering", len(ids), most)
+        row.turn.progress("generating", len(ids), most)
     if last:
         row.turn.finish(clip.result(row.asked, ids, row.first_token), row.text)
     return row.open

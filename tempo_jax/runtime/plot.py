@@ -24,7 +24,7 @@ DPI = 100
 INK = "#333333"
 TOKENS = "#1d4e89"
 RELEVANCE = "#d1600f"
-# Few tokens pale, many dark, so that it also reads in grey.
+# Few tokens pale, many dark, so that it also reads in gray.
 HEAT = LinearSegmentedColormap.from_list("tempo", ["#eef4fb", "#9cc3e6", "#3f7fbf", "#b0306a", "#5e0b2b"])
 TITLE_WIDTH = 0.62  # of the figure
 TIME_STEPS = (
@@ -97,8 +97,8 @@ def _series(segments: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _draw_strip(axes: Axes, edges_s: np.ndarray, tokens: np.ndarray, cap: int) -> None:
-    """The heat strip: one coloured box a segment."""
-    few = len(tokens) <= 64  # thin white gaps tell neighbours apart while there is room for them
+    """The heat strip: one colored box a segment."""
+    few = len(tokens) <= 64  # thin white gaps tell neighbors apart while there is room for them
     axes.pcolormesh(
         edges_s, [0, 1], tokens[None], cmap=HEAT, vmin=0, vmax=cap,
         edgecolors="white" if few else "none", linewidth=0.8 if few else 0,

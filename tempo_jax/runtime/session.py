@@ -187,7 +187,7 @@ class OpenVideo:
             if piece:
                 yield piece
             if progress:
-                progress("answering", len(ids), options.max_new_tokens)
+                progress("generating", len(ids), options.max_new_tokens)
             until = min(options.max_new_tokens, until + (every or options.max_new_tokens))
         turn.finish(self.result(asked, ids, first_token), pieces)
         self.last_answer = turn.answer

@@ -6,11 +6,11 @@ from tempo_jax.serve.events import Progress
 
 # Stage of a system -> stage of the API, unit of its counts.
 STAGES = {
-    "reading the video": ("open", "chunks"),
-    "looking at the frames": ("open", "chunks"),
+    "decoding": ("open", "chunks"),
+    "encoding frames": ("open", "chunks"),
     "compressing": ("compress", "chunks"),
-    "choosing frames": ("compress", "chunks"),
-    "answering": ("answer", "tokens"),
+    "scoring frames": ("compress", "chunks"),
+    "generating": ("answer", "tokens"),
 }
 MIN_REPORT_SECONDS = 0.2  # between two reports
 

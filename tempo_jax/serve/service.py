@@ -35,7 +35,7 @@ FIRST_GUESS_SECONDS = 5.0  # of a question, before any has been answered
 STALLED_SECONDS = 5.0  # an opening that waits so long for frames lends its place to another
 MOST_STALLED = 4  # times as many openings as places, at most
 NEWCOMERS = 4  # places beyond the queue's for those who have none in it
-DECODING_STAGE = "answering"  # what systems call that stage
+DECODING_STAGE = "generating"  # what systems call that stage
 CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
 
 

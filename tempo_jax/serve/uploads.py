@@ -44,7 +44,7 @@ PICTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """owner: None for what came within a request, which is nobody's to list and goes with it."""
+    """owner: None for what came within a request, which is not listed and goes with it."""
 
     id: str
     name: str
@@ -279,7 +279,7 @@ def printable(name: str) -> str:
 
 
 def private_folder() -> Path:
-    """Where this user's servers keep uploads: nobody else may look, and it is no link."""
+    """Where this user's servers keep uploads: only that user may read them, and it is no link."""
     home = Path(tempfile.gettempdir()) / f"tempo-serve-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         home.mkdir(mode=0o700)

@@ -229,7 +229,7 @@ class Clip(OpenVideo):
             if len(waiting) > IN_FLIGHT:
                 jax.block_until_ready(waiting.pop(0))
             if progress:
-                progress("reading the video", index + 1, total)
+                progress("decoding", index + 1, total)
             started = time.perf_counter()
 
     def _encode(self, index: int, frames: np.ndarray) -> Any:

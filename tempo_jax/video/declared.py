@@ -1,6 +1,6 @@
 """What a media file declares about itself: whether its end is there, and why it cannot be read.
 
-FFmpeg reads on past a missing end without a word, so each container's own statement of its length is
+FFmpeg reads past a missing end silently, so each container's own statement of its length is
 held against the file: box sizes of MP4, the segment of Matroska, RIFF chunks, Ogg's last page, ...
 """
 

@@ -86,7 +86,7 @@ def counting() -> Iterator[Counter]:
                 logger.addHandler(_handler)
                 logger.propagate = False  # PyAV prints nothing by default, and neither do we
             av.logging.set_level(av.logging.ERROR)
-            av.logging.set_skip_repeated(False)  # or a fault is told for the first of several files only
+            av.logging.set_skip_repeated(False)  # or a fault is reported for the first of several files only
         _handler.readers.append(counter)
     try:
         yield counter

@@ -1,7 +1,7 @@
 """Still images by Pillow: single ones, and folders of them.
 
-EXIF orientation is applied as every viewer does; `exif=False` leaves pictures as stored, as the published
-code does. Transparency is laid over white, as Qwen's own image utilities do.
+EXIF orientation is applied as every viewer does; `exif=False` leaves them as stored, as the reference
+implementation does. Transparency is laid over white, as Qwen's own image utilities do.
 """
 
 import contextlib

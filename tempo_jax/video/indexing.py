@@ -105,7 +105,7 @@ def _scan(
     scan = _Scan()
     number = stream.index
     # Without a duration of its own, the stream is judged by the container's, which is that of the
-    # longest stream; so all of them must be looked at.
+    # longest stream; so all of them must be checked.
     formats, jumps = set(container.format.name.split(",")), container.format.flags & TS_DISCONT
     alone = bool(jumps) or (stream.duration is not None and not formats & SHARED_DURATIONS)
     ends: dict[int, list] = {}  # of other streams: first time, end, seconds of a unit

@@ -210,7 +210,7 @@ def segments(
 
 
 def _frame_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
-    """Time of a sampled frame; behind the last one they go on at the average rate."""
+    """Time of a sampled frame; beyond the last one, times continue at the average rate."""
     last = len(seconds) - 1
     return float(seconds[min(frame, last)]) + max(0, frame - last) / rate
 

@@ -32,16 +32,17 @@ MOST_STRETCH = 8.0  # of a pixel's sides; what claims more is a damaged header
 
 
 class Reading(TypedDict, total=False):
-    """How a video is read; the options of `open_video` that engines and commands hand through.
+    """Options of decoding, which engines and commands pass on to `open_video`.
 
-    sampling: "time" (default) samples files whose frame rate varies evenly in time, and gives segments the
-      frames' own times on the player's clock; "index" is the released behavior: evenly by frame number, at
-      times that follow the average rate from 0 on. Files of constant rate give the same frames either way.
-    source_fps: frames per second at which an array, a .npy file or a folder of images was recorded; None
-      takes it as recorded at `fps`, so that every frame is used.
-    exif: whether photos are turned upright by their EXIF orientation; the reference implementation does not.
-    square_pixels: whether frames with non-square pixels are stretched to their display size; the released
-      code does not.
+    Attributes:
+      sampling: "time" (default): videos of variable frame rate are sampled evenly in time, and segments have
+        the frames' presentation times. "index", as in the reference implementation: evenly by frame index,
+        with times from the average rate. Both give the same frames for a constant frame rate.
+      source_fps: recorded frames per second of an array, a .npy file or a folder of images; None: `fps`, so
+        that every frame is used.
+      exif: whether photos are rotated by their EXIF orientation; the reference implementation does not.
+      square_pixels: whether frames with non-square pixels are stretched to their display size; the reference
+        implementation does not.
     """
 
     sampling: str
@@ -56,19 +57,20 @@ class Source:
 
     Attributes:
       kind: "video" or "image".
-      name: of the file, for sentences.
+      name: name of the file, for messages.
       num_frames: sampled frames.
-      real_fps: sampled frames per second of video (for an image: the asked rate, which nothing uses).
-      duration_seconds: of the whole video, 0 for an image.
-      height, width: of the frames as `chunks` gives them.
-      total_frames: pictures that a player shows.
-      native_fps: as recorded, the average where it varies, 0 where the file does not say.
-      indices: int64 [num_frames] into total_frames.
-      warnings: sentences for the user; decoding may add to them.
-      seconds: float64 [num_frames], when a player shows each sampled frame.
-      start_seconds: when it shows the video's first frame; above 0 where the sound starts earlier.
-      own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
-      shift_seconds: what segments add to their times: start_seconds, or 0 as in the reference implementation.
+      real_fps: sampled frames per second of video; unused for an image.
+      duration_seconds: duration of the whole video in seconds; 0 for an image.
+      height: height of the frames of `chunks`, in pixels.
+      width: width of the frames of `chunks`, in pixels.
+      total_frames: number of frames of the video.
+      native_fps: recorded frames per second, on average; 0 if the file does not state it.
+      indices: int64 [num_frames], indices of the sampled frames in the video.
+      warnings: messages for the user; decoding may add more.
+      seconds: float64 [num_frames], presentation time of each sampled frame.
+      start_seconds: presentation time of the first frame; above 0 if the sound starts earlier.
+      own_times: whether segments use `seconds`, because the frames are not evenly spaced.
+      shift_seconds: offset of the times of segments: start_seconds, or 0 as in the reference implementation.
       Of a clip, `duration_seconds`, `seconds` and the times of segments are its own, from 0 on.
       selected_segments, parent: of a part (`select_segments`), its segments and the video it is taken from.
     """
@@ -93,7 +95,7 @@ class Source:
     parent: "Source | None" = None
 
     def segments(self, segment_frames: int = 8) -> tuple[Segment, ...]:
-        """Its segments with their times; of a part, those that it was made of. None for an image."""
+        """The segments and their times; none for an image. A part has the segments it was made of."""
         if self.kind == "image":
             return ()
         frame_times = self.seconds if self.own_times else None
@@ -107,9 +109,9 @@ class Source:
         return self.selected_segments or tuple(every)
 
     def select_segments(self, segments: Sequence[Segment]) -> "Source":
-        """The part of the video that these of its segments make, in time order.
+        """The part of the video that consists of some of its segments, in time order.
 
-        All sampled frames are still decoded; those of other segments are let go at once.
+        All sampled frames are still decoded; those of other segments are discarded.
         """
         kept = np.zeros(self.num_frames, bool)
         for segment in segments:
@@ -131,10 +133,16 @@ class Source:
         )
 
     def chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
-        """uint8 [n, height, width, 3], n = frames_per_chunk but for the last one.
+        """Decodes the sampled frames, from the first one at every call.
 
-        Starts from the first frame at every call; the file is closed at the end or when the
-        iterator is dropped. Raises TempoError if the video has become unreadable.
+        Args:
+          frames_per_chunk: frames of a chunk; the last one may have fewer.
+
+        Yields:
+          uint8 [n, height, width, 3]. The file is closed at the end, or when the iterator is dropped.
+
+        Raises:
+          TempoError: The video has become unreadable.
         """
         if frames_per_chunk < 1:
             raise ValueError("frames_per_chunk must be at least 1")
@@ -248,29 +256,28 @@ def open_video(
     clip: tuple[float, float] | None = None,
     **reading: Unpack[Reading],
 ) -> Source:
-    """Opens anything the contract calls a video.
+    """Opens a video and samples its frames; they are decoded by `Source.chunks`.
 
     Args:
-      video: path of a video file, .gif, .npy, image or folder of images; or a list of paths of images, the
-        frames of a video in order; or an array uint8 [T, H, W, 3] (a
-        video) or [H, W, 3] (an image); or a PIL image. A Source, opened and sampled already (in another
-        process, say), is returned as it is.
-      fps: frames to sample per second.
-      min_frames: fewest frames; those of a shorter clip repeat.
-      max_frames: most frames.
-      config: a model's own limits of sizes.
-      sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as
-        recorded.
-      progress: called as progress(stage, done, total) where a file has to be decoded to find its frames.
+      video: path of a video file, .gif, .npy, image or folder of images; a list of paths of images, the
+        frames of a video in order; a uint8 array [T, H, W, 3] (a video) or [H, W, 3] (an image); a PIL
+        image; or a Source, which is returned as it is.
+      fps: sampling rate in frames per second.
+      min_frames: minimum number of sampled frames; a shorter clip repeats some.
+      max_frames: maximum number of sampled frames.
+      config: a model's limits of frame sizes; None: Tempo's.
+      sampler: sampling rule of another system, called like `sample_indices`; it also applies to frames that
+        would all be used.
+      progress: called as progress(stage, done, total) while a file is decoded to find its frames.
       clip: (start, end) in seconds of the video: only frames in between are sampled, and times count from
-        there on, as in the released training. An end beyond the video's is the video's.
+        `start`, as in the authors' training. An end beyond the video's is clipped.
       **reading: see `Reading`.
 
     Returns:
       The opened source.
 
     Raises:
-      TempoError: one sentence, for everything that cannot be answered about.
+      TempoError: The video cannot be read, or an option is invalid.
     """
     if isinstance(video, Source):
         return video

@@ -3,7 +3,7 @@
     python -m tempo_jax.video.synthetic hour.mp4 --seconds 3600 --fps 5 --width 128 --height 96
 
 A clock runs in the corner (minutes and seconds of video time), three shapes move over a background
-whose colour changes from scene to scene, all fixed by the seed. Memory does not grow with length.
+whose color changes from scene to scene, all fixed by the seed. Memory does not grow with length.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _glyph(character: str, scale: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _scene(seed: int, scene: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background colour [3], three shape colours [3, 3], their paths [3, 4] (phases and speeds)."""
+    """Background color [3], three shape colors [3, 3], their paths [3, 4] (phases and speeds)."""
     rng = np.random.default_rng((seed, scene))
     background = rng.integers(30, 130, 3)
     return background, rng.integers(130, 256, (3, 3)), rng.uniform(0.2, 1.0, (3, 4))
@@ -78,16 +78,16 @@ def render(clip: SyntheticVideo, index: int) -> np.ndarray:
     """Frame `index` of a clip: uint8 [height, width, 3]."""
     height, width = clip.height, clip.width
     time = index / clip.fps
-    background, colours, paths = _scene(clip.seed, int(time // SCENE_SECONDS))
+    background, colors, paths = _scene(clip.seed, int(time // SCENE_SECONDS))
     frame = np.empty((height, width, 3), np.uint8)
     frame[:] = background
     size = max(2, min(height, width) // 5)
-    for shape, (colour, path) in enumerate(zip(colours, paths)):
+    for shape, (color, path) in enumerate(zip(colors, paths)):
         x = int((0.5 + 0.5 * np.sin(path[0] * time + 6 * path[2])) * (width - size))
         y = int((0.5 + 0.5 * np.cos(path[1] * time + 6 * path[3])) * (height - size))
         # A square, a lying bar and a standing bar.
         high, wide = ((size, size), (size // 2, size), (size, size // 2))[shape]
-        frame[y : y + high, x : x + wide] = colour
+        frame[y : y + high, x : x + wide] = color
     if clip.noise:
         grain = _grain(height, width, clip.noise)
         rng = np.random.default_rng((clip.seed, index))

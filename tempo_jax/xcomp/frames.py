@@ -98,7 +98,7 @@ class Frames:
                 jax.block_until_ready(
                     pool
                 )  # so that it tells what has been seen, not what has been asked for
-                progress("looking at the frames", index + 1, total)
+                progress("encoding frames", index + 1, total)
         return pool
 
     def _read(self, progress: Progress) -> np.ndarray:
@@ -122,7 +122,7 @@ class Frames:
                 yield np.asarray(waiting)[:, 0]  # of the chunk before, while this one is computed
             waiting = resized
             if progress:
-                progress("reading the video", index + 1, total)
+                progress("decoding", index + 1, total)
         if waiting is not None:
             yield np.asarray(waiting)[:, 0]
 
@@ -170,5 +170,5 @@ def frame_scores(
         )
         total.add(start, np.asarray(found, np.float64), windows)
         if progress:
-            progress("choosing frames", done, len(starts))
+            progress("scoring frames", done, len(starts))
     return total.scores()
