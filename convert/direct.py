@@ -24,9 +24,20 @@ def load_hf(
     base: str | os.PathLike | None = None,
     dtype: str = "source",
 ) -> tuple[Any, dict]:
-    """Config and native parameter tree of an HF checkpoint (tempo, qwen3, qwen3-vl), sharded over `mesh`.
+    """Loads a Hugging Face checkpoint onto a mesh.
 
-    `dtype`: "source", "bfloat16" or "float32". Raises TempoError like `from_hf.convert`.
+    Args:
+      model: one of `from_hf.MODELS` but tempo-init.
+      source: folder of the checkpoint, or its Hub id.
+      mesh: mesh over which parameters are sharded.
+      base: the Qwen3-VL of a Tempo, a folder or id.
+      dtype: "source", "bfloat16" or "float32".
+
+    Returns:
+      The config, and the native parameter tree of sharded arrays.
+
+    Raises:
+      TempoError: The checkpoint cannot be converted.
     """
     from_hf.check_arguments(model, base, dtype)
     if model == "tempo-init":

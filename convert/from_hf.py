@@ -44,12 +44,22 @@ def convert(
     overwrite: bool | str = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Writes a native checkpoint to `target`; raises TempoError naming everything that is wrong.
+    """Converts a Hugging Face checkpoint to a native one.
 
-    `source`, `base`, `adapter`: folders or Hub ids, org/name[@revision]. `adapter`: a LoRA of PEFT to merge.
-    `dtype` "source" keeps every stack's own (mixed stacks become float32, without loss).
-    `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only. `overwrite`: True
-    replaces what tempo_jax wrote, "force" any folder. `note` takes sentences about the reading.
+    Args:
+      model: one of MODELS.
+      source: folder of the checkpoint, or its id on the Hugging Face Hub, org/name[@revision].
+      target: folder to write.
+      base: the Qwen3-VL of a Tempo, a folder or id.
+      adapter: a LoRA of PEFT to merge, a folder or id.
+      dtype: "bfloat16", "float32", or "source": each stack keeps its own (mixed ones become float32).
+      memory_tokens: memory tokens of a new Tempo ("tempo-init").
+      seed: seed of the initial values of a new Tempo.
+      overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+      note: called with remarks about the source.
+
+    Raises:
+      TempoError: The source cannot be converted, for all reasons at once, or the target cannot be written.
     """
     from convert import native_io
 
@@ -88,7 +98,13 @@ def plan(
     overwrite: bool | str = False,
     **_: Any,
 ) -> list[str]:
-    """What `convert` would do, as sentences, with nothing written; raises TempoError as it would."""
+    """Describes what `convert` would do, without writing anything.
+
+    Takes the arguments of `convert`, and raises TempoError as it does.
+
+    Returns:
+      Lines of text: remarks, tensors and bytes to convert, space and time needed.
+    """
     check_arguments(model, base, dtype, memory_tokens)
     with _opened(model, source, base, adapter, memory_tokens) as (opened, read, _):
         place = folders.local("the target", target).resolve()
@@ -116,7 +132,7 @@ def plan(
 
 
 def _speed(opened: Source) -> float:
-    """Bytes a second: of reading and turning around the first arrays, halved for writing them."""
+    """Bytes per second of reading and transposing the first arrays, halved for writing them."""
     began, nbytes = time.monotonic(), 0
     for part in opened.parts:
         if nbytes and nbytes + part.nbytes > TRIED_BYTES:

@@ -1,4 +1,4 @@
-"""Native checkpoint -> Hugging Face safetensors in the published layout, whole or one part of it.
+"""Native checkpoint -> Hugging Face safetensors in the layout of the released files, whole or one part.
 
     python -m convert.to_hf --source=DIR --target=DIR [--part=llm|compressor] [--max-shard-size=5GB]
 
@@ -60,11 +60,18 @@ def convert(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool | str = False,
 ) -> None:
-    """Writes config.json, safetensors (with an index when sharded) and tokenizer files to `target`.
+    """Writes config.json, safetensors (with an index when sharded) and tokenizer files.
 
-    `part`: "llm" or "compressor" of a Tempo (or "llm" of an XComp) as a plain Qwen3 or Qwen3-VL folder.
-    `dtype` "source": each tensor in the dtype it is stored in, or came in. `overwrite`: True replaces what
-    tempo_jax wrote, "force" any folder. Raises TempoError.
+    Args:
+      source: folder of a native checkpoint.
+      target: folder to write.
+      part: "llm" or "compressor" of a Tempo, or "llm" of an XComp, as a plain Qwen3 or Qwen3-VL folder.
+      dtype: "bfloat16", "float32", or "source": the dtype of the original files, else the stored one.
+      max_shard_bytes: maximum size of a safetensors file.
+      overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+
+    Raises:
+      TempoError: The checkpoint cannot be read or has no such part, or the target cannot be written.
     """
     from convert import native_io
     from tempo_jax import checkpoint

@@ -26,7 +26,7 @@ from tempo_jax.utils import command_line, digests, progress
 
 @dataclasses.dataclass
 class Report:
-    """`differing` holds one phrase per difference, `notes` what else to know."""
+    """The result of a comparison: `differing` has a phrase per difference, `notes` further remarks."""
 
     identical: int = 0
     cast: int = 0
@@ -45,7 +45,20 @@ def verify(
     base: str | os.PathLike | None = None,
     adapter: str | os.PathLike | None = None,
 ) -> Report:
-    """Compares; one stacked array and one HF tensor are in memory at a time. TempoError: unreadable."""
+    """Compares a native checkpoint with Hugging Face files, one stacked array at a time.
+
+    Args:
+      native: folder of the native checkpoint.
+      hf: folder of the Hugging Face checkpoint.
+      base: folder of the Qwen3-VL of a Tempo, to compare the relevance direction.
+      adapter: folder of a LoRA that was merged.
+
+    Returns:
+      Counts of identical and cast tensors, and all differences.
+
+    Raises:
+      TempoError: A checkpoint cannot be read.
+    """
     from convert import native_io
 
     model = checkpoint.read_model_json(native)

@@ -24,7 +24,7 @@ def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
 
 
 def _native_rate(native_fps: float | None, fps: float) -> float:
-    """The rate a file claims or, where it claims none (None, 0, NaN), the target rate."""
+    """The recorded frame rate or, if it is unknown (None, 0, NaN), the target rate."""
     if native_fps is None or not math.isfinite(native_fps) or native_fps <= 0:
         return float(fps)
     return float(native_fps)
@@ -106,7 +106,7 @@ def sample_times(
 
 
 def nearest_frames(seconds: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Numbers, int64, of the frames nearest to some times; the earlier one of two that are as near."""
+    """Indices, int64, of the frames nearest to `times`; of two equally near ones the earlier."""
     after = np.clip(np.searchsorted(seconds, times), 1, max(1, len(seconds) - 1))
     before = after - 1
     if len(seconds) == 1:
