@@ -1,4 +1,4 @@
-"""Where the time of one `ask` goes, and how much of decoding hides behind computing; demo model.
+"""Time of one `ask` by stage, and the share of decoding that is overlapped with compute; demo model.
 
     python benchmarks/ask_stages.py [--checkpoint checkpoints/demo] [--seconds 600] [--budget 1024]
 

@@ -57,7 +57,7 @@ def _record(reel, question, row: str, clip, args, **options) -> dict:
 
 
 def _seen(question, kept: list[tuple[float, float]]) -> float | None:
-    """Of a needle, whether any of what was kept shows it."""
+    """Whether a kept frame shows the needle."""
     if question.kind != "needle":
         return None
     return float(any(a < end and start < b for a, b in question.relevant_seconds for start, end in kept))

@@ -112,7 +112,7 @@ def originals(folder: Path) -> dict[str, Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What was read of a file."""
+    """The frames read from a file."""
 
     pictures: np.ndarray  # uint8 [T, H, W, 3]
     duration: float

@@ -1,4 +1,4 @@
-"""What further questions about an open video cost: 15 on one video, with what is kept of it counted.
+"""Cost of further questions about an open video: 15 questions, with the size of the cached features.
 
     python benchmarks/eval_reuse.py [--seconds 64] [--questions 15]
 

@@ -1,4 +1,4 @@
-"""How long questions about open videos wait while a 20-minute video is opened: whole as before, and sliced.
+"""Queueing time of questions about open videos while a 20-minute video is opened, unsliced and sliced.
 
     python benchmarks/serve_load.py
 

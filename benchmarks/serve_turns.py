@@ -1,4 +1,4 @@
-"""How long short questions take while another client's long answer is written, or its programs are compiled.
+"""Latency of short questions while another client's long answer is decoded or its programs compile.
 
     python benchmarks/serve_turns.py
 

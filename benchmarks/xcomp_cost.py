@@ -1,4 +1,4 @@
-"""What XComp's prefill takes with LP-Comp, as a share of the same without; published shares beside it.
+"""FLOPs of XComp's prefill with LP-Comp relative to without, beside the paper's figures.
 
     python benchmarks/xcomp_cost.py
 

@@ -1,4 +1,4 @@
-"""What LP-Comp costs a small XComp in accuracy, learned and not: the paper's ablation, on minireel.
+"""Accuracy of a small XComp with LP-Comp, tuned and not: the paper's ablation on minireel.
 
     python train.py --config=configs/xcomp_minireel_glimpse.py --workdir=build/xcomp/glimpse
     python train.py --config=configs/xcomp_minireel_see.py --workdir=build/xcomp/see

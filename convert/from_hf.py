@@ -201,7 +201,7 @@ def _arrays(
 
 
 def _origin(opened: Source, dtype: str) -> dict[str, Any]:
-    """What `to_hf` needs to write back the very same files."""
+    """The origin in model.json, which `to_hf` needs to write byte-identical files."""
     embedding = next(p for p in reversed(opened.parts) if p.tensor.native.endswith("embed/embedding"))
     values = hf_config.read_json(opened.folder)
     values.pop("quantization_config", None)  # what is written is not quantized any more

@@ -35,7 +35,7 @@ def describes(kind: str, config: Any, values: dict) -> bool:
 
 
 def _reparse(kind: str, config: Any, values: dict) -> Any:
-    """What `values` mean, with everything that they do not say taken from `config`."""
+    """Parses `values`, with missing fields taken from `config`."""
     if kind == "qwen3":
         return hf_config.qwen3(values, [])
     if kind == "qwen3-vl":

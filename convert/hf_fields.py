@@ -182,7 +182,7 @@ def _kind(generation: int, params: dict, vl: bool) -> Any:
 
 
 def sections(written: tuple[int, ...] | None, half: int) -> tuple[int, int, int]:
-    """How many of the `half` rotary pairs turn by time, height and width.
+    """Numbers of the `half` rotary pairs that are rotated by time, height and width.
 
     The pairs 1, 4, 7, ... below 3 x height turn by height, 2, 5, 8, ... below 3 x width by width and all
     others by time, whatever the first number says: so transformers reads the three numbers.

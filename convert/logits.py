@@ -1,4 +1,4 @@
-"""The same random tokens, image and video through a native checkpoint and through PyTorch, in float32.
+"""Compares logits of a native checkpoint and of PyTorch on random tokens, image and video, in float32.
 
     python -m convert.verify --native=DIR --hf=DIR [--base=DIR] --logits
 

@@ -45,7 +45,7 @@ class Overlay:
         return self.read_matrix(name, shape, tuple(slice(None) for _ in shape))
 
     def read_matrix(self, name: str, shape: tuple[int, ...], index: Index) -> np.ndarray:
-        """As `Reader.read_matrix`."""
+        """Reads a matrix as `Reader.read_matrix` does."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ def fp8_block(values: dict) -> tuple[int, int] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What an adapter adds to a tensor: scale x (up @ down), transposed for embeddings."""
+    """The update of an adapter to a tensor: scale x (up @ down), transposed for embeddings."""
 
     up: str
     down: str

@@ -1,4 +1,4 @@
-"""What is not a Hugging Face checkpoint that converts, in one line that says what helps."""
+"""One-line errors for folders that are no supported Hugging Face checkpoint, with a remedy each."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def check_quantization(values: dict, names: Collection[str], where: Path) -> Non
 
 
 def foreign(names: Iterable[str]) -> tuple[str, str] | None:
-    """What tensors are, and what helps, where they are named as another program names them."""
+    """(program, remedy) if the tensors are named as another program names them."""
     names = list(names)
     for pattern, what, advice in FOREIGN_NAMES:
         if any(re.match(pattern, name) for name in names):

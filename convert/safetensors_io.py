@@ -45,7 +45,7 @@ _READ_BYTES = 32 << 20  # rows read at a time for a column slice
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Where a tensor lies; `start` counts from the beginning of the file."""
+    """Position of a tensor; `start` is the offset from the beginning of the file."""
 
     file: Path
     dtype: str

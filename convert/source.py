@@ -45,7 +45,7 @@ class SourceTensor:
 
     @property
     def nbytes(self) -> int:
-        """Of the native array in its own dtype."""
+        """Size of the native array in its own dtype."""
         return math.prod(self.tensor.shape) * self.dtype.itemsize
 
     def read(self, dtype: np.dtype, seen: Callable[[int], None] = lambda nbytes: None) -> np.ndarray:
@@ -256,7 +256,7 @@ def _problems(reader: AnyReader, tensors: list[mapping.TensorSpec], allowed: set
 
 
 def _shape(name: str, stored_shape: tuple[int, ...], tensor: mapping.TensorSpec) -> str:
-    """What a tensor's shape is and should be, and the fields of config.json that say so."""
+    """A tensor's shape and the expected one, with the fields of config.json that determine it."""
     text = f"{name} is {list(stored_shape)}, expected {list(tensor.hf_shape)}"
     pairs = (
         zip(stored_shape, tensor.hf_shape, tensor.fields) if len(stored_shape) == len(tensor.hf_shape) else ()
@@ -274,7 +274,7 @@ COUNTED = (  # how layers are numbered -> the field that says how many there are
 
 
 def _counts(infos: Any, tensors: list[mapping.TensorSpec]) -> list[str]:
-    """Where the files hold another number of layers than config.json says."""
+    """Differences between the numbers of layers in the files and in config.json."""
     out = []
     names = [name for tensor in tensors for name in tensor.hf]
     for pattern, field in COUNTED:

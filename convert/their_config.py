@@ -29,7 +29,7 @@ VISION = {
 
 
 def version() -> str:
-    """Of the transformers that is installed."""
+    """Version of the installed transformers."""
     import transformers
 
     return transformers.__version__
@@ -67,7 +67,7 @@ def differences(
     *,
     headless: bool = False,
 ) -> list[str]:
-    """Where transformers reads a folder's config.json otherwise than `config`: a phrase each.
+    """Differences between `config` and how transformers parses a folder's config.json, a phrase each.
 
     `headless`: whether a Qwen3-VL's head is tied does not matter.
     """

@@ -38,7 +38,7 @@ OF_THE_LLM = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_to
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is written: `config` as config.json, `tensors` as `specs` (name, dtype name, shape)."""
+    """The files to write: `config` as config.json, `tensors` as `specs` (name, dtype name, shape)."""
 
     config: dict
     tensors: list[mapping.TensorSpec]
@@ -99,7 +99,7 @@ def convert(
 
 
 def plan_export(source: str | os.PathLike, part: str | None = None, dtype: str = "source") -> Plan:
-    """What `convert` writes; TempoError where it would not."""
+    """Plans what `convert` writes; raises TempoError as it does."""
     from tempo_jax import checkpoint
 
     model = checkpoint.read_model_json(source)
@@ -156,7 +156,7 @@ def _part(model: Any, part: str) -> tuple[Any, list[mapping.TensorSpec]]:
 
 
 def _part_fields(kind: str, full_config: dict, tokenizer: Path) -> dict:
-    """What a part's config.json has from the whole model's, or from the tokenizer beside it."""
+    """Fields of a part's config.json from the whole model's config or from the tokenizer."""
     if kind == "qwen3":
         return {name: full_config[name] for name in OF_THE_LLM if full_config.get(name) is not None}
     ids = hf_config.tokenizer_ids(tokenizer)

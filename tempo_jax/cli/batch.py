@@ -247,7 +247,7 @@ def _text_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_ResultWriter]:
-    """Where to write lines; stdout where no file was named."""
+    """Opens --out, or stdout without it."""
     if args.out is None:
         command_line.utf8_stdout()
         yield _ResultWriter(sys.stdout)

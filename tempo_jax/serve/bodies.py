@@ -99,7 +99,7 @@ def _parse(text: bytearray) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    """The same with half characters, which JSON can have and no text, replaced."""
+    """Replaces lone surrogates, which JSON can escape but UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):

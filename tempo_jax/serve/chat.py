@@ -40,7 +40,7 @@ class Chat:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What addresses of a request may name."""
+    """Finds the files that the addresses in a request name."""
 
     library: MediaFolders
     uploads: Uploads
@@ -77,7 +77,7 @@ class Files:
         return self.by_name(address)
 
     def by_name(self, address: str) -> VideoFile:
-        """The same of an id or a path."""
+        """The file of an id or a path."""
         if IDENTITY.fullmatch(address):
             return self.uploads.find(address, self.who)
         if settings.LIBRARY_ID.fullmatch(address):
@@ -129,7 +129,7 @@ def check_model(name: Any, model: str) -> None:
 
 
 def read_settings(values: dict[str, Any], model: Model) -> tuple[FrameSampling, Any]:
-    """As `settings.read`; ApiError 400 that names the setting."""
+    """Reads settings as `settings.read`; raises ApiError 400 that names the setting."""
     try:
         return settings.read(values, model)
     except TempoError as error:
@@ -245,7 +245,7 @@ def _content(content: Any, path: str, chosen: fields.Settings) -> tuple[str, lis
 
 
 def _address(part: dict, kind: str, path: str, place: str, chosen: fields.Settings) -> Address:
-    """Where a part's video is; settings beside it count for the question."""
+    """The address of a part's video; adds the settings beside it."""
     outer, inner = fields.VISUAL_PARTS[kind]
     fields.known(part, ("type", outer, *settings.SETTINGS), fields.ADDRESS_NOOP_VALUES, place, ())
     holder = part.get(outer)

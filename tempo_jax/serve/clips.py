@@ -73,7 +73,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class VideoSummary:
-    """What is kept of an opened video when the device needs its memory for another one."""
+    """The part of an opened video that is kept after its features are evicted."""
 
     thumbnails: list[bytes]
     frames: int
@@ -88,7 +88,7 @@ class VideoSummary:
 
 
 class Clips:
-    """All of a server's, on its event loop. The least recently used go first."""
+    """The clips of a server, least recently used out first; used on its event loop."""
 
     def __init__(self, service: Service):
         self._service = service

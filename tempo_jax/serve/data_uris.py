@@ -76,7 +76,7 @@ class Base64:
 
 
 class DataUris:
-    """Of one request. A URI is replaced by an address that only this object knows (`take`).
+    """The data: URIs of one request. A URI is replaced by an address that only this object knows (`take`).
 
     `close` it when the request is over: its files go.
     """
@@ -214,5 +214,5 @@ class DataUris:
 
 
 def bad() -> ApiError:
-    """Of base64 that is none."""
+    """The error for invalid base64."""
     return ApiError(400, NOT_BASE64, "invalid_data_uri", "url")

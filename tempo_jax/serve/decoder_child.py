@@ -37,7 +37,7 @@ CONTAINERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to decode: `path` on this machine, called `name` in sentences, sampled by `frames`.
+    """The video to decode: `path` on this machine, `name` in messages, sampled by `frames`.
 
     sampler: as of `open_video`.
     """
@@ -77,7 +77,7 @@ def _send_json(pipe: Connection, value: dict) -> None:
 
 
 def _error_message(error: BaseException, request: Request) -> str:
-    """What to tell the user; where this machine keeps the file is none of their business."""
+    """The message for the client, without the file's path on this machine."""
     if isinstance(error, TempoError):
         message = str(error)
         for path in (str(Path(request.path).absolute()), request.path, Path(request.path).name):
@@ -149,7 +149,7 @@ def check_file(path: Path, limits: Limits) -> None:
 
 
 def _check_opened(source: Source, limits: Limits) -> None:
-    """The same for what headers may lie about or not say."""
+    """Checks the decoded size and duration, since headers may be wrong or incomplete."""
     most = limits.image_pixels if source.kind == "image" else limits.frame_pixels
     _check_pixels(source.name, source.height, source.width, most)
     if source.duration_seconds > limits.video_seconds:

@@ -1,4 +1,4 @@
-"""Who may compute: one thread at a time, a slice at a time; answers before openings.
+"""Scheduling of the device: one thread at a time, for one slice of work; answers before openings.
 
 Answers give the device back between slices: the reading of one chunk, or a few tokens. Next is the one that
 has had the least so far, in steps of QUANTUM_SECONDS, so that a short answer does not wait for the end of a

@@ -31,7 +31,7 @@ class ApiError(Exception):
 
 
 def one_line(text: str) -> str:
-    """What clients have named may have line ends, control characters and half characters in it."""
+    """Makes a message one line: names from clients may have line ends, control characters and surrogates."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

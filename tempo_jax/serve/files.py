@@ -109,7 +109,7 @@ class MediaFolders:
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
-        """All files by folder and name, at most MOST_LISTED."""
+        """The files by folder and name, at most MOST_LISTED."""
         with self._lock:
             made, entries = self._entries
             if time.monotonic() - made > LISTED_SECONDS:
@@ -145,7 +145,7 @@ class MediaFolders:
         return entries
 
     def _labels(self) -> list[str]:
-        """What the folders are called where their files' names do not tell them apart."""
+        """Labels of the folders, for files whose names are not unique."""
         names = [printable(folder.name) for folder in self.folders]
         times = Counter(names)
         return [name if times[name] == 1 else f"{name}-{number}" for number, name in enumerate(names, 1)]

@@ -1,4 +1,4 @@
-"""What every request passes first, as plain ASGI: host, origin, sign-in, size of the body; and counting.
+"""Security middleware (plain ASGI): checks host, origin, token and body size, and counts requests.
 
 Not Starlette's BaseHTTPMiddleware: that hides from a stream that its client has gone.
 """
@@ -193,7 +193,7 @@ class SecurityMiddleware:
 
 
 def too_large(most: int) -> ApiError:
-    """Of a request beyond `most` bytes."""
+    """The error for a body of more than `most` bytes."""
     size = f"{most / MIB:.3g} MiB"
     return ApiError(413, f"The request is larger than the {size} allowed here: send less.", "too_large")
 

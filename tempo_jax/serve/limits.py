@@ -8,7 +8,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """All of a server's bounds; bytes, seconds and counts.
+    """The limits of a server, in bytes, seconds and counts.
 
     Of a request: json_bytes (data: URIs not counted) and inline_bytes (counted); of all that are being read:
     bodies_bytes; requests and connections at a time. Of a file, checked before anything of it is decoded:

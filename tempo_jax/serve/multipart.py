@@ -49,7 +49,7 @@ async def receive(request: Request, uploads: Uploads, owner: Owner) -> Upload:
 
 
 class _Form:
-    """What a parser tells of one form; of its fields only the file is kept."""
+    """Callbacks of the form parser; only the file is kept."""
 
     def __init__(self, uploads: Uploads, owner: Owner):
         self._uploads, self._owner = uploads, owner

@@ -24,7 +24,7 @@ ALIVE = b": still here\n\n"
 
 
 def router(state: State) -> APIRouter:
-    """All routes; `state` is the server's."""
+    """All routes."""
     made = APIRouter(prefix="/v1")
     _add_chat(made, state)
     _add_files(made, state)

@@ -260,7 +260,7 @@ def setting_properties(model: Model) -> dict[str, dict]:
 
 
 def chat_body(model: Model) -> dict:
-    """What /v1/chat/completions takes, from the tables it is read with."""
+    """The schema of a chat completion request, from the tables that parse it."""
     setting_schemas = setting_properties(model)
     text = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}}
     parts: list[dict] = [text | {"required": ["type", "text"]}]

@@ -272,7 +272,7 @@ class Service:
                 self._emit(job, Queued(place, self._seconds * place))
 
     def _order(self, job: Job) -> tuple[int, int]:
-        """Those who were served longest ago first, of one client in the order of arrival."""
+        """Sort key: clients that were served longest ago first, each client in order of arrival."""
         return self._served.get(job.client, -1), job.number
 
     def opening_over(self, opening: Opening, opened: CachedVideo | None, error: Exception | None) -> None:

@@ -16,7 +16,7 @@ _VALUE = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Of one request. session: its own; fresh: it came without one, so this one is new.
+    """The origin of a request. session: its id; fresh: whether it was created for this request.
 
     client: whom the queue is fair to. address: where the request comes from.
     """
@@ -44,7 +44,7 @@ class Owner:
         return cls(who.session, not who.fresh)
 
     def admits(self, who: Identity) -> bool:
-        """Whether it is theirs, named by its id."""
+        """Whether `who` may use it, having named its id."""
         if self.session == who.session:
             self.claimed = True
             return True

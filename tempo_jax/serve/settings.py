@@ -64,7 +64,7 @@ def validate(name: str, value: Any, model: Model) -> Any:
 
 
 def read(values: dict[str, Any], model: Model) -> tuple[FrameSampling, Any]:
-    """How to sample the video, and the model's options of the question; None counts as not given.
+    """The sampling of the video and the options of the question; None means the default.
 
     TempoError as `validate`.
     """
@@ -82,7 +82,7 @@ def _unknown(name: str, place: str = "") -> str:
 
 
 def unknown(name: str, place: str) -> ApiError:
-    """Of an object of settings at `place`."""
+    """The error for an unknown setting in the object at `place`."""
     return ApiError(400, _unknown(name, f" in {place}"), "unknown_parameter", f"{place}.{name[:80]}")
 
 

@@ -1,4 +1,4 @@
-"""What a server's routes share: the service, files, sessions, clips, questions under way, thumbnails."""
+"""State shared by the routes: service, files, sessions, clips, running questions, thumbnails."""
 
 import asyncio
 import dataclasses
@@ -39,7 +39,7 @@ class Question:
 
 
 class State:
-    """Of one server."""
+    """The state of one server."""
 
     def __init__(self, service: Service, library: MediaFolders, uploads: Uploads, sessions: Sessions):
         self.service, self.library, self.uploads, self.sessions = service, library, uploads, sessions

@@ -76,7 +76,7 @@ class Uploads:
         return UploadWriter(self, name, owner, most or self._limits.upload_bytes)
 
     def keep_temporary_files(self) -> None:
-        """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
+        """Puts other temporary files of this process there too, such as multiprocessing's socket."""
         if len(str(self.folder)) < MOST_SOCKET_PATH:
             tempfile.tempdir = str(self.folder)
             # After multiprocessing's own, which has priority -100, has removed its socket.
@@ -163,7 +163,7 @@ class Uploads:
         _delete(upload.path)
 
     def items(self, who: Identity) -> list[Upload]:
-        """Those of the session, oldest first."""
+        """The uploads of a session, oldest first."""
         with self._lock:
             mine = [item for item in self._items.values() if item.owner.session == who.session]
         return sorted(mine, key=lambda item: item.created)
@@ -267,7 +267,7 @@ class UploadWriter:
         return upload
 
     def done_within_a_request(self) -> Upload:
-        """The same, named by its contents and to be released."""
+        """Finishes a file of a request, named by its contents, to be released with the request."""
         self._file.close()
         self._kept = True
         return self._uploads.use(f"inline-{self._sum.hexdigest()[:24]}", self._path, self.name, self.size)
@@ -279,7 +279,7 @@ def printable(name: str) -> str:
 
 
 def private_folder() -> Path:
-    """Where this user's servers keep uploads: only that user may read them, and it is no link."""
+    """The folder of uploads, which only this user can read; links are refused."""
     home = Path(tempfile.gettempdir()) / f"tempo-serve-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         home.mkdir(mode=0o700)

@@ -1,1 +1,1 @@
-"""What every part uses and that knows none of them: paths, folders, text, trees, progress, command lines."""
+"""Helpers that depend on no other package: paths, folders, text, trees, progress, command lines."""

@@ -22,13 +22,13 @@ _HITS, _SAVED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/com
 
 
 class Counts:
-    """Of this process since the cache was turned on."""
+    """Hits and compile requests of this process since the cache was turned on."""
 
     def __init__(self) -> None:
         self.programs, self.hits, self.saved_seconds = 0, 0, 0.0
 
     def line(self) -> str:
-        """For people; empty where nothing came from the cache."""
+        """A summary for the user; empty without hits."""
         if not self.hits:
             return ""
         return (
@@ -43,7 +43,7 @@ _listening = False
 
 
 def folder() -> Path:
-    """Where compiled programs are kept."""
+    """The folder of the compilation cache."""
     named = os.environ.get(FOLDER)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(home) / "tempo_jax" / "xla"
@@ -61,7 +61,7 @@ def check_writable() -> None:
 
 
 def turn_off() -> None:
-    """For this process and those that it starts."""
+    """Turns the cache off, for this process and its children."""
     os.environ[ENABLED] = "false"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_enable_compilation_cache", False)

@@ -28,7 +28,7 @@ class DigestWriter:
         self._taken: dict[str, dict] = {}  # by name: Orbax moves its files to other folders, unchanged
 
     def take(self, folder: Path) -> None:
-        """Of the data files that are new in `folder`."""
+        """Computes the digests of the data files that are new in `folder`."""
         for file in folder.rglob("d/*"):
             if file.name not in self._taken:
                 self._taken[file.name] = of_file(file)

@@ -99,7 +99,7 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
 
 
 def _linked(source: Path, deep: bool) -> Iterator[Path]:
-    """Where the links in a folder lead; deep: also those of its folders, of which a data set has many."""
+    """Targets of the links in a folder; deep: in its subfolders too, of which a data set has many."""
     for folder, inner, files in os.walk(source):
         for name in (*inner, *files):
             if (path := Path(folder) / name).is_symlink():
@@ -109,7 +109,7 @@ def _linked(source: Path, deep: bool) -> Iterator[Path]:
 
 
 def _identities(*paths: Path) -> set[tuple[int, int]]:
-    """What those that exist are, whatever they are called: a bind mount, or a name in other letters."""
+    """(device, inode) of the paths that exist, which bind mounts and case-insensitive names share."""
     identities = set()
     for path in paths:
         with contextlib.suppress(OSError):
@@ -172,7 +172,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What in a folder is not known to be written by this package; empty for a folder of ours."""
+    """Entries of a folder that this package does not write."""
     names = _entries(folder)
     kinds = ((_is_native, NATIVE), (_is_prepared, PREPARED), (_is_exported, EXPORTED))
     known = next((patterns for is_one, patterns in kinds if is_one(folder)), ())
@@ -289,7 +289,7 @@ def _take_place(fresh: Path, target: Path) -> None:
 
 
 def _move_up(fresh: Path, target: Path) -> None:
-    """What the target held aside, then the new entries up, what makes the folder load last."""
+    """Moves the old entries aside and the new ones up, the files that make the folder loadable last."""
     old = target / ".replaced"
     _remove(old)
     if names := [name for name in _entries(target) if name != old.name]:

@@ -20,7 +20,7 @@ _installed = False
 
 
 def install(say: Callable[[str], None]) -> None:
-    """For all entries from now on; say: hears once that something could not be kept."""
+    """Installs the cache; `say` is called once if an entry cannot be written."""
     global _installed
     with _once:
         if _installed:
@@ -86,7 +86,7 @@ def _put(path: Path, value: bytes) -> None:
 
 @functools.cache
 def _kind_of_host() -> str:
-    """What a program for the CPU may depend on; nothing where programs run elsewhere."""
+    """A key of the CPU type, which programs for CPUs depend on; empty on other backends."""
     import jax
 
     return instructions() if jax.default_backend() == "cpu" else ""

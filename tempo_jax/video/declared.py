@@ -1,4 +1,4 @@
-"""What a media file declares about itself: whether its end is there, and why it cannot be read.
+"""Declarations in the headers of media files: whether the file is complete, and why it is unreadable.
 
 FFmpeg reads past a missing end silently, so each container's own statement of its length is
 held against the file: box sizes of MP4, the segment of Matroska, RIFF chunks, Ogg's last page, ...

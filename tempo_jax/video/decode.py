@@ -68,7 +68,7 @@ class FrameReader:
         yield from itertools.repeat(last, self._repeats[num_read:].sum())
 
     def warnings(self) -> list[str]:
-        """What went wrong in the pass so far, a sentence or none."""
+        """Messages about errors of the pass so far."""
         name = self._index.path.name
         if self.stand_ins:
             return [
@@ -152,7 +152,7 @@ class FrameReader:
                 yield frame
 
     def _by_count(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """For files whose frames carry no usable stamps: decode everything and count."""
+        """Decodes everything and counts, for files whose frames have no usable timestamps."""
         frames, number, frame = self.every_frame(), -1, None
         for index in self._wanted:
             while number < index and (following := next(frames, None)) is not None:
@@ -295,7 +295,7 @@ class FrameConverter:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is brought upright.
+    """The rotation that brings a frame upright.
 
     Args:
       frame: a decoded frame; its display matrix says where the stored columns and rows go.

@@ -20,7 +20,7 @@ SETTLING_FRAMES = 24  # after a seek, whose leading pictures lack what they refe
 
 
 class Counter:
-    """How many errors were logged while its reader was at work.
+    """Counts errors that FFmpeg logged while its reader was decoding.
 
     What is logged from a seek until SETTLING_FRAMES frames have come is no fault of the file's.
     """
@@ -44,7 +44,7 @@ class Counter:
         self._frames = 0
 
     def errors(self) -> int:
-        """Those that the file is to blame for."""
+        """The errors that the file causes."""
         self._settle()
         return self._accepted
 

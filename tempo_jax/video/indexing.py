@@ -1,4 +1,4 @@
-"""What is in a video file: its pictures in presentation order, their times, keyframes, missing parts.
+"""Indexing of video files: pictures in presentation order, their times, keyframes and missing parts.
 
 Reading packets without decoding them costs milliseconds per minute of video. Which packets become
 pictures is known from their first bytes (`pictures`); where neither that nor the packets' times can tell
@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass
 class _Scan:
-    """What one pass over the packets found. Arrays are of packets that become pictures, in file order."""
+    """The result of one pass over the packets. Arrays are of packets that become pictures, in file order."""
 
     pts: array = dataclasses.field(default_factory=lambda: array("q"))
     dts: array = dataclasses.field(default_factory=lambda: array("q"))
@@ -214,7 +214,7 @@ def _shown_in_order(index: VideoIndex) -> bool:
 
 
 def _start_seconds(container: av.container.InputContainer, first: float) -> float:
-    """When a player shows a picture: its clock begins with the file's first sound or picture."""
+    """The first picture's presentation time: the clock starts with the file's first sound or picture."""
     if container.start_time is None:
         return 0.0
     return max(0.0, first - container.start_time / av.time_base)
@@ -223,7 +223,7 @@ def _start_seconds(container: av.container.InputContainer, first: float) -> floa
 def _from_decoding_times(
     container: av.container.InputContainer, stream: av.VideoStream, scan: _Scan
 ) -> VideoIndex | None:
-    """Of a stream that never reorders and has decoding times only: an order, but no stamp of a picture."""
+    """The index of a stream that never reorders and has decoding times only."""
     dts = np.frombuffer(scan.dts, np.int64)
     if (np.diff(dts) <= 0).any():
         return None

@@ -33,7 +33,7 @@ Checker = Callable[[av.Packet], str]
 
 
 def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
-    """How to tell a stream's pictures.
+    """Returns the checker of a stream's codec.
 
     Args:
       stream: an open video stream with a decoder.
@@ -165,7 +165,7 @@ class _Bits:
 
 
 class _Sps(NamedTuple):
-    """What slices of H.264 need of their sequence parameter set (ITU-T H.264, 7.3.2.1.1)."""
+    """The fields of a sequence parameter set that H.264 slices need (ITU-T H.264, 7.3.2.1.1)."""
 
     frames_only: bool
     frame_number_bits: int

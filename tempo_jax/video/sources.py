@@ -162,7 +162,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingRequest:
-    """What the caller asked for, checked."""
+    """The validated options of `open_video`."""
 
     fps: float
     min_frames: int
@@ -416,7 +416,7 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
 
 
 def _recorded(name: str, count: int, request: SamplingRequest) -> tuple[int, np.ndarray, Timeline, list[str]]:
-    """Of `count` frames without times of their own: the clip's first, those sampled, its times, a warning.
+    """Samples `count` frames without times: the clip's first frame, the sampled ones, its times, warnings.
 
     `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
     """

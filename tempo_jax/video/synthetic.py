@@ -25,7 +25,7 @@ _FONT = {
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticVideo:
-    """What to draw. `noise`: standard deviation of the grain, in levels; it makes encoding harder."""
+    """A generated video. `noise`: standard deviation of the grain, in levels; it makes encoding harder."""
 
     seconds: float = 60.0
     fps: int = 5
