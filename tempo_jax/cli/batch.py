@@ -170,7 +170,8 @@ class _ResultWriter:
     """Writes lines to a stream, which cannot be resumed."""
 
     def __init__(self, file: TextIO):
-        self.file, self.answered = file, {}
+        self.file: Any = file
+        self.answered: dict[int, str] = {}
 
     def write(self, index: int, case: Any, result: dict) -> None:
         self.file.write(_line(index, case, result))

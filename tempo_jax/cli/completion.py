@@ -55,7 +55,7 @@ def _bash(commands: argparse._SubParsersAction) -> str:
     options, values = [], []
     for name, parser in commands.choices.items():
         words = [flag for action in _actions(parser) for flag in action.option_strings]
-        positional = [choice for a in _actions(parser) if not a.option_strings for choice in a.choices]
+        positional = [choice for a in _actions(parser) if not a.option_strings for choice in a.choices or ()]
         if positional:
             values.append(_case(f'"{name} {name}"', positional))
         options.append(f'    {name}) words="{" ".join(words)}";;')

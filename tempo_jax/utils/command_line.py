@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from tempo_jax.errors import TempoError
 
@@ -21,7 +21,7 @@ SAMPLING_HELP = (
 class Parser(argparse.ArgumentParser):
     """argparse with one-line usage errors."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 

@@ -95,7 +95,7 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
             return
         _listening = True
     jax.monitoring.register_event_listener(lambda event, **_: _count(event, say if first else None))
-    jax.monitoring.register_event_duration_secs_listener(_time)
+    jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: _time(event, seconds))
 
 
 def _count(event: str, say: Callable[[str], None] | None) -> None:
@@ -108,7 +108,7 @@ def _count(event: str, say: Callable[[str], None] | None) -> None:
                 say(f"compiled programs come from {folder()} (--no-cache does without)")
 
 
-def _time(event: str, seconds: float, **_) -> None:
+def _time(event: str, seconds: float) -> None:
     if event == _SAVED:
         counts.saved_seconds += seconds
 

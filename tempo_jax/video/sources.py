@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -86,7 +86,7 @@ class Source:
     native_fps: float
     indices: np.ndarray
     warnings: list[str]
-    iter_frames: Callable[["Source"], Iterator[np.ndarray]]
+    iter_frames: Callable[["Source"], Generator[np.ndarray, None, None]]
     seconds: np.ndarray
     start_seconds: float = 0.0
     own_times: bool = False
@@ -117,7 +117,7 @@ class Source:
         for segment in segments:
             kept[segment.start : segment.stop] = True
 
-        def read(part: Source) -> Iterator[np.ndarray]:
+        def read(part: Source) -> Generator[np.ndarray, None, None]:
             with contextlib.closing(self.iter_frames(part)) as frames:
                 yield from itertools.compress(frames, kept)
 
@@ -340,13 +340,13 @@ def _open_file(path: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video.indexing import read_index, uneven_warning
 
     index = read_index(path, request.progress)
-    first = decode.first_frame(index)
-    convert = decode.FrameConverter(first, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
+    frame = decode.first_frame(index)
+    convert = decode.FrameConverter(frame, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
     check_size(convert.height, convert.width, f"The frames of {path.name}")
     first, times = request.cut(index.timeline, path.name, index.start_seconds)
     indices = request.sample(times)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         reader = decode.FrameReader(index, *np.unique(first + indices, return_counts=True))
         yield from reader.pixels(convert)
         for sentence in reader.warnings():
@@ -379,7 +379,7 @@ def _open_animation(path: Path, request: SamplingRequest) -> Source:
     by_time = request.by_time(animation.timeline)
     warnings = animation.warnings + uneven_warning(path.name, animation.timeline, by_time)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         return animation.frames(first + indices)
 
     source = _video(path.name, indices, times, request, animation, read, warnings)
@@ -460,7 +460,7 @@ def _open_array(array: np.ndarray, name: str, request: SamplingRequest) -> Sourc
         return _image(name, height, width, request, array)
     first, indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         return (array[first + i] for i in indices)
 
     source = _video(name, indices, times, request, _Size(height, width), read, warnings)
@@ -494,7 +494,7 @@ def _open_frames(name: str, files: Sequence[Path], request: SamplingRequest) -> 
     height, width = images.common_size([files[first + i] for i in indices], request.exif)
     check_size(height, width, f"The images in {name}")
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         for index in indices:
             yield images.load(files[first + index], (height, width), request.exif)
 
@@ -512,7 +512,8 @@ def _open_image(picture: Any, name: str, request: SamplingRequest, path: Path | 
         )
     check_size(picture.height, picture.width, f"The pixels of {name}")
     pixels = images.to_rgb(picture, path or name, request.exif)
-    source = _image(name, *pixels.shape[:2], request, pixels)
+    height, width = pixels.shape[:2]
+    source = _image(name, height, width, request, pixels)
     source.warnings.extend(warnings)
     return source
 

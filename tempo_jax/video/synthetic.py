@@ -91,7 +91,7 @@ def render(clip: SyntheticVideo, index: int) -> np.ndarray:
     if clip.noise:
         grain = _grain(height, width, clip.noise)
         rng = np.random.default_rng((clip.seed, index))
-        y, x = rng.integers(height), rng.integers(width)
+        y, x = int(rng.integers(height)), int(rng.integers(width))
         frame = np.clip(frame + grain[y : y + height, x : x + width], 0, 255).astype(np.uint8)
     _draw_clock(frame, int(time))
     return frame
