@@ -1,4 +1,4 @@
-"""Which Hugging Face tensor is which native array: one table for both directions.
+"""The mapping between Hugging Face tensors and native arrays: one table for both directions.
 
 Reference: docs/reference/tempo.md#tensor-names and docs/reference/xcomp.md#weight-names.
 Reading, writing, verification and the expected shapes all come from `tensors(kind, config)`.
@@ -22,13 +22,30 @@ PROJECTORS = re.compile(r"linear|identity|mlp([1-9]\d*)x_gelu")
 
 @dataclasses.dataclass(frozen=True)
 class TensorRule:
-    """One line of the table; `dims` names the sizes of the HF tensor's axes."""
+    """One line of the table.
+
+    Example: with 2 layers, 4 heads of 8 and a width of 16, the rule
+
+        TensorRule("layers.{layer}.self_attn.q_proj.weight", "layers/attention/q/kernel", ("Q", "D"),
+                   "transpose")
+
+    makes one TensorSpec: native "layers/attention/q/kernel" of shape [2, 16, 32] consists of
+    layers.0.self_attn.q_proj.weight and layers.1.self_attn.q_proj.weight, [32, 16] each, which are
+    transposed and stacked.
+
+    Attributes:
+      hf: name of the HF tensor; "{layer}" is replaced by 0, 1, …
+      native: path of the native array.
+      dims: names of the sizes of the HF tensor's axes.
+      transform: one of the transforms below.
+      when: field of the component's config that must be true; empty: always.
+    """
 
     hf: str
     native: str
     dims: tuple[str, ...]
     transform: str = "copy"
-    when: str = ""  # a field of the component's config that must be true
+    when: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -176,9 +193,9 @@ FIELDS = {
 
 
 def _expand(
-    rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int], where: str = ""
+    rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int], section: str = ""
 ):
-    """where: the section of config.json that the sizes are in."""
+    """Expands rules to tensors; `section`: the section of config.json that has the sizes."""
     for row in rows:
         if row.when and not getattr(config, row.when):
             continue
@@ -187,11 +204,11 @@ def _expand(
             continue
         names = tuple(hf + row.hf.replace("{layer}", str(i)) for i in layers)
         shape = tuple(dims[d] for d in row.dims)
-        fields = tuple(where + FIELDS.get(d, "") for d in row.dims)
+        fields = tuple(section + FIELDS.get(d, "") for d in row.dims)
         yield TensorSpec(native + row.native, names, shape, row.transform, row.stacked, fields)
 
 
-def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, where: str = "") -> list[TensorSpec]:
+def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, section: str = "") -> list[TensorSpec]:
     dims = {
         "V": config.vocab_size,
         "D": config.hidden_size,
@@ -201,13 +218,13 @@ def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, where: str 
         "H": config.head_dim,
     }
     counts = {"layers": config.num_layers}
-    out = list(_expand(DECODER, hf, native, config, dims, counts, where))
+    out = list(_expand(DECODER, hf, native, config, dims, counts, section))
     if not config.tie_embeddings:
-        out += _expand((HEAD_ROW,), "", native, config, dims, counts, where)
+        out += _expand((HEAD_ROW,), "", native, config, dims, counts, section)
     return out
 
 
-def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = "") -> list[TensorSpec]:
+def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, section: str = "") -> list[TensorSpec]:
     dims = {
         "D": config.hidden_size,
         "F": config.intermediate_size,
@@ -220,7 +237,7 @@ def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = 
         "p": config.patch_size,
     }
     counts = {"blocks": config.depth, "deepstack": len(config.deepstack_layers)}
-    return list(_expand(VISION, hf, native, config, dims, counts, where))
+    return list(_expand(VISION, hf, native, config, dims, counts, section))
 
 
 def projector_tensors(config: cfg.TempoConfig) -> list[TensorSpec]:

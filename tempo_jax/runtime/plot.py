@@ -1,4 +1,4 @@
-"""The picture of an answer: where in the video its tokens went.
+"""The plot of an answer: the tokens allocated to each segment of the video.
 
 Matplotlib's object interface on the Agg canvas only: no pyplot, no global state, no display.
 """
@@ -34,7 +34,11 @@ MAX_TIME_TICKS = 14
 
 
 def check_path(path: str | Path) -> Path:
-    """`path` as a Path, or TempoError where a plot could not be written there."""
+    """Returns `path` as a Path.
+
+    Raises:
+      TempoError: A plot cannot be written there.
+    """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         given = f"ends in {path.suffix}" if path.suffix else "has no file ending"
@@ -55,12 +59,18 @@ def plot_allocation(
     cap: int = 128,
     size: tuple[int, int] = (1600, 400),
 ) -> None:
-    """Draw tokens and relevance of every segment over the video's time.
+    """Plots tokens and relevance of every segment over the video's time.
 
-    segments: objects with start_seconds, end_seconds, relevance in [0, 1], tokens; in time order.
-    floor, cap: the fewest and the most tokens a segment can get, drawn as dashed lines.
-    size: width and height in pixels (of raster formats; a vector file has the same proportions).
-    Raises TempoError where there is no segment (an image) or the file cannot be written.
+    Args:
+      segments: objects with start_seconds, end_seconds, relevance in [0, 1] and tokens, in time order.
+      path: file to write; its suffix chooses the format.
+      title: heading; None: none.
+      floor: minimum tokens of a segment, drawn as a dashed line.
+      cap: maximum tokens of a segment, drawn as a dashed line.
+      size: (width, height) in pixels; a vector file has the same proportions.
+
+    Raises:
+      TempoError: There is no segment (the video is an image), or the file cannot be written.
     """
     path = check_path(path)
     if not segments:
