@@ -95,7 +95,9 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
             return
         _listening = True
     jax.monitoring.register_event_listener(lambda event, **_: _count(event, say if first else None))
-    jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: _time(event, seconds))
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration_secs, **_: _time(event, duration_secs)
+    )
 
 
 def _count(event: str, say: Callable[[str], None] | None) -> None:
