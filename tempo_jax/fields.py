@@ -56,6 +56,7 @@ FIELDS = {
         int,
         "visual token budget: tokens of the whole video that the LLM gets, without time tags",
         1,
+        2**63 - 1,  # lowered to the model's context
         served=(1, 16_384),
     ),
     "strategy": Field(
