@@ -19,6 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
 _EXPORT = flags.DEFINE_bool("export", False, "Only write WORKDIR/model from the last checkpoint.")
+_COMMIT = flags.DEFINE_enum(
+    "commit", None, ["auto", "marker"], "marker: checkpoints where folders are not renamed at once (gcsfuse)."
+)
 _NO_CACHE = flags.DEFINE_bool("no-cache", False, "Compile anew, and keep nothing of it.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; found out on Cloud TPU.")
@@ -40,6 +43,8 @@ def main(argv: list[str]) -> int:
 
     def command() -> int:
         cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
+        if _COMMIT.value:
+            _CONFIG.value.commit = _COMMIT.value
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         from tempo_jax.training import peers

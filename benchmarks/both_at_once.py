@@ -37,7 +37,9 @@ def ask_all(tempo, xcomp, args) -> list[dict]:
                     records.append(_record(reel, question, f"LP-Comp {lp_comp}", clip, args, lp_comp=lp_comp))
                 for share, strategy in args.selections if xcomp else ():
                     frames = source.num_frames // share
-                    part = xcomp_selector.choose(xcomp, source, question.prompt, frames, strategy=strategy)
+                    part = xcomp_selector.select_segments(
+                        xcomp, source, question.prompt, frames, strategy=strategy
+                    )
                     name = f"1/{share} of the frames, {strategy}"
                     records.append(_record(reel, question, name, tempo.open(part, keep=False), args))
         print(

@@ -95,10 +95,10 @@ def nats(system, variant: str, args) -> float:
 def tokens_a_frame(system, variant: str) -> float:
     """Mean over the LLM's layers."""
     config = system.config
-    plan = token_compression.plan(
+    plan = token_compression.make_schedule(
         token_compression.VARIANTS[variant], config.llm.num_layers, config.frame_tokens
     )
-    return float(np.mean(plan.tokens[1:]))
+    return float(np.mean(plan.layer_tokens))
 
 
 def table(records: list[dict], systems: dict, args) -> list[dict]:

@@ -6,7 +6,7 @@ published code (facts/tempo.md §2.3); a budget of 8192 visual tokens; 64 new to
     tempo plan --config=configs/ask_6b.py --topology=v6e:1x1
     tempo plan --config=configs/ask_6b.py --topology=v5e:2x4 --set mesh.fsdp=1 --set mesh.tensor=8
 
-The numbers it gave are in docs/plans.md. An argument names another preset: configs/ask_6b.py:tiny.
+The numbers it gave are in docs/results/plans.md. An argument names another preset: configs/ask_6b.py:tiny.
 """
 
 from ml_collections import ConfigDict

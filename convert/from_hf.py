@@ -24,7 +24,7 @@ from convert import hf_config, hf_export, hub, mapping, memory, their_config
 from convert.safetensors_io import some
 from convert.source import Source
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, folders, progress
+from tempo_jax.utils import command_line, folders, paths, progress
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
@@ -107,7 +107,7 @@ def plan(
     """
     check_arguments(model, base, dtype, memory_tokens)
     with _opened(model, source, base, adapter, memory_tokens) as (opened, read, _):
-        place = folders.local("the target", target).resolve()
+        place = paths.absolute(paths.path("the target", target))
         for folder in read:
             folders.check_apart(place, folder)
         folders.check_replaceable(place, overwrite)
@@ -122,13 +122,20 @@ def plan(
         nbytes = _written_bytes(opened, dtype)
         seconds = sum(part.nbytes for part in opened.parts) / _speed(opened)
         kinds = ", ".join(f"{progress.size(n)} of {name}" for name, n in sizes.most_common())
-        free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+        free = _free(place)
         return [
             *opened.notes,
             f"{opened.folder}: {opened.kind}, {tensors} tensors into {len(opened.parts)} arrays ({kinds})",
-            f"{target}: {progress.size(nbytes)} to write, {progress.size(free)} free there, about "
+            f"{target}: {progress.size(nbytes)} to write, {free}about "
             f"{progress.duration(seconds)}; nothing is written (--dry-run)",
         ]
+
+
+def _free(place: paths.AnyPath) -> str:
+    if paths.remote(place):
+        return ""
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    return f"{progress.size(free)} free there, "
 
 
 def _speed(opened: Source) -> float:

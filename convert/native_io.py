@@ -11,8 +11,8 @@ from orbax.checkpoint import v1 as ocp
 
 from convert import memory
 from tempo_jax import checkpoint
-from tempo_jax.utils import digests, signals
-from tempo_jax.utils.folders import atomic_directory
+from tempo_jax.utils import digests, paths, signals
+from tempo_jax.utils.folders import LAST, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 
 BATCH_BYTES = 64 << 20  # small arrays are written and read together
@@ -37,7 +37,12 @@ def saving(
     a fifth of the space.
     """
     context = checkpoint.saving_context(compress=False)
-    with atomic_directory(directory, overwrite, keep=keep) as folder, context, checkpoint.quiet():
+    with (
+        atomic_directory(directory, overwrite, keep=keep) as target,
+        paths.staged(target, LAST) as folder,  # ocp.partial writes to disks only
+        context,
+        checkpoint.quiet(),
+    ):
         waiting: dict[str, np.ndarray] = {}
         written = digests.DigestWriter()
 
@@ -60,16 +65,16 @@ def saving(
         flush()
         with signals.held():
             ocp.partial.finalize(folder / "params")
-        checkpoint.describe(folder, kind, config, tokenizer_dir, origin, written)
+        checkpoint.write_metadata(folder, kind, config, tokenizer_dir, origin, written)
 
 
 def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterator[np.ndarray]:
     """The arrays of `paths` as they are stored, on the host: one large one or a few small ones at a time."""
     shapes = checkpoint.param_shapes(directory)
-    context = ocp.Context()
+    context = checkpoint.loading_context()
     context.pytree.loading.partial_load = True
     for group in _groups([(path, shapes[path]) for path in paths]):
-        with context, checkpoint.damage_is_a_sentence(directory):
+        with context, checkpoint.report_corruption(directory):
             abstract = nest(dict.fromkeys(group, np.ndarray))
             arrays = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
         for path in group:

@@ -22,7 +22,7 @@ from convert import hf_config, hf_export, mapping, memory
 from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, folders, progress
+from tempo_jax.utils import command_line, folders, paths, progress
 from tempo_jax.utils.text import count
 
 SHARD_BYTES = 5_000_000_000
@@ -79,7 +79,8 @@ def convert(
     planned = plan_export(source, part, dtype)
     folders.check_space(target, planned.nbytes)
     with (
-        folders.atomic_directory(target, overwrite, keep=[source]) as folder,
+        folders.atomic_directory(target, overwrite, keep=[source]) as place,
+        paths.staged(place, folders.LAST) as folder,
         progress.reporter(in_bytes=True) as report,
     ):
         with Writer(folder, sorted(planned.specs, key=_natural), max_shard_bytes) as writer:
@@ -91,7 +92,7 @@ def convert(
                 done += array.nbytes
                 report("exporting", done, planned.nbytes)
                 del array
-        tokenizer = Path(source) / "tokenizer"
+        tokenizer = paths.fetched(paths.path("the source", source) / "tokenizer")
         if tokenizer.is_dir():
             checkpoint.copy_tokenizer(tokenizer, folder)
         text = json.dumps(planned.config, indent=2)
@@ -119,7 +120,9 @@ def plan_export(source: str | os.PathLike, part: str | None = None, dtype: str =
     config = hf_export.export(model.kind, model.config, {} if part else origin, name)
     if part:
         full_config = checkpoint.read_model_json(source).origin.get("config") or {}
-        config |= _part_fields(model.kind, full_config, Path(source) / "tokenizer")
+        config |= _part_fields(
+            model.kind, full_config, paths.fetched(paths.path("the source", source) / "tokenizer")
+        )
     return Plan(config, tensors, dtypes, copies, specs)
 
 
@@ -235,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
 
     def command() -> int:
-        args["source"] = folders.local("the source", args["source"])
+        args["source"] = paths.path("the source", args["source"])
         if args.pop("dry_run"):
             print(_dry_run(**args))
             return 0
@@ -247,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
-    place = folders.local("the target", target).resolve()
+    place = paths.absolute(paths.path("the target", target))
     folders.check_apart(place, source)
     folders.check_replaceable(place, overwrite)
     planned = plan_export(source, part, dtype)

@@ -97,7 +97,7 @@ def verify(
     return report
 
 
-def _compare_configs(report: Report, model: checkpoint.Model, hf: Any, base: Any) -> None:
+def _compare_configs(report: Report, model: checkpoint.CheckpointInfo, hf: Any, base: Any) -> None:
     """model.json and what transformers makes of config.json; notes where its generation is another."""
     values = hf_config.read_json(Path(hf))
     if not hf_export.describes(model.kind, model.config, values):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_WHERE = {
+_MODULE_OF = {
     "load": "tempo_jax.tempo.engine",
     "Tempo": "tempo_jax.tempo.engine",
     "Clip": "tempo_jax.tempo.clip",
@@ -21,7 +21,7 @@ _WHERE = {
     "Segment": "tempo_jax.runtime.results",
     "TempoError": "tempo_jax.errors",
 }
-_MODULES = ("ata", "video", "prompts", "sharding", "checkpoint")
+_PUBLIC_MODULES = ("ata", "video", "prompts", "sharding", "checkpoint")
 
 __all__ = ["Answer", "Clip", "Inspection", "Segment", "Tempo", "TempoError", "__version__", "load"]
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _MODULES:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    if name in _PUBLIC_MODULES:
         return importlib.import_module(f"tempo_jax.{name}")
     raise AttributeError(f"module 'tempo_jax' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_WHERE, *_MODULES])
+    return sorted([*globals(), *_MODULE_OF, *_PUBLIC_MODULES])

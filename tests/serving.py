@@ -84,7 +84,7 @@ class FakeClip:
             raise TempoError("This cannot be asked: ask something else.")
         words = f"{source.name} says {turn.question}".split(" ")
         for number, word in enumerate(words):
-            turn.piece(" " * (number > 0) + word)
+            turn.on_text(" " * (number > 0) + word)
             time.sleep(model.seconds)
             if "long" in turn.question and number == 1:
                 model.reached.set()
@@ -93,7 +93,7 @@ class FakeClip:
             if "slow" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):
-                    if turn.cancelled():
+                    if turn.is_cancelled():
                         model.stopped.append(turn.question)
                         return
         segments = [

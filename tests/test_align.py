@@ -56,7 +56,7 @@ def test_notes_and_segments_must_agree(samples, tokenizer):
 def test_loss_is_the_formula_slot_by_slot(batch):
     model = build.init(DEMO, 2)
     found = jax.jit(TASK.loss)(model, jax.tree.map(jnp.asarray, batch))
-    visual = model.compressor.see_frames(batch.frames_PFHWC)
+    visual = model.compressor.encode_frames(batch.frames_PFHWC)
     memory, relevance = model.compressor(visual, batch.rows, batch.row_length_P)
     said = np.asarray(model.projector(memory), np.float64)
     table = np.asarray(model.llm.embed.embedding[...], np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.runtime import prefetch
-from tempo_jax.runtime.compiling import PROGRAMS, Apart
+from tempo_jax.runtime.compiling import COMPILE_COUNTER, Precompiled
 
 
 @pytest.fixture
@@ -19,16 +19,16 @@ def lent(monkeypatch):
 
     @contextlib.contextmanager
     def lend():
-        before = PROGRAMS.count
+        before = COMPILE_COUNTER.count
         yield
-        found.append(PROGRAMS.count - before)
+        found.append(COMPILE_COUNTER.count - before)
 
-    token = prefetch.waiting.set(lend)
+    token = prefetch.while_waiting.set(lend)
     yield found
-    prefetch.waiting.reset(token)
+    prefetch.while_waiting.reset(token)
 
 
-@Apart
+@Precompiled
 @functools.partial(jax.jit, static_argnames=("times", "limits"), donate_argnames=("total",))
 def added(module, total, step, *, times, limits=None, weight=None):
     return total + module["x"] * step * times * (1 if weight is None else weight)
@@ -42,9 +42,9 @@ def test_what_is_new_is_compiled_while_the_device_is_lent_and_never_twice(lent):
     added.clear_cache()
     module, total = arguments(3)
     for number in (1, 2, 3):  # whole numbers are traced: another one is no other program
-        before = PROGRAMS.count
+        before = COMPILE_COUNTER.count
         total = added(module, total, number, times=2, limits=(1, 2))
-        assert PROGRAMS.count - before == (number == 1)  # the call has taken what was compiled
+        assert COMPILE_COUNTER.count - before == (number == 1)  # the call has taken what was compiled
     assert lent == [1]
     np.testing.assert_array_equal(total, np.full(3, 12, np.float32))
     added(*arguments(5), 1, times=2, limits=(1, 2))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -70,23 +71,44 @@ def test_the_clock_counts_decoding_only(folder):
     assert 0 < found.decode_seconds < 0.5  # of 8 frames; 0.8 s were slept
 
 
+class Gated:
+    """A worker's pipe from which, once a video is open, nothing is taken until the worker is killed."""
+
+    def __init__(self, pipe, killed):
+        self.pipe, self.killed, self.opened = pipe, killed, False
+        self.recv_bytes_into = pipe.recv_bytes_into
+
+    def recv(self):
+        assert not self.opened or self.killed.wait(60)
+        self.opened = True
+        return self.pipe.recv()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pipe.close()
+
+
 def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
     """Of the video that was being decoded; the next is decoded by another process."""
-    hands = []
-    start = ahead._Hand._start
+    hands, killed = [], threading.Event()
+    start, receive = ahead._Hand._start, ahead._receive
 
     def watched(hand):
         start(hand)
         hands.append(hand)
 
     monkeypatch.setattr(ahead._Hand, "_start", watched)
-    monkeypatch.setattr(ahead, "BLOCK_BYTES", 1)  # a frame a block, so that some are still to come
+    monkeypatch.setattr(ahead, "_receive", lambda pipe, *more: receive(Gated(pipe, killed), *more))
     results = []
-    # No two frames fit into a pipe (64 KiB), or all of them could be on the way already.
+    # No frame fits into a pipe (64 KiB), or all of them could be on the way already.
     write_video(folder / "large.mp4", SyntheticVideo(seconds=4, fps=4, height=192, width=256))
     for number, found in enumerate(ahead.opened(jobs(folder, ("large", "two", "one")), 1, 2)):
         if number == 0:
             os.kill(hands[0]._process.pid, signal.SIGKILL)
+            hands[0]._process.join()
+            killed.set()
             with pytest.raises(TempoError, match=r"The process that decoded large\.mp4 died"):
                 frames(found.source)
         else:

@@ -1,4 +1,7 @@
-"""tempo_jax.models.prompt_packing against a plain numpy assembly (facts §1.7, §1.9)."""
+"""tempo_jax.models.prompt_packing against a plain numpy assembly.
+
+Sources: docs/reference/tempo.md#time-tags, docs/reference/tempo.md#llm-prompt-and-context.
+"""
 
 import functools
 

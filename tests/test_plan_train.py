@@ -22,7 +22,7 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
         parts = config, Tokenizer(opened.tokenizer_folder), opened.model.config, opened.layout.shards
         batch = opened.layout.place(next(tiny_training.Batches(*parts)))
         trained = opened.run_step.lower(opened.state, opened.frozen, batch)
-        mesh, found = programs.of(config, jax.devices()[:2])
+        mesh, found = programs.make_programs(config, jax.devices()[:2])
         (program,) = found
         planned = program.lower()
     assert mesh == opened.mesh
@@ -36,10 +36,10 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
 def test_batches_of_every_task_have_shapes(name, model):
     """Nothing of them is traced here: their FLOPs are counted, which reads every shape."""
     config = config_files.read_config(f"configs/{name}.py", [f"model={model}"])
-    mesh, found = programs.of(config, jax.devices()[:1])
+    mesh, found = programs.make_programs(config, jax.devices()[:1])
     with jax.set_mesh(mesh):
         (program,) = found
-    assert program.flops > 0 and program.tokens > 0 and 0 < program.labels <= 1
+    assert program.flops > 0 and program.tokens > 0 and 0 < program.label_fraction <= 1
     assert type(program.args[2]) in {task.batch for task in TASKS.values()}
 
 
@@ -52,6 +52,6 @@ def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     for name, ours, theirs in zip(made._fields, planned, made, strict=True):
         assert (ours.shape, ours.dtype) == ((1, *theirs.shape), theirs.dtype), name
     config = config_files.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
-    _, found = programs.of(config, jax.devices()[:1])
+    _, found = programs.make_programs(config, jax.devices()[:1])
     with pytest.raises(TempoError, match="is no xcomp model"):
         next(found)

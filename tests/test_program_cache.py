@@ -12,7 +12,7 @@ def test_programs_of_old_sizes_go():
     def double(x):
         return 2 * x
 
-    cache, held = ProgramCache((double,), most=3), []
+    cache, held = ProgramCache((double,), max_sizes=3), []
     for size in range(1, 8):
         assert cache.use(size)
         assert not cache.use(size)

@@ -29,19 +29,19 @@ def folder(tmp_path_factory):
     return place / "model"
 
 
-@pytest.mark.parametrize("kind", quantized.TYPES)
+@pytest.mark.parametrize("kind", quantized.STORAGE_DTYPES)
 def test_a_product_is_close(kind):
     x, kernel = (
         jax.random.normal(jax.random.key(i), s, jnp.bfloat16) for i, s in enumerate([(3, 5, 96), (96, 64)])
     )
-    made = jax.jit(quantized.matrix, static_argnames="kind")(kernel, kind=kind)
+    made = jax.jit(quantized.quantize_matrix, static_argnames="kind")(kernel, kind=kind)
     assert made.qvalue.dtype.itemsize == 1 and made.scale.shape == (1, 64)
     ours = quantized.matmul(x, made)
     assert ours.dtype == jnp.bfloat16 and ours.shape == (3, 5, 64)
     assert 0 < relative(np.float32(ours), np.float32(x @ kernel)) < ERROR[kind]
 
 
-@pytest.mark.parametrize("kind", quantized.TYPES)
+@pytest.mark.parametrize("kind", quantized.STORAGE_DTYPES)
 def test_a_model_answers_almost_as_before_with_half_the_bytes(folder, kind):
     frames = recorded_frames(1, 20, 64, 64)
     whole, small = (tempo_jax.load(folder, dtype=dtype) for dtype in ("bfloat16", kind))
@@ -49,7 +49,9 @@ def test_a_model_answers_almost_as_before_with_half_the_bytes(folder, kind):
     np.testing.assert_allclose(other.relevance, one.relevance, atol=0.02)
     assert relative(other.logits, one.logits) < 0.2
     stored = {
-        path: x for path, x in flatten(build.parameters(small.model)).items() if quantized.is_matrix(path)
+        path: x
+        for path, x in flatten(build.parameters(small.model)).items()
+        if quantized.is_quantized_path(path)
     }
     assert len(stored) == 7 * (DEMO.llm.num_layers + DEMO.compressor.text.num_layers)
     before = flatten(build.parameters(whole.model))

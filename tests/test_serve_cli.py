@@ -130,26 +130,33 @@ def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
     """What was said so far has arrived, then a sentence; the process ends within its grace and a second."""
     httpx = pytest.importorskip("httpx2", reason="needs pip install -e '.[serve]' httpx2")
     make_videos(tmp_path, 1)
-    arguments = ("serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.5")
+    demo = tmp_path / "endless"  # another end token, so that the answer is as long as asked for
+    shutil.copytree(REPO / "checkpoints" / "demo", demo, symlinks=True)
+    info = json.loads((demo / "model.json").read_text("utf-8"))
+    info["config"]["eos_ids"] = [info["config"]["llm"]["vocab_size"] - 1]
+    (demo / "model.json").write_text(json.dumps(info))
+    arguments = ("--no-page", "--port", "0", "--folder", str(tmp_path), "--checkpoint", str(demo))
     part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
     messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
-    # So hot that it hardly ever ends by itself.
-    body = {"model": "tempo-demo", "stream": True, "messages": messages, "temperature": 2, "max_tokens": 4096}
-    got = []
+    body = {"model": "tempo-endless", "stream": True, "messages": messages, "max_tokens": 4096, "budget": 64}
+    got, began = [], 0.0
     with (
         tiny_training.unoptimised(),
-        serving_process("-m", "tempo_jax.cli", *arguments) as (process, address, lines),
+        serving_process("-m", "tempo_jax.cli", "serve", "--grace", "0.2", *arguments) as started,
     ):
+        process, address, lines = started
         with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
             for line in response.iter_lines():
-                got += [line] if line.startswith("data: ") else []  # no sign of life while it compiles
-                if len(got) == 3 and line.startswith("data: "):
-                    process.send_signal(signal.SIGTERM)
-                    began = time.monotonic()
+                if line.startswith("data: "):  # not a sign of life while it compiles
+                    assert line != "data: [DONE]", got
+                    got.append(json.loads(line.removeprefix("data: ")))
+                    if len(got) == 3:
+                        process.send_signal(signal.SIGTERM)
+                        began = time.monotonic()
         assert process.wait(60) == 0
         seconds, rest = time.monotonic() - began, "".join(lines)
     assert "stopped" in rest and "Traceback" not in rest
-    assert "shut down" in got[-1] and '"content"' in got[2], got
+    assert got[2]["choices"][0]["delta"]["content"] and "shut down" in got[-1]["error"]["message"], got
     assert seconds < 20, seconds  # the grace and a second, on a machine that may be busy
 
 

@@ -63,7 +63,7 @@ def test_answers_are_as_if_asked_alone(model, video):
 def chosen_pools(service):
     """Device bytes of the one open video's visual tokens."""
     (opened,) = service.store._items.values()
-    return sum(pool.nbytes for pool in opened.clip.frames._pools.values())
+    return sum(pool.nbytes for pool in opened.clip.frames._visual_tokens.values())
 
 
 def test_a_mistake_concerns_one_question_and_a_cancelled_one_stops(model, video):

@@ -70,7 +70,7 @@ def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
 
     @jax.jit
     def both(model, batch, length):
-        visual = model.see_frames(batch.frames_PFHWC)
+        visual = model.encode_frames(batch.frames_PFHWC)
         x, deepstack = model.embed(visual, batch.rows)
         hidden = model.text(x, batch.rows.positions_3SL, deepstack_FBLD=deepstack)[0, length - 1]
         model.relevance.direction[...] = hidden / jnp.linalg.norm(hidden)

@@ -21,9 +21,9 @@ from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.evaluation import model as eval_model
 from tempo_jax.models import build
 from tempo_jax.models.kernels import attention
-from tempo_jax.models.layers import REMAT
+from tempo_jax.models.layers import REMAT_POLICIES
 from tempo_jax.models.presets import TINY
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.tasks import TASKS, Batches, losses, tempo
 from tempo_jax.tasks import llm as loss_llm
@@ -241,7 +241,7 @@ def test_rematerialisation_changes_no_gradient():
         return flatten(jax.jit(gradient)(params)), str(jax.make_jaxpr(gradient)(params))
 
     kept, plain = gradients("none")
-    for remat in REMAT.keys() - {"none"}:
+    for remat in REMAT_POLICIES.keys() - {"none"}:
         found, program = gradients(remat)
         assert program.count("dot_general") > plain.count("dot_general")  # something is computed again
         for path, x in found.items():
@@ -311,8 +311,8 @@ def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
         (["--bogus=1"], "Unknown command line flag 'bogus'"),
         (["bogus"], "'bogus' is no flag"),
         (["--config.mesh.data=1000"], "takes 1000 devices"),
-        (["--workdir=gs://bucket/run"], "gs://bucket/run is a URL: mount the storage"),
-        (["--config.init.llm=gs://bucket/llm"], "config.init.llm is the URL gs://bucket/llm: mount"),
+        (["--workdir=s3://bucket/run"], "s3://bucket/run is in s3:// storage"),
+        (["--config.init.llm=s3://bucket/llm"], "config.init.llm s3://bucket/llm is in s3:// storage"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):
@@ -354,12 +354,12 @@ def test_flops_agree_with_the_compiler(monkeypatch):
 
     row, text = (pool, row_length), (conversations, length)
     batch = tempo.Batch(
-        array(pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
+        array(pool, 8, 64, 64, 3, dtype=jnp.uint8), PromptBatch(array(*row), array(*row), array(3, *row)),
         array(pool), array(*text), array(*text), array(*text), array(*text),
     )  # fmt: skip
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
     forward = lambda params, batch: tempo.forward(build.build(config, params), batch, remat="none")  # noqa: E731
-    monkeypatch.setattr(attention, "SHORT", 10**9)  # no blocks of the causal half
+    monkeypatch.setattr(attention, "CPU_BLOCK", 10**9)  # no blocks of the causal half
     with jax.set_mesh(sharding.make_mesh()):  # attention without a loop over rows
         counted = jax.jit(forward).lower(build.shapes(config), one).cost_analysis()["flops"]
     # Whole score matrices are multiplied here, where ours counts the causal half.

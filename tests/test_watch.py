@@ -11,6 +11,7 @@ from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks.llm import Batch
 from tempo_jax.training import config as configs
 from tempo_jax.training import loop, metrics
+from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.step import Metrics
 
 FIRST, STEP, WAIT = 50.0, 2.0, 1.0  # seconds of the first step, which compiles, of others, and for data
@@ -71,7 +72,9 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
     config.rates.llm = 1e-3
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     state, model = types.SimpleNamespace(skipped=0), types.SimpleNamespace(config=TINY.llm)
-    run = types.SimpleNamespace(config=config, model=model, mesh=mesh, state=state)
+    run = types.SimpleNamespace(
+        config=config, model=model, mesh=mesh, state=state, not_finite=0, goodput=Goodput()
+    )
     found, feed = [], Feed(clock, steps - begin, skipping or {})
     watch = loop.Watch(run, types.SimpleNamespace(write=lambda row, steps: found.append(row)), feed)
     busy = 0.0
@@ -80,7 +83,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
         busy = max(busy, clock.now) + (FIRST if number == begin + 1 else STEP)
         if synchronous:
             clock.now = busy
-        told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)))
+        told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)), group_norms={})
         watch.stepped(number, fed, told, waited)
     watch.finish()
     return found

@@ -26,7 +26,7 @@ from tempo_jax.training import optimiser, start, step
 from tempo_jax.training.groups import LEARNABLE, split
 from tempo_jax.utils.tree import flatten
 from tempo_jax.xcomp import token_compression
-from tempo_jax.xcomp.token_compression import VARIANTS, plan
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
@@ -82,11 +82,13 @@ def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
     assert both.total == pytest.approx(float(one.total + other.total), rel=1e-5)
     changed = alone._replace(images_BHWC=255 - alone.images_BHWC)
     assert loss(model, jax.tree.map(jnp.asarray, changed), remat=False).total != one.total
-    ids, made = alone.text_BS[:1], plan(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
-    tokens = model.see(resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None])[0]
+    ids, made = alone.text_BS[:1], make_schedule(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
+    tokens = model.encode_clips(
+        resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None]
+    )[0]
     x = jnp.concatenate([model.llm.embed(ids[0, :prefix]), tokens, model.llm.embed(ids[0, prefix:])])[None]
-    rows = token_compression.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
-    room = token_compression.Room(ids.shape[1], 1)
+    rows = token_compression.RowLengths(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
+    room = token_compression.RowCapacity(ids.shape[1], 1)
     hidden = token_compression.forward(model.llm, x, rows, room, made, remat=False)
     labels = np.concatenate(
         [alone.labels_BS[0, :prefix], np.full(MICRO.frame_tokens, IGNORE), alone.labels_BS[0, prefix:]]

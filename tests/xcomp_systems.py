@@ -60,7 +60,7 @@ def parameters() -> dict[str, np.ndarray]:
 @functools.cache
 def model(stacked: bool = False):
     params = nest({path: jnp.asarray(x) for path, x in parameters().items()})
-    return build.build(XCOMP_TINY, params if stacked else build.unstack(params))
+    return build.build(XCOMP_TINY, params if stacked else build.unstack_layers(params))
 
 
 def visual(seed: int, frames: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, text
+from tempo_jax.utils import command_line, paths, text
 from tempo_jax.utils import progress as progress_lines
 
 DESCRIPTION = "Ask questions about videos, from seconds to hours long."
@@ -83,16 +83,17 @@ def run_ask(args: argparse.Namespace) -> int:
     else:
         command_line.say(_stats(answer))
     if args.plot:
-        answer.plot(args.plot, title=question)
+        with paths.staged_file(paths.path("the plot", args.plot)) as place:
+            answer.plot(str(place), title=question)
     return 0
 
 
 def _select_segments(tempo: Any, args: argparse.Namespace, question: str, clip_options: dict) -> Any:
-    if not hasattr(tempo, "part"):
+    if not hasattr(tempo, "select_segments"):
         raise TempoError("--selector selects frames for Tempo, but XComp selects its own: leave it out.")
     selector = common.load(common.checkpoint_folder(args.selector))
     frames = common.chosen(args, ("selected_frames",))
-    return tempo.part(args.video, question, selector, **frames, **clip_options)
+    return tempo.select_segments(args.video, question, selector, **frames, **clip_options)
 
 
 def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:

@@ -16,8 +16,9 @@ from typing import Any, TextIO
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line
+from tempo_jax.utils import command_line, paths
 from tempo_jax.utils import progress as progress_lines
+from tempo_jax.utils.mirror import Mirror
 from tempo_jax.utils.text import clean_text, count
 
 ANSWERED_BY = "answered_by"  # a digest of the model and the options; a run resumes its own lines only
@@ -49,7 +50,7 @@ def add_parser(commands: Any) -> None:
 def run_batch(args: argparse.Namespace) -> int:
     """Answers the cases that --out does not hold yet; returns 2 if any failed."""
     checkpoint = common.checkpoint_folder(args.checkpoint)
-    cases = _read_cases(Path(args.cases))
+    cases = _read_cases(args.cases)
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_open_out(args, checkpoint, cases))
         pending = [index for index in range(len(cases)) if index not in out.answered]
@@ -62,9 +63,7 @@ def run_batch(args: argparse.Namespace) -> int:
             )
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            run_case = _CaseRunner(
-                common.load(checkpoint, args.dtype), args, Path(args.cases).parent, progress
-            )
+            run_case = _CaseRunner(common.load(checkpoint, args.dtype), args, _beside(args.cases), progress)
         failed = _ask(cases, pending, run_case, out, progress)
     if failed:
         output_name = args.out or "the output"
@@ -142,9 +141,14 @@ def _line(index: int, case: Any, result: dict) -> str:
     return json.dumps({**_case_fields(case), "index": index, **result}, ensure_ascii=False) + "\n"
 
 
-def _read_cases(path: Path) -> list:
+def _beside(cases: str) -> Path:
+    """The folder that videos are named from: that of the cases, or this one where they are in gs://."""
+    return Path() if paths.url(cases) else Path(cases).parent
+
+
+def _read_cases(path: str) -> list:
     try:
-        cases = json.loads(path.read_text(encoding="utf-8-sig"))
+        cases = json.loads(paths.read_bytes("the cases", path).decode("utf-8-sig"))
     except OSError as error:
         raise TempoError(f"The cases {path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
@@ -253,8 +257,10 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
         command_line.utf8_stdout()
         yield _ResultWriter(sys.stdout)
         return
-    path = Path(args.out)
-    if path.resolve() == Path(args.cases).resolve():
+    where = paths.path("the output", args.out)
+    mirror = Mirror(where.parent, (where.name,)) if paths.remote(where) else None
+    path = mirror.folder / where.name if mirror else where
+    if str(paths.absolute(where)) == str(paths.absolute(paths.path("the cases", args.cases))):
         raise TempoError(f"--out {path} is the cases file itself; name another file.")
     try:
         new = not path.exists()
@@ -269,6 +275,8 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
         yield lines
     finally:
         lines.close()
+        if mirror is not None:
+            mirror.close()
 
 
 def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:

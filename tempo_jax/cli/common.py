@@ -12,7 +12,7 @@ from typing import Any
 from tempo_jax import fields
 from tempo_jax.errors import TempoError
 from tempo_jax.fields import FIELDS
-from tempo_jax.utils import command_line, compilation_cache
+from tempo_jax.utils import command_line, compilation_cache, paths
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 CLONE = Path(__file__).resolve().parents[2]  # of the repository, where there is one
@@ -123,6 +123,11 @@ def checkpoint_folder(option: str | None) -> Path:
       TempoError: There is no such folder.
     """
     named = option or os.environ.get("TEMPO_CHECKPOINT")
+    if named and paths.url(named):
+        found = paths.path("the checkpoint", named)
+        if (found / "model.json").is_file():
+            return found
+        raise TempoError(f"There is no checkpoint at {named}: it holds no model.json.")
     if named:
         candidates = [Path(named)]
     else:  # in a clone the default is there from any directory

@@ -4,10 +4,9 @@ import argparse
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from tempo_jax.utils import command_line
+from tempo_jax.utils import command_line, paths
 
 HELP = """\
 Compile a config's programs for a TPU slice ahead of time (no TPU is needed) and print peak memory, step time,
@@ -56,6 +55,7 @@ def add_parser(commands: Any) -> None:
         help="parallel compilations of a search; each takes up to 12 GB of host memory for Tempo-6B (1)",
     )
     plan.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    plan.add_argument("--out", metavar="FILE", help="write that object to FILE too; may be in gs://")
     plan.add_argument("--dump", metavar="DIR", help="folder for each program's optimized HLO")
     plan.set_defaults(run=run_plan)
 
@@ -65,6 +65,7 @@ def run_plan(args: argparse.Namespace) -> int:
     from tempo_jax.plan import topology
     from tempo_jax.plan.config_files import read_config
 
+    out = None if args.out is None else paths.path("--out", args.out)  # before anything slow
     tpu_slice = topology.parse(args.topology, args.slices)
     topology.prepare()
     config = read_config(args.config, args.set)
@@ -77,7 +78,9 @@ def run_plan(args: argparse.Namespace) -> int:
             from tempo_jax.plan import compile, report
 
             plan = compile.plan(config, tpu_slice, _dump(args.dump), command_line.say)
-            text, values = report.text(plan), report.to_json(plan)
+            text, values = report.to_text(plan), report.to_json(plan)
+    if out is not None:
+        paths.write_text(out, json.dumps(values) + "\n")
     print(json.dumps(values) if args.json else text, flush=True)
     return 0
 
@@ -87,8 +90,8 @@ def _dump(folder: str | None) -> Any:
         return None
 
     def write(name: str, text: str) -> None:
-        path = Path(folder)
+        path = paths.path("--dump", folder)
         path.mkdir(parents=True, exist_ok=True)
-        (path / f"{name.replace(' ', '_')}.hlo").write_text(text, encoding="utf-8")
+        paths.write_text(path / f"{name.replace(' ', '_')}.hlo", text)
 
     return write

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempo_jax.cli import common, doctor
 from tempo_jax.errors import TempoError
 from tempo_jax.serve.limits import MIB, Limits
-from tempo_jax.utils import command_line, compilation_cache
+from tempo_jax.utils import command_line, compilation_cache, paths
 
 HELP = """\
 Serve one model: a web page and an HTTP API that OpenAI's clients can call.
@@ -165,7 +165,7 @@ def needs() -> None:
 def example_folders(checkpoint: Path) -> list[Path]:
     """The folder of the demo model's video, if `checkpoint` is that model."""
     hour = common.CLONE / "examples" / "hour"
-    demo = checkpoint.resolve() == (common.CLONE / common.DEFAULT_CHECKPOINT).resolve()
+    demo = paths.absolute(checkpoint) == (common.CLONE / common.DEFAULT_CHECKPOINT).resolve()
     return [hour] if demo and hour.is_dir() else []
 
 

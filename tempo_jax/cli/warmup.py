@@ -11,7 +11,7 @@ from typing import Any
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line, compilation_cache
+from tempo_jax.utils import command_line, compilation_cache, paths
 
 HELP = """\
 Run questions on blank videos of the given sizes, so that XLA's compiled programs are in the compilation cache
@@ -57,8 +57,8 @@ def add_parser(commands: Any) -> None:
 def run_warmup(args: argparse.Namespace) -> int:
     """Runs one question on a blank video for every size and number of frames."""
     sizes = [_size(text) for text in args.size or ["720x1280"]]
-    usual = compilation_cache.folder().absolute()
-    cache = Path(args.cache).expanduser().absolute() if args.cache else usual
+    usual = paths.absolute(compilation_cache.folder())
+    cache = paths.absolute(paths.path("the cache", args.cache)) if args.cache else usual
     checkpoint = common.checkpoint_folder(args.checkpoint)
     os.environ.update(ENVIRONMENT | {compilation_cache.FOLDER: str(cache)})
     compilation_cache.check_writable()

@@ -32,7 +32,7 @@ from tempo_jax.data.shard_stream import SKIPPED, Recipe, Shard
 from tempo_jax.data.sources import RandomAccess, open_source
 from tempo_jax.data.task import Task
 from tempo_jax.errors import TempoError
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.prompts import Tokenizer
 
 NO_SIZE = (1, 1)  # where there is no frame
@@ -50,7 +50,7 @@ class _StepsIterator(grain.DatasetIterator):
         task = recipe.task
         # The axis along which shards are put together; rows' positions have their three axes first.
         self._axes = task.batch(
-            **{name: Rows(0, 0, 1) if name == "rows" else 0 for name in task.batch._fields}
+            **{name: PromptBatch(0, 0, 1) if name == "rows" else 0 for name in task.batch._fields}
         )
         for part in parts:
             part.start_prefetch()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.utils.paths import check_local
+from tempo_jax.utils import paths
 
 KINDS = ("image", "video", "text")
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
@@ -161,7 +161,7 @@ class Prepared:
     def __init__(self, folder: str):
         import tensorflow_datasets as tfds
 
-        self.folder = folder
+        self.folder, place = folder, paths.path("the prepared data set", folder)
         builder = tfds.builder_from_directory(folder)
         self.metadata: dict = dict(builder.info.metadata or {})
         self.lengths: list[int] = builder.info.splits[SPLIT].shard_lengths
@@ -170,7 +170,7 @@ class Prepared:
         self._source = builder.as_data_source(split=SPLIT)
         self.name = folder
         self.fingerprint = self.metadata.get("fingerprint") or _fingerprint(self.metadata, self.lengths)
-        self.frame_counts = _frame_counts(Path(folder), len(self))
+        self.frame_counts = _frame_counts(place, len(self))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -231,8 +231,7 @@ def open_prepared(folder: str | os.PathLike) -> Prepared:
 
     Raises TempoError, one sentence, where it is missing, empty, damaged or of another kind.
     """
-    check_local("The prepared data set", folder)
-    path = Path(folder)
+    path = paths.path("the prepared data set", folder)  # array_record would wait for a bucket for ever
     if not path.is_dir():
         raise TempoError(f"There is no prepared data set {path}: make one with {PREPARE}.")
     if not (path / "dataset_info.json").is_file():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tempo_jax.data.batch_packing import Shape, rows_of
-from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, human_turns, training_query
+from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, inference_query, training_query
 from tempo_jax.video import Segment, segments
 
 MARKS = ("<image>", "<video>")  # in a turn that shows something
@@ -44,7 +44,7 @@ class Sample:
         """What the compressor is asked."""
         if not self.as_asked:
             return training_query(self.conversation)
-        return self.asked or human_turns(self.conversation)
+        return self.asked or inference_query(self.conversation)
 
 
 class TooLong(ValueError):

@@ -1,7 +1,8 @@
-"""QC-Comp before Tempo's compressor: XComp says which segments are worth compressing (xcomp §3).
+"""QC-Comp before Tempo's compressor: XComp selects the segments that are compressed.
 
-Ours; neither system does it. XComp scores the very frames that Tempo would see. It scores eight frames
-together and Tempo compresses as many, so whole segments are kept, with the times they have in the video.
+This combination is new; neither paper has it. XComp scores the frames that Tempo samples. It scores eight
+frames together, as many as Tempo compresses together, so whole segments are selected, with their times in the
+video (docs/reference/xcomp.md#selection).
 """
 
 from collections.abc import Callable
@@ -9,49 +10,61 @@ from collections.abc import Callable
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.buckets import multiple
+from tempo_jax.runtime.buckets import round_up_to
 from tempo_jax.video import Source
 from tempo_jax.xcomp import frame_selection
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.engine import XComp
-from tempo_jax.xcomp.layout import GRAIN
-from tempo_jax.xcomp.options import DEFAULT_FRAMES
+from tempo_jax.xcomp.layout import FRAME_GROUP
+from tempo_jax.xcomp.options import DEFAULT_SELECTED_FRAMES
 
 
-def choose(
+def select_segments(
     xcomp: XComp,
     source: Source,
     question: str,
-    frames: int = DEFAULT_FRAMES,
+    frames: int = DEFAULT_SELECTED_FRAMES,
     *,
     segment_frames: int = 8,
     strategy: str = "local",
     repeats: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Source:
-    """The part of a video to ask Tempo about: the segments of the highest scores, in time order.
+    """Selects the segments of a video with the highest scores.
 
-    source: from `video.open_video`, as Tempo samples it. frames: most that stay; a video of no more is
-    returned as it is. strategy: "local", "global" or, evenly spread whatever the question, "uniform".
-    Raises TempoError for an image and for fewer frames than a segment has.
+    Args:
+      xcomp: The scorer.
+      source: From `video.open_video`, sampled for Tempo.
+      question: The question.
+      frames: Maximum number of frames to keep; a video of no more is returned unchanged.
+      segment_frames: Frames of a segment.
+      strategy: "local", "global" or, evenly spaced segments whatever the question, "uniform".
+      repeats: Rounds of scoring.
+      progress: Called with (stage, done, total).
+
+    Returns:
+      A source with the selected segments in time order.
+
+    Raises:
+      TempoError: The source is an image, or `frames` is less than a segment.
     """
     if source.kind == "image":
         raise TempoError("An image has no frames to choose from: leave out the selector.")
     if frames < segment_frames:
         raise TempoError(f"{frames} frames are fewer than a segment's {segment_frames}: keep at least those.")
-    every = source.segments(segment_frames)
+    segments = source.segments(segment_frames)
     count = frames // segment_frames
     if source.num_frames <= frames:
         return source
     if strategy == "uniform":
-        return source.select_segments([every[i] for i in np.arange(count) * len(every) // count])
+        return source.select_segments([segments[i] for i in np.arange(count) * len(segments) // count])
     scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
-    means = np.array([scores[segment.start : segment.stop].mean() for segment in every])
-    return source.select_segments([every[i] for i in frame_selection.keep(means, count)])
+    means = np.array([scores[segment.start : segment.stop].mean() for segment in segments])
+    return source.select_segments([segments[i] for i in frame_selection.top_frames(means, count)])
 
 
 def frame_scores(xcomp: XComp, source: Source, question: str, *, progress=None, **options) -> np.ndarray:
-    """What the question pays each sampled frame, float64 [frames]; options of XComp's `ask`."""
-    clip = Clip(xcomp, source, keep=True, least=multiple(source.num_frames, GRAIN))
-    scores, order = clip.scores(question, progress=progress, **options), clip.frames.order
+    """Relevance score of each sampled frame, float64 [frames]; options of XComp's `ask`."""
+    clip = Clip(xcomp, source, keep=True, min_frames=round_up_to(source.num_frames, FRAME_GROUP))
+    scores, order = clip.scores(question, progress=progress, **options), clip.frames.sample_order
     return np.bincount(order, weights=scores) / np.bincount(order)

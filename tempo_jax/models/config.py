@@ -1,18 +1,18 @@
-"""Architectures as frozen dataclasses; `presets` has those of the published systems and of our own.
+"""Architectures as frozen dataclasses; `presets` has those of the papers and of this project.
 
-Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector);
-facts/xcomp.md §1 (VideoChat-Flash-2B), §2 (compression in the LLM).
+Sources: docs/reference/tempo.md#compressor, docs/reference/tempo.md#global-llm,
+docs/reference/xcomp.md#components, docs/reference/xcomp.md#schedule.
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
-# Stands on padding and under memory tokens: in every vocabulary, and nothing attends to it.
+# Id of padding and under memory tokens: it is in every vocabulary, and no token attends to it.
 PADDING_ID = 0
 
 
 class SpecialIds(NamedTuple):
-    """Ids of the tokens that give a prompt its structure (facts §1.3, §1.9, §3.1)."""
+    """Ids of the tokens that structure prompts, and of the words that relevance is computed from."""
 
     end_of_text: int
     im_start: int
@@ -26,7 +26,7 @@ class SpecialIds(NamedTuple):
     newline: int
 
 
-# Of every Qwen2.5/Qwen3/Qwen3-VL vocabulary.
+# The same in every Qwen2.5, Qwen3 and Qwen3-VL vocabulary.
 QWEN_IDS = SpecialIds(151_643, 151_644, 151_645, 151_652, 151_653, 151_655, 151_656, 9454, 2753, 198)
 
 
@@ -58,8 +58,8 @@ class VisionConfig:
     depth: int
     num_heads: int
     out_hidden_size: int
-    num_position_embeddings: int  # a square grid, resampled to each frame's own
-    deepstack_layers: tuple[int, ...]  # blocks whose outputs are merged too, in the mergers' order
+    num_position_embeddings: int  # of a square grid, which is resampled to each frame's grid
+    deepstack_layers: tuple[int, ...]  # blocks whose outputs also become features, in the mergers' order
     patch_size: int = 16
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
@@ -71,20 +71,22 @@ class VisionConfig:
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
-    def factor(self) -> int:
-        """Pixels of one merged visual token's side."""
+    def merged_patch_pixels(self) -> int:
+        """Side of one visual token (of merged patches) in pixels."""
         return self.patch_size * self.spatial_merge_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3VLConfig:
+    """Qwen3-VL: vision tower and text decoder."""
+
     vision: VisionConfig
     text: DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoConfig:
-    """Segmentation and frame-size limits (facts §2.2, §2.3); areas in pixels."""
+    """Segmentation and limits of frame sizes (docs/reference/tempo.md#frame-sizes); areas in pixels."""
 
     segment_frames: int = 8
     max_side: int = 512
@@ -96,6 +98,8 @@ class VideoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TempoConfig:
+    """Tempo: compressor, projector and global LLM."""
+
     compressor: Qwen3VLConfig
     llm: DecoderConfig
     memory_tokens: int = 128
@@ -107,7 +111,7 @@ class TempoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class UMTConfig:
-    """The UMT vision tower of VideoChat-Flash; `depth` counts the blocks that run (xcomp §1.2)."""
+    """The UMT vision tower of VideoChat-Flash (docs/reference/xcomp.md#vision-tower)."""
 
     hidden_size: int
     intermediate_size: int
@@ -118,38 +122,38 @@ class UMTConfig:
     in_channels: int = 3
 
     @property
-    def side(self) -> int:
-        """Patches of one frame's side."""
+    def patches_per_side(self) -> int:
+        """Patches per side of a frame."""
         return self.image_size // self.patch_size
 
 
 @dataclasses.dataclass(frozen=True)
 class LPCompConfig:
-    """How a frame's tokens become fewer from layer to layer (xcomp §2.1-2.3)."""
+    """How LP-Comp drops a frame's tokens between layers (docs/reference/xcomp.md#schedule)."""
 
     schedule: str = "cosine"  # or "steps", "none"
-    rounding: str = "round"  # of the cosine: "round" as released, "ceil" as in the paper
+    rounding: str = "round"  # of the cosine: "round" as in the reference code, "ceil" as in the paper
     keep: str = "suffix"  # or "uniform", or "stride", which goes with "steps"
-    step_layers: tuple[int, ...] = (10, 20)  # "steps": after these layers one token in `stride` stays
+    step_layers: tuple[int, ...] = (10, 20)  # of "steps": before these layers, one token in `stride` is kept
     stride: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class XCompConfig:
-    """VideoChat-Flash's architecture with compression in the LLM, which adds no weights (xcomp §1, §2)."""
+    """VideoChat-Flash with LP-Comp in the LLM, which adds no weights (docs/reference/xcomp.md#components)."""
 
     vision: UMTConfig
     llm: DecoderConfig
-    clip_frames: int = 8  # seen together by the vision tower; the released evaluation runs 4 (§1.3)
+    clip_frames: int = 8  # encoded together; the reference evaluates with 4
     frame_tokens: int = 16  # visual tokens of a frame, on average over its clip
     compression: LPCompConfig = LPCompConfig()
-    score_layers: tuple[int, int] = (6, 24)  # first layer, from 0, and one past the last that score frames
+    score_layers: tuple[int, int] = (6, 24)  # range of the layers that score frames, from 0
     context_length: int = 32_768
     eos_ids: tuple[int, ...] = (QWEN_IDS.im_end, QWEN_IDS.end_of_text)
 
     @property
     def memory_tokens(self) -> int:
-        """Visual tokens of a clip: what a batch's pool holds for each, as of Tempo's segments."""
+        """Visual tokens of a clip; named as the tokens of Tempo's segments, which batches treat alike."""
         return self.clip_frames * self.frame_tokens
 
 
@@ -157,12 +161,16 @@ KINDS = {"tempo": TempoConfig, "qwen3": DecoderConfig, "qwen3-vl": Qwen3VLConfig
 
 
 def to_dict(config: Any) -> dict:
-    """A config as plain JSON values."""
+    """Returns a config as plain JSON values."""
     return dataclasses.asdict(config)
 
 
 def from_dict(cls: type, values: dict) -> Any:
-    """The inverse of `to_dict`; unknown or missing keys raise TypeError."""
+    """Returns the config of `to_dict`'s result.
+
+    Raises:
+      TypeError: Keys are unknown or missing.
+    """
     types = {f.name: f.type for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(types))
     if unknown:

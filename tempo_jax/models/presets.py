@@ -1,7 +1,7 @@
-"""Architectures by name: the published systems, tiny ones for tests, and those of the demo checkpoints.
+"""Architectures by name: those of the papers, tiny ones for tests, and those of the demo checkpoints.
 
-Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector);
-facts/xcomp.md §1 (VideoChat-Flash-2B).
+Sources: docs/reference/tempo.md#compressor (Qwen3-VL-2B), docs/reference/tempo.md#global-llm (Qwen3-4B),
+docs/reference/xcomp.md#components (VideoChat-Flash-2B).
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ TINY = TempoConfig(
     memory_tokens=16,
 )
 
-# Trained from nothing on minireel (configs/demo_*.py); its vocabulary is that world's own.
+# Trained from scratch on minireel (configs/demo_*.py), with that world's own vocabulary.
 DEMO = TempoConfig(
     compressor=Qwen3VLConfig(
         vision=VisionConfig(
@@ -154,13 +154,14 @@ XCOMP_TINY = XCompConfig(
     ),
 )
 
-# Of minireel's world, as DEMO; of a size that two CPU cores can train.
+# For minireel, as DEMO; of a size that two CPU cores can train.
 XCOMP_DEMO = XCompConfig(
     vision=UMTConfig(
         hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
     ),
     llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
-    clip_frames=1,  # of 8, three trainings from nothing learned no shapes (docs/xcomp.md)
+    # With 8, three trainings from scratch learned no shapes (docs/results/xcomp-experiments.md).
+    clip_frames=1,
     score_layers=(1, 4),
     context_length=8192,
     eos_ids=(2,),

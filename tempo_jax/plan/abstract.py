@@ -1,4 +1,4 @@
-"""Programs, arrays and models as shapes with shardings on a mesh, as the engines have them."""
+"""Abstract programs: jitted functions with arrays and models as shapes with shardings on a mesh."""
 
 from typing import Any, NamedTuple
 
@@ -16,94 +16,114 @@ from tempo_jax.tasks import flops
 
 
 class Program(NamedTuple):
-    """A jitted function and its arguments as shapes with places; nothing is allocated."""
+    """A jitted function with abstract arguments; nothing is allocated.
+
+    Attributes:
+      name: Name of the program.
+      function: What jax.jit returned.
+      args: Its positional arguments, as jax.ShapeDtypeStructs with shardings.
+      kwargs: Its keyword arguments.
+      flops: Analytic model FLOPs of one run, on the whole mesh.
+      tokens: Tokens of the LLM (a train step, prefill, decode) or of the compressor (its chunks), per run.
+      runs: Runs per train step, or per hour-long video and question.
+      label_fraction: Fraction of the loss's label chunks that have any label: the others are skipped.
+      min_hbm_bytes: Bytes that a chip has to read from HBM in any case.
+      resident_bytes: Weights in a chip's HBM that are not among `args`.
+    """
 
     name: str
-    function: Any  # jax.jit's
+    function: Any
     args: tuple
     kwargs: dict
-    flops: float  # analytic model FLOPs of one run on the whole mesh
-    tokens: int  # of the LLM (a training step, prefill, decode) or of the compressor (its chunks)
-    runs: float  # of it per training step, or per hour-long video and question
-    labels: float = 1.0  # share of the loss's chunks of labels that have any: the others are skipped
-    floor_bytes: float = 0.0  # that a chip has to read from HBM, whatever the program does
-    beside_bytes: float = 0.0  # weights that lie in a chip's HBM meanwhile and are not among args
+    flops: float
+    tokens: int
+    runs: float
+    label_fraction: float = 1.0
+    min_hbm_bytes: float = 0.0
+    resident_bytes: float = 0.0
 
     def lower(self):
         return self.function.lower(*self.args, **self.kwargs)
 
 
-def place(mesh, x, *axes) -> jax.ShapeDtypeStruct:
-    """x on the mesh, its dimensions over `axes`."""
+def on_mesh(mesh, x, *axes) -> jax.ShapeDtypeStruct:
+    """x on the mesh, its dimensions split over `axes`."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, jax.P(*axes)))
 
 
-def shape(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
-    return place(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
+def array(mesh, size, dtype, *axes) -> jax.ShapeDtypeStruct:
+    """An array of that shape and dtype on the mesh, its dimensions split over `axes`."""
+    return on_mesh(mesh, jax.ShapeDtypeStruct(tuple(size), dtype), *axes)
 
 
 def parameter(path: str, x: Any, dtype, mesh) -> jax.ShapeDtypeStruct:
-    """A native parameter, where it lives on the mesh, stored as dtype unless it is always float32."""
-    kept = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
-    return jax.ShapeDtypeStruct(x.shape, kept, sharding=param_sharding(path, x.shape, mesh))
+    """A native parameter with its sharding on the mesh, stored as dtype unless it is always float32."""
+    stored = jnp.float32 if path.endswith(FLOAT32_ALWAYS) else dtype
+    return jax.ShapeDtypeStruct(x.shape, stored, sharding=param_sharding(path, x.shape, mesh))
 
 
 def model(config: Any, dtype: str, mesh) -> Any:
-    """A model as an engine has it, one node per layer. dtype: as tempo_jax.load takes it."""
-    stored = quantized.COMPUTED if quantized.is_type(dtype) else jnp.dtype(dtype)
+    """A model as an engine holds it, with a list of layers. dtype: as tempo_jax.load takes it."""
+    is_quantized = quantized.is_quantized_dtype(dtype)
+    stored = quantized.COMPUTE_DTYPE if is_quantized else jnp.dtype(dtype)
 
-    def placed(tree: dict, prefix: str = "") -> dict:
+    def abstract_tree(tree: dict, prefix: str = "") -> dict:
         return {
-            key: placed(x, f"{prefix}{key}/") if isinstance(x, dict) else leaf(f"{prefix}{key}", x)
+            key: abstract_tree(x, f"{prefix}{key}/") if isinstance(x, dict) else leaf(f"{prefix}{key}", x)
             for key, x in tree.items()
         }
 
-    def leaf(path: str, x: Any) -> jax.ShapeDtypeStruct:
-        whole = parameter(path, x, stored, mesh)
-        return matrix(whole) if quantized.is_type(dtype) and quantized.is_matrix(path) else whole
+    def leaf(path: str, x: Any) -> Any:
+        kernel = parameter(path, x, stored, mesh)
+        return quantized_matrix(kernel) if is_quantized and quantized.is_quantized_path(path) else kernel
 
-    def matrix(whole: jax.ShapeDtypeStruct) -> Any:
-        made = jax.eval_shape(lambda x: quantized.matrix(x, dtype), whole)
-        spec = whole.sharding.spec
-        scales = place(mesh, made.scale, None, spec[1])
-        return made.replace(qvalue=place(mesh, made.qvalue, *spec), scale=scales)
+    def quantized_matrix(kernel: jax.ShapeDtypeStruct) -> Any:
+        matrix = jax.eval_shape(lambda x: quantized.quantize_matrix(x, dtype), kernel)
+        spec = kernel.sharding.spec
+        scale = on_mesh(mesh, matrix.scale, None, spec[1])
+        return matrix.replace(qvalue=on_mesh(mesh, matrix.qvalue, *spec), scale=scale)
 
-    return build.build(config, placed(build.shapes(config, stacked=False)))
-
-
-def beside(model: Any, args: Any) -> float:
-    """Bytes of one chip's part of the model's weights that are not among args."""
-    own = {id(x) for x in jax.tree.leaves(args)}
-    return float(sum(shard_bytes(x) for x in jax.tree.leaves(model) if id(x) not in own))
+    return build.build(config, abstract_tree(build.shapes(config, stacked=False)))
 
 
-def generation(mesh, state: generate.Generation, llm: DecoderConfig) -> generate.Generation:
-    """Caches lie by key/value head over the tensor axis where it divides them; the rest everywhere."""
+def resident_weight_bytes(model: Any, args: Any) -> float:
+    """Bytes per chip of the model's weights that are not among args."""
+    in_args = {id(x) for x in jax.tree.leaves(args)}
+    return float(sum(shard_bytes(x) for x in jax.tree.leaves(model) if id(x) not in in_args))
+
+
+def decode_state(mesh, state: generate.DecodeState, llm: DecoderConfig) -> generate.DecodeState:
+    """The state with shardings: caches by key/value heads over the tensor axis where it divides them."""
     heads = "tensor" if llm.num_kv_heads % mesh.shape["tensor"] == 0 else None
-    placed = jax.tree.map(lambda x: place(mesh, x), state)
-    return placed._replace(cache=jax.tree.map(lambda x: place(mesh, x, None, heads, None, None), state.cache))
+    cache = jax.tree.map(lambda x: on_mesh(mesh, x, None, heads, None, None), state.cache)
+    return jax.tree.map(lambda x: on_mesh(mesh, x), state)._replace(cache=cache)
 
 
-def sampling(mesh) -> generate.Sampling:
-    number, key = shape(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
-    return generate.Sampling(number, number, place(mesh, key))
+def sampling_params(mesh) -> generate.SamplingParams:
+    scalar, key = array(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
+    return generate.SamplingParams(scalar, scalar, on_mesh(mesh, key))
 
 
-def after(config: DecoderConfig, rows: int, prefix: int, length: int) -> float:
-    """FLOPs of `length` further positions of rows that have `prefix`: every one of them sees the prefix."""
-    weights, scores = flops.decoder(config, rows, length)
+def extend_flops(config: DecoderConfig, batch: int, prefix: int, length: int) -> float:
+    """FLOPs of `length` further positions of sequences with a prefix, which each of them attends to."""
+    weights, scores = flops.decoder(config, batch, length)
     heads = config.num_heads * config.head_dim
-    return weights + scores + 4.0 * rows * length * prefix * heads * config.num_layers
+    return weights + scores + 4.0 * batch * length * prefix * heads * config.num_layers
 
 
-def decode_step(mesh, llm: Decoder, state: generate.Generation, seen: int, runs: int, **options) -> Program:
-    """After a prefill that left `state`. seen: tokens of the prompt that a layer sees, mean over layers.
+def decode_step(
+    mesh, llm: Decoder, state: generate.DecodeState, prompt_tokens: int, runs: int, **options
+) -> Program:
+    """One decode step after a prefill that returned `state`.
 
-    Its floor is what a token cannot be made without reading: weights and caches.
+    prompt_tokens: tokens of the prompt that a layer processes, mean over layers. The minimum of bytes is what
+      a token cannot be decoded without: weights and caches.
     """
     config = llm.config
-    state = generation(mesh, state, config)
-    floor = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
-    needed = after(config, 1, seen, 1) + 2.0 * config.hidden_size * config.vocab_size
-    args = (llm, state, shape(mesh, (), "int32"), sampling(mesh))
-    return Program("decode step", generate.advance, args, options, needed, 1, runs, floor_bytes=floor)
+    state = decode_state(mesh, state, config)
+    min_hbm_bytes = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
+    step_flops = extend_flops(config, 1, prompt_tokens, 1) + 2.0 * config.hidden_size * config.vocab_size
+    args = (llm, state, array(mesh, (), "int32"), sampling_params(mesh))
+    return Program(
+        "decode step", generate.decode, args, options, step_flops, 1, runs, min_hbm_bytes=min_hbm_bytes
+    )

@@ -1,4 +1,4 @@
-"""Reads the config files that are planned, with changes to their fields."""
+"""Reads config files for the planner, with overrides of their fields."""
 
 import ast
 import sys
@@ -8,18 +8,26 @@ from typing import Any
 from tempo_jax.errors import TempoError
 
 
-def read_config(name: str, changes: list[str]) -> Any:
-    """The ConfigDict of a config file, changed; TempoError for a file or a field that is not there."""
+def read_config(name: str, overrides: list[str]) -> Any:
+    """Reads the ConfigDict of a config file.
+
+    Args:
+      name: Path of the file, or path:argument.
+      overrides: As FIELD=VALUE.
+
+    Raises:
+      TempoError: There is no such file or field, or a value has another type.
+    """
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
         raise TempoError(f"there is no config file {path}: name one of configs/")
 
     module = _module(Path(path))
     config = module.get_config(argument) if argument else module.get_config()
-    for change in changes:
-        field, equals, text = change.partition("=")
+    for override in overrides:
+        field, equals, text = override.partition("=")
         if not equals:
-            raise TempoError(f"--set {change} is no change: give FIELD=VALUE, as in mesh.tensor=4")
+            raise TempoError(f"--set {override} is no change: give FIELD=VALUE, as in mesh.tensor=4")
         _set(config, field, text)
     return config
 

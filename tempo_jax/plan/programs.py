@@ -1,4 +1,4 @@
-"""What is compiled: a training config's step, or an inference config's programs, as shapes on a mesh."""
+"""The programs of a config: a training config's step, or an inference config's programs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +10,12 @@ from tempo_jax.errors import TempoError
 from tempo_jax.plan.abstract import Program
 
 
-def of(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[Program]]:
-    """The mesh and the programs of a config; TempoError where the config does not say what is planned."""
+def make_programs(config: ConfigDict, devices: list) -> tuple[jax.sharding.Mesh, Iterator[Program]]:
+    """Returns the mesh and the programs of a config.
+
+    Raises:
+      TempoError: The config is neither of training nor of inference.
+    """
     from tempo_jax.training.run import make_mesh
 
     programs = _kind(config).programs

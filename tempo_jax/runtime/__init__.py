@@ -1,1 +1,1 @@
-"""What both systems share to answer a question: sessions, decoding, batching, results, buckets, placement."""
+"""What both systems share at inference: sessions, the decode loop, batching, results, buckets, placement."""

@@ -1,121 +1,136 @@
-"""Several questions about one open video: each read on its own, their answers written together.
+"""Several questions about one open video: prefilled one by one, decoded as a batch.
 
-Writing an answer reads all weights once a token, however many answers are written at a time.
+A decode step reads all weights once, however many sequences it decodes.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.runtime import generate
-from tempo_jax.runtime.buckets import power_of_two
-from tempo_jax.runtime.session import STREAM_TOKENS, OpenVideo, TextStream, Turn
+from tempo_jax.runtime.buckets import next_power_of_two
+from tempo_jax.runtime.session import (
+    STREAM_TOKENS,
+    GenerationRequest,
+    PrefilledRequest,
+    TextStream,
+    VideoSession,
+)
 
 
 @dataclasses.dataclass
-class _Row:
-    """A turn whose answer is being written."""
+class _ActiveRequest:
+    """A request whose answer is being decoded."""
 
-    turn: Turn
-    asked: Any  # without prefilled, whose keys and values are large
+    request: GenerationRequest
+    prefilled_request: PrefilledRequest  # without its state, whose caches are large
     text: TextStream
-    state: generate.Generation | None  # until it is joined with the others
-    first_token: float = 0.0
-    open: bool = True
+    state: generate.DecodeState | None  # None once it is part of a batch
+    first_token_time: float = 0.0
+    is_open: bool = True
 
 
-def answer_together(clip: OpenVideo, turns: Sequence[Turn]) -> None:
-    """Answers the turns, each as `OpenVideo.ask` would up to floating-point rounding; sets their results.
+def generate_batch(session: VideoSession, requests: Sequence[GenerationRequest]) -> None:
+    """Answers the requests, each as `VideoSession.ask` would up to rounding, and sets their results.
 
-    Greedy answers of one shape share the decode loop. Sampled ones do not: their random numbers
-    must not depend on who else asks.
+    Greedy requests whose states have equal shapes share a decode loop. Sampled ones do not: their random
+    numbers must not depend on the rest of the batch.
     """
-    groups: dict[tuple, list[_Row]] = {}
-    for number, turn in enumerate(turns):
-        if turn.cancelled():
+    groups: dict[tuple, list[_ActiveRequest]] = {}
+    for index, request in enumerate(requests):
+        if request.is_cancelled():
             continue
         try:
-            row = _read(clip, turn)
-        except Exception as error:  # of this question alone
-            turn.error = error
+            active = _prefill(session, request)
+        except Exception as error:  # of this request only
+            request.error = error
             continue
-        sampled = 0 if turn.options.greedy else number + 1
-        shapes = tuple(x.shape for x in jax.tree.leaves(row.state))
-        groups.setdefault((shapes, sampled), []).append(row)
-    for rows in groups.values():
-        _write(clip, rows)
+        group = 0 if request.options.greedy else index + 1
+        shapes = tuple(x.shape for x in jax.tree.leaves(active.state))
+        groups.setdefault((shapes, group), []).append(active)
+    for group in groups.values():
+        _decode_group(session, group)
 
 
-def _read(clip: OpenVideo, turn: Turn) -> _Row:
-    asked = clip.prefill(turn.question, turn.options, turn.progress, turn.conversation)
-    text = TextStream(clip.system.tokenizer, clip.system.config.eos_ids, turn.stop)
-    return _Row(turn, dataclasses.replace(asked, prefilled=None), text, asked.prefilled.generation)
+def _prefill(session: VideoSession, request: GenerationRequest) -> _ActiveRequest:
+    prefilled_request = session.prefill(
+        request.question, request.options, request.progress, request.conversation
+    )
+    text = TextStream(session.system.tokenizer, session.system.config.eos_ids, request.stop)
+    without_state = dataclasses.replace(prefilled_request, prefilled=None)
+    return _ActiveRequest(request, without_state, text, prefilled_request.prefilled.state)
 
 
-def _write(clip: OpenVideo, rows: list[_Row]) -> None:
-    """The decode loop of rows whose states have one shape."""
-    system, eos = clip.system, clip.system.config.eos_ids
-    until, most = 1, max(row.turn.options.max_new_tokens for row in rows)
-    options, sampling = rows[0].asked.options, rows[0].asked.sampling
+def _decode_group(session: VideoSession, group: list[_ActiveRequest]) -> None:
+    """The decode loop of requests whose states have equal shapes."""
+    system, eos = session.system, session.system.config.eos_ids
+    max_count, limit = 1, max(active.request.options.max_new_tokens for active in group)
+    sampling = group[0].prefilled_request.sampling
+    greedy = group[0].prefilled_request.options.greedy
     with system.place():
-        state = _stacked([row.state for row in rows])
-        for row in rows:
-            row.state = None
-        while any(row.open for row in rows):
-            state = generate.advance(system.model.llm, state, until, sampling, greedy=options.greedy, eos=eos)
+        state = _batch_states([active.state for active in group])
+        for active in group:
+            active.state = None
+        while any(active.is_open for active in group):
+            state = generate.decode(system.model.llm, state, max_count, sampling, greedy=greedy, eos=eos)
             tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
-            closed = [not _hear(clip, row, tokens, count, eos) for row, tokens in zip(rows, tokens_BN)]
-            done = np.pad(closed, (0, len(tokens_BN) - len(rows)), constant_values=True)
+            closed = [
+                not _emit(session, active, tokens, count, eos) for active, tokens in zip(group, tokens_BN)
+            ]
+            done = np.pad(closed, (0, len(tokens_BN) - len(group)), constant_values=True)
             state = state._replace(done_B=state.done_B | jnp.asarray(done))
-            until = min(most, until + STREAM_TOKENS)
+            max_count = min(limit, max_count + STREAM_TOKENS)
 
 
-def _hear(clip: OpenVideo, row: _Row, tokens_N: np.ndarray, count: int, eos: Sequence[int]) -> bool:
-    """Passes on what is new of a row; whether it goes on."""
-    if not row.open:
+def _emit(
+    session: VideoSession, active: _ActiveRequest, tokens_N: np.ndarray, count: int, eos: Sequence[int]
+) -> bool:
+    """Passes a request's new text on; returns whether decoding continues for it."""
+    request = active.request
+    if not active.is_open:
         return False
-    row.first_token = row.first_token or time.perf_counter()
-    most = row.turn.options.max_new_tokens
-    ids = tokens_N[: min(count, most)]
+    active.first_token_time = active.first_token_time or time.perf_counter()
+    limit = request.options.max_new_tokens
+    ids = tokens_N[: min(count, limit)]
     ends = np.flatnonzero(np.isin(ids, eos))
     if len(ends):
         ids = ids[: ends[0] + 1]
-    last = bool(len(ends)) or len(ids) >= most
-    row.open = not last and not row.turn.cancelled()
-    if row.turn.cancelled():
+    last = bool(len(ends)) or len(ids) >= limit
+    active.is_open = not last and not request.is_cancelled()
+    if request.is_cancelled():
         return False
-    if piece := row.text.push(ids, last=last):
-        row.turn.piece(piece)
-    last = last or row.text.stopped
-    row.open = not last
-    if row.turn.progress:
-        row.turn.progress("generating", len(ids), most)
+    if delta := active.text.push(ids, last=last):
+        request.on_text(delta)
+    last = last or active.text.stopped
+    active.is_open = not last
+    if request.progress:
+        request.progress("generating", len(ids), limit)
     if last:
-        row.turn.finish(clip.result(row.asked, ids, row.first_token), row.text)
-    return row.open
+        answer = session.result(active.prefilled_request, ids, active.first_token_time)
+        request.finish(answer, active.text)
+    return active.is_open
 
 
-def _stacked(states: list[generate.Generation]) -> generate.Generation:
-    """One state of all rows, filled to a power of two (few shapes to compile for) with finished ones."""
+def _batch_states(states: list[generate.DecodeState]) -> generate.DecodeState:
+    """Concatenates states, padded to a power of two (few shapes to compile) with finished ones."""
     if len(states) == 1:
         return states[0]
-    missing = power_of_two(len(states)) - len(states)
+    missing = next_power_of_two(len(states)) - len(states)
     states = states + [s._replace(done_B=jnp.ones_like(s.done_B)) for s in states[:1] * missing]
 
-    def join(*leaves: jax.Array) -> jax.Array:
+    def concatenate(*leaves: jax.Array) -> jax.Array:
         return jnp.concatenate(leaves)
 
     first = states[0]
-    return generate.Generation(
-        tokens_BN=join(*(s.tokens_BN for s in states)),
+    return generate.DecodeState(
+        tokens_BN=concatenate(*(s.tokens_BN for s in states)),
         count=first.count,
         length_B=jnp.concatenate([s.length_B for s in states], axis=-1),
-        done_B=join(*(s.done_B for s in states)),
-        cache=jax.tree.map(join, *(s.cache for s in states)),
+        done_B=concatenate(*(s.done_B for s in states)),
+        cache=jax.tree.map(concatenate, *(s.cache for s in states)),
         key=first.key,
     )

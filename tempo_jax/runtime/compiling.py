@@ -1,4 +1,4 @@
-"""Programs that are compiled while the device is lent to others, and how many have been compiled."""
+"""Compiles programs while the device is lent to other threads, and counts compilations."""
 
 import threading
 from collections.abc import Hashable
@@ -6,31 +6,36 @@ from typing import Any
 
 import jax
 
-from tempo_jax.runtime.prefetch import waiting
+from tempo_jax.runtime.prefetch import while_waiting
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
-class Programs:
-    """What this process has compiled since this module was imported, programs of any function."""
+class CompileCounter:
+    """Counts what this process has compiled since this module was imported.
+
+    Attributes:
+      count: Programs of any function.
+      seconds: Time that their compilation took.
+    """
 
     def __init__(self) -> None:
         self.count, self.seconds = 0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _hear(self, event: str, seconds: float, **_: Any) -> None:
-        if event == COMPILED:
+    def _on_event(self, event: str, seconds: float, **_: Any) -> None:
+        if event == COMPILE_EVENT:
             self.count, self.seconds = self.count + 1, self.seconds + seconds
 
 
-ALL: list["Apart"] = []  # they are module-level functions
+_PRECOMPILED: list["Precompiled"] = []  # all instances; they are module-level functions
 
 
-class Apart:
-    """A jitted function that is compiled for new shapes before the device is needed for it.
+class Precompiled:
+    """A jitted function that lends the device to other threads while it compiles for new shapes.
 
-    Called by a thread that can lend the device (`prefetch.waiting`), it lends it for as long as it compiles;
-    by any other, it is the function and nothing more. Keyword arguments that are no arrays are static.
+    Only threads that can lend the device do (`prefetch.while_waiting`); for others it is the plain function.
+    Keyword arguments that are not arrays are static.
     """
 
     def __init__(self, function: Any):
@@ -38,50 +43,50 @@ class Apart:
         self._known: set[Hashable] = set()
         self._lock = threading.Lock()  # held while it compiles
         self.__wrapped__, self.__doc__ = function, function.__doc__
-        ALL.append(self)
+        _PRECOMPILED.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        lend = waiting.get(None)
-        if lend is not None:
-            self._prepare(lend, args, kwargs)
+        lend_device = while_waiting.get(None)
+        if lend_device is not None:
+            self._precompile(lend_device, args, kwargs)
         return self._function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
 
     def clear_cache(self) -> None:
-        """As of the function."""
+        """Drops all compiled programs of the function."""
         with self._lock:
             self._known.clear()
         self._function.clear_cache()
 
-    def _prepare(self, lend: Any, args: tuple, kwargs: dict) -> None:
+    def _precompile(self, lend_device: Any, args: tuple, kwargs: dict) -> None:
         key = _shapes(args, False), _shapes(kwargs, True)
         if key in self._known:
             return
-        with lend(), self._lock:
+        with lend_device(), self._lock:
             if key not in self._known:
                 self._function.lower(*args, **kwargs).compile()
                 self._known.add(key)
 
 
 def clear_caches() -> None:
-    """As jax.clear_caches, which knows nothing of what is known here."""
-    for program in ALL:
+    """As jax.clear_caches, and forgets what was precompiled here."""
+    for program in _PRECOMPILED:
         program.clear_cache()
     jax.clear_caches()
 
 
 def _shapes(values: Any, static: bool) -> Hashable:
-    """Equal for arguments that one program takes; static: whether what is no array counts by its value."""
+    """A key of the program that takes these arguments. static: whether non-arrays count by their value."""
     leaves, structure = jax.tree.flatten(values)
-    found = []
+    keys = []
     for leaf in leaves:
         if hasattr(leaf, "dtype"):
-            found.append((leaf.shape, leaf.dtype))
+            keys.append((leaf.shape, leaf.dtype))
         else:
-            found.append(leaf if static else type(leaf))
-    return structure, tuple(found)
+            keys.append(leaf if static else type(leaf))
+    return structure, tuple(keys)
 
 
-PROGRAMS = Programs()
+COMPILE_COUNTER = CompileCounter()

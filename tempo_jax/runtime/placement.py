@@ -1,4 +1,4 @@
-"""Where arrays live: nothing to do on one device, named shardings on a mesh."""
+"""Puts arrays on devices: with named shardings on a mesh, or on the default device."""
 
 import contextlib
 from typing import Any
@@ -8,19 +8,19 @@ import numpy as np
 
 from tempo_jax import sharding
 
-SEGMENTS = sharding.APART["segments"]  # mesh axes the segments of a video spread over
+SEGMENT_AXES = sharding.ENCODER_RULES.batch  # mesh axes that segments and clips are split over
 
 
 class Placement:
-    """Puts host arrays on the devices of a mesh (or on the default device) and sets the context."""
+    """Puts host arrays on a mesh or the default device; calling it sets the mesh and matmul precision."""
 
     def __init__(self, mesh: jax.sharding.Mesh | None, *, exact: bool):
         self.mesh = mesh
-        self.exact = exact  # float32 means float32, also on accelerators that would rather not
+        self.exact = exact  # whether float32 matmuls are exact on accelerators, too
 
     @property
     def segment_shards(self) -> int:
-        """Over how many devices the segments of a video spread."""
+        """Number of devices that the segments of a video are split over."""
         return 1 if self.mesh is None else self.mesh.size
 
     @contextlib.contextmanager
@@ -28,14 +28,14 @@ class Placement:
         with contextlib.ExitStack() as stack:
             if self.mesh is not None:
                 stack.enter_context(jax.set_mesh(self.mesh))
-            # Splash attention in bfloat16 does not compile where the environment asks for more than it has.
+            # Splash attention in bfloat16 does not compile where the environment asks for a higher precision.
             precision = "highest" if self.exact else "default"
             stack.enter_context(jax.default_matmul_precision(precision))
             yield
 
     def put(self, x: Any, axes: Any = None) -> Any:
-        """A host array (or pytree of them) on the devices, axis 0 over mesh `axes`."""
+        """Puts a host array (or pytree of them) on the devices, axis 0 split over mesh `axes`."""
         if self.mesh is None:
-            return jax.tree.map(jax.device_put, x)  # jnp.asarray compiles a program for every shape
-        sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
+            return jax.tree.map(jax.device_put, x)  # jnp.asarray would compile a program per shape
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.P() if axes is None else jax.P(axes))
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)

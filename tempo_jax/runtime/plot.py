@@ -1,4 +1,4 @@
-"""The plot of an answer: the tokens allocated to each segment of the video.
+"""Plots the token allocation of an answer over the video's time.
 
 Matplotlib's object interface on the Agg canvas only: no pyplot, no global state, no display.
 """
@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
@@ -24,7 +25,7 @@ DPI = 100
 INK = "#333333"
 TOKENS = "#1d4e89"
 RELEVANCE = "#d1600f"
-# Few tokens pale, many dark, so that it also reads in gray.
+# From pale (few tokens) to dark (many), so that it is also readable in grayscale.
 HEAT = LinearSegmentedColormap.from_list("tempo", ["#eef4fb", "#9cc3e6", "#3f7fbf", "#b0306a", "#5e0b2b"])
 TITLE_WIDTH = 0.62  # of the figure
 TIME_STEPS = (
@@ -37,12 +38,14 @@ def check_path(path: str | Path) -> Path:
     """Returns `path` as a Path.
 
     Raises:
-      TempoError: A plot cannot be written there.
+      TempoError: No plot can be written there.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        given = f"ends in {path.suffix}" if path.suffix else "has no file ending"
-        raise TempoError(f"The plot {path} {given}; use one of {', '.join(FORMATS)}.")
+        ending = f"ends in {path.suffix}" if path.suffix else "has no file ending"
+        raise TempoError(f"The plot {path} {ending}; use one of {', '.join(FORMATS)}.")
+    if paths.url(path):
+        return paths.path("the plot", path)
     if os.path.isdir(path):
         raise TempoError(f"The plot {path} is a folder; name a file in it.")
     if not os.path.isdir(path.parent):
@@ -62,15 +65,15 @@ def plot_allocation(
     """Plots tokens and relevance of every segment over the video's time.
 
     Args:
-      segments: objects with start_seconds, end_seconds, relevance in [0, 1] and tokens, in time order.
-      path: file to write; its suffix chooses the format.
-      title: heading; None: none.
-      floor: minimum tokens of a segment, drawn as a dashed line.
-      cap: maximum tokens of a segment, drawn as a dashed line.
-      size: (width, height) in pixels; a vector file has the same proportions.
+      segments: Objects with start_seconds, end_seconds, relevance in [0, 1] and tokens; in time order.
+      path: File to write, with an ending in FORMATS.
+      title: Title of the figure.
+      floor: Minimum number of tokens of a segment, drawn as a dashed line.
+      cap: Maximum number of tokens of a segment, drawn as a dashed line.
+      size: Width and height in pixels (a vector file has the same proportions).
 
     Raises:
-      TempoError: There is no segment (the video is an image), or the file cannot be written.
+      TempoError: There are no segments (an image), or the file cannot be written.
     """
     path = check_path(path)
     if not segments:
@@ -99,7 +102,7 @@ def plot_allocation(
 def _series(segments: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges in seconds [S+1], tokens [S], relevance [S]. Segments follow each other without gaps."""
     starts = [float(s.start_seconds) for s in segments]
-    # A single frame may last no time at all; it still needs a width to be seen.
+    # A single frame may have no duration; it still needs a width to be visible.
     end = max(float(segments[-1].end_seconds), starts[-1] + 0.05)
     tokens = np.array([int(s.tokens) for s in segments])
     relevance = np.array([float(s.relevance) for s in segments])
@@ -107,8 +110,8 @@ def _series(segments: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _draw_strip(axes: Axes, edges_s: np.ndarray, tokens: np.ndarray, cap: int) -> None:
-    """The heat strip: one colored box a segment."""
-    few = len(tokens) <= 64  # thin white gaps tell neighbors apart while there is room for them
+    """The heat strip: one colored box per segment."""
+    few = len(tokens) <= 64  # white gaps between segments, where there is space for them
     axes.pcolormesh(
         edges_s, [0, 1], tokens[None], cmap=HEAT, vmin=0, vmax=cap,
         edgecolors="white" if few else "none", linewidth=0.8 if few else 0,
@@ -125,7 +128,7 @@ def _draw_tokens(axes: Axes, edges_s: np.ndarray, tokens: np.ndarray, floor: int
     axes.stairs(tokens, edges_s, baseline=None, color=TOKENS, linewidth=1.8, zorder=3)
     for limit in (floor, cap):
         axes.axhline(limit, color=INK, linestyle=(0, (5, 4)), linewidth=0.9, alpha=0.75)
-    # Values between the limits, as far as their labels do not run into those of the limits.
+    # Ticks between the limits whose labels do not overlap with those of the limits.
     between = [round(cap * k / 4) for k in (1, 2, 3) if floor + 0.12 * cap < cap * k / 4]
     names = {floor: f"floor {floor}", cap: f"cap {cap}"}
     ticks = sorted({floor, cap, *between})
@@ -142,7 +145,7 @@ def _draw_relevance(axes: Axes, edges_s: np.ndarray, relevance: np.ndarray) -> N
     marker = "o" if len(relevance) <= 64 else None
     middles = (edges_s[:-1] + edges_s[1:]) / 2
     axes.plot(middles, relevance, color=RELEVANCE, linewidth=1.3, marker=marker, markersize=4, clip_on=False)
-    axes.set_ylim(0, 1.08)  # 1 stands at the height of the cap
+    axes.set_ylim(0, 1.08)  # so that 1 is level with the maximum of tokens
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     axes.set_ylabel("relevance", color=RELEVANCE, fontsize=11)
     axes.tick_params(axis="y", colors=RELEVANCE, labelsize=10)
@@ -169,7 +172,7 @@ def clock(seconds: float) -> str:
 
 
 def _draw_header(figure: Figure, title: str | None, tokens: np.ndarray) -> None:
-    """The title at the left, the sums at the right, on one line above the strip."""
+    """The title on the left and the totals on the right, on one line above the strip."""
     count = len(tokens)
     total = f"{tokens.sum():,} tokens in {count} segment{'s' if count > 1 else ''}"
     figure.text(0.945, 0.925, total, ha="right", color=INK, fontsize=11)
@@ -177,17 +180,17 @@ def _draw_header(figure: Figure, title: str | None, tokens: np.ndarray) -> None:
         families, text = drawable(title)
         # parse_math: a question about $5 is not a formula.
         drawn = figure.text(0.066, 0.925, text, color=INK, fontsize=12, family=families, parse_math=False)
-        room = TITLE_WIDTH * figure.bbox.width
-        while drawn.get_window_extent().width > room and len(text) > 2:
+        max_width = TITLE_WIDTH * figure.bbox.width
+        while drawn.get_window_extent().width > max_width and len(text) > 2:
             text = text[: max(2, int(len(text) * 0.95)) - 1].rstrip(" …") + "…"
             drawn.set_text(text)
 
 
 def drawable(title: str) -> tuple[list[str], str]:
-    """Fonts to draw `title` with and the part of it they can draw, on one line.
+    """Returns fonts for `title`, and the title as they can draw it, on one line.
 
-    Characters that no installed font has become "·" instead of boxes and warnings; where they are
-    most of the title, a note stands in for it.
+    Characters that no installed font has become "·" instead of boxes and warnings; if they are most of the
+    title, it is replaced by a note.
     """
     text = " ".join(unicodedata.normalize("NFC", title).split())
     families, known = ["DejaVu Sans"], _characters(font_manager.findfont("DejaVu Sans"))
@@ -196,10 +199,10 @@ def drawable(title: str) -> tuple[list[str], str]:
         # "Last Resort" is matplotlib's own font of boxes: it has a glyph for everything.
         if entry.name in families or entry.style != "normal" or "Last Resort" in entry.name:
             continue
-        found = missing & {chr(c) for c in _characters(entry.fname)}
-        if found:
+        covered = missing & {chr(c) for c in _characters(entry.fname)}
+        if covered:
             families.append(entry.name)
-            missing -= found
+            missing -= covered
         if not missing:
             break
     if sum(c in missing for c in text) > len(text) / 2:
@@ -208,7 +211,7 @@ def drawable(title: str) -> tuple[list[str], str]:
 
 
 def _characters(font_file: str) -> set[int]:
-    """Code points a font file has glyphs for; none for a file that cannot be read."""
+    """Code points that a font file has glyphs for; none for a file that cannot be read."""
     try:
         return set(ft2font.FT2Font(font_file).get_charmap())
     except (OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Runs an iterator one item ahead in a thread: the host decodes while the device computes."""
+"""Runs an iterator ahead in a thread, so that the host decodes while the device computes."""
 
 import contextlib
 import queue
@@ -10,16 +10,16 @@ from typing import TypeVar
 T = TypeVar("T")
 _END = object()
 
-# What a thread does while it waits for frames: a server lends the device to its other threads meanwhile.
-waiting: ContextVar[Callable[[], contextlib.AbstractContextManager]] = ContextVar(
+# A context entered while a thread waits for frames: the server lends the device to other threads then.
+while_waiting: ContextVar[Callable[[], contextlib.AbstractContextManager]] = ContextVar(
     "waiting", default=contextlib.nullcontext
 )
 
 
 def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
-    """Yields the same items, at most `depth` made in advance; errors arrive where they belong.
+    """Yields the same items, at most `depth` of them computed in advance; errors are raised in order.
 
-    Closing the iterator closes `items` too, which is how a video file gets closed.
+    Closing the iterator also closes `items`, which closes a video file.
     """
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -53,7 +53,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
             try:
                 item, error = ready.get_nowait()
             except queue.Empty:
-                with waiting.get()():
+                with while_waiting.get()():
                     item, error = ready.get()
             if error is not None:
                 raise error

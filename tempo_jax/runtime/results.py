@@ -1,6 +1,6 @@
-"""What an answered question gives back: plain values, ready for JSON and for a plot.
+"""Results of a question: plain values, ready for JSON and for a plot.
 
-Nothing here imports jax; arrays from the device arrive as numpy arrays or Python numbers.
+This module does not import jax; arrays are numpy arrays or Python numbers.
 """
 
 import dataclasses
@@ -13,35 +13,50 @@ from typing import Any
 import numpy as np
 
 # The keys of Answer.usage.
-#   frames             sampled
-#   frames_kept        of them, those that were looked at: fewer where a selector chose
-#   segments           of those (1 for an image)
-#   budget             the token budget that was in force
-#   visual_tokens      memory tokens kept, time tags not counted; never above the budget
+#   frames             sampled frames
+#   frames_kept        encoded frames: fewer if a selector chose among the sampled ones
+#   segments           segments of the encoded frames (1 for an image)
+#   budget             the token budget in force
+#   visual_tokens      memory tokens kept, without time tags; never above the budget
 #   tokens_per_frame   visual_tokens / frames
-#   prompt_tokens      length of the global LLM's prompt: text, time tags and memory tokens
-#   layer_tokens       how many of them a layer of the LLM sees, mean over layers: fewer with LP-Comp
+#   prompt_tokens      length of the LLM's prompt: text, time tags and memory tokens
+#   layer_tokens       prompt tokens that a layer of the LLM processes, mean over layers: fewer with LP-Comp
 #   new_tokens         length of the answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One window of frames and what it was worth to the question."""
+    """One segment of the video, with its relevance to the question and its tokens.
+
+    Attributes:
+      index: Index among the video's segments.
+      start_seconds: Start, in seconds of the video.
+      end_seconds: End, in seconds of the video.
+      relevance: Relevance to the question, in (0, 1).
+      tokens: Visual tokens kept, within Answer.token_limits.
+    """
 
     index: int
     start_seconds: float
     end_seconds: float
-    relevance: float  # probability-like, in (0, 1)
-    tokens: int  # memory tokens kept, out of Answer.token_limits
+    relevance: float
+    tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """The answer to one question about one video.
 
-    segments is empty for an image, which is not allocated over time. token_limits are the fewest
-    and the most memory tokens a segment gets (before a budget below one floor per segment).
-    timings are seconds by stage. warnings are whole sentences.
+    Attributes:
+      text: The answer.
+      token_ids: Its tokens, with the end token if one was generated.
+      segments: The video's segments; empty for an image, whose tokens are not allocated over time.
+      usage: Counts of frames and tokens, by the keys listed in `tempo_jax.runtime.results`.
+      timings: Seconds by stage: video (waiting for decoded frames), compress (until the allocation is known),
+        first_token, answer (from the allocation to the last token), total.
+      warnings: Whole sentences.
+      token_limits: Minimum and maximum number of visual tokens of a segment (a budget below one minimum per
+        segment lowers the minimum).
     """
 
     text: str
@@ -53,41 +68,54 @@ class Answer:
     token_limits: tuple[int, int] = (4, 128)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values: lists, dicts, str, int, float; not-finite numbers are None."""
+        """Returns all fields as plain JSON values; non-finite numbers become None."""
         return _plain(self)
 
     def to_json(self, indent: int | None = None) -> str:
+        """Returns all fields as a JSON object."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
 
     def plot(self, path: str | Path, title: str | None = None) -> None:
-        """Draw the allocation over the video's time axis into `path` (.png, .pdf, .svg, .jpg, .webp).
+        """Draws the allocation over the video's time axis.
 
-        Raises TempoError for an image's answer (it has no segments) and for a path that cannot be
-        written.
+        Args:
+          path: File to write: .png, .pdf, .svg, .jpg, .jpeg or .webp.
+          title: Title of the figure.
+
+        Raises:
+          TempoError: The answer is about an image, or the file cannot be written.
         """
         from tempo_jax.runtime.plot import plot_allocation  # matplotlib is slow to import
 
-        floor, cap = self.token_limits
-        plot_allocation(self.segments, path, title=title, floor=floor, cap=cap)
+        minimum, maximum = self.token_limits
+        plot_allocation(self.segments, path, title=title, floor=minimum, cap=maximum)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """The numbers between video and answer, as numpy arrays, for comparing and debugging.
+    """The intermediate values between video and answer, as numpy arrays, for comparison and debugging.
 
     S segments, K memory tokens per segment, D the compressor's width, V the vocabulary.
+
+    Attributes:
+      relevance: float32 [S].
+      allocation: int32 [S], tokens kept per segment; [0] for an image.
+      memory: [S, K, D], before tokens are dropped and projected.
+      sequence_length: Length of the LLM's prompt.
+      logits: float32 [V], of the first new token.
+      warnings: Whole sentences.
     """
 
-    relevance: np.ndarray  # [S] float32
-    allocation: np.ndarray  # [S] int32; [0] for an image
-    memory: np.ndarray  # [S, K, D] before truncation and projector
-    sequence_length: int  # prompt length of the global LLM
-    logits: np.ndarray  # [V] float32 of the first new token
-    warnings: Sequence[str] = ()  # whole sentences
+    relevance: np.ndarray
+    allocation: np.ndarray
+    memory: np.ndarray
+    sequence_length: int
+    logits: np.ndarray
+    warnings: Sequence[str] = ()
 
 
 def _plain(value: Any) -> Any:
-    """`value` with dataclasses, tuples and numpy values turned into JSON's types."""
+    """Converts dataclasses, tuples and numpy values to JSON's types."""
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

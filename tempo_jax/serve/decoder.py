@@ -134,7 +134,7 @@ class _Reader:
             if self._cancelled():
                 raise Cancelled
             if self._remaining_seconds < 0 or not self._pipe.poll(0):
-                with prefetch.waiting.get()():
+                with prefetch.while_waiting.get()():
                     self._wait()
             return self._pipe.recv_bytes()
         except (EOFError, ConnectionError) as error:

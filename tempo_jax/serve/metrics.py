@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tempo_jax.runtime.compiling import PROGRAMS
+from tempo_jax.runtime.compiling import COMPILE_COUNTER
 from tempo_jax.serve.events import Completed, Event
 from tempo_jax.serve.service import Service
 
@@ -22,8 +22,8 @@ class Metrics:
             "tempo_stage_seconds", "Seconds of a stage.", ["stage"], buckets=SECONDS, **new
         )
         gauges = {
-            "tempo_compiled_programs": ("Programs compiled since the start.", lambda: PROGRAMS.count),
-            "tempo_compiling_seconds": ("Seconds of compilation.", lambda: PROGRAMS.seconds),
+            "tempo_compiled_programs": ("Programs compiled since the start.", lambda: COMPILE_COUNTER.count),
+            "tempo_compiling_seconds": ("Seconds of compilation.", lambda: COMPILE_COUNTER.seconds),
             "tempo_queue_waiting": ("Queued questions.", lambda: service.waiting),
             "tempo_queue_running": ("Running questions.", lambda: service.running),
             "tempo_open_videos": ("Cached videos.", lambda: len(service.store)),

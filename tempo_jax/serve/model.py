@@ -9,6 +9,7 @@ from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import FrameSampling
 from tempo_jax.tempo.options import Options
+from tempo_jax.utils import paths
 from tempo_jax.video.sources import Source
 
 Progress = Callable[[str, int, int], None]
@@ -64,7 +65,7 @@ class TempoModel:
         return clip
 
     def open(self, clip: Any, progress: Progress) -> None:
-        clip.read(progress, settled=True)
+        clip.encode(progress, synchronous=True)
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
@@ -73,7 +74,7 @@ class TempoModel:
 def prefix_bytes(clip: Any) -> int:
     """Device memory that the compressor's keys and values of a video would take."""
     text, itemsize = clip.tempo.config.compressor.text, clip.tempo.dtype.itemsize
-    tokens = sum(chunk.rows.token_ids_SL.size for chunk in clip.layout.chunks)
+    tokens = sum(chunk.prompts.token_ids_SL.size for chunk in clip.layout.chunks)
     return tokens * text.num_layers * text.num_kv_heads * text.head_dim * 2 * itemsize
 
 
@@ -86,7 +87,7 @@ class XCompModel:
         from tempo_jax.xcomp import layout, options
 
         self.xcomp, self.name = xcomp, name
-        self.video, self.sampler = layout.VIDEO, layout.sample_indices
+        self.video, self.sampler = layout.VIDEO_CONFIG, layout.sample_indices
         self.frames = FrameSampling(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
@@ -103,11 +104,11 @@ class XCompModel:
         return clip
 
     def open(self, clip: Any, progress: Progress) -> None:
-        clip.read(progress)
+        clip.encode(progress)
 
     def held_bytes(self, clip: Any) -> int:
         """Visual tokens, once for each way in which scoring may cut the video into clips."""
-        return clip.frames.pool(0).nbytes * clip.frames.per_clip
+        return clip.frames.visual_tokens(0).nbytes * clip.frames.per_clip
 
 
 def load(
@@ -119,7 +120,7 @@ def load(
     """
     import tempo_jax
 
-    system, folder = tempo_jax.load(checkpoint, dtype=dtype), checkpoint.resolve().name
+    system, folder = tempo_jax.load(checkpoint, dtype=dtype), paths.absolute(checkpoint).name
     kind, model = ("xcomp", XCompModel) if isinstance(system.config, XCompConfig) else ("tempo", TempoModel)
     loaded = model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))
     loaded.frames = dataclasses.replace(loaded.frames, sampling=sampling)

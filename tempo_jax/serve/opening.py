@@ -71,7 +71,7 @@ class Opening:
         )
         thumbnails = Thumbnails(model.video.segment_frames)
         started = time.perf_counter()
-        prefetch.waiting.set(self._lent)  # in this thread's context
+        prefetch.while_waiting.set(self._lent)  # in this thread's context
         tell = self._service.progress(self.jobs)
 
         def progress(stage: str, done: int, total: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.runtime import prefetch
-from tempo_jax.runtime.session import Message, Turn
+from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Answering, Device
 from tempo_jax.serve.events import Completed, Event, Failed, Progress, Queued, Ready, Started, TextDelta
@@ -328,7 +328,7 @@ class Service:
                 group = self._next_batch(turn)
                 try:
                     if group.jobs:
-                        prefetch.waiting.set(group.lent)  # in this thread's context
+                        prefetch.while_waiting.set(group.lent)  # in this thread's context
                         self._answer(group)
                 except Exception as error:
                     self._fail(group.jobs, error)
@@ -371,7 +371,7 @@ class Service:
                 self._emit(job, Started(True))
                 self._emit(job, Ready(opened, True))
         turns = [self._turn(group, job) for job in jobs]
-        if not all(turn.cancelled() for turn in turns):
+        if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
@@ -380,12 +380,12 @@ class Service:
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
-    def _turn(self, group: Group, job: Job) -> Turn:
-        return Turn(
+    def _turn(self, group: Group, job: Job) -> GenerationRequest:
+        return GenerationRequest(
             job.question,
             job.options,
-            piece=lambda text: self._emit(job, TextDelta(text)),
-            cancelled=job.cancelled.is_set,
+            on_text=lambda text: self._emit(job, TextDelta(text)),
+            is_cancelled=job.cancelled.is_set,
             progress=lambda *step: self._answering(group, job, *step),
             conversation=job.conversation,
             stop=job.stop,

@@ -18,8 +18,8 @@ from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.minireel.segments import NOTHING
 from tempo_jax.data.samples import Sample
 from tempo_jax.models.config import TempoConfig
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.prompts import IGNORE, Tokenizer
 from tempo_jax.tasks import flops, tempo
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """P segments with M memory tokens each; static shapes, padded. Integers are int32."""
 
     frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows  # compressor prompts with room for the memory tokens
+    rows: PromptBatch  # compressor prompts with room for the memory tokens
     row_length_P: jax.Array
     labels_PM: jax.Array  # the word of each memory token; IGNORE costs nothing
     relevant_P: jax.Array  # 1 or 0; IGNORE costs nothing
@@ -81,8 +81,8 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True) -> Loss:
     tokens become embeddings of words, in direction and in length. Per segment: binary cross-entropy of the
     relevance (facts/tempo.md §3.1).
     """
-    remat_vision, remat_text = remat_of_parts(remat, STACKS)
-    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    remat_vision, remat_text = parse_remat_policies(remat, STACKS)
+    visual = model.compressor.encode_frames(batch.frames_PFHWC, remat=remat_vision)
     memory_PMD, relevance_P = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     said = model.projector(memory_PMD).astype(jnp.float32)
     table = model.llm.embed.embedding[...].astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.data.batch_packing import Need
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.prompts import IGNORE
 from tempo_jax.tasks import flops
 from tempo_jax.tasks.losses import Loss
@@ -31,7 +31,7 @@ class Task:
       kind: of the model (models.config.KINDS).
       kinds: of the samples of a prepared set (records.KINDS) that can be trained on.
       batch: a NamedTuple whose leaves, but for M-RoPE positions, have segments or conversations first.
-      stacks: stacks of layers, each with a rematerialization of its own (layers.remat_of_parts).
+      stacks: stacks of layers, each with a rematerialization of its own (layers.parse_remat_policies).
       sample_size: (sample, tokenizer, config) -> what the sample takes of a batch, as `collate` lays it out.
       collate: (samples, tokenizer, config, shape) -> batch; raises samples.TooLong.
       loss: (model, batch, remat=) -> Loss, and shards= where conversations share a pool.
@@ -86,5 +86,5 @@ def frames_u8(lead: tuple[int, int], frames: int, size) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*lead, frames, *size, 3), jnp.uint8)
 
 
-def prompt_rows(lead: tuple[int, int], length: int) -> Rows:
-    return Rows(int32(*lead, length), int32(*lead, length), int32(lead[0], 3, lead[1], length))
+def prompt_rows(lead: tuple[int, int], length: int) -> PromptBatch:
+    return PromptBatch(int32(*lead, length), int32(*lead, length), int32(lead[0], 3, lead[1], length))

@@ -48,7 +48,7 @@ def loss(model: Decoder, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss."""
     x = model.embed(batch.token_ids_BL)
     conversation = batch.conversation_BL
-    hidden = model(x, positions_in(conversation), document_BL=conversation, remat=remat)
+    hidden = model(x, positions_in(conversation), segment_ids_BL=conversation, remat=remat)
     labels = jnp.pad(batch.labels_BL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.logits, hidden, labels)
 

@@ -15,8 +15,8 @@ import numpy as np
 from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.samples import MARKS, Sample, check_fits
 from tempo_jax.models.config import Qwen3VLConfig, VideoConfig
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.models.qwen3_vl import Qwen3VL, Rows
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.qwen3_vl import PromptBatch, Qwen3VL
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, Tokenizer, pad_rows
 from tempo_jax.tasks import flops
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     """P conversations, each about a segment of its own; static shapes, padded. Integers are int32."""
 
     frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows
+    rows: PromptBatch
     labels_PL: jax.Array  # of the same position, not shifted; IGNORE costs nothing
 
 
@@ -68,7 +68,7 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: Qwen3VLConf
     frames = _same_count([sample.frames for sample in samples])
     return Batch(
         frames_PFHWC=np.stack([*frames, *[frames[-1]] * padding]),
-        rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
+        rows=PromptBatch(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         labels_PL=labels_PL,
     )
 
@@ -101,8 +101,8 @@ def conversation_row(sample: Sample, tokenizer: Tokenizer, tokens: int) -> tuple
 
 def loss(model: Qwen3VL, batch: Batch, *, remat: bool | str = True) -> Loss:
     """The batch's summed loss."""
-    remat_vision, remat_text = remat_of_parts(remat, STACKS)
-    visual = model.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    remat_vision, remat_text = parse_remat_policies(remat, STACKS)
+    visual = model.encode_frames(batch.frames_PFHWC, remat=remat_vision)
     hidden = model(visual, batch.rows, remat=remat_text)
     labels = jnp.pad(batch.labels_PL[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     return cross_entropy(model.text.logits, hidden, labels)

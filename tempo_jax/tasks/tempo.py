@@ -14,8 +14,8 @@ import numpy as np
 from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.samples import Sample, check_fits, is_text_only, llm_tokens, side_by_side
 from tempo_jax.models.config import PADDING_ID, TempoConfig
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.models.tempo import Tempo
 from tempo_jax.models.vision import grid_of, output_tokens
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer, pad_rows
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     """
 
     frames_PFHWC: jax.Array  # uint8, at the model's size
-    rows: Rows  # compressor prompts with room for the memory tokens
+    rows: PromptBatch  # compressor prompts with room for the memory tokens
     row_length_P: jax.Array
     token_ids_BL: jax.Array
     memory_index_BL: jax.Array  # row of the pool's P*K memory tokens, -1 for text
@@ -120,7 +120,7 @@ def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Ba
     token_ids, memory_index, labels, conversation = side_by_side(texts, (PADDING_ID, -1, IGNORE), shape)
     return Batch(
         frames_PFHWC=np.stack(frames),
-        rows=Rows(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
+        rows=PromptBatch(table.token_ids_SL, table.visual_index_SL, table.positions_3SL),
         row_length_P=np.asarray([*lengths, *[lengths[-1]] * padding], np.int32),
         token_ids_BL=token_ids,
         memory_index_BL=memory_index,
@@ -132,7 +132,8 @@ def _pad(frames, rows, texts, shape: Shape, memory: int, merged_grid, ids) -> Ba
 def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss. All memory tokens are used: allocation is off in training (§4.1).
 
-    shards: parts of the batch whose conversations have segments of their own part only (embeddings.take).
+    shards: parts of the batch whose conversations have segments of their own part only
+      (embeddings.gather_rows).
     """
     hidden = forward(model, batch, remat=remat, shards=shards)
     # Position t predicts label t + 1.
@@ -142,13 +143,13 @@ def loss(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 
 
 def forward(model: Tempo, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> jax.Array:
     """Hidden states of the LLM, [B, L, D]."""
-    remat_vision, remat_text, remat_llm = remat_of_parts(remat, STACKS)
-    visual = model.compressor.see_frames(batch.frames_PFHWC, remat=remat_vision)
+    remat_vision, remat_text, remat_llm = parse_remat_policies(remat, STACKS)
+    visual = model.compressor.encode_frames(batch.frames_PFHWC, remat=remat_vision)
     memory, _ = model.compressor(visual, batch.rows, batch.row_length_P, remat=remat_text)
     memory = memory.reshape(-1, memory.shape[-1])
     x = model.assemble(batch.token_ids_BL, batch.memory_index_BL, memory, shards)
     conversation = batch.conversation_BL
-    return model.llm(x, positions_in(conversation), document_BL=conversation, remat=remat_llm)
+    return model.llm(x, positions_in(conversation), segment_ids_BL=conversation, remat=remat_llm)
 
 
 def forward_flops(config: TempoConfig, batch: Batch) -> Iterator[flops.Part]:

@@ -14,7 +14,7 @@ import numpy as np
 from tempo_jax.data.batch_packing import Need, Shape
 from tempo_jax.data.samples import MARKS, Sample, check_fits
 from tempo_jax.models.config import PADDING_ID, XCompConfig
-from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.layers import parse_remat_policies
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.prompts import IGNORE, IMAGE_PLACEHOLDER, Tokenizer
@@ -22,8 +22,8 @@ from tempo_jax.tasks import flops
 from tempo_jax.tasks.base import Task, Work, frames_u8, int32, learned_positions
 from tempo_jax.tasks.losses import Loss, cross_entropy
 from tempo_jax.xcomp import cost, token_compression
-from tempo_jax.xcomp.layout import GRAIN, sample_indices, time_message
-from tempo_jax.xcomp.token_compression import plan
+from tempo_jax.xcomp.layout import FRAME_GROUP, sample_indices, time_message
+from tempo_jax.xcomp.token_compression import make_schedule
 
 STACKS = 2  # of layers, each with a rematerialisation: vision tower, LLM
 
@@ -61,15 +61,15 @@ def frame_numbers(sample: Sample) -> np.ndarray:
         if not any(marked(turn) for turn in sample.conversation):
             raise ValueError("words alone: XComp is tuned on samples with one video or image each")
         return np.arange(1)
-    most = max(GRAIN, len(sample.frames))
-    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, GRAIN, most)
+    most = max(FRAME_GROUP, len(sample.frames))
+    return sample_indices(len(sample.frames), sample.real_fps, sample.real_fps, FRAME_GROUP, most)
 
 
 def clip_count(frames: int, config: XCompConfig) -> int:
     """The clips that a video of so many prepared frames takes of a pool; 0 for an image's one frame."""
     if frames == 1:
         return 0
-    return max(GRAIN, frames // GRAIN * GRAIN) // config.clip_frames
+    return max(FRAME_GROUP, frames // FRAME_GROUP * FRAME_GROUP) // config.clip_frames
 
 
 def marked(turn: dict) -> bool:
@@ -158,14 +158,14 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
 def loss(model: XComp, batch: Batch, *, remat: bool | str = True, shards: int = 1) -> Loss:
     """The batch's summed loss over labels that are not IGNORE.
 
-    shards: parts of the batch whose rows have clips of their own part only (embeddings.take).
+    shards: parts of the batch whose rows have clips of their own part only (embeddings.gather_rows).
     Labels are deleted with their tokens; the token before a label in what is left predicts it: the first
     text token after the video is predicted from the last visual token.
     """
     size = model.config.vision.image_size
-    remat_vision, remat_llm = remat_of_parts(remat, STACKS)
-    pool = model.see(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
-    images = model.see(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
+    remat_vision, remat_llm = parse_remat_policies(remat, STACKS)
+    pool = model.encode_clips(_at_size(batch.frames_PFHWC, size), remat=remat_vision)
+    images = model.encode_clips(_at_size(batch.images_BHWC[:, None], size), remat=remat_vision)
     pool = pool.reshape(-1, pool.shape[-1])
     return loss_of_visual(model, pool, images, batch, remat=remat_llm, shards=shards)
 
@@ -175,12 +175,12 @@ def loss_of_visual(
 ) -> Loss:
     """The same from the visual tokens of the pool and of each row's image; frames are not looked at."""
     config = model.config
-    rows = token_compression.Rows(batch.prefix_B, batch.frames_B, batch.suffix_B)
-    room = token_compression.Room(
+    rows = token_compression.RowLengths(batch.prefix_B, batch.frames_B, batch.suffix_B)
+    room = token_compression.RowCapacity(
         batch.text_BS.shape[1], batch.memory_index_BL.shape[1] // config.frame_tokens
     )
-    made = plan(config.compression, config.llm.num_layers, config.frame_tokens)
-    text, visual = token_compression.places(rows, room, config.frame_tokens)
+    made = make_schedule(config.compression, config.llm.num_layers, config.frame_tokens)
+    text, visual = token_compression.token_indices(rows, room, config.frame_tokens)
     index = jnp.take_along_axis(batch.memory_index_BL, jnp.maximum(visual, 0), axis=1)
     ids = jnp.take_along_axis(batch.text_BS, jnp.maximum(text, 0), axis=1)
     x = model.assemble(ids, jnp.where(visual >= 0, index, -1), pool_MD, shards)

@@ -1,1 +1,1 @@
-"""Tempo as a system that answers: engine, clip, layout, steps (jitted) and options."""
+"""Tempo (arXiv 2604.08120) at inference: engine, clip, features, layout, steps (jitted) and options."""

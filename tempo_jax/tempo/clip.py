@@ -1,8 +1,8 @@
-"""`Clip`: one opened video, and the way a question about it takes through the jitted steps."""
+"""`Clip`: a video opened with Tempo, and the path of a question through the jitted steps."""
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,39 +12,44 @@ import numpy as np
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.prompts import Message
 from tempo_jax.runtime import batching, buckets, generate
-from tempo_jax.runtime.buckets import ProgramCache
-from tempo_jax.runtime.placement import SEGMENTS
-from tempo_jax.runtime.prefetch import prefetch
 from tempo_jax.runtime.results import Answer, Inspection, Segment
-from tempo_jax.runtime.session import OpenVideo, Progress, System, Turn, checked, finished_text, timings
+from tempo_jax.runtime.session import (
+    GenerationRequest,
+    PrefilledRequest,
+    Progress,
+    System,
+    VideoSession,
+    answer_text,
+    timings,
+    validate_question,
+)
 from tempo_jax.tempo import layout, steps
+from tempo_jax.tempo.features import VideoFeatures
 from tempo_jax.tempo.options import Options
 
-SIZES = ProgramCache((steps.resize, steps.see, steps.read_prefix, steps.compress))
-IN_FLIGHT = 2  # chunks the host may run ahead of the device
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TempoRequest(PrefilledRequest):
+    """A prefilled request of Tempo's.
+
+    Attributes:
+      memory: Memory tokens of all segments for this question.
+      allocation: Which of them are kept.
+      lp_comp: Which of those are dropped between the LLM's layers, if any.
+    """
+
+    memory: steps.SegmentMemory
+    allocation: steps.TokenAllocation
+    lp_comp: lp_comp_for_tempo.SegmentDropSchedule | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A question whose prompt the LLM has read."""
+class Clip(VideoSession):
+    """A video opened by `Tempo.open`. With `keep`, later questions need no decoding and no vision tower.
 
-    options: Options
-    bank: steps.Bank
-    selection: steps.Selection
-    prefilled: steps.Prefilled | None  # None once somebody else holds it
-    sampling: generate.Sampling
-    budget: int
-    prompt_tokens: int
-    warnings: tuple[str, ...]
-    started: float  # time.perf_counter() when asked
-    compressed: float  # … and when the allocation was known
-    lp_comp: lp_comp_for_tempo.Plan | None
-
-
-class Clip(OpenVideo):
-    """An opened video of Tempo's, made by `Tempo.open`.
-
-    With `keep`, later questions cost no decoding and no vision tower.
+    Attributes:
+      source: The video, from `tempo_jax.video.open_video`.
+      layout: Its segments, prompts and chunks.
+      last_answer: The Answer of the latest question, also after `stream`.
     """
 
     options = Options
@@ -54,14 +59,12 @@ class Clip(OpenVideo):
     ):
         super().__init__(tempo)
         self.source = source
-        self.layout = layout.plan(
+        self.layout = layout.make_layout(
             source, tempo.config, tempo.tokenizer, tempo.chunk_segments, tempo.place.segment_shards
         )
-        self._keep, self._prefix_cache = keep, prefix_cache
-        self._held: list = []  # per chunk: its Visual, or its prefix with a prefix cache
-        self._video_seconds = 0.0
-        self._banks: dict[str, steps.Bank] = {}  # of the last questions, the newest last
-        self._most_banks = questions if keep else 0
+        self._features = VideoFeatures(tempo, source, self.layout, keep=keep, prefix_cache=prefix_cache)
+        self._memory_cache: dict[str, steps.SegmentMemory] = {}  # by question, the newest last
+        self._max_cached_questions = questions if keep else 0
 
     @property
     def tempo(self) -> System:
@@ -69,65 +72,45 @@ class Clip(OpenVideo):
 
     @property
     def held_bytes(self) -> dict[str, int]:
-        """Device memory kept for further questions: {"visual": bytes} or {"prefix": bytes}."""
-        total = sum(x.nbytes for x in jax.tree.leaves(self._held))
-        return {"prefix" if self._prefix_cache else "visual": total}
+        """Device memory cached for further questions: {"visual": bytes} or {"prefix": bytes}."""
+        return {"prefix" if self._features.prefix_cache else "visual": self._features.nbytes}
 
     @property
-    def waited_seconds(self) -> float:
-        """How long the device stood waiting for frames in the latest reading of the video."""
-        return self._video_seconds
+    def decode_wait_seconds(self) -> float:
+        """How long the device waited for decoded frames in the latest pass over the video."""
+        return self._features.decode_wait_seconds
 
-    def read(self, progress: Progress = None, *, settled: bool = False) -> None:
-        """Decodes and encodes the video if the clip does not hold it yet.
+    def encode(self, progress: Progress = None, *, synchronous: bool = False) -> None:
+        """Decodes and encodes the video unless it is cached.
 
-        settled: nothing of a chunk is left to be computed when its progress is told, so that the device is
-        free then for something else.
+        Args:
+          progress: Called with (stage, chunks done, chunks in all).
+          synchronous: Waits for every chunk before its progress is reported, so that the device is idle then
+            and can do other work.
         """
         with self.tempo.place():
-            for item in self._chunks(progress):
-                if settled:
-                    jax.block_until_ready(item)
-            jax.block_until_ready(self._held)
+            self._features.encode(progress, synchronous=synchronous)
 
     def compile(self) -> None:
-        """Compiles what reading the video takes, so that the device is not kept waiting for it."""
-        tempo, plan = self.tempo, self.layout
-        compressor, place = tempo.model.compressor, tempo.place
-        height, width = self.source.height, self.source.width
-        shape = (plan.chunk_segments, plan.segment_frames)
-        size = (shape, (height, width), plan.steps, plan.chunks[0].rows.token_ids_SL.shape)
-        if not SIZES.use(size) or place.mesh is not None:
-            return
-        with place():
-            frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8)
-            steps.resize.lower(frames, steps=plan.steps, image=plan.is_image).compile()
-            resized = frames.update(shape=(*shape, *plan.steps[-1], 3))
-            steps.see.lower(compressor, resized).compile()
-            if self._prefix_cache:
-                parameter = jax.tree.leaves(compressor)[0]  # what is computed with it stays where it is
-                where = parameter.sharding if parameter.committed else None
-                visual = jax.tree.map(
-                    lambda x: x.update(sharding=where), jax.eval_shape(steps.see, compressor, resized)
-                )
-                steps.read_prefix.lower(compressor, visual, place.put(plan.chunks[0].rows)).compile()
+        """Compiles the programs that encode the video, so that the device does not wait for them later."""
+        self._features.compile()
 
-    def answer(self, turns: Sequence[Turn]) -> None:
-        """As OpenVideo.answer; greedy answers are written together."""
-        batching.answer_together(self, turns)
+    def answer(self, requests: Sequence[GenerationRequest]) -> None:
+        """As VideoSession.answer; greedy answers are decoded as a batch."""
+        batching.generate_batch(self, requests)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
-        """The numbers between video and answer."""
-        asked = self.prefill(question, Options(**options))
-        count = self.layout.segments
-        allocation = np.asarray(asked.selection.allocation_S)[:count]
+        """Returns the intermediate values between video and answer; options as in `Tempo.ask`."""
+        request = self.prefill(question, Options(**options))
+        count = self.layout.num_segments
+        allocation = np.asarray(request.allocation.allocation_S)[:count]
         return Inspection(
-            relevance=np.asarray(asked.bank.relevance_S)[:count],
+            relevance=np.asarray(request.memory.relevance_S)[:count],
             allocation=allocation[:0] if self.layout.is_image else allocation,
-            memory=np.asarray(asked.bank.memory_SKD)[:count],
-            sequence_length=asked.prompt_tokens,
-            logits=np.asarray(asked.prefilled.logits_BV)[0],
-            warnings=asked.warnings,
+            memory=np.asarray(request.memory.memory_SKD)[:count],
+            sequence_length=request.prompt_tokens,
+            logits=np.asarray(request.prefilled.logits_BV)[0],
+            warnings=request.warnings,
         )
 
     def prefill(
@@ -136,175 +119,151 @@ class Clip(OpenVideo):
         options: Options,
         progress: Progress = None,
         conversation: Sequence[Message] = (),
-    ) -> Asked:
-        """Everything up to the LLM's first logits."""
-        started, tempo, plan = time.perf_counter(), self.tempo, self.layout
-        question, warnings = checked(question)
-        prompt = layout.prompt_of(plan, tempo.tokenizer, question, conversation)
-        text = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
-        allocate = options.allocates and not plan.is_image
-        everything = plan.segments * tempo.config.memory_tokens
-        budget, lowered = layout.affordable_budget(
-            plan,
-            options.budget if allocate else None,
-            memory_tokens=tempo.config.memory_tokens,
-            text_tokens=text,
+    ) -> TempoRequest:
+        start_time, tempo, video_layout = time.perf_counter(), self.tempo, self.layout
+        memory_tokens = tempo.config.memory_tokens
+        question, warnings = validate_question(question)
+        prompt = layout.prompt_of(video_layout, tempo.tokenizer, question, conversation)
+        text_tokens = int(np.sum(prompt.prefix_P >= 0) + np.sum(prompt.suffix_Q >= 0))
+        allocates = options.uses_budget and not video_layout.is_image
+        budget, lowered = layout.fit_budget_to_context(
+            video_layout,
+            options.budget if allocates else None,
+            memory_tokens=memory_tokens,
+            text_tokens=text_tokens,
             new_tokens=options.max_new_tokens,
-            context=tempo.config.context_length,
+            context_length=tempo.config.context_length,
         )
         warnings += [lowered] if lowered else []
         keep_key, key = jax.random.split(jax.random.key(options.seed))
-        sampling = generate.Sampling(jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key)
+        sampling = generate.SamplingParams(
+            jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key
+        )
         with tempo.place():
             prompt = tempo.place.put(prompt)
-            bank = self._compress(question, progress)
-            selection = steps.select(
-                bank,
-                plan.segments,
-                min(budget, everything),
+            memory = self._compress(question, progress)
+            allocation = steps.allocate_tokens(
+                memory,
+                video_layout.num_segments,
+                min(budget, video_layout.num_segments * memory_tokens),
                 prompt.tags_ST,
                 keep_key,
-                strategy=options.strategy if options.compress and not plan.is_image else None,
-                limits=options.limits(tempo.config.memory_tokens),
+                strategy=options.strategy if options.compress and not video_layout.is_image else None,
+                limits=options.token_limits(memory_tokens),
                 drop_ratio=options.drop_ratio,
             )
-            length = text + int(selection.visual_rows)  # the one value the host waits for
-            compressed = time.perf_counter()
-            warnings += dict.fromkeys(self.source.warnings)  # complete now that the video has been read
-            bucket = buckets.bucket(length, buckets.PREFILL)
-            lp_comp = self._lp_comp(options, prompt, bucket)
+            prompt_tokens = text_tokens + int(allocation.visual_length)  # the only wait for the device
+            allocation_time = time.perf_counter()
+            warnings += dict.fromkeys(self.source.warnings)  # complete now that the video is decoded
+            bucket = buckets.pick_bucket(prompt_tokens, buckets.PREFILL_BUCKETS)
+            lp_comp = self._drop_schedule(options, prompt, bucket)
             prefilled = steps.prefill(
                 tempo.model,
-                selection,
+                allocation,
                 prompt,
                 sampling,
                 bucket=bucket,
-                capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
+                capacity=buckets.pick_bucket(options.max_new_tokens, buckets.NEW_TOKEN_BUCKETS),
                 greedy=options.greedy,
                 eos=tempo.config.eos_ids,
                 lp_comp=lp_comp,
             )
-        return Asked(
-            options,
-            bank,
-            selection,
-            prefilled,
-            sampling,
-            budget,
-            length,
-            tuple(warnings),
-            started,
-            compressed,
-            lp_comp,
+        return TempoRequest(
+            options=options,
+            sampling=sampling,
+            prefilled=prefilled,
+            budget=budget,
+            prompt_tokens=prompt_tokens,
+            warnings=tuple(warnings),
+            start_time=start_time,
+            allocation_time=allocation_time,
+            memory=memory,
+            allocation=allocation,
+            lp_comp=lp_comp,
         )
 
-    def _lp_comp(self, options: Options, prompt: steps.Prompt, bucket: int) -> lp_comp_for_tempo.Plan | None:
+    def _drop_schedule(
+        self, options: Options, prompt: steps.Prompt, bucket: int
+    ) -> lp_comp_for_tempo.SegmentDropSchedule | None:
         if options.lp_comp == "none" or self.layout.is_image:
             return None
         config = self.tempo.config
-        return lp_comp_for_tempo.plan(
+        return lp_comp_for_tempo.make_schedule(
             options.lp_comp,
             config.llm.num_layers,
             config.memory_tokens,
             bucket=bucket,
             segments=self.layout.padded_segments,
-            text=sum(x.size for x in prompt),
+            text_tokens=sum(x.size for x in prompt),
         )
 
-    def _chunks(self, progress: Progress) -> Iterator[Any]:
-        """Per chunk its visual tokens or, with a prefix cache, its prefix; reads the video if need be."""
-        total = len(self.layout.chunks)
-        if len(self._held) == total:
-            yield from self._held
-            return
-        self._held, waiting = [], []
-        started = time.perf_counter()
-        for index, frames in enumerate(prefetch(layout.chunk_frames(self.source, self.layout))):
-            self._video_seconds += time.perf_counter() - started
-            item = self._encode(index, frames)
-            if self._keep:
-                self._held.append(item)
-            yield item
-            waiting.append(item)
-            if len(waiting) > IN_FLIGHT:
-                jax.block_until_ready(waiting.pop(0))
-            if progress:
-                progress("decoding", index + 1, total)
-            started = time.perf_counter()
+    def _compress(self, question: str, progress: Progress) -> steps.SegmentMemory:
+        """Memory tokens and relevance of every segment for this question.
 
-    def _encode(self, index: int, frames: np.ndarray) -> Any:
-        frames = self.tempo.place.put(frames, SEGMENTS)
-        resized = steps.resize(frames, steps=self.layout.steps, image=self.layout.is_image)
-        visual = steps.see(self.tempo.model.compressor, resized)
-        return self._prefix(index, visual) if self._prefix_cache else visual
-
-    def _prefix(self, index: int, visual: Any) -> Any:
-        rows = self.tempo.place.put(self.layout.chunks[index].rows)
-        return steps.read_prefix(self.tempo.model.compressor, visual, rows)
-
-    def _compress(self, question: str, progress: Progress) -> steps.Bank:
-        """Relevance and memory tokens of every segment for this question.
-
-        Asked again, with another budget or strategy say, it costs nothing.
+        Cached by question: another budget or strategy costs no compressor work.
         """
-        if question in self._banks:
-            self._video_seconds = 0.0
-            return self._banks[question]
+        features = self._features
+        features.decode_wait_seconds = 0.0
+        if question in self._memory_cache:
+            return self._memory_cache[question]
         put, compressor = self.tempo.place.put, self.tempo.model.compressor
         embedding = compressor.memory.embedding
         shape = (self.layout.padded_segments, *embedding.shape)
-        bank = put(steps.Bank(np.zeros(shape, embedding.dtype), np.zeros(shape[0], np.float32)))
-        ids, length = layout.question_row(self.tempo.tokenizer, question, compressor.memory_tokens)
+        memory = steps.SegmentMemory(np.zeros(shape, embedding.dtype), np.zeros(shape[0], np.float32))
+        memory = put(memory)
+        ids, length = layout.pad_question(self.tempo.tokenizer, question, compressor.memory_tokens)
         ids = put(ids)
-        self._video_seconds = 0.0
-        seen, total = len(self._held), len(self.layout.chunks)
-        for chunk, (index, held) in zip(self.layout.chunks, enumerate(self._chunks(progress)), strict=True):
-            prefix = held if self._prefix_cache else self._prefix(index, held)
-            bank = steps.compress(
+        was_cached, total = features.is_cached, len(self.layout.chunks)
+        chunks = zip(self.layout.chunks, enumerate(features.chunks(progress)), strict=True)
+        for chunk, (index, chunk_features) in chunks:
+            memory = steps.compress_chunk(
                 compressor,
-                bank,
-                prefix,
-                put(chunk.length_C),
+                memory,
+                features.prefix(index, chunk_features),
+                put(chunk.prompt_length_C),
                 put(chunk.next_position_C),
                 ids,
                 length,
                 chunk.start,
             )
-            if progress and seen == total:  # else reading the video sets the pace, and is reported
-                jax.block_until_ready(bank)
+            if progress and was_cached:  # otherwise decoding is the slower stage, and reports progress
+                jax.block_until_ready(memory)
                 progress("compressing", index + 1, total)
-        self._banks[question] = bank
-        while len(self._banks) > self._most_banks:
-            del self._banks[next(iter(self._banks))]
-        return bank
+        self._memory_cache[question] = memory
+        while len(self._memory_cache) > self._max_cached_questions:
+            del self._memory_cache[next(iter(self._memory_cache))]
+        return memory
 
-    def result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
-        tempo, plan = self.tempo, self.layout
-        relevance = np.asarray(asked.bank.relevance_S)
-        allocation = np.asarray(asked.selection.allocation_S)
-        visual = int(asked.selection.visual_tokens)
-        tokens, sampled = asked.prompt_tokens, (self.source.parent or self.source).num_frames
-        if asked.lp_comp is not None:
-            tokens += float(np.mean(lp_comp_for_tempo.layer_tokens(allocation, asked.lp_comp))) - visual
+    def result(self, request: TempoRequest, ids: np.ndarray, first_token_time: float) -> Answer:
+        tempo = self.tempo
+        relevance = np.asarray(request.memory.relevance_S)
+        allocation = np.asarray(request.allocation.allocation_S)
+        visual_tokens = int(request.allocation.visual_tokens)
+        num_frames = (self.source.parent or self.source).num_frames
+        layer_tokens = request.prompt_tokens
+        if request.lp_comp is not None:
+            layer_tokens += (
+                float(np.mean(lp_comp_for_tempo.layer_tokens(allocation, request.lp_comp))) - visual_tokens
+            )
         return Answer(
-            text=finished_text(tempo.tokenizer, ids, tempo.config.eos_ids),
+            text=answer_text(tempo.tokenizer, ids, tempo.config.eos_ids),
             token_ids=[int(i) for i in ids],
             segments=tuple(
                 Segment(s.index, s.start_seconds, s.end_seconds, float(relevance[i]), int(allocation[i]))
-                for i, s in enumerate(plan.times)
+                for i, s in enumerate(self.layout.segments)
             ),
             usage={
-                "frames": sampled,
+                "frames": num_frames,
                 "frames_kept": self.source.num_frames,
-                "segments": plan.segments,
-                "budget": int(asked.budget),
-                "visual_tokens": visual,
-                "tokens_per_frame": visual / sampled,
-                "prompt_tokens": asked.prompt_tokens,
-                "layer_tokens": tokens,
+                "segments": self.layout.num_segments,
+                "budget": int(request.budget),
+                "visual_tokens": visual_tokens,
+                "tokens_per_frame": visual_tokens / num_frames,
+                "prompt_tokens": request.prompt_tokens,
+                "layer_tokens": layer_tokens,
                 "new_tokens": len(ids),
             },
-            timings=timings(asked, self._video_seconds, first_token),
-            warnings=asked.warnings,
-            token_limits=asked.options.limits(tempo.config.memory_tokens),
+            timings=timings(request, self.decode_wait_seconds, first_token_time),
+            warnings=request.warnings,
+            token_limits=request.options.token_limits(tempo.config.memory_tokens),
         )

@@ -18,16 +18,21 @@ from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.tempo.clip import Clip
 from tempo_jax.video import Reading, open_video
-from tempo_jax.xcomp.options import DEFAULT_FRAMES
+from tempo_jax.xcomp.options import DEFAULT_SELECTED_FRAMES
 
-DEFAULT_CHUNK = 8  # segments per compressor call on one device
+DEFAULT_CHUNK_SEGMENTS = 8  # per compressor call and device
 
 
 class Tempo:
-    """The system of one checkpoint on one mesh. Thread-compatible: one call at a time.
+    """A loaded Tempo on one device or mesh. Thread-compatible: one call at a time.
 
-    Answers depend only on (weights, video, question, settings): not on what was asked before and,
-    up to floating-point rounding, not on the mesh or the chunk size.
+    Answers depend only on weights, video, question and options: not on earlier questions and, up to
+    floating-point rounding, not on the mesh or the chunk size.
+
+    Attributes:
+      config: The architecture.
+      tokenizer: The model's tokenizer.
+      dtype: The parameters' dtype.
     """
 
     def __init__(
@@ -37,19 +42,23 @@ class Tempo:
         tokenizer: Tokenizer,
         *,
         mesh: jax.sharding.Mesh | None = None,
-        chunk_segments: int = DEFAULT_CHUNK,
+        chunk_segments: int = DEFAULT_CHUNK_SEGMENTS,
     ):
-        """params: parameter tree, stacked or one node per layer, already placed on the mesh.
+        """Most users call `tempo_jax.load`.
 
-        chunk_segments: how many segments the compressor takes at once, per device that segments
-        spread over; less memory when smaller.
+        Args:
+          config: The architecture.
+          params: Parameter tree, stacked or per layer, already placed on the mesh; emptied.
+          tokenizer: The model's.
+          mesh: From `sharding.make_mesh`; None for the default device.
+          chunk_segments: Segments per compressor call and device; fewer need less memory.
         """
         from tempo_jax.models.tempo import Tempo as Model
 
         self.config = config
         self.tokenizer = tokenizer
         try:
-            self.model: Model = build.build(config, build.unstack(params))
+            self.model: Model = build.build(config, build.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self.dtype = self.model.llm.embed.embedding.dtype
@@ -69,16 +78,27 @@ class Tempo:
         progress: Callable[[str, int, int], None] | None = None,
         **reading: Unpack[Reading],
     ) -> Clip:
-        """Decodes a video and runs the vision tower, once for all further questions.
+        """Decodes and encodes a video for repeated questions.
 
-        keep: False puts off both until a question is asked, reads the video anew for each and keeps
-          nothing of it, in bounded memory.
-        prefix_cache: instead of the vision tower's output keep the compressor's keys and values of
-          system prompt and video, so that a question computes only its own tokens and the memory
-          tokens. `clip.held_bytes` says what is kept.
-        questions: the last so many, asked again with another budget or strategy, are not compressed again.
-        **reading: how the file is read, see `video.Reading`.
-        Other arguments as in `ask`.
+        Args:
+          video: Path of a video, GIF, .npy, image folder or image, or a uint8 array [T, H, W, 3].
+          fps: Sampling rate in frames per second.
+          min_frames: Minimum number of sampled frames.
+          max_frames: Maximum number of sampled frames.
+          keep: If False, defers decoding to each question and caches nothing, in bounded memory.
+          prefix_cache: Caches the compressor's KV prefix (system prompt and video) instead of the vision
+            tower's output: repeated questions compute only their own and the memory tokens, at the cost of
+            more memory. See `Clip.held_bytes`.
+          questions: Number of recent questions whose memory tokens stay cached: with another budget or
+            strategy, they need no compressor work.
+          progress: Called with (stage, done, total).
+          **reading: How the file is read, see `video.Reading`.
+
+        Returns:
+          A Clip whose `ask` and `stream` reuse the encoded video.
+
+        Raises:
+          TempoError: The video cannot be read, or arguments conflict.
         """
         if prefix_cache and not keep:
             raise TempoError("A prefix cache is something kept: leave out keep=False or prefix_cache=True.")
@@ -86,15 +106,15 @@ class Tempo:
         source = open_video(video, **limits, config=self.config.video, progress=progress, **reading)
         clip = Clip(self, source, keep=keep, prefix_cache=prefix_cache, questions=questions)
         if keep:
-            clip.read(progress)
+            clip.encode(progress)
         return clip
 
-    def part(
+    def select_segments(
         self,
         video: Any,
         question: str,
         selector: Any,
-        selected_frames: int = DEFAULT_FRAMES,
+        selected_frames: int = DEFAULT_SELECTED_FRAMES,
         *,
         fps: float = 2.0,
         min_frames: int = 4,
@@ -102,9 +122,15 @@ class Tempo:
         progress: Callable[[str, int, int], None] | None = None,
         **reading: Unpack[Reading],
     ) -> Any:
-        """What `open` and `ask` take in place of a video: its segments that `selector`, an XComp, finds best.
+        """Selects the segments of a video that `selector`, an XComp, scores highest for a question.
 
-        Arguments as in `ask`; xcomp_selector.choose has more.
+        Arguments as in `ask`; `hybrid.xcomp_selector.select_segments` has more.
+
+        Returns:
+          The selected segments, which `open` and `ask` take in place of a video.
+
+        Raises:
+          TempoError: The video cannot be read, or the selector is no XComp.
         """
         from tempo_jax.hybrid import xcomp_selector
         from tempo_jax.xcomp import engine
@@ -117,7 +143,7 @@ class Tempo:
         config = self.config.video
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         source = open_video(video, **limits, config=config, progress=progress, **reading)
-        return xcomp_selector.choose(
+        return xcomp_selector.select_segments(
             selector,
             source,
             question,
@@ -125,6 +151,8 @@ class Tempo:
             segment_frames=config.segment_frames,
             progress=progress,
         )
+
+    part = select_segments  # its former name
 
     def ask(
         self,
@@ -143,31 +171,44 @@ class Tempo:
         top_p: float = 1.0,
         lp_comp: str = "none",
         selector: Any = None,
-        selected_frames: int = DEFAULT_FRAMES,
+        selected_frames: int = DEFAULT_SELECTED_FRAMES,
         progress: Callable[[str, int, int], None] | None = None,
         **reading: Unpack[Reading],
     ) -> Answer:
         """Answers one question about one video.
 
-        video: path of a video, .gif, .npy ([T,H,W,3] uint8, frames as recorded at `fps`), folder of
-          images or one image; or such an array.
-        budget: most memory tokens the LLM may see, over the whole video (time tags not counted).
-        fps, min_frames, max_frames: sampling rate in frames per second and its limits.
-        strategy: which memory tokens of a segment stay: head, tail, random or tome; "uniform" gives every
-          segment the same number, whatever its relevance.
-        compress: False keeps every memory token (the published baseline); budget and strategy are
-          then without effect.
-        temperature, top_p, seed: 0.0 is greedy; otherwise nucleus sampling.
-        lp_comp: XComp's LP-Comp in the LLM, whose layers see fewer and fewer memory tokens of a segment: its
-          last ones ("suffix", as XComp) or its first ones ("prefix"); "none" keeps all in all layers.
-        selector: a loaded XComp, whose QC-Comp leaves `selected_frames` of the frames to Tempo where there
-          are more (hybrid/xcomp_selector.py).
-        **reading: how the file is read, see `video.Reading`: sampling, source_fps, exif, square_pixels.
+        Args:
+          video: Path of a video, GIF, .npy, image folder or image, or a uint8 array [T, H, W, 3]. Frames of
+            .npy files and arrays count as recorded at `fps`.
+          question: The question.
+          budget: Maximum number of memory tokens of the whole video that enter the LLM, without time tags.
+          fps: Sampling rate in frames per second.
+          min_frames: Minimum number of sampled frames.
+          max_frames: Maximum number of sampled frames.
+          strategy: Which memory tokens of a segment are kept: "head", "tail", "random" or "tome"; "uniform"
+            allocates the same number to every segment, whatever its relevance.
+          compress: If False, keeps every memory token (the paper's baseline), without regard to budget and
+            strategy.
+          max_new_tokens: Maximum length of the answer.
+          temperature: 0.0 decodes greedily; higher values sample.
+          seed: Of sampling, and of the strategy "random".
+          top_p: Nucleus sampling: the probability of the tokens that are sampled from.
+          lp_comp: XComp's LP-Comp in the LLM: its layers drop more and more memory tokens of each segment and
+            keep the last ones ("suffix", as XComp) or the first ones ("prefix"); "none" keeps all.
+          selector: A loaded XComp, whose QC-Comp selects `selected_frames` of the frames for Tempo
+            (hybrid/xcomp_selector.py).
+          selected_frames: Maximum number of frames that the selector keeps.
+          progress: Called with (stage, done, total).
+          **reading: How the file is read, see `video.Reading`: sampling, source_fps, exif, square_pixels.
 
-        Raises TempoError, one sentence, for input that cannot be used.
+        Returns:
+          The Answer.
+
+        Raises:
+          TempoError: The video cannot be read, or an argument is invalid.
         """
         if selector is not None:
-            video = self.part(
+            video = self.select_segments(
                 video, question, selector, selected_frames, fps=fps, min_frames=min_frames,
                 max_frames=max_frames, progress=progress, **reading,
             )  # fmt: skip
@@ -201,7 +242,7 @@ class Tempo:
         lp_comp: str = "none",
         **reading: Unpack[Reading],
     ) -> Inspection:
-        """The numbers between video and answer (arguments as in `ask`)."""
+        """Returns the intermediate values between video and answer; arguments as in `ask`."""
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         clip = self.open(video, **limits, keep=False, **reading)
         return clip.inspect(
@@ -220,18 +261,26 @@ def load(
     dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     *,
-    chunk_segments: int = DEFAULT_CHUNK,
+    chunk_segments: int = DEFAULT_CHUNK_SEGMENTS,
     context_length: int | None = None,
     verify: bool = False,
 ) -> Any:
-    """A native checkpoint folder, ready to answer: a `Tempo`, or an `xcomp.engine.XComp` with its interface.
+    """Loads a native checkpoint for inference.
 
-    dtype: "bfloat16" or "float32"; None keeps what is stored; "int8" or "fp8": bfloat16, the matrices of
-    decoder layers stored in 8 bits (models/quantized.py). mesh: from `sharding.make_mesh`; each
-    process reads only its own shards. context_length: overrides the checkpoint's (published:
-    16,384 for use, 32,768 for evaluation). verify: compare every byte of the arrays' files with their
-    digests first (a gibibyte of them always is). Raises TempoError for a folder that is no such
-    checkpoint.
+    Args:
+      checkpoint: Folder of the checkpoint.
+      dtype: "bfloat16" or "float32"; None for the stored dtype; "int8" or "fp8" for bfloat16 with the
+        matrices of decoder layers in 8 bits (weight-only quantization).
+      mesh: From `sharding.make_mesh`; each process reads only its own shards. None for the default device.
+      chunk_segments: Segments per compressor call and device; fewer need less memory.
+      context_length: Overrides the checkpoint's (the paper uses 16,384 tokens, in evaluation 32,768).
+      verify: Compares all bytes of the arrays' files with their digests first; otherwise a gibibyte of them.
+
+    Returns:
+      A `Tempo`, or an `xcomp.engine.XComp`, which has the same interface.
+
+    Raises:
+      TempoError: The folder is no sound checkpoint, or an argument is invalid.
     """
     from tempo_jax import checkpoint as files
 
@@ -240,7 +289,7 @@ def load(
     for name, value in (("chunk_segments", chunk_segments), ("context_length", context_length or 1)):
         if not isinstance(value, int) or value < 1:
             raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least 1.")
-    mesh = None if mesh is None else sharding.adopt(mesh)
+    mesh = None if mesh is None else sharding.check_mesh(mesh)
     info = files.read_model_json(checkpoint)
     if info.kind != "xcomp":
         info = files.read_model_json(checkpoint, kind="tempo")
@@ -249,8 +298,8 @@ def load(
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
     params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
-    if quantized.is_type(dtype):
-        params = quantized.quantise(build.unstack(params), dtype)
+    if quantized.is_quantized_dtype(dtype):
+        params = quantized.quantize(build.unstack_layers(params), dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
 
@@ -261,12 +310,12 @@ def load(
 def _dtype(dtype: Any):
     if dtype is None:
         return None
-    if quantized.is_type(dtype):
-        return np.dtype(quantized.COMPUTED)
+    if quantized.is_quantized_dtype(dtype):
+        return np.dtype(quantized.COMPUTE_DTYPE)
     try:
-        chosen = np.dtype(dtype)
+        parsed = np.dtype(dtype)
     except TypeError:
-        chosen = None
-    if chosen not in (jnp.float32, jnp.bfloat16):
+        parsed = None
+    if parsed not in (jnp.float32, jnp.bfloat16):
         raise TempoError(f"dtype {dtype!r} is not supported: use bfloat16, float32, int8 or fp8.")
-    return chosen
+    return parsed

@@ -1,26 +1,33 @@
-"""What may be asked of one question, checked."""
+"""The options of one question to Tempo, validated."""
 
 import dataclasses
 
 from tempo_jax import fields
 from tempo_jax.ata import KEEP_STRATEGIES, PRUNE_MODES
-from tempo_jax.runtime.options import Greedy, check_answer
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options
 
-FLOOR = 4  # memory tokens a segment keeps at least (facts §3.2)
-PRUNING = {f"prune-{mode}": mode for mode in PRUNE_MODES}  # ablations: segments kept whole or dropped
-STRATEGIES = (*KEEP_STRATEGIES, "uniform", *PRUNING)
+MIN_TOKENS = 4  # memory tokens that a segment keeps by default (docs/reference/tempo.md#allocation)
+PRUNE_STRATEGIES = {
+    f"prune-{mode}": mode for mode in PRUNE_MODES
+}  # ablations: whole segments kept or dropped
+STRATEGIES = (*KEEP_STRATEGIES, "uniform", *PRUNE_STRATEGIES)
 LP_COMP = ("none", "suffix", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Greedy):
-    """The per-question arguments of `Tempo.ask`; TempoError for values that make no sense.
+class Options(DecodeOptions):
+    """The per-question arguments of `Tempo.ask`, which documents those that it has.
 
-    For ablations, min_tokens and max_tokens (0: all that the model has) bound what a segment keeps, and
-    the strategies prune-topk, prune-lastk and prune-random drop the share `drop_ratio` of the segments
-    (the least relevant, the most relevant, any) and keep the others whole, whatever the budget. lp_comp, one
-    of LP_COMP: which memory tokens of a segment the LLM still sees as its layers delete the others
-    (hybrid/lp_comp_for_tempo.py).
+    Attributes:
+      min_tokens: Minimum number of memory tokens of a segment.
+      max_tokens: Maximum number of memory tokens of a segment; 0: all that the model has.
+      drop_ratio: Fraction of segments that the strategies prune-topk (the least relevant), prune-lastk (the
+        most relevant) and prune-random drop; the others are kept whole, whatever the budget.
+      lp_comp: Which memory tokens of a segment remain as the LLM's layers drop the others, a name in LP_COMP
+        (hybrid/lp_comp_for_tempo.py).
+
+    Raises:
+      TempoError: A value is invalid.
     """
 
     budget: int = 8192
@@ -30,7 +37,7 @@ class Options(Greedy):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    min_tokens: int = FLOOR
+    min_tokens: int = MIN_TOKENS
     max_tokens: int = 0
     drop_ratio: float = 0.5
     lp_comp: str = "none"
@@ -40,14 +47,14 @@ class Options(Greedy):
             fields.check(name, getattr(self, name))
         for name in ("strategy", "lp_comp"):
             fields.check_choice(name, getattr(self, name), "tempo")
-        check_answer(self)
+        check_decode_options(self)
 
     @property
-    def allocates(self) -> bool:
-        """Whether the budget is what decides."""
-        return self.compress and self.strategy not in PRUNING
+    def uses_budget(self) -> bool:
+        """Whether the budget limits the number of visual tokens."""
+        return self.compress and self.strategy not in PRUNE_STRATEGIES
 
-    def limits(self, memory_tokens: int) -> tuple[int, int]:
-        """The fewest and the most tokens of a segment, of a model that has `memory_tokens`."""
-        most = min(self.max_tokens or memory_tokens, memory_tokens)
-        return min(self.min_tokens, most), most
+    def token_limits(self, memory_tokens: int) -> tuple[int, int]:
+        """The minimum and maximum number of tokens of a segment, given the model's `memory_tokens`."""
+        max_tokens = min(self.max_tokens or memory_tokens, memory_tokens)
+        return min(self.min_tokens, max_tokens), max_tokens

@@ -21,7 +21,7 @@ from tempo_jax.training.metrics import Log, Meter, say
 from tempo_jax.training.run import Run, opened, read_only
 from tempo_jax.training.validation import Validation
 from tempo_jax.training.watchdog import Watchdog
-from tempo_jax.utils import compilation_cache
+from tempo_jax.utils import compilation_cache, paths
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -88,6 +88,7 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
             if due and not watch.not_finite:  # inside a streak of them the save waits for its end
                 dog(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
+                    log.flush()
                     run.save(done, fed.states, watch.not_finite, loss)
                 saved, due = done, False
             run.checkpoints.check()
@@ -236,6 +237,6 @@ def profiled(run: Run, number: int) -> Iterator[None]:
         yield
         return
     jax.block_until_ready(run.state)
-    with jax.profiler.trace(str(run.workdir / "profile")):
+    with paths.staged(run.workdir / "profile") as place, jax.profiler.trace(str(place)):
         yield
         jax.block_until_ready(run.state)

@@ -16,6 +16,7 @@ from tempo_jax.tasks import TASKS, flops
 from tempo_jax.tasks.base import Work
 from tempo_jax.training import loggers
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
+from tempo_jax.utils.mirror import Mirror
 
 
 class Meter:
@@ -119,8 +120,11 @@ class Log:
         """
         self._files: dict[str, TextIO] = {}
         self._loggers: list[loggers.Logger] = []
+        self._mirror: Mirror | None = None
         if jax.process_index() != 0:
             return
+        self._mirror = Mirror(workdir, ("log.jsonl", "validation.jsonl", "loggers.json"))
+        workdir = self._mirror.folder
         for name in ("log.jsonl", "validation.jsonl"):
             _truncate(workdir / name, step)
         self._workdir = workdir
@@ -157,12 +161,19 @@ class Log:
         for logger in self._loggers:
             logger.numbers(row["step"], numbers)
 
+    def flush(self) -> None:
+        """Before a checkpoint: what it goes on from is there."""
+        if self._mirror is not None:
+            self._mirror.flush()
+
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_) -> None:
         for opened in (*self._files.values(), *self._loggers):
             opened.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _truncate(path: Path, step: int) -> None:

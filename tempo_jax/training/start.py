@@ -24,6 +24,7 @@ from tempo_jax.models.presets import PRESETS
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.tasks import TASKS
+from tempo_jax.utils import paths
 from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.xcomp.token_compression import VARIANTS
@@ -88,10 +89,11 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     if given in OWN_TOKENIZERS:
         with atomic_directory(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
-                OWN_TOKENIZERS[given](folder)
-        return workdir / "tokenizer"
+                with paths.staged(folder) as place:
+                    OWN_TOKENIZERS[given](place)
+        return paths.fetched(workdir / "tokenizer")
     if given:
-        return Path(given)
+        return paths.fetched(paths.path("config.init.tokenizer", given))
     for source in (config.init.checkpoint, config.init.compressor):
         if source:
             return checkpoint.tokenizer_path(source)

@@ -1,1 +1,1 @@
-"""Helpers that depend on no other package: paths, folders, text, trees, progress, command lines."""
+"""Helpers that depend on no other package: paths, object storage, folders, text, trees, progress."""

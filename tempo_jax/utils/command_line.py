@@ -79,7 +79,7 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
         return 1
 
 
-def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
+def run_on_cpu(prog: str, command: Callable[[], int], stopped_words: str = STOPPED) -> int:
     """Runs a command that converts or prepares: on the CPU, and with system errors reported as invalid input.
 
     A signal ends it with one line, after its incomplete output is removed: 130 for Ctrl-C, 143 for
@@ -95,9 +95,9 @@ def run_on_cpu(prog: str, command: Callable[[], int]) -> int:
 
     try:
         with signals.raising():
-            return run(prog, refusals, interrupted=STOPPED)
+            return run(prog, refusals, interrupted=stopped_words)
     except signals.Stopped as stopped:
-        say(f"{prog}: {STOPPED.format(signal=stopped)}")
+        say(f"{prog}: {stopped_words.format(signal=stopped)}")
         return stopped.status
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import gcs, paths
 
 FOLDER, ENABLED = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
 SHORTEST_SECONDS = "0.1"  # of a compilation whose program is kept
@@ -46,12 +47,17 @@ def folder() -> Path:
     """The folder of the compilation cache."""
     named = os.environ.get(FOLDER)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    if named and paths.url(named):
+        return paths.path(FOLDER, named)
     return Path(named) if named else Path(home) / "tempo_jax" / "xla"
 
 
 def check_writable() -> None:
     """Makes the folder; TempoError where nothing can be kept in it."""
     path = folder()
+    if paths.remote(path):
+        gcs.check_writable("the folder of compiled programs", path)
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,7 +78,6 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
 
     first: whether to say it when the first one is found; otherwise `counts` has what to say.
     """
-    global _listening
     if os.environ.get(ENABLED, "").lower() in ("false", "0", "no", "off"):
         return
     path = folder()
@@ -81,6 +86,11 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
     except TempoError as error:
         say(f"note: compiled programs are not kept, since {error}")
         return
+    _use(path, say, first)
+
+
+def _use(path: Path, say: Callable[[str], None], first: bool) -> None:
+    global _listening
     os.environ.setdefault(FOLDER, str(path))
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST_SECONDS)
     import jax  # reads these when it is imported for the first time

@@ -86,6 +86,10 @@ def report_system_errors(
             raise TempoError(f"the machine has too little memory ({error}): close other programs") from error
         found = refusal(error)
         if found is None:
+            from tempo_jax.utils import gcs
+
+            if message := gcs.user_error(error, str(where or "")):
+                raise message from error
             raise
         if where and (not found.path or (temporary and found.path.startswith(os.fspath(temporary)))):
             found = found._replace(path=os.fspath(where))

@@ -1,7 +1,8 @@
 """Folders that are written atomically and never replace the files of others.
 
 A new folder is written beside its place and renamed. Where the place is an empty folder or a mount point,
-it is written inside and moved up, what makes it load last.
+it is written inside and moved up, what makes it load last. In gs:// nothing can be renamed: there a target
+that is replaced goes first, what it loads by before all else, and the new one is written in its place.
 """
 
 import argparse
@@ -12,40 +13,49 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import failures, signals
-from tempo_jax.utils.paths import local
+from tempo_jax.utils import failures, paths, signals
+from tempo_jax.utils.paths import AnyPath
 
 FORCE = "force"
 SKIPPED = "skipped.jsonl"  # of prepared data sets
 WRITER = {"writer": "tempo_jax"}  # in the metadata of our safetensors files
 NATIVE = ("model.json", "params", "tokenizer", "digests.json")
-PREPARED = (SKIPPED, "dataset_info.json", "features.json", "metadata.json", "*.array_record*", "*.labels.txt")
+PREPARED = (
+    SKIPPED, "manifest.json", "plan.json", "parts", "frame_counts.json", "dataset_info.json", "features.json",
+    "metadata.json", "*.array_record*", "*.labels.txt",
+)  # fmt: skip
 EXPORTED = (
     "*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*",
     "README*", "NOTICE*", "additional_chat_templates",
 )  # fmt: skip
-_LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
+LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
+INCOMPLETE = ".incomplete"  # what is being written, or was when a run was killed
+_BEGUN = ("plan.json",)  # what a go has before it has anything
 _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that was killed
 
 
 @contextlib.contextmanager
 def atomic_directory(
     target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
-) -> Iterator[Path]:
+) -> Iterator[AnyPath]:
     """Yields a new folder that becomes `target` when the block ends without an exception.
 
     overwrite: True replaces a folder that holds only files of this package, "force" any folder.
     keep: what is read from; a target that is, contains or lies in one of these is refused.
     Every process enters it; process 0 makes, renames and removes. TempoError for a target that is not to
-    be replaced, is a URL or cannot be written.
+    be replaced or cannot be written.
     """
     import jax  # not above: `--help` imports this module
 
-    target = local("the target", target).resolve()
+    target = paths.absolute(paths.path("the target", target))
+    if paths.remote(target):
+        with _replacing_remote(target, overwrite, keep) as target:
+            yield target
+        return
     first = jax.process_index() == 0
     if first:
         _recover(target)
@@ -77,6 +87,75 @@ def atomic_directory(
         _barrier(f"end {target}")
 
 
+@contextlib.contextmanager
+def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Callable[[], None]]]:
+    """Yields a folder in which `target` is assembled over several runs, and a function that completes it.
+
+    An interrupted run leaves what it wrote for the next one, and no folder if it wrote nothing.
+
+    Args:
+      target: folder to assemble, here or in gs://.
+      shared: whether other processes write to it at the same time.
+
+    Raises:
+      TempoError: Another run is writing it, and does not share it.
+    """
+    if paths.remote(target):
+        from tempo_jax.utils import gcs
+
+        gcs.check_writable("the target", target)
+        yield target, lambda: None
+        return
+    _recover(target)
+    inside = _in_place(target)
+    fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
+    with failures.report_system_errors(target, fresh):
+        made = _make_parents(fresh.parent)
+        fresh.mkdir(exist_ok=True)
+        descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        if not _locked(descriptor, shared):
+            raise TempoError(f"another run is writing {target}: wait for it, or choose another folder")
+        with failures.report_system_errors(target, fresh):
+            yield fresh, lambda: (_move_up if inside else _take_place)(fresh, target)
+    finally:
+        os.close(descriptor)
+        if not any(path.is_file() for path in fresh.rglob("*") if path.name not in _BEGUN):
+            _remove(fresh)
+        _remove_empty(made)
+
+
+@contextlib.contextmanager
+def _replacing_remote(target: AnyPath, overwrite: bool | str, keep: Iterable) -> Iterator[AnyPath]:
+    """The target itself, emptied; it holds `INCOMPLETE` until it is whole, and loads only then."""
+    import jax
+
+    from tempo_jax.utils import gcs
+
+    first = jax.process_index() == 0
+    for source in keep:
+        if source is not None:
+            check_apart(target, source)
+    if first:
+        check_replaceable(target, overwrite)
+        gcs.check_writable("the target", target)
+        paths.remove(target, LAST)
+        paths.write_text(target / INCOMPLETE, "")
+    _barrier(f"begin {target}")
+    try:
+        with gcs.report_errors(f"the target {target}"):
+            yield target
+        _barrier(f"written {target}")
+    except BaseException:
+        if first:
+            with signals.held(), contextlib.suppress(Exception):
+                paths.remove(target, LAST)
+        raise
+    if first:
+        paths.remove(target / INCOMPLETE)
+    _barrier(f"end {target}")
+
+
 def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside: bool = False) -> None:
     """TempoError where writing `target` would take away what is read from `source`.
 
@@ -84,6 +163,15 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
     of its names.
     inside: a target inside of `source` is well, as that of a data set beside its media.
     """
+    if paths.remote(target) or paths.remote(source):
+        ours, theirs = (paths.url(path).rstrip("/") + "/" for path in (target, source))
+        within = ours.startswith(theirs)
+        meets = "/" not in (ours, theirs) and (within or theirs.startswith(ours))
+        if meets and not (inside and within and ours != theirs):
+            raise TempoError(
+                f"the target {target} and what is read ({source}) overlap: choose another folder"
+            )
+        return
     target, source = Path(target).expanduser().resolve(), Path(source).expanduser()
     above = _identities(target, *target.parents)
     for path in dict.fromkeys((source.resolve(), *_linked(source, deep=not inside))):
@@ -120,9 +208,14 @@ def _identities(*paths: Path) -> set[tuple[int, int]]:
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
     """TempoError where `target` exists and is not to be replaced."""
-    if not os.path.lexists(target) or (overwrite == FORCE and target.is_dir()):
+    if paths.remote(target):
+        if target.is_file():
+            raise TempoError(f"{target} is a file: choose another folder")
+    elif not os.path.lexists(target):
         return
-    if not target.is_dir():
+    if overwrite == FORCE and (paths.remote(target) or target.is_dir()):
+        return
+    if not paths.remote(target) and not target.is_dir():
         raise TempoError(f"{target} is a file: choose another folder")
     if not _entries(target):
         return
@@ -138,6 +231,8 @@ def check_replaceable(target: Path, overwrite: bool | str) -> None:
 
 def check_space(target: str | os.PathLike, nbytes: int) -> None:
     """TempoError where the disk of `target` has too little space for what is to be written."""
+    if paths.remote(target):
+        return
     target = Path(target).expanduser()
     place = next(path for path in (target.resolve(), *target.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -167,7 +262,10 @@ def _overwrite(text: str) -> str:
     return text
 
 
-def _entries(folder: Path) -> list[str]:
+def _entries(folder: AnyPath) -> list[str]:
+    if paths.remote(folder):
+        names = {name.partition("/")[0] for name in paths.files(folder)}
+        return [] if INCOMPLETE in names else sorted(names)
     return sorted(name for name in os.listdir(folder) if name not in _EMPTY)
 
 
@@ -252,14 +350,14 @@ def _alone(fresh: Path, target: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, shared: bool = False) -> bool:
     """Takes the lock of an open folder; False where another process has it."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
@@ -294,11 +392,11 @@ def _move_up(fresh: Path, target: Path) -> None:
     _remove(old)
     if names := [name for name in _entries(target) if name != old.name]:
         old.mkdir()
-        for name in sorted(names, key=lambda name: name not in _LAST):
+        for name in sorted(names, key=lambda name: name not in LAST):
             (target / name).rename(old / name)
     try:
         moved = []
-        for name in sorted(os.listdir(fresh), key=lambda name: name in _LAST):
+        for name in sorted(os.listdir(fresh), key=lambda name: name in LAST):
             (fresh / name).rename(target / name)
             moved.append(name)
     except BaseException:

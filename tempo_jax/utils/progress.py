@@ -27,16 +27,20 @@ class Lines(Reporter):
     """Prints a line every few seconds, hence none for short work.
 
     in_bytes: counts are bytes; the time left is reported too.
+    per_second: the noun of what is counted ("records"): the rate since the first call and the time left are
+    reported too.
     """
 
-    def __init__(self, in_bytes: bool = False) -> None:
+    def __init__(self, in_bytes: bool = False, per_second: str = "") -> None:
         self._lock = threading.Lock()
         self._last = self._began = time.monotonic()
         self._closed = False
-        self._in_bytes = in_bytes
+        self._in_bytes, self._per_second = in_bytes, per_second
+        self._first: tuple[float, int] | None = None  # what had been done before is no part of the rate
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         with self._lock:
+            self._first = self._first or (time.monotonic(), done)
             early = time.monotonic() - self._last < SECONDS_BETWEEN_LINES
             if self._closed or early or 0 < total <= done:  # what follows shows that a stage is over
                 return
@@ -46,7 +50,15 @@ class Lines(Reporter):
                 text = f"{stage} {size(done)} of {size(total)}, {duration(seconds_left)} left"
             else:
                 text = f"{stage} {done}/{total}" if total else f"{stage} {done}"
+                text += self._speed(done, total)
             print(text, file=sys.stderr, flush=True)
+
+    def _speed(self, done: int, total: int) -> str:
+        began, before = self._first
+        rate = (done - before) / max(self._last - began, 1e-3)
+        if not self._per_second or rate <= 0:
+            return ""
+        return f", {rate:.1f} {self._per_second}/s, {duration((total - done) / rate)} left"
 
     def close(self) -> None:
         self._closed = True
@@ -55,13 +67,20 @@ class Lines(Reporter):
 class Live(Reporter):
     """Progress bars in a terminal, removed when closed."""
 
-    def __init__(self, in_bytes: bool = False) -> None:
+    def __init__(self, in_bytes: bool = False, per_second: str = "") -> None:
         from rich import progress as bars
         from rich.console import Console
 
         counted = [bars.MofNCompleteColumn(), bars.TimeElapsedColumn()]
         if in_bytes:
             counted = [bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()]
+        if per_second:
+
+            class Speed(bars.ProgressColumn):
+                def render(self, task: bars.Task) -> str:
+                    return "" if task.speed is None else f"{task.speed:.1f} {per_second}/s"
+
+            counted = [bars.MofNCompleteColumn(), Speed(), bars.TimeRemainingColumn()]
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -107,9 +126,9 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def reporter(in_bytes: bool = False) -> Iterator[Reporter]:
-    """A reporter that fits stderr, closed at the end; `in_bytes`: bytes are counted."""
-    shown = Live(in_bytes) if sys.stderr.isatty() else Lines(in_bytes)
+def reporter(in_bytes: bool = False, per_second: str = "") -> Iterator[Reporter]:
+    """A reporter that fits stderr, closed at the end; `in_bytes`, `per_second`: as of `Lines`."""
+    shown = (Live if sys.stderr.isatty() else Lines)(in_bytes, per_second)
     try:
         yield shown
     finally:

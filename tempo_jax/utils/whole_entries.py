@@ -15,6 +15,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tempo_jax.errors import TempoError
+from tempo_jax.utils import gcs, paths
+
 _once = threading.Lock()
 _installed = False
 
@@ -60,21 +63,27 @@ def _whole(compilation_cache, say: Callable[[str], None]) -> type:
                     super().put(key, value)
                 else:
                     _put(_file(self.path, key), value)
-            except OSError as error:
+            except (OSError, TempoError) as error:
                 if not reported.is_set():
                     reported.set()
-                    say(f"note: compiled programs are not kept in {self.path} ({error.strerror or error})")
+                    reason = getattr(error, "strerror", None) or error
+                    say(f"note: compiled programs are not kept in {self.path} ({reason})")
 
     return WholeEntries
 
 
-def _file(folder: os.PathLike, key: str) -> Path:
+def _file(folder: os.PathLike, key: str) -> paths.AnyPath:
+    if paths.remote(folder):
+        return paths.path("the folder of compiled programs", folder) / f"{key}-cache"
     return Path(os.fspath(folder), f"{key}-cache")
 
 
-def _put(path: Path, value: bytes) -> None:
-    """Beside its place, then renamed."""
+def _put(path: paths.AnyPath, value: bytes) -> None:
+    """Beside its place, then renamed; in gs:// an object appears whole."""
     if path.exists():
+        return
+    if paths.remote(path):
+        gcs.put_bytes(path, value)
         return
     fresh = path.with_name(f".{os.getpid()}.{threading.get_ident()}.incomplete")
     try:

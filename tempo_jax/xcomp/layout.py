@@ -1,6 +1,7 @@
-"""Which frames of a video XComp sees, and the prompt around them (xcomp §1.7, §1.8).
+"""Frame sampling and prompts of XComp.
 
-A multiple of 8 frames is sampled, from the middles of equal parts of the video.
+A multiple of 8 frames is sampled, from the middles of equal parts of the video. Sources:
+docs/reference/xcomp.md#frame-sampling-of-xcomp, docs/reference/xcomp.md#prompts-of-xcomp.
 """
 
 import math
@@ -13,9 +14,9 @@ from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Message, Tokenizer
 from tempo_jax.video.sampling import check_limits
 
-GRAIN = 8  # frames; also what QC-Comp scores together
+FRAME_GROUP = 8  # frame counts are multiples of this; QC-Comp scores so many frames together
 FPS, MIN_FRAMES, MAX_FRAMES = 8.0, 128, 1024
-VIDEO = VideoConfig(segment_frames=1)  # what decoding is told; sizes are the model's own business
+VIDEO_CONFIG = VideoConfig(segment_frames=1)  # for decoding; frame sizes are XComp's own
 
 
 def sample_indices(
@@ -25,72 +26,85 @@ def sample_indices(
     min_frames: int = MIN_FRAMES,
     max_frames: int = MAX_FRAMES,
 ) -> np.ndarray:
-    """The frames to look at: int64 [n], ascending, n a multiple of 8.
+    """Indices of the sampled frames, int64 [n], ascending, n a multiple of 8.
 
-    n is duration x fps within min_frames..max_frames and no more than there are; a video of fewer than 8
-    frames repeats some. Limits count in eights, rounded down; max_frames wins over min_frames.
+    n is duration x fps, within min_frames..max_frames and at most the frames of the video; a video of fewer
+    than 8 frames repeats some. Limits are rounded down to multiples of 8; max_frames takes precedence over
+    min_frames.
+
+    Args:
+      total_frames: Frames of the video.
+      native_fps: Its frame rate; where unknown, `fps` is assumed.
+      fps: Sampling rate in frames per second.
+      min_frames: Minimum number of frames.
+      max_frames: Maximum number of frames.
     """
     check_limits(fps, min_frames, max_frames)
     total = max(int(total_frames), 1)
-    if total < GRAIN:
-        return np.arange(GRAIN) * total // GRAIN
+    if total < FRAME_GROUP:
+        return np.arange(FRAME_GROUP) * total // FRAME_GROUP
     rate = native_fps if native_fps and math.isfinite(native_fps) and native_fps > 0 else fps
-    most = min(_eights(max_frames), _eights(total))
-    least = min(_eights(min_frames, 0), most)
-    wanted = _eights(math.floor(fps * (total / rate)))
-    return middles(total, max(least, min(wanted, most)))
+    maximum = min(_round_to_groups(max_frames), _round_to_groups(total))
+    minimum = min(_round_to_groups(min_frames, 0), maximum)
+    wanted = _round_to_groups(math.floor(fps * (total / rate)))
+    return interval_middles(total, max(minimum, min(wanted, maximum)))
 
 
-def _eights(count: int, least: int = GRAIN) -> int:
-    return max(least, count // GRAIN * GRAIN)
+def _round_to_groups(count: int, minimum: int = FRAME_GROUP) -> int:
+    return max(minimum, count // FRAME_GROUP * FRAME_GROUP)
 
 
-def middles(total: int, count: int) -> np.ndarray:
+def interval_middles(total: int, count: int) -> np.ndarray:
     """The middle, rounded down, of each of `count` equal parts of 0..total-1."""
     edges = np.linspace(0, total, count + 1).astype(np.int64)
     return (edges[:-1] + edges[1:] - 1) // 2
 
 
-def repeat(count: int, least: int) -> np.ndarray:
-    """Numbers of the frames that stretch `count` frames to `least`: the released QC-Comp path does so."""
-    return np.arange(count) if count >= least else np.arange(least) * count // least
+def repeat_indices(count: int, min_frames: int) -> np.ndarray:
+    """Indices that repeat `count` frames to at least `min_frames`, as the reference does for QC-Comp."""
+    return np.arange(count) if count >= min_frames else np.arange(min_frames) * count // min_frames
 
 
-class Text(NamedTuple):
+class PromptText(NamedTuple):
     """Token ids before and after the video."""
 
     prefix: list[int]
     suffix: list[int]
-    question_start: int  # in the suffix: the first token that is not the time message's
-    question_end: int  # … one past the user turn, where the assistant's header starts
+    question_start: int  # index in the suffix of the first token after the time message
+    question_end: int  # index one past the user turn, where the assistant's header starts
 
 
 def time_message(duration_seconds: float, frames: int) -> str:
-    """What the published weights are told: the frames that were sampled, not those that stay."""
+    """The prompt's sentence about the video; `frames` are the sampled ones, not the selected ones."""
     lasts = f"The video lasts for {duration_seconds:.2f} seconds"
     return f"{lasts}, and {frames} frames are uniformly sampled from it."
 
 
-def text(
+def prompt_text(
     tokenizer: Tokenizer, question: str, message: str | None, conversation: Sequence[Message] = ()
-) -> Text:
-    """The prompt of one question; message None: of an image, which lasts no time.
+) -> PromptText:
+    """The prompt of one question.
 
-    conversation: as of `Tokenizer.chat_ids`; what is scored is the question alone.
+    Args:
+      tokenizer: The model's.
+      question: The question.
+      message: The time message; None for an image.
+      conversation: As in `Tokenizer.chat_ids`; only the question is used for scoring.
     """
     before = "" if message is None else message
-    shown = next((i for i, m in enumerate(conversation) if m.video), None)
+    video_turn = next((i for i, m in enumerate(conversation) if m.video), None)
     header = tokenizer.assistant_header
-    if shown is None:
-        said = f"{before} {question}" if before else question
-        prefix, suffix = tokenizer.chat_ids(said, conversation)
-        alone = tokenizer.encode(f"\n{before}")
-        start = next((i for i, (a, b) in enumerate(zip(alone, suffix)) if a != b), len(alone))
-        return Text(prefix, suffix, start, len(suffix) - len(header))
-    first = conversation[shown]
+    if video_turn is None:
+        user_text = f"{before} {question}" if before else question
+        prefix, suffix = tokenizer.chat_ids(user_text, conversation)
+        message_ids = tokenizer.encode(f"\n{before}")
+        pairs = enumerate(zip(message_ids, suffix))
+        start = next((i for i, (a, b) in pairs if a != b), len(message_ids))
+        return PromptText(prefix, suffix, start, len(suffix) - len(header))
+    first = conversation[video_turn]
     earlier = [*conversation]
-    earlier[shown] = first._replace(text=f"{before} {first.text}" if before else first.text)
+    earlier[video_turn] = first._replace(text=f"{before} {first.text}" if before else first.text)
     prefix, suffix = tokenizer.chat_ids(question, earlier)
     end = len(suffix) - len(header)
     start = end - len(tokenizer.turn("user", question)) + 1 + len(tokenizer.encode("user\n"))
-    return Text(prefix, suffix, start, end)
+    return PromptText(prefix, suffix, start, end)

@@ -1,24 +1,26 @@
-"""What may be asked of one question about a video, checked, and what its answer says of each frame."""
+"""The options of one question to XComp, validated, and the frames in its answer."""
 
 import dataclasses
 
 from tempo_jax import fields
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import Greedy, check_answer
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options
 from tempo_jax.runtime.results import Segment
-from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, Windows
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, ScoringWindows
 
-# How frames are chosen where they are more than the budget holds.
-SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
-SCORED_FROM = 1024  # frames; shorter videos are kept whole unless a budget is given (xcomp §3.1)
-DEFAULT_FRAMES = 512  # that stay of longer ones
+# How frames are scored where they exceed the budget; None: not at all.
+SCORERS: dict[str, ScoringWindows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
+# shorter videos keep all frames unless a budget is given (docs/reference/xcomp.md#selection)
+MIN_SCORED_FRAMES = 1024
+DEFAULT_SELECTED_FRAMES = 512  # kept of longer videos
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Greedy):
-    """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
+class Options(DecodeOptions):
+    """The per-question arguments of `XComp.ask`, which documents them.
 
-    lp_comp: a name in token_compression.VARIANTS; None: as model.json has it.
+    Raises:
+      TempoError: A value is invalid.
     """
 
     budget: int | None = None
@@ -45,26 +47,30 @@ class Options(Greedy):
                 fields.check(name, getattr(self, name))
         for name in ("repeats", "repetition_penalty"):
             fields.check(name, getattr(self, name))
-        check_answer(self)
+        check_decode_options(self)
         if self.lp_comp is not None:
             fields.check_choice("lp_comp", self.lp_comp, "xcomp")
 
-    def frames(self, sampled: int, per_frame: int) -> int:
-        """How many of the sampled frames may stay."""
+    def frame_budget(self, num_frames: int, frame_tokens: int) -> int:
+        """Maximum number of frames to keep of `num_frames` sampled ones."""
         if not self.compress:
-            return sampled
+            return num_frames
         if self.budget is None:
-            return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
-        return self.budget // per_frame
+            return DEFAULT_SELECTED_FRAMES if num_frames >= MIN_SCORED_FRAMES else num_frames
+        return self.budget // frame_tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameSegment(Segment):
-    """One sampled frame: `tokens` are 16 where it was kept and 0 where not.
+    """One sampled frame; `tokens` is 16 if it was selected and 0 if not.
 
-    relevance: score as a share of the best frame's; like `score`, the sum over layers of the mean attention
-    that the question pays the frame (xcomp §3.4), it is NaN (JSON: null) where nothing had to be chosen.
+    Attributes:
+      relevance: `score` divided by the highest score of a frame; NaN (JSON: null) where no frames were
+        scored.
+      frame: Index in the video.
+      score: Sum over layers of the mean attention weight from the question to the frame
+        (docs/reference/xcomp.md#frame-scores); NaN where no frames were scored.
     """
 
-    frame: int = 0  # number in the video
+    frame: int = 0
     score: float = float("nan")

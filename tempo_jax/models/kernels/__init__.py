@@ -1,1 +1,1 @@
-"""Attention and what surrounds it: one function that chooses, and the TPU's Pallas kernels."""
+"""Attention: one function that chooses an implementation, and Pallas kernels for TPUs."""

@@ -1,13 +1,14 @@
-"""Attention of one new token a row on TPUs: one Pallas kernel from its projections to what heads give.
+"""Attention of one new token per sequence on TPUs: one Pallas kernel from projections to attention output.
 
-Left to XLA this is a dozen fusions a layer, each of which it expects to take a microsecond however little it
-computes (docs/plans.md), over the whole cache, written or not. The kernel norms and rotates the new token's
-heads, and reads the cache once, as far as it is written.
+Left to XLA this is a dozen fusions per layer, each of which XLA expects to take a microsecond however little
+it computes (docs/results/optimization-log.md), over the whole cache, whether written or not. The kernel norms
+and rotates the new token's heads, and reads the cache once, as far as it is written.
 """
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tempo_jax import sharding
-from tempo_jax.models.kernels.qk_norm_rope import HeadNorm, over_rms, tile, turns
+from tempo_jax.models.kernels.cost import KernelArray, KernelCost
+from tempo_jax.models.kernels.qk_norm_rope import HeadNorm, head_lanes, rms_normalize, rope_fn
 from tempo_jax.models.kernels.splash import LANES
+from tempo_jax.sharding import DEFAULT_RULES, ShardingRules
 
-KEYS = 2048  # cache slots of a step, at most
-ROWS = 16  # that half precision stores together: a group's queries are padded to them
-HIDDEN = -1e30
-NAME = "decode_attention"  # the planner knows the kernel by it
+MAX_SLOTS_PER_BLOCK = 2048  # cache slots of one grid step
+SUBLANES = 16  # rows of a bfloat16 tile; the queries of a group are padded to a multiple
+MASK_VALUE = -1e30
+NAME = "decode_attention"  # part of the kernel's name in compiled programs
 
 
-def fits(dtype, size: int) -> bool:
-    """Whether the kernel takes heads of `size`: half precision, as splash attention."""
-    return dtype == jnp.bfloat16 and size == LANES
+def is_supported(dtype, head_dim: int) -> bool:
+    """Whether the kernel takes heads of `head_dim` channels: bfloat16, one tile."""
+    return dtype == jnp.bfloat16 and head_dim == LANES
 
 
 def attend(
@@ -36,130 +39,182 @@ def attend(
     angles_B1R,
     *,
     norms: tuple[HeadNorm, HeadNorm] | None,
+    rules: ShardingRules = DEFAULT_RULES,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """softmax(H^-0.5 q k^T) v over the first `position_B` slots of the cache and the new token itself.
 
-    projected: the new token's queries [B, 1, N*H], keys and values [B, 1, K*H], bfloat16, heads side by side;
-    queries and keys not yet normed (`norms`: theirs, each over H) nor rotated (by float32 [B or 1, 1, H/2]).
-    cache: keys and values [B, K, S, H], without the new token. Gives [B, 1, N*H] and the normed, rotated keys
-    [B, 1, K*H], which the caller writes. interpret: runs the kernel's own code on a CPU, for tests.
+    Args:
+      projected: The new token's queries [B, 1, N*H], keys and values [B, 1, K*H], bfloat16, before norm and
+        rotation.
+      cache: Keys and values [B, K, S, H], without the new token.
+      position_B: int32, written slots of each sequence's cache.
+      angles_B1R: float32 [B or 1, 1, H/2], by which queries and keys are rotated.
+      norms: RMS norms of query and key heads; None to leave them out.
+      rules: How heads are split over the mesh.
+      interpret: Runs the kernel's code on a CPU, for tests.
+
+    Returns:
+      The attention output [B, 1, N*H], and the normed, rotated keys [B, 1, K*H], which the caller writes to
+      the cache.
     """
     q, k, _ = projected
-    batch, heads, _, size = cache[0].shape
+    batch, kv_heads, _, head_dim = cache[0].shape
     table = jnp.concatenate([jnp.cos(angles_B1R), jnp.sin(angles_B1R)], -1)
-    table = jnp.broadcast_to(table, (batch, 1, size))
-    scales = None if norms is None else tuple(norm.scale[...].reshape(1, size) for norm in norms)
-    how = _How(None if norms is None else norms[0].eps, q.shape[-1] // k.shape[-1], interpret)
-    _, split = sharding.spec(("none", "heads"), (batch, heads), jax.sharding.get_abstract_mesh())
-    beside, after = jax.P(None, None, split), jax.P(None, split)
-    where = ((beside,) * 3, (after,) * 2, jax.P(), jax.P(), jax.P())
-    run = functools.partial(_call, how)
-    return sharding.spread(run, where, (beside, beside))(projected, cache, position_B, table, scales)
+    table = jnp.broadcast_to(table, (batch, 1, head_dim))
+    norm_scales = None if norms is None else tuple(norm.scale[...].reshape(1, head_dim) for norm in norms)
+    config = _KernelConfig(
+        eps=None if norms is None else norms[0].eps,
+        queries_per_key=q.shape[-1] // k.shape[-1],
+        interpret=interpret,
+    )
+    mesh = jax.sharding.get_abstract_mesh()
+    _, head_axes = sharding.partition_spec(("none", "heads"), (batch, kv_heads), mesh, rules)
+    token, cached = jax.P(None, None, head_axes), jax.P(None, head_axes)
+    in_specs = ((token,) * 3, (cached,) * 2, jax.P(), jax.P(), jax.P())
+    run = functools.partial(_call, config)
+    run = sharding.shard_map_local(run, in_specs, (token, token))
+    return run(projected, cache, position_B, table, norm_scales)
 
 
-class _How(NamedTuple):
-    eps: float | None  # without norms
-    group: int  # queries to a key
+def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArray]) -> KernelCost:
+    """The kernel reads its operands; caches are counted whole, as if every slot were written."""
+    return KernelCost(0.0, LANES, cache_bytes=sum(x.nbytes for x in operands))
+
+
+class _KernelConfig(NamedTuple):
+    eps: float | None  # None: no norms
+    queries_per_key: int
     interpret: bool
 
 
-def _call(how: _How, projected, cache, position, table, scales):
-    batch, heads, slots, _ = cache[0].shape
-    keys = min(slots, KEYS)
-    rows = ROWS * math.ceil(how.group / ROWS)
+class _Inputs(NamedTuple):
+    """The kernel's operands in their order, as arrays, block specs, or refs."""
 
-    def one(count: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, 1, count * LANES), lambda b, h, s, position: (b, 0, h))
+    q: Any
+    new_k: Any
+    new_v: Any
+    k: Any
+    v: Any
+    table: Any
+    q_norm_scale: Any = None
+    k_norm_scale: Any = None
 
-    def written(b, h, s, position):
-        """The block of this step, or again the last that has a written slot."""
-        return b, h, jnp.minimum(s, jnp.maximum(position[b] - 1, 0) // keys), 0
 
-    shared = [pl.BlockSpec((None, 1, LANES), lambda b, h, s, position: (b, 0, 0))]
-    if scales is not None:
-        shared += [pl.BlockSpec((1, LANES), lambda b, h, s, position: (0, 0))] * 2
-    queries, new = projected[:2]
-    read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((projected, cache, table)))
+class _Scratch(NamedTuple):
+    """The running softmax of a group of queries, float32 [queries, LANES] each."""
+
+    queries: Any
+    maximum: Any
+    total: Any
+    values: Any
+
+
+def _call(config: _KernelConfig, projected, cache, position, table, norm_scales):
+    batch, kv_heads, slots, _ = cache[0].shape
+    block = min(slots, MAX_SLOTS_PER_BLOCK)
+    rows = SUBLANES * math.ceil(config.queries_per_key / SUBLANES)
+    inputs = _Inputs(*projected, *cache, table, *(norm_scales or ()))
+
+    def one_token(heads: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, 1, heads * LANES), lambda b, h, s, position: (b, 0, h))
+
+    def last_written(b, h, s, position):
+        """The cache block of this step; past the written slots the last written one, not fetched again."""
+        return b, h, jnp.minimum(s, jnp.maximum(position[b] - 1, 0) // block), 0
+
+    cache_spec = pl.BlockSpec((None, None, block, LANES), last_written)
+    norm_spec = pl.BlockSpec((1, LANES), lambda b, h, s, position: (0, 0))
+    specs = _Inputs(
+        q=one_token(config.queries_per_key),
+        new_k=one_token(1),
+        new_v=one_token(1),
+        k=cache_spec,
+        v=cache_spec,
+        table=pl.BlockSpec((None, 1, LANES), lambda b, h, s, position: (b, 0, 0)),
+        q_norm_scale=None if norm_scales is None else norm_spec,
+        k_norm_scale=None if norm_scales is None else norm_spec,
+    )
+    nbytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((projected, cache, table)))
     return pl.pallas_call(
-        functools.partial(_kernel, how, slots),
+        functools.partial(_kernel, config, slots),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(batch, heads, pl.cdiv(slots, keys)),
-            in_specs=[
-                one(how.group), *[one(1)] * 2,
-                *[pl.BlockSpec((None, None, keys, LANES), written)] * 2,
-                *shared,
-            ],
-            out_specs=[one(how.group), one(1)],
-            scratch_shapes=[pltpu.VMEM((rows, LANES), jnp.float32)] * 4,
+            grid=(batch, kv_heads, pl.cdiv(slots, block)),
+            in_specs=[spec for spec in specs if spec is not None],
+            out_specs=[one_token(config.queries_per_key), one_token(1)],
+            scratch_shapes=[pltpu.VMEM((rows, LANES), jnp.float32)] * len(_Scratch._fields),
         ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (queries, new)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (inputs.q, inputs.new_k)],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-        cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=read),
+        cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=nbytes),
         name=NAME,
-        interpret=how.interpret,
-    )(position, *projected, *cache, table, *(scales or ()))  # fmt: skip
+        interpret=config.interpret,
+    )(position, *[x for x in inputs if x is not None])
 
 
-def _kernel(how: _How, slots: int, position_ref, q_ref, new_k_ref, new_v_ref, k_ref, v_ref, table_ref, *refs):
-    """Steps over the cache's blocks; the new token is what the running softmax begins with."""
-    *scale_refs, out_ref, key_ref, queries, top, total, values = refs
-    dtype, (keys, size) = out_ref.dtype, k_ref.shape
+def _kernel(config: _KernelConfig, slots: int, position_ref, *refs):
+    """Steps over the blocks of the cache; the running softmax starts with the new token."""
+    *inputs, out_ref, new_key_ref = refs[: -len(_Scratch._fields)]
+    inputs, scratch = _Inputs(*inputs), _Scratch(*refs[-len(_Scratch._fields) :])
+    dtype, (block, head_dim) = out_ref.dtype, inputs.k.shape
     step, position = pl.program_id(2), position_ref[pl.program_id(0)]
-    # Half precision has no more than the default, whatever the caller asks of others.
-    exact = {"precision": jax.lax.Precision.DEFAULT, "preferred_element_type": jnp.float32}
-    product = functools.partial(jax.lax.dot_general, **exact)
+    # bfloat16 operands allow no precision but the default, whatever the caller's context asks of float32.
+    dot = functools.partial(
+        jax.lax.dot_general, precision=jax.lax.Precision.DEFAULT, preferred_element_type=jnp.float32
+    )
 
     @pl.when(step == 0)
     def _():
-        turn = turns(table_ref[...])
+        rotate = rope_fn(inputs.table[...])
 
-        def head(x, which: int):
+        def norm_and_rotate(x, norm_scale_ref):
             x = x.astype(jnp.float32)
-            if how.eps is not None:
-                scale = scale_refs[which][...].astype(jnp.float32)
-                x = (over_rms(x, how.eps, dtype)[0] * scale).astype(dtype).astype(jnp.float32)
-            return turn(x)
+            if config.eps is not None:
+                norm_scale = norm_scale_ref[...].astype(jnp.float32)
+                x = (rms_normalize(x, config.eps, dtype)[0] * norm_scale).astype(dtype).astype(jnp.float32)
+            return rotate(x)
 
-        key = head(new_k_ref[...], 1).astype(dtype)
-        key_ref[...] = key
-        queries[...] = jnp.zeros_like(queries)
-        for row in range(how.group):
-            query = head(q_ref[:, tile(row)], 0) * size**-0.5
-            queries[row : row + 1, :] = query.astype(dtype).astype(jnp.float32)
-        score = jnp.sum(queries[...] * key.astype(jnp.float32), axis=1, keepdims=True)
-        top[...] = jnp.broadcast_to(score, top.shape)
-        total[...] = jnp.ones_like(total)
-        values[...] = jnp.broadcast_to(new_v_ref[...].astype(jnp.float32), values.shape)
+        key = norm_and_rotate(inputs.new_k[...], inputs.k_norm_scale).astype(dtype)
+        new_key_ref[...] = key
+        scratch.queries[...] = jnp.zeros_like(scratch.queries)
+        for row in range(config.queries_per_key):
+            query = norm_and_rotate(inputs.q[:, head_lanes(row)], inputs.q_norm_scale) * head_dim**-0.5
+            scratch.queries[row : row + 1, :] = query.astype(dtype).astype(jnp.float32)
+        score = jnp.sum(scratch.queries[...] * key.astype(jnp.float32), axis=1, keepdims=True)
+        scratch.maximum[...] = jnp.broadcast_to(score, scratch.maximum.shape)
+        scratch.total[...] = jnp.ones_like(scratch.total)
+        new_value = inputs.new_v[...].astype(jnp.float32)
+        scratch.values[...] = jnp.broadcast_to(new_value, scratch.values.shape)
 
-    def block(v):
-        scores = product(queries[...].astype(dtype), k_ref[...], (((1,), (1,)), ((), ())))
-        slot = step * keys + jax.lax.broadcasted_iota(jnp.int32, (1, keys), 1)
-        scores = jnp.where(slot < position, scores, HIDDEN)
-        before = top[:, :1]
-        most = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-        shares, less = jnp.exp(scores - most), jnp.exp(before - most)
-        top[...] = jnp.broadcast_to(most, top.shape)
-        total[...] = total[...] * less + jnp.sum(shares, axis=1, keepdims=True)
-        values[...] = values[...] * less + product(shares.astype(dtype), v, (((1,), (0,)), ((), ())))
+    def attend_block(v):
+        scores = dot(scratch.queries[...].astype(dtype), inputs.k[...], (((1,), (1,)), ((), ())))
+        slot = step * block + jax.lax.broadcasted_iota(jnp.int32, (1, block), 1)
+        scores = jnp.where(slot < position, scores, MASK_VALUE)
+        previous = scratch.maximum[:, :1]
+        maximum = jnp.maximum(previous, jnp.max(scores, axis=1, keepdims=True))
+        probs, correction = jnp.exp(scores - maximum), jnp.exp(previous - maximum)
+        scratch.maximum[...] = jnp.broadcast_to(maximum, scratch.maximum.shape)
+        scratch.total[...] = scratch.total[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
+        values = dot(probs.astype(dtype), v, (((1,), (0,)), ((), ())))
+        scratch.values[...] = scratch.values[...] * correction + values
 
-    last, whole = pl.cdiv(slots, keys) - 1, slots % keys == 0
+    last, last_is_full = pl.cdiv(slots, block) - 1, slots % block == 0
 
-    @pl.when((step * keys < position) & ((step < last) | whole))
+    @pl.when((step * block < position) & ((step < last) | last_is_full))
     def _():
-        block(v_ref[...])
+        attend_block(inputs.v[...])
 
-    if not whole:
+    if not last_is_full:
 
-        @pl.when((last * keys < position) & (step == last))
-        def _():  # behind the cache there may be anything: not a number, for one
-            slot = jax.lax.broadcasted_iota(jnp.int32, (keys, 1), 0)
-            v = jnp.where(slot < slots % keys, v_ref[...].astype(jnp.float32), 0.0)
-            block(v.astype(dtype))
+        @pl.when((last * block < position) & (step == last))
+        def _():  # what a block holds past the end of the cache is undefined and may be NaN
+            slot = jax.lax.broadcasted_iota(jnp.int32, (block, 1), 0)
+            v = jnp.where(slot < slots % block, inputs.v[...].astype(jnp.float32), 0.0)
+            attend_block(v.astype(dtype))
 
     @pl.when(step == last)
     def _():
-        out = (values[...] / total[...]).astype(dtype)
-        for row in range(how.group):
-            out_ref[:, tile(row)] = out[row : row + 1, :]
+        out = (scratch.values[...] / scratch.total[...]).astype(dtype)
+        for row in range(config.queries_per_key):
+            out_ref[:, head_lanes(row)] = out[row : row + 1, :]
