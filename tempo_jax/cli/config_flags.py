@@ -1,4 +1,4 @@
-"""Command lines of absl flags and an ml_collections config, a mistake in them one sentence."""
+"""Command lines of absl flags and an ml_collections config; usage errors are one line."""
 
 import os
 from collections.abc import Mapping

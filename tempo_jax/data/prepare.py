@@ -64,7 +64,7 @@ def prepare(
     Args:
       builder: Makes the builder; called without arguments.
       target: The folder to write, on a disk that all hosts share or in gs://.
-      overwrite: As of `folders.replacing`.
+      overwrite: As of `folders.atomic_directory`.
       keep: Folders that are read; the target may lie in them but not contain them.
       workers: Number of worker processes of this host; 0 prepares in this process.
       host: Index of this host, from 0.

@@ -133,7 +133,7 @@ def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shar
     )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
-    with placed, failures.as_sentences(), report_oom():
+    with placed, failures.report_system_errors(), report_oom():
         yield paths.absolute(paths.path("the workdir", workdir)), mesh
 
 
