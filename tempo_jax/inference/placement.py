@@ -37,5 +37,9 @@ class Placement:
         """A host array (or pytree of them) on the devices, axis 0 over mesh `axes`."""
         if self.mesh is None:
             return jax.tree.map(jax.device_put, x)  # jnp.asarray compiles a program for every shape
-        sharding = jax.sharding.NamedSharding(self.mesh, jax.P(axes))
-        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)
+
+        def put(leaf: Any) -> jax.Array:
+            spec = jax.P(axes) if np.ndim(leaf) else jax.P()  # a number lies everywhere
+            return jax.device_put(np.asarray(leaf), jax.sharding.NamedSharding(self.mesh, spec))
+
+        return jax.tree.map(put, x)

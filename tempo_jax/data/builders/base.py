@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tempo_jax import signals
 from tempo_jax.data.preparation import BadSample, Limit, Settings, Skipped
 from tempo_jax.data.records import FORMAT, SPLIT, EncodedFrames, features
 from tempo_jax.errors import TempoError
@@ -133,7 +134,8 @@ def in_order(task: Callable[[Any], Outcomes], jobs: Sequence[Any], workers: int)
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(task, job))
+            with signals.held():  # it may start a process, which half-started would end with a traceback
+                waiting.append(pool.submit(task, job))
             if len(waiting) >= AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
