@@ -1,11 +1,13 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
-# make test   all tests            make lint    ruff
+# make test   the tests but for the slowest (under 10 minutes)       make test-all  all tests
+# make lint   ruff, and the order of imports between packages
 # make test-lower  media and colors with the oldest versions that pyproject.toml admits
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
 # make test-node  OpenAI's client for Node against the server (installs it beside .venv)
 # make bench  the benchmarks       make setup   only install (.venv, locked versions)
-# make plans  docs/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
+# make plans  docs/results/plans.md: compiles for TPU slices what has not been compiled as it is now (no TPU needed)
+# make docs   the pages that are generated, and the documentation as a site in build/site, links checked
 #
 # Each target sets up what it needs; PYTHON chooses the interpreter of the new .venv (3.11 or later).
 PYTHON ?= python3
@@ -15,10 +17,9 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-lower test-plan test-node test-browser lint format bench plans clean
+.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser lint format bench plans docs clean
 setup: $(SETUP)
-setup-# A worker that dies ends the run: pytest-xdist 3.8 would replace it and wait for ever (its issues 784 and 1323).
-test: $(SETUP_TEST)
+setup-test: $(SETUP_TEST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,8 +40,12 @@ demo: $(SETUP)
 	@echo "Where the tokens of the first question went: build/demo.png"
 
 # A worker that dies ends the run: pytest-xdist 3.8 would replace it and wait for ever (its issues 784 and 1323).
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 test: $(SETUP_TEST)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+	$(PYTEST) -m "not slow"
+
+test-all: $(SETUP_TEST)
+	$(PYTEST)
 
 # What needs libtpu, the TPU compiler: kept out of .venv, where jax would look for a TPU at every start.
 LIBTPU := build/libtpu
@@ -68,7 +73,7 @@ test-browser: $(SETUP_TEST)
 		--target $(BROWSER)/python -r requirements-browser.lock || echo "playwright cannot be installed here: its tests are skipped"
 	@[ -d $(BROWSER)/node_modules/axe-core ] || npm install --silent --no-audit --no-fund --prefix $(BROWSER) $(AXE) || \
 		echo "axe-core cannot be installed here: its tests are skipped"
-	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py -rs
+	PYTHONPATH=$(BROWSER)/python $(BIN)/python -m pytest tests/test_serve_browser.py tests/test_serve_browser_library.py -rs
 
 # OpenAI's client for Node, which the server is tested with.
 NODE := build/node
@@ -81,6 +86,7 @@ test-node: $(SETUP_TEST)
 lint: $(SETUP_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 format: $(SETUP_TEST)
 	$(BIN)/ruff check --fix .
@@ -93,7 +99,18 @@ bench: $(SETUP_TEST)
 
 plans: $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock 'jax[tpu]'
-	$(BIN)/python -m tempo_jax.plan.page
+	$(BIN)/python tools/plans_page.py
+
+# Kept out of .venv: nothing else needs the site's generator.
+MKDOCS := build/mkdocs
+docs: $(SETUP)
+	@[ -x $(MKDOCS)/bin/python ] || $(PYTHON) -m venv $(MKDOCS)
+	$(MKDOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	$(BIN)/python tools/reference_pages.py
+	$(BIN)/python tools/plans_page.py --page
+	$(BIN)/python tools/diagrams.py
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build --strict --quiet --site-dir build/site
+	@echo "The site: build/site/index.html"
 
 clean:
 	rm -rf build .cache

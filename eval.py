@@ -62,7 +62,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
-    from tempo_jax import cli_config, cli_options, compilation_cache
+    from tempo_jax.cli import config_flags as cli_config
+    from tempo_jax.utils import command_line, compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/evaluation/config.py")
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
 
     def work() -> int:
         if not _REPORT.value:
-            compilation_cache.turn_on(cli_options.say)
+            compilation_cache.turn_on(command_line.say)
         from tempo_jax.evaluation.runner import Run
 
         run = Run(_CONFIG.value, _WORKDIR.value, *_who())
@@ -90,10 +91,10 @@ def main(argv: list[str]) -> int:
         for line in lines:
             print(line)
         if lost := run.lost():
-            cli_options.say(f"eval: not answered: {lost}; {run.workdir / 'report.md'} lists them.")
+            command_line.say(f"eval: not answered: {lost}; {run.workdir / 'report.md'} lists them.")
         return UNANSWERED if lost else 0
 
-    return cli_options.run("eval", command)
+    return command_line.run("eval", command)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, and the model.")
 _EXPORT = flags.DEFINE_bool("export", False, "Only write WORKDIR/model from the last checkpoint.")
+_COMMIT = flags.DEFINE_enum(
+    "commit", None, ["auto", "marker"], "marker: checkpoints where folders are not renamed at once (gcsfuse)."
+)
 _NO_CACHE = flags.DEFINE_bool("no-cache", False, "Compile anew, and keep nothing of it.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes that train together.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; found out on Cloud TPU.")
@@ -35,10 +38,13 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
-    from tempo_jax import cli_config, cli_options, compilation_cache
+    from tempo_jax.cli import config_flags as cli_config
+    from tempo_jax.utils import command_line, compilation_cache
 
     def command() -> int:
         cli_config.parse(argv, flags.FLAGS, (_CONFIG, _WORKDIR), "tempo_jax/training/config.py")
+        if _COMMIT.value:
+            _CONFIG.value.commit = _COMMIT.value
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         from tempo_jax.training import peers
@@ -50,7 +56,7 @@ def main(argv: list[str]) -> int:
             return work()
 
     def work() -> int:
-        compilation_cache.turn_on(cli_options.say, first=False)
+        compilation_cache.turn_on(command_line.say, first=False)
         from tempo_jax.training import loop
 
         if _EXPORT.value:
@@ -58,7 +64,7 @@ def main(argv: list[str]) -> int:
             return 0
         return STATUS[loop.train(_CONFIG.value, _WORKDIR.value)]
 
-    return cli_options.run("train", command)
+    return command_line.run("train", command)
 
 
 if __name__ == "__main__":

@@ -45,21 +45,21 @@ def programs(args):
     import jax
 
     from tempo_jax import sharding
-    from tempo_jax.cli_plan import read_config
-    from tempo_jax.plan import inference
+    from tempo_jax.plan import programs_tempo
+    from tempo_jax.plan.config_files import read_config
 
     sizes = [f"ask.frames={args.frames}", f"ask.budget={args.budget}", f"ask.new_tokens={args.new_tokens}"]
     config = read_config(f"{ROOT}/configs/ask_6b.py:{args.model}", sizes)
     config.ask.size = args.size
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    return mesh, inference.programs(config, mesh)
+    return mesh, programs_tempo.programs(config, mesh)
 
 
 def ours(args) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from tempo_jax.inference.placement import Placement
+    from tempo_jax.runtime.placement import Placement
 
     mesh, found = programs(args)
     key, weights, seconds, flops = jax.random.key(0), {}, {}, {}
@@ -114,7 +114,7 @@ def ours(args) -> dict:
 def pytorch(args) -> dict:
     import torch
 
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
     from tests import torch_reference as reference
 
     preset = PRESETS[args.model]

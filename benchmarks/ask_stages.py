@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import tempo_jax
-from tempo_jax.inference import layout
+from tempo_jax.tempo import layout
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import Clip, write_video
 

@@ -18,8 +18,8 @@ import numpy as np
 import tempo_jax
 from tempo_jax.data import minireel
 from tempo_jax.evaluation import scoring
+from tempo_jax.hybrid import xcomp_selector
 from tempo_jax.video import open_video
-from tempo_jax.xcomp import before_tempo
 
 
 def ask_all(tempo, xcomp, args) -> list[dict]:
@@ -37,7 +37,9 @@ def ask_all(tempo, xcomp, args) -> list[dict]:
                     found.append(_record(reel, question, f"LP-Comp {lp_comp}", clip, args, lp_comp=lp_comp))
                 for share, strategy in args.selections if xcomp else ():
                     frames = source.num_frames // share
-                    part = before_tempo.choose(xcomp, source, question.prompt, frames, strategy=strategy)
+                    part = xcomp_selector.select_segments(
+                        xcomp, source, question.prompt, frames, strategy=strategy
+                    )
                     name = f"1/{share} of the frames, {strategy}"
                     found.append(_record(reel, question, name, tempo.open(part, keep=False), args))
         print(f"video {number + 1}: {len(found)} answers, {time.perf_counter() - started:.0f} s", flush=True)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from convert import hf_export, mapping
 from convert.safetensors_io import Writer
 from tempo_jax.models import config as cfg
+from tempo_jax.models import presets
 
 GIB = 2**30
 
@@ -65,10 +66,10 @@ def run(step: str, arguments: list[str], nbytes: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where to write (a temporary folder)")
-    parser.add_argument("--layers", type=int, default=cfg.QWEN3_4B.num_layers)
+    parser.add_argument("--layers", type=int, default=presets.QWEN3_4B.num_layers)
     parser.add_argument("--keep", action="store_true", help="leave the files there")
     args = parser.parse_args()
-    config = dataclasses.replace(cfg.QWEN3_4B, num_layers=args.layers)
+    config = dataclasses.replace(presets.QWEN3_4B, num_layers=args.layers)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="convert_memory_"))
     hf, native, back = folder / "hf", folder / "native", folder / "back"
     try:

@@ -21,11 +21,11 @@ import jax
 import tempo_jax
 from tempo_jax import checkpoint
 from tempo_jax.data.minireel import tokenizer
-from tempo_jax.inference import programs
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.options import Options
 from tempo_jax.models import build
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
+from tempo_jax.runtime.session import GenerationRequest
+from tempo_jax.tempo import steps
+from tempo_jax.tempo.options import Options
 from tempo_jax.video import Source
 from tempo_jax.video.synthetic import Clip, write_video
 
@@ -75,7 +75,7 @@ class Counts:
 
     def __init__(self):
         self.decoded = self.seen = 0
-        see, chunks = programs.see, Source.chunks
+        see, chunks = steps.encode_frames, Source.chunks
 
         def counted_see(compressor, frames):
             self.seen += 1
@@ -85,7 +85,7 @@ class Counts:
             self.decoded += 1
             return chunks(source, size)
 
-        programs.see, Source.chunks = counted_see, counted_chunks
+        steps.encode_frames, Source.chunks = counted_see, counted_chunks
 
     def take(self) -> tuple[int, int]:
         taken = self.decoded, self.seen
@@ -100,10 +100,10 @@ def ask_all(
     options = Options(budget=BUDGET, max_new_tokens=NEW_TOKENS)
     started = time.perf_counter()
     clip = tempo.open(video, min_frames=8, **way)
-    clip.answer([Turn(questions[0], options)])
+    clip.answer([GenerationRequest(questions[0], options)])
     first, others = time.perf_counter(), questions[1:]
     for start in range(0, len(others), together):
-        clip.answer([Turn(question, options) for question in others[start : start + together]])
+        clip.answer([GenerationRequest(question, options) for question in others[start : start + together]])
     return first - started, time.perf_counter() - first
 
 

@@ -21,8 +21,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tempo_jax.models.config import QWEN_IDS, TEMPO_6B, Qwen3VLConfig  # noqa: E402
-from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
+from tempo_jax.models.config import QWEN_IDS, Qwen3VLConfig  # noqa: E402
+from tempo_jax.models.presets import TEMPO_6B  # noqa: E402
+from tempo_jax.models.qwen3_vl import PromptBatch  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
 from tests import torch_reference as reference  # noqa: E402
 
@@ -50,7 +51,7 @@ def prompt(rng: np.random.RandomState, slices: int) -> list[int]:
 @jax.jit
 def ours_forward(model, patches, rows):
     """The next token's logits after one video."""
-    hidden = model(model.see(patches, GRID), rows)
+    hidden = model(model.encode_patches(patches, GRID), rows)
     return model.text.logits(hidden[:, -1])
 
 
@@ -69,7 +70,7 @@ def main() -> None:
     row = prompt(rng, slices)
     padded = pad_rows([row], len(row), (GRID[0] // 2, GRID[1] // 2))
     patches = rng.uniform(-1, 1, (slices, GRID[0] * GRID[1], 1536)).astype(np.float32)
-    rows, pixels = Rows(*map(jnp.asarray, padded[:3])), jnp.asarray(patches)[None]
+    rows, pixels = PromptBatch(*map(jnp.asarray, padded[:3])), jnp.asarray(patches)[None]
     arguments = {
         "pixel_values_videos": torch.tensor(patches.reshape(-1, 1536)),
         "video_grid_thw": torch.tensor([[slices, *GRID]]),

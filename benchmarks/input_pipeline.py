@@ -60,8 +60,8 @@ def pipeline(tokenizer, sources=(RENDERED,), **changes):
     """A stream of batches for the demo model, closed on leaving."""
     from ml_collections import ConfigDict
 
-    from tempo_jax.data.pipeline import Batches
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
+    from tempo_jax.tasks import Batches
 
     data = {"sources": sources, "window": 64, "threads": 1, "workers": 0} | changes
     config = ConfigDict({"seed": 0, "task": "tempo", "batch": BATCH, "data": data})
@@ -73,7 +73,7 @@ def prepared(folder: Path) -> list[dict]:
     from tempo_jax.data.builders import Minireel
     from tempo_jax.data.preparation import Settings
     from tempo_jax.data.prepare import prepare
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
 
     settings = Settings(PRESETS["demo"].video)
     for seconds in SECONDS:
@@ -150,9 +150,9 @@ def get_config(path: Path):
 
 def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
     """Padding of one data shard of a training config whose data are there."""
-    from tempo_jax.data.pipeline import Batches
-    from tempo_jax.models.config import PRESETS
+    from tempo_jax.models.presets import PRESETS
     from tempo_jax.prompts import Tokenizer
+    from tempo_jax.tasks import Batches
     from tempo_jax.training import start
 
     config = get_config(path)
@@ -167,12 +167,11 @@ def of_config(path: Path, own_tokenizer: str, batches: int) -> None:
 
 def of_stages(batches: int) -> None:
     """Padding of the stages of Tempo-6B under ASSUMED lengths; their data need not be there."""
-    from tempo_jax import demo_tokenizer
-    from tempo_jax.data import packing
-    from tempo_jax.data.collate import Shape
-    from tempo_jax.data.needs import tempo_need
-    from tempo_jax.models.config import TEMPO_6B
+    from tempo_jax.data import batch_packing, demo_tokenizer
+    from tempo_jax.data.batch_packing import Shape
+    from tempo_jax.models.presets import TEMPO_6B
     from tempo_jax.prompts import Tokenizer
+    from tempo_jax.tasks import TASKS
 
     with tempfile.TemporaryDirectory() as folder:
         demo_tokenizer.write(folder)
@@ -187,17 +186,17 @@ def of_stages(batches: int) -> None:
                 while len(window) < config.data.window:
                     source = config.data.sources[rng.choice(len(weights), p=weights / weights.sum())]
                     sample = assumed(ASSUMED[source.path], config.batch.sizes[0], rng)
-                    window.append(tempo_need(sample, tokenizer, TEMPO_6B))
-                chosen = set(packing.choose(window, shape))
-                used += packing.usage([window[i] for i in chosen], shape)
+                    window.append(TASKS["tempo"].sample_size(sample, tokenizer, TEMPO_6B))
+                chosen = set(batch_packing.choose(window, shape))
+                used += batch_packing.usage([window[i] for i in chosen], shape)
                 window = [need for i, need in enumerate(window) if i not in chosen]
-            waste = packing.waste(used)
+            waste = batch_packing.waste(used)
             print(f"{path.stem:24}" + "".join(f"{waste[kind]:14.0%}" for kind in KINDS), flush=True)
 
 
 def assumed(frames: tuple[int, int] | None, size: tuple[int, int], rng: np.random.Generator):
     """A sample of such length, its question 40 tokens long, its answer 10 to 100."""
-    from tempo_jax.data.collate import Sample
+    from tempo_jax.data.samples import Sample
 
     count = 1 if frames is None else round(math.exp(rng.uniform(*np.log(frames))))
     turns = [

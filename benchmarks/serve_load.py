@@ -3,7 +3,9 @@
     python benchmarks/serve_load.py
 
 One server with the demo model, two videos open. A third one of 20 minutes is opened, twice: its opening as
-one piece of work, as this server did it until November 2026, and chunk by chunk between answers. During each,
+one slice, and chunk by chunk between answers. The first stands in, within today's code, for how this server
+worked until November 2026, when one thread opened and answered: the opening keeps the device until its end,
+also while it waits for frames. (What compiles has been compiled, in both.) During each,
 a client of its own asks about an open video, one question after the other: how long until its turn. Then 60
 mixed requests are sent by --clients clients: questions about the open videos, images, uploads, lists,
 /health: how long until their end. Exit status 1 when the wait for a turn in slices is not below two chunks
@@ -35,6 +37,7 @@ from tempo_jax.video.synthetic import Clip, write_video
 
 REPO = Path(__file__).resolve().parent.parent
 REQUESTS = 60
+SAID = {"whole": "before (stand-in: an opening is one slice)", "sliced": "after (a chunk is a slice)"}
 PATIENCE = 600
 
 
@@ -192,7 +195,7 @@ def main() -> int:
     for name in ("whole", "sliced"):
         found = result[name]
         alone, crowded = found["opening_alone_s"], found["opening_among_60_s"]
-        print(f"{name}: opening {alone:.1f} s, among {REQUESTS} requests {crowded:.1f} s")
+        print(f"{SAID[name]}: opening {alone:.1f} s, among {REQUESTS} requests {crowded:.1f} s")
         for what in ("wait_s", "answer_s", "other_s"):
             values = found[what]
             p50, p95 = percentile(values, 0.5), percentile(values, 0.95)

@@ -2,13 +2,16 @@
 
     python benchmarks/serve_sizes.py --count 500
 
-`tempo serve` with the demo model; sizes are distinct and seeded. Exit status 1 when an image gets no answer
-or the second half of them adds more than FLAT_BYTES to the resident memory.
+`tempo serve` with the demo model; sizes are distinct and seeded. Reported of each tenth: resident memory, and
+how many programs were compiled in it (those held at a time are bounded by runtime/buckets.py). Exit
+status 1 when an image gets no answer or the second half of them adds more than FLAT_BYTES to the resident
+memory.
 """
 
 import argparse
 import base64
 import io
+import re
 import sys
 import tempfile
 import time
@@ -39,6 +42,11 @@ def ask(client: httpx.Client, model: str, size: tuple[int, int]) -> int:
     return client.post("/v1/chat/completions", json=body).status_code
 
 
+def compiled(client: httpx.Client) -> int:
+    """Programs that the server has compiled."""
+    return int(float(re.search(r"^tempo_compiled_programs (\S+)$", client.get("/metrics").text, re.M)[1]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500)
@@ -50,13 +58,19 @@ def main() -> int:
         httpx.Client(base_url=target.address, timeout=600) as client,
     ):
         model = client.get("/v1/models").json()["data"][0]["id"]
-        began = time.perf_counter()
+        began, before = time.perf_counter(), compiled(client)
         for number, size in enumerate(sizes(args.count), 1):
             bad += ask(client, model, size) != 200
             memory.append(target.process.memory_info().rss)
             if number % max(1, args.count // 10) == 0:
                 seconds = time.perf_counter() - began
-                print(f"{number} sizes: {memory[-1] >> 20} MiB, {seconds / number:.1f} s each", flush=True)
+                programs = compiled(client)
+                print(
+                    f"{number} sizes: {memory[-1] >> 20} MiB, {seconds / number:.1f} s each, "
+                    f"{programs - before} programs compiled since the last line",
+                    flush=True,
+                )
+                before = programs
     half = len(memory) // 2
     grown = max(memory[half:]) - max(memory[:half])
     print(f"without an answer: {bad}; the second half adds {grown / 2**20:.0f} MiB to the most there was")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tempo_jax.models.config import XCOMP_2B
+from tempo_jax.models.presets import XCOMP_2B
 from tempo_jax.xcomp import cost
 
 TEXT = 863  # tokens

@@ -27,13 +27,13 @@ from scipy import stats
 
 import tempo_jax
 from configs import xcomp_minireel_sct
-from tempo_jax.data import collate_xcomp, minireel
-from tempo_jax.data.shape import Shape
+from tempo_jax.data import minireel
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.sources import open_source
 from tempo_jax.evaluation import scoring
 from tempo_jax.models import build
-from tempo_jax.training import loss_xcomp
-from tempo_jax.xcomp import schedule
+from tempo_jax.tasks import xcomp
+from tempo_jax.xcomp import token_compression
 
 # What it is -> (checkpoint, LP-Comp's variant).
 ROWS = {
@@ -81,12 +81,12 @@ def nats(system, variant: str, args) -> float:
     """Loss a label on held-out conversations; frames as they are drawn, not encoded."""
     tuned = xcomp_minireel_sct.get_config()
     source = open_source({**tuned.data.sources[0], "split": "test", "start": 0, "count": args.videos})
-    config = dataclasses.replace(system.config, compression=schedule.VARIANTS[variant])
+    config = dataclasses.replace(system.config, compression=token_compression.VARIANTS[variant])
     model = build.build(config, build.parameters(system.model))
     shape = Shape(tuned.batch.pool, tuned.batch.row_length, 1, 1)
-    run = jax.jit(lambda model, batch: loss_xcomp.loss(model, batch, remat="none"))
+    run = jax.jit(lambda model, batch: xcomp.loss(model, batch, remat="none"))
     found = [
-        run(model, collate_xcomp.collate([source[number]], system.tokenizer, config, shape))
+        run(model, xcomp.collate([source[number]], system.tokenizer, config, shape))
         for number in range(args.videos)
     ]
     return float(sum(one.total for one in found) / sum(one.tokens for one in found))
@@ -95,8 +95,10 @@ def nats(system, variant: str, args) -> float:
 def tokens_a_frame(system, variant: str) -> float:
     """Mean over the LLM's layers."""
     config = system.config
-    plan = schedule.plan(schedule.VARIANTS[variant], config.llm.num_layers, config.frame_tokens)
-    return float(np.mean(plan.tokens[1:]))
+    plan = token_compression.make_schedule(
+        token_compression.VARIANTS[variant], config.llm.num_layers, config.frame_tokens
+    )
+    return float(np.mean(plan.layer_tokens))
 
 
 def table(found: list[dict], systems: dict, args) -> list[dict]:

@@ -6,7 +6,7 @@ published code (facts/tempo.md §2.3); a budget of 8192 visual tokens; 64 new to
     tempo plan --config=configs/ask_6b.py --topology=v6e:1x1
     tempo plan --config=configs/ask_6b.py --topology=v5e:2x4 --set mesh.fsdp=1 --set mesh.tensor=8
 
-The numbers it gave are in docs/plans.md. An argument names another preset: configs/ask_6b.py:tiny.
+The numbers it gave are in docs/results/plans.md. An argument names another preset: configs/ask_6b.py:tiny.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 def get_config(model: str = "tempo-6b") -> ConfigDict:
     config = ConfigDict()
-    config.model = model  # a name in models.config.PRESETS
+    config.model = model  # a name in models.presets.PRESETS
     config.dtype = "bfloat16"  # of the weights; or int8, fp8
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.ask = ConfigDict()

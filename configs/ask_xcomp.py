@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 def get_config(model: str = "xcomp-2b") -> ConfigDict:
     config = ConfigDict()
-    config.model = model  # a name in models.config.PRESETS
+    config.model = model  # a name in models.presets.PRESETS
     config.dtype = "bfloat16"  # of the weights; or int8, fp8
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.ask = ConfigDict()

@@ -1,7 +1,7 @@
 """Demo model 5 of 7, Tempo's stage 0: alignment. Memory tokens learn to say what a segment contributes.
 
 Published is that memory tokens and projector learn here, from captions (facts/tempo.md §4.1). Ours: notes in
-place of captions, that the LLM is not run (tempo_jax/training/loss_align.py), that the small VLM learns with
+place of captions, that the LLM is not run (tempo_jax/tasks/align.py), that the small VLM learns with
 them, its Yes and No too, and a higher rate (docs/training.md §5 compares it with learning through the LLM).
 The compressor is asked in the words of inference.
 

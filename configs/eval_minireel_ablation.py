@@ -13,7 +13,7 @@ The same grids work on every benchmark: --config=configs/eval_lvbench.py --confi
 from ml_collections import ConfigDict
 
 from configs import eval_minireel
-from tempo_jax.inference.options import STRATEGIES
+from tempo_jax.tempo.options import STRATEGIES
 
 
 def get_config() -> ConfigDict:

@@ -25,7 +25,7 @@ would keep each at its own size: one static shape serves a step. A picture takes
         --sizes=384x512,512x384 --target=data/lcs
     python train.py --config=configs/tempo_6b_stage0.py --workdir=build/tempo_6b/stage0 --distributed
 
-Expected (`tempo plan`, docs/plans.md; nothing has been run at this size here): 64 chips of v5p take 0.20 s a
+Expected (`tempo plan`, docs/results/plans.md; never run at this size): 64 chips of v5p take 0.20 s a
 step and 8 of 96 GiB each, with config.mesh.data=2, config.mesh.fsdp=32 and config.remat=dots.
 batch.shards is the number of data shards, so a multiple of the hosts.
 """

@@ -25,7 +25,7 @@ other shapes want another size and a row_length to match (384x512: 1152).
 It starts from stage 0's model; Vision-CAIR/Tempo-6B-Stage0, converted, is another start:
 --config.init.checkpoint=build/tempo-6b-stage0.
 
-Expected (`tempo plan`, docs/plans.md; nothing has been run at this size here): 64 chips of v5p take 0.67 s a
+Expected (`tempo plan`, docs/results/plans.md; never run at this size): 64 chips of v5p take 0.67 s a
 step and 28 of 96 GiB each, with config.mesh.data=2, config.mesh.fsdp=32 and config.remat=dots.
 batch.shards is the number of data shards, so a multiple of the hosts.
 """

@@ -23,7 +23,7 @@ weight decay 0, 3 % warm-up, cosine. Frames at 256x512 (see stage 1).
 
 It starts from stage 1's model; Vision-CAIR/Tempo-6B-Stage1, converted, is another start.
 
-Expected (`tempo plan`, docs/plans.md; nothing has been run at this size here): 64 chips of v5p take 2.3 s a
+Expected (`tempo plan`, docs/results/plans.md; never run at this size): 64 chips of v5p take 2.3 s a
 step and 49 of 96 GiB each, with config.mesh.data=2, config.mesh.fsdp=32 and config.remat=dots.
 batch.shards is the number of data shards, so a multiple of the hosts.
 """

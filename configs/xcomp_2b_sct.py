@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.init.checkpoint = "build/xcomp_2b/base"
     config.rates.update({"projector": 1e-5, "llm": 1e-5})
     config.steps = 2_247
-    # pool: clips of 8 frames; row_length: text tokens. An LLM row has room for both (data/collate_xcomp.py).
+    # pool: clips of 8 frames; row_length: text tokens. An LLM row has room for both (tasks/xcomp.py).
     config.batch.update(
         {"shards": 8, "micro_batches": 4, "pool": 128, "row_length": 1024, "conversations": 1}
     )

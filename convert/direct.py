@@ -13,7 +13,7 @@ from convert import from_hf, hub, mapping
 from convert.source import Part, Source
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.trees import nest
+from tempo_jax.utils.tree import nest
 
 
 def load_hf(

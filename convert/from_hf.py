@@ -23,8 +23,8 @@ import numpy as np
 from convert import hf_config, hf_export, hub, mapping, memory, their_config
 from convert.safetensors_io import some
 from convert.source import Source
-from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line, folders, paths, progress
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
@@ -54,12 +54,11 @@ def convert(
     from convert import native_io
 
     check_arguments(model, base, dtype, memory_tokens)
-    with _opened(model, source, base, adapter, memory_tokens) as (opened, places):
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, read, places):
         for text in opened.notes:
             note(text)
         folders.check_space(target, _written_bytes(opened, dtype))
         origin = _origin(opened, dtype) | places
-        read = [opened.folder, opened.base, *([adapter] if adapter and Path(adapter).exists() else [])]
         args = (target, opened.kind, opened.config, opened.folder, origin)
         with (
             native_io.saving(*args, overwrite=overwrite, keep=read) as put,
@@ -91,11 +90,10 @@ def plan(
 ) -> list[str]:
     """What `convert` would do, as sentences, with nothing written; raises TempoError as it would."""
     check_arguments(model, base, dtype, memory_tokens)
-    with _opened(model, source, base, adapter, memory_tokens) as (opened, _places):
-        place = folders.local("the target", target).resolve()
-        for read in (opened.folder, opened.base):
-            if read is not None:
-                folders.check_apart(place, read)
+    with _opened(model, source, base, adapter, memory_tokens) as (opened, read, _):
+        place = paths.absolute(paths.path("the target", target))
+        for folder in read:
+            folders.check_apart(place, folder)
         folders.check_replaceable(place, overwrite)
         wanted = DTYPES[dtype]
         sizes: collections.Counter = collections.Counter()
@@ -108,13 +106,20 @@ def plan(
         nbytes = _written_bytes(opened, dtype)
         seconds = sum(part.nbytes for part in opened.parts) / _speed(opened)
         kinds = ", ".join(f"{progress.size(n)} of {name}" for name, n in sizes.most_common())
-        free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+        free = _free(place)
         return [
             *opened.notes,
             f"{opened.folder}: {opened.kind}, {tensors} tensors into {len(opened.parts)} arrays ({kinds})",
-            f"{target}: {progress.size(nbytes)} to write, {progress.size(free)} free there, about "
+            f"{target}: {progress.size(nbytes)} to write, {free}about "
             f"{progress.duration(seconds)}; nothing is written (--dry-run)",
         ]
+
+
+def _free(place: paths.AnyPath) -> str:
+    if paths.remote(place):
+        return ""
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    return f"{progress.size(free)} free there, "
 
 
 def _speed(opened: Source) -> float:
@@ -131,8 +136,8 @@ def _speed(opened: Source) -> float:
 @contextlib.contextmanager
 def _opened(
     model: str, source: Any, base: Any, adapter: Any, memory_tokens: int
-) -> Iterator[tuple[Source, dict[str, Any]]]:
-    """The source, and what model.json says of where it is from."""
+) -> Iterator[tuple[Source, list[Path], dict[str, Any]]]:
+    """The source, the folders that are read, and what model.json says of where they are from."""
     given = {"source": source, "base": base, "adapter": adapter}
     places = {what: hub.locate(f"the {what}", path) for what, path in given.items() if path is not None}
     origin = {what: f"{place.hub}@{place.commit}" for what, place in places.items() if place.hub}
@@ -141,7 +146,7 @@ def _opened(
         origin.setdefault("adapter", at["adapter"].name)
     with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
         _check_reading(opened)
-        yield opened, {"from": origin} if origin else {}
+        yield opened, list(at.values()), {"from": origin} if origin else {}
 
 
 def _check_reading(opened: Source) -> None:
@@ -212,7 +217,7 @@ def check_arguments(model: str, base: Any, dtype: str, memory_tokens: int = 1) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.from_hf", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", required=True, choices=MODELS)
     add(
@@ -235,11 +240,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.pop("dry_run"):
             print("\n".join(plan(**args)))
             return 0
-        convert(**args, note=lambda text: cli_options.say(f"{parser.prog}: note: {text}"))
+        convert(**args, note=lambda text: command_line.say(f"{parser.prog}: note: {text}"))
         print(f"wrote {args['target']}")
         return 0
 
-    return cli_options.run_on_cpu(parser.prog, command)
+    return command_line.run_on_cpu(parser.prog, command)
 
 
 if __name__ == "__main__":

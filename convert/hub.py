@@ -5,12 +5,13 @@ HF_HUB_OFFLINE count as everywhere. Only weights, configurations, tokenizer and 
 """
 
 import dataclasses
+import fnmatch
 import os
 import re
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils import paths
 
 ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PAGE = re.compile(
@@ -41,7 +42,12 @@ def locate(what: str, given: str | os.PathLike) -> Place:
         raise TempoError(
             f"{what} {text} is a web page: give the model's id, --{what.split()[-1]}={page[1]}{revision}"
         )
-    check_local(what, text)
+    if paths.url(text):  # read from a copy: safetensors are mapped into memory
+        folder = paths.path(what, text)
+        copy = paths.fetched(folder, lambda name: any(fnmatch.fnmatch(name, one) for one in WANTED))
+        if not any(copy.iterdir()):
+            raise TempoError(f"{what} {text} holds nothing to convert: give the folder of config.json")
+        return Place(copy)
     path = Path(text).expanduser()
     match = ID.fullmatch(text)
     if path.exists() or match is None:

@@ -116,11 +116,11 @@ def _programs() -> dict[str, Any]:
         return jnp.arange(x.shape[1])[None]
 
     def see_and_read(model, patches, rows, grid):
-        hidden = model(model.see(patches, grid), rows)
+        hidden = model(model.encode_patches(patches, grid), rows)
         return model.text.logits(hidden)
 
     def tempo(model, ids, patches, rows, length, grid):
-        memory, _ = model.compressor(model.compressor.see(patches, grid), rows, length)
+        memory, _ = model.compressor(model.compressor.encode_patches(patches, grid), rows, length)
         x = jnp.concatenate([model.llm.embed(ids), model.projector(memory)], 1)
         return model.llm.logits(model.llm(x, positions(x)))
 
@@ -176,15 +176,15 @@ class _Prompt:
 
     def rows(self, room: int = 0) -> Any:
         """Our layout of it, with room for memory tokens."""
-        from tempo_jax.models.qwen3_vl import Rows
+        from tempo_jax.models.qwen3_vl import PromptBatch
         from tempo_jax.prompts import pad_rows
 
         row = [*self.row, *[0] * room]
         if self.pad is None:
             places = np.broadcast_to(np.arange(len(row), dtype=np.int32), (3, 1, len(row)))
-            return Rows(np.array([row], np.int32), np.full((1, len(row)), -1, np.int32), places)
+            return PromptBatch(np.array([row], np.int32), np.full((1, len(row)), -1, np.int32), places)
         ids = cfg.QWEN_IDS._replace(image_pad=self.pad, video_pad=self.pad)
-        return Rows(*pad_rows([row], len(row), GRID, ids)[:3])
+        return PromptBatch(*pad_rows([row], len(row), GRID, ids)[:3])
 
 
 def _qwen3_vl(ours, config, theirs, where, rng, dtypes) -> Iterator[tuple]:
@@ -219,7 +219,7 @@ def _xcomp(ours, config, theirs, where, rng, dtypes) -> Iterator[tuple]:
     ids = _tokens(rng, 2 * TEXT, config.llm.vocab_size, set())[None]
     torch_ids = theirs.torch.tensor(ids)
     yield "tokens", _programs()["decoder"](ours.llm, ids)[0], model.llm(torch_ids).logits[0]
-    size, step = config.vision.image_size, config.vision.side**2 // config.frame_tokens
+    size, step = config.vision.image_size, config.vision.patches_per_side**2 // config.frame_tokens
     for kind, frames in (("image", 1), ("video", SLICES)):
         pixels = rng.standard_normal((frames, size, size, config.vision.in_channels)).astype(np.float32)
         seen = model.features(theirs.torch.tensor(pixels.transpose(0, 3, 1, 2)))[:, ::step]

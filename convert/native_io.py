@@ -10,9 +10,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from convert import memory
-from tempo_jax import checkpoint, digests, signals
-from tempo_jax.folders import replacing
-from tempo_jax.trees import flatten, nest
+from tempo_jax import checkpoint
+from tempo_jax.utils import digests, paths, signals
+from tempo_jax.utils.folders import LAST, replacing
+from tempo_jax.utils.tree import flatten, nest
 
 BATCH_BYTES = 64 << 20  # small arrays are written and read together
 LARGE_BYTES = 512 << 20  # from here on memory that was freed is given back at once
@@ -35,7 +36,12 @@ def saving(
     `folders.replacing`. Arrays are stored as they are: compressing takes most of the time, for a fifth.
     """
     context = checkpoint.saving_context(compress=False)
-    with replacing(directory, overwrite, keep=keep) as folder, context, checkpoint.quiet():
+    with (
+        replacing(directory, overwrite, keep=keep) as target,
+        paths.staged(target, LAST) as folder,  # ocp.partial writes to disks only
+        context,
+        checkpoint.quiet(),
+    ):
         waiting: dict[str, np.ndarray] = {}
         written = digests.Writing()
 
@@ -58,16 +64,16 @@ def saving(
         flush()
         with signals.held():
             ocp.partial.finalize(folder / "params")
-        checkpoint.describe(folder, kind, config, tokenizer_dir, origin, written)
+        checkpoint.write_metadata(folder, kind, config, tokenizer_dir, origin, written)
 
 
 def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterator[np.ndarray]:
     """The arrays of `paths` as they are stored, on the host: one large one or a few small ones at a time."""
     shapes = checkpoint.param_shapes(directory)
-    context = ocp.Context()
+    context = checkpoint.loading_context()
     context.pytree.loading.partial_load = True
     for group in _groups([(path, shapes[path]) for path in paths]):
-        with context, checkpoint.damage_is_a_sentence(directory):
+        with context, checkpoint.report_corruption(directory):
             abstract = nest(dict.fromkeys(group, np.ndarray))
             found = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
         for path in group:

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import WRITER
+from tempo_jax.utils.folders import WRITER
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

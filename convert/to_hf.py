@@ -21,8 +21,9 @@ import numpy as np
 from convert import hf_config, hf_export, mapping, memory
 from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
-from tempo_jax import cli_options, folders, progress
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line, folders, paths, progress
+from tempo_jax.utils.text import count
 
 SHARD_BYTES = 5_000_000_000
 CASTS = {"bfloat16": "BF16", "float32": "F32", "source": None}
@@ -71,7 +72,8 @@ def convert(
     planned = plan_export(source, part, dtype)
     folders.check_space(target, planned.nbytes)
     with (
-        folders.replacing(target, overwrite, keep=[source]) as folder,
+        folders.replacing(target, overwrite, keep=[source]) as place,
+        paths.staged(place, folders.LAST) as folder,
         progress.reporter(in_bytes=True) as report,
     ):
         with Writer(folder, sorted(planned.specs, key=_natural), max_shard_bytes) as writer:
@@ -83,7 +85,7 @@ def convert(
                 done += array.nbytes
                 report("exporting", done, planned.nbytes)
                 del array
-        tokenizer = Path(source) / "tokenizer"
+        tokenizer = paths.fetched(paths.path("the source", source) / "tokenizer")
         if tokenizer.is_dir():
             checkpoint.copy_tokenizer(tokenizer, folder)
         text = json.dumps(planned.config, indent=2)
@@ -111,7 +113,9 @@ def plan_export(source: str | os.PathLike, part: str | None = None, dtype: str =
     config = hf_export.export(model.kind, model.config, {} if part else origin, name)
     if part:
         whole = checkpoint.read_model_json(source).origin.get("config") or {}
-        config |= _part_fields(model.kind, whole, Path(source) / "tokenizer")
+        config |= _part_fields(
+            model.kind, whole, paths.fetched(paths.path("the source", source) / "tokenizer")
+        )
     return Plan(config, found, dtypes, copies, specs)
 
 
@@ -204,7 +208,7 @@ def shard_size(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.to_hf", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--source", required=True, metavar="DIR", help="native checkpoint")
     add("--target", required=True, metavar="DIR", help="Hugging Face folder to write")
@@ -223,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
 
     def command() -> int:
-        args["source"] = folders.local("the source", args["source"])
+        args["source"] = paths.path("the source", args["source"])
         if args.pop("dry_run"):
             print(_dry_run(**args))
             return 0
@@ -231,11 +235,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {args['target']}")
         return 0
 
-    return cli_options.run_on_cpu(parser.prog, command)
+    return command_line.run_on_cpu(parser.prog, command)
 
 
 def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
-    place = folders.local("the target", target).resolve()
+    place = paths.absolute(paths.path("the target", target))
     folders.check_apart(place, source)
     folders.check_replaceable(place, overwrite)
     planned = plan_export(source, part, dtype)
@@ -243,7 +247,7 @@ def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
     files = max(1, math.ceil(planned.nbytes / max_shard_bytes))
     return (
         f"{target}: {len(planned.specs)} tensors ({kinds}), {progress.size(planned.nbytes)} to write in "
-        f"about {cli_options.count(files, 'file')}; nothing is written (--dry-run)"
+        f"about {count(files, 'file')}; nothing is written (--dry-run)"
     )
 
 

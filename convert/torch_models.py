@@ -16,7 +16,12 @@ from torch.nn import functional as F
 
 from convert import hf_config, mapping, overlays
 from convert.safetensors_io import Reader
-from tempo_jax.xcomp import umt
+from tempo_jax.models import umt
+
+try:
+    from transformers.initialization import no_init_weights
+except ImportError:  # 4.57
+    from transformers.modeling_utils import no_init_weights
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -69,7 +74,8 @@ def rounded(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def _part(kind: type, config: Any, state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """A transformers model with the tensors of its names among `state`."""
     config._attn_implementation = "eager"
-    model = kind(config).float().eval()
+    with no_init_weights():  # all of them are given
+        model = kind(config).float().eval()
     missing = model.load_state_dict({k: v for k, v in state.items() if k in model.state_dict()}, strict=False)
     tied = {mapping.HEAD} if config.tie_word_embeddings or kind is _VL else set()
     if set(missing.missing_keys) - tied:

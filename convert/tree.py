@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 from convert import mapping
-from tempo_jax import cli_options
-from tempo_jax.models.config import KINDS, PRESETS
+from tempo_jax.models.config import KINDS
+from tempo_jax.models.presets import PRESETS
+from tempo_jax.utils import command_line
 
 MADE_OF = {
     "copy": "as it is", "transpose": "transposed", "patch": "reshaped to a matrix, transposed",
@@ -44,7 +45,7 @@ def table(kind: str, config: Any) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.tree", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.tree", description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=tuple(PRESETS), default="tempo-6b", help="(tempo-6b)")
     args = parser.parse_args(argv)
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(next(kind for kind, of in KINDS.items() if isinstance(config, of)), config), end="")
         return 0
 
-    return cli_options.run(parser.prog, command)
+    return command_line.run(parser.prog, command)
 
 
 if __name__ == "__main__":

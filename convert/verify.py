@@ -19,8 +19,9 @@ import numpy as np
 
 from convert import hf_config, hf_export, hub, mapping, source, their_config, to_hf
 from convert.source import AnyReader
-from tempo_jax import checkpoint, cli_options, digests, progress
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import command_line, digests, progress
 
 
 @dataclasses.dataclass
@@ -74,7 +75,7 @@ def verify(
     return report
 
 
-def _compare_configs(report: Report, model: checkpoint.Model, hf: Any, base: Any) -> None:
+def _compare_configs(report: Report, model: checkpoint.CheckpointInfo, hf: Any, base: Any) -> None:
     """model.json and what transformers makes of config.json; notes where its generation is another."""
     values = hf_config.read_json(Path(hf))
     if not hf_export.describes(model.kind, model.config, values):
@@ -135,7 +136,7 @@ MOST_SHOWN = 20  # differences, of which a wrong model has one for each tensor
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli_options.Parser(prog="convert.verify", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(prog="convert.verify", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--native", required=True, metavar="DIR")
     add("--hf", required=True, metavar="DIR", help="Hugging Face folder, or its id")
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
             print("not compared: the relevance direction, which is the base model's; give --base to check it")
         return 0 if report.equal & _logits(args, hf, base) else 1
 
-    return cli_options.run_on_cpu(parser.prog, command)
+    return command_line.run_on_cpu(parser.prog, command)
 
 
 def _logits(args: Any, hf: Path, base: Path | None) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tempo_jax
 from tempo_jax.data.minireel import option_of
-from tempo_jax.plot import clock
+from tempo_jax.runtime.plot import clock
 
 HOUR = Path(__file__).resolve().parent / "hour"
 

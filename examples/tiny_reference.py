@@ -25,8 +25,9 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone, installed or not
 
 from convert import hf_export, mapping
-from tempo_jax import demo_tokenizer
-from tempo_jax.models.config import TINY, TempoConfig
+from tempo_jax.data import demo_tokenizer
+from tempo_jax.models.config import TempoConfig
+from tempo_jax.models.presets import TINY
 
 TEMPO, BASE = "Tempo-6B", "Qwen3-VL-2B-Instruct"
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight", "layernorm.weight")

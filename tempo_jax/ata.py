@@ -1,9 +1,8 @@
 """Adaptive Token Allocation: how many memory tokens each segment keeps, and which.
 
-Sources: facts/tempo.md §3.2 (allocation), §3.3 (worked examples), §3.4 (other strategies), and
-DESIGN §3 for what the released code gets wrong (budgets smaller than the number of segments).
-All of it runs on the device with static shapes: changing scores, budget, floor or cap compiles
-nothing new.
+Sources: docs/reference/tempo.md#allocation, docs/reference/tempo.md#keeping-strategies, and
+docs/reference/differences-from-reference.md#tempo for budgets smaller than the number of segments. Everything
+runs on the device with static shapes: other scores, budgets, minimums or maximums compile nothing new.
 """
 
 import functools
@@ -18,7 +17,7 @@ from tempo_jax.errors import TempoError
 KEEP_STRATEGIES = ("head", "tail", "random", "tome")
 PRUNE_MODES = ("topk", "lastk", "random")
 
-MIN_SPREAD = 1e-8  # scores closer together than this count as all equal (facts §3.2, step 3)
+MIN_SPREAD = 1e-8  # scores with a smaller range count as equal
 INT32_MAX = 2**31 - 1
 
 
@@ -26,19 +25,22 @@ INT32_MAX = 2**31 - 1
 
 
 def allocate(relevance, valid, budget, *, min_tokens: int = 4, max_tokens: int = 128) -> jax.Array:
-    """Tokens each segment keeps under a global budget (facts §3.2).
+    """Allocates a global budget of tokens to segments by relevance (docs/reference/tempo.md#allocation).
 
     Args:
       relevance: float[S], one score per segment.
       valid: bool[S], False where a segment is only padding.
-      budget: int scalar, may be traced; time tags are not counted in it.
-      min_tokens: floor per segment, lowered when it does not fit the budget; max_tokens wins over it.
-      max_tokens: cap per segment, at least 1.
+      budget: int scalar, may be traced; time tags do not count.
+      min_tokens: minimum per segment, lowered if it does not fit the budget; max_tokens takes precedence.
+      max_tokens: maximum per segment, at least 1.
 
     Returns:
       int32[S], 0 for padding. Its sum never exceeds the budget: with fewer tokens than valid
       segments the most relevant ones (ties: the earlier) get one token each and the others none.
-      Scores that are NaN or infinite leave every segment at its floor.
+      Scores that are NaN or infinite leave every segment at its minimum.
+
+    Raises:
+      TempoError: min_tokens, max_tokens or a budget on the host is invalid.
     """
     relevance, valid = jnp.asarray(relevance), jnp.asarray(valid, bool)
     if min_tokens < 0:
@@ -49,7 +51,7 @@ def allocate(relevance, valid, budget, *, min_tokens: int = 4, max_tokens: int =
 
 
 def _checked_budget(budget):
-    """Host numbers are checked and capped to int32; traced and device values cannot be without a sync."""
+    """Validates a budget on the host and limits it to int32; values on the device would need a sync."""
     if isinstance(budget, jax.Array):
         return jnp.maximum(budget, 0)
     if budget < 0:
@@ -59,19 +61,19 @@ def _checked_budget(budget):
 
 @jax.jit
 def _allocate(relevance, valid, budget, floor, cap):
-    """`allocate` after its checks; every argument traced, floor <= cap. -> int32[S]."""
+    """`allocate` after validation; every argument traced, floor <= cap. -> int32[S]."""
     budget, floor, cap = (jnp.asarray(x, jnp.int32) for x in (budget, floor, cap))
     count = jnp.sum(valid, dtype=jnp.int32)
     share = budget // jnp.maximum(count, 1)
-    floor = jnp.minimum(floor, jnp.maximum(share, 1))  # step 2; written so that nothing overflows
-    z, flat = _normalised(relevance.astype(jnp.float32), valid)
+    floor = jnp.minimum(floor, jnp.maximum(share, 1))  # in this form nothing overflows
+    z, flat = _normalized(relevance.astype(jnp.float32), valid)
 
     ideal = floor + _floor_int(z * (cap - floor).astype(jnp.float32))
     starved = budget < count
     extra = jnp.maximum(budget - count * floor, 0)
     weight = _divide(z, jnp.maximum(_exact_sum(z), 1.0))  # at least 1: the top segment has z = 1
     earned = _floor_int(weight * extra.astype(jnp.float32))
-    # One ranking serves both: who gets the tokens lost in rounding, and who gets any when starved.
+    # One ranking decides which segments get the tokens lost in rounding, and which get any when starved.
     rank = _rank(jnp.where(starved, relevance.astype(jnp.float32), weight), valid)
     left_over = extra - jnp.sum(earned, dtype=jnp.int32)
     # Negative only with millions of tokens, where `extra` itself is rounded to float32.
@@ -84,11 +86,11 @@ def _allocate(relevance, valid, budget, floor, cap):
     return jnp.where(valid, tokens, 0).astype(jnp.int32)
 
 
-def _normalised(relevance, valid):
-    """Min-max normalisation over the valid segments: z float32[S] in [0, 1], flat bool scalar.
+def _normalized(relevance, valid):
+    """Min-max normalization over the valid segments: z float32[S] in [0, 1], flat bool scalar.
 
     Padding has z = 0, and so has everything when a score is NaN or infinite (or the range
-    overflows float32), which leaves all segments at their floor as in the released code.
+    overflows float32), which leaves all segments at their minimum, as in the reference implementation.
     """
     low = jnp.min(jnp.where(valid, relevance, jnp.inf), initial=jnp.inf)
     high = jnp.max(jnp.where(valid, relevance, -jnp.inf), initial=-jnp.inf)
@@ -102,9 +104,9 @@ def _normalised(relevance, valid):
 def _divide(numerator, denominator):
     """The correctly rounded quotient of 0 <= numerator <= denominator, float32[S] by a scalar.
 
-    XLA turns a division by a broadcast scalar into a product with its reciprocal, and TPUs have no
-    exact division at all; the last bit decides floor(z * 124) whenever that is a whole number. So
-    this is long division on the 24-bit significands. Quotients below 2^-103 count as zero.
+    XLA replaces a division by a broadcast scalar by a multiplication with its reciprocal, and TPUs have no
+    exact division; the last bit decides floor(z * 124) whenever that is a whole number. So this is
+    long division of the 24-bit significands. Quotients below 2^-103 count as zero.
     """
     top, bottom = (lax.bitcast_convert_type(x, jnp.int32) for x in (numerator, denominator))
     exponent = (top >> 23) - (bottom >> 23)
@@ -126,9 +128,9 @@ def _divide(numerator, denominator):
 def _exact_sum(z):
     """Sum of float32[S] values in [0, 1], rounded once.
 
-    Each value is cut into three 12-bit limbs which are added as integers, so the result depends
-    neither on the order of the segments nor on how many padded zeros follow, on any backend; a
-    float32 sum would move single tokens between segments. Below 2^-36 per segment is dropped.
+    Each value is split into three 12-bit limbs, which are summed as integers, so that the result depends
+    neither on the order of the segments nor on the number of padded zeros, on any backend; a
+    float32 sum would move single tokens between segments. What is below 2^-36 per segment is dropped.
     """
     limbs, rest = [], z
     for _ in range(3):
@@ -148,7 +150,7 @@ def _floor_int(x):
 
 
 def _rank(key, valid, *, descending=True):
-    """Position of each segment when sorted by key; stable, NaN lowest, padding last. -> int32[S]."""
+    """Rank of each segment when sorted by key; stable, NaN lowest, padding last. -> int32[S]."""
     key = jnp.where(jnp.isnan(key), -jnp.inf, key)
     index = lax.iota(jnp.int32, key.shape[0])
     *_, order = lax.sort((~valid, -key if descending else key, index), num_keys=2, is_stable=True)
@@ -159,17 +161,22 @@ def _rank(key, valid, *, descending=True):
 
 
 def keep(memory, allocation, strategy: str = "head", key=None) -> tuple[jax.Array, jax.Array]:
-    """The memory tokens each segment keeps, moved to its front in order (facts §3.2 step 9, §3.4).
+    """Selects the memory tokens that each segment keeps, and moves them to its front in order.
+
+    See docs/reference/tempo.md#keeping-strategies.
 
     Args:
       memory: float[S, K, D].
-      allocation: int[S], taken into 0..K.
-      strategy: "head" the first k (the published one), "tail" the last k, "random" k at random in
-        their order, "tome" merges similar tokens until k are left.
+      allocation: int[S], clipped to 0..K.
+      strategy: "head" keeps the first k (as the paper), "tail" the last k, "random" k at random in
+        their order, "tome" merges similar tokens until k remain.
       key: jax.random key, for "random" only.
 
     Returns:
       tokens [S, K, D] in memory's dtype, zero where not kept; mask bool[S, K].
+
+    Raises:
+      TempoError: The strategy is unknown, or "random" has no key.
     """
     if strategy not in KEEP_STRATEGIES:
         raise TempoError(f"Unknown strategy {strategy!r}; choose one of {', '.join(KEEP_STRATEGIES)}.")
@@ -206,11 +213,11 @@ def _keep(memory, allocation, key, *, strategy):
 
 
 def _merge(rows, target):
-    """Token merging of one segment down to `target` rows (facts §3.4). float32[K, D] -> [K, D].
+    """Token merging of one segment down to `target` rows. float32[K, D] -> [K, D].
 
     A round at most halves the rows, so floor(log2 K) rounds reach any target from 1 to K; a
-    segment that has reached its target passes the remaining rounds unchanged.
-    Departures from the released code: target 0 keeps nothing (there an error), a zero row is
+    segment that has reached its target is left unchanged by the remaining rounds.
+    Differences from the reference implementation: target 0 keeps nothing (there an error), a zero row is
     similar to nothing (there NaN), and bfloat16 memory is merged in float32 and rounded once.
     """
     size = rows.shape[0]
@@ -225,10 +232,10 @@ def _merge(rows, target):
 
 
 def _merge_round(rows, count, target):
-    """One round: the most similar even rows join their best odd row. -> (rows, new count).
+    """One round: merges the most similar even rows into their best odd row. -> (rows, new count).
 
-    Result order: surviving even rows as they were, then all odd rows. rows float32[K, D], of which
-    the first `count` are live.
+    Order of the result: the remaining even rows, then all odd rows. rows: float32[K, D], of which the
+    first `count` are in use.
     """
     even, odd = rows[0::2], rows[1::2]
     live_even = 2 * lax.iota(jnp.int32, even.shape[0]) < count
@@ -268,20 +275,25 @@ def prune(
     key=None,
     valid=None,
 ) -> jax.Array:
-    """Whole segments cut down to `keep_tokens`, the others left whole (facts §3.4, topk_compress).
+    """Reduces some segments to `keep_tokens` and keeps the others whole: an ablation of `allocate`.
+
+    See docs/reference/tempo.md#keeping-strategies.
 
     Args:
       relevance: float[S].
-      drop_ratio: int(N * drop_ratio) of the N valid segments are cut; a single one never is.
-      keep_tokens: what a cut segment keeps, 0 drops it.
-      max_tokens: what the other segments keep.
-      mode: which are cut: "topk" the least relevant, "lastk" the most relevant, "random".
-        Among equal scores the earlier is cut, as in the released code.
+      drop_ratio: int(N * drop_ratio) of the N valid segments are reduced; a single one never is.
+      keep_tokens: tokens that a reduced segment keeps; 0 drops it.
+      max_tokens: tokens that the other segments keep.
+      mode: which segments are reduced: "topk" the least relevant (the paper's name: it keeps the top
+        k), "lastk" the most relevant, "random". Of equal scores the earlier, as in the reference.
       key: jax.random key, for "random" only.
       valid: bool[S], False where a segment is only padding; None means all are real.
 
     Returns:
       int32[S], 0 for padding.
+
+    Raises:
+      TempoError: An argument is invalid.
     """
     if mode not in PRUNE_MODES:
         raise TempoError(f"Unknown mode {mode!r}; choose one of {', '.join(PRUNE_MODES)}.")
@@ -291,7 +303,7 @@ def prune(
         raise TempoError("keep_tokens must be 0 or more and max_tokens 1 or more.")
     relevance = jnp.asarray(relevance)
     valid = jnp.ones(relevance.shape, bool) if valid is None else jnp.asarray(valid, bool)
-    # Per possible N, in float64 as Python rounds it: float32 would give 29 for int(100 * 0.29).
+    # For every possible N, in Python's float64: float32 would give 29 for int(100 * 0.29).
     cuts = np.array([int(n * drop_ratio) if n > 1 else 0 for n in range(relevance.shape[0] + 1)], np.int32)
     kept = min(keep_tokens, max_tokens)
     return _prune(relevance, valid, cuts, kept, max_tokens, _checked_key(mode, key), mode=mode)

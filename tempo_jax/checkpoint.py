@@ -1,8 +1,8 @@
 """Native checkpoints: a folder with `model.json`, `params/` (Orbax v1), `digests.json` and `tokenizer/`.
 
-model.json: {"format": 1, "kind": ..., "config": ..., "origin": ...}; it is written last and the whole
-folder renamed into place, so that an interrupted save never leaves something that loads.
-Parameters are nested dicts of arrays with string keys, stacked over layers.
+model.json is {"format": 1, "kind": ..., "config": ..., "origin": ...}. It is written last and the whole
+folder is renamed into place, so that an interrupted save never leaves a folder that loads. Parameters are
+nested dicts of arrays with string keys, stacked over layers (docs/reference/checkpoints.md).
 """
 
 import contextlib
@@ -22,11 +22,13 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import digests, failures, sharding, signals
+from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import replacing
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests, failures, gcs, paths, signals
+from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
 TOKENIZER_FILES = (
@@ -35,24 +37,43 @@ TOKENIZER_FILES = (
     "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "README.md",
 )  # fmt: skip
-TEMPLATES = "additional_chat_templates"  # a folder of further ones, *.jinja
-# Small enough that a host of a pod reads little beyond its own shards, large enough for object stores.
+TEMPLATES = "additional_chat_templates"  # a folder of further chat templates, *.jinja
+# Small enough that a host of a pod reads little more than its own shards, large enough for object stores.
 CHUNK_BYTES = 16 << 20
-FLOAT32_ALWAYS = "relevance/direction"  # facts/tempo.md §3.1
+# Orbax's layout, by name: v1 saves a tree in a folder of its own and marks the folder around it.
+_NAMED, _INDICATOR, _METADATA, _COMMITTED = (
+    "state", "orbax.checkpoint", "_CHECKPOINT_METADATA", "commit_success.txt"
+)  # fmt: skip
+_HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
+FLOAT32_ALWAYS = "relevance/direction"  # docs/reference/tempo.md#relevance
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """What model.json says; `origin` is whatever the writer noted about where the weights come from."""
+class CheckpointInfo:
+    """The contents of model.json.
+
+    Attributes:
+      kind: "tempo", "qwen3", "qwen3-vl" or "xcomp".
+      config: The architecture, a dataclass of `tempo_jax.models.config`.
+      origin: Where the weights come from, as the writer recorded it.
+    """
 
     kind: str
     config: Any
     origin: dict
 
 
-def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Model:
-    """The architecture of a checkpoint; with `kind`, a checkpoint of another kind is a TempoError."""
-    folder = Path(directory)
+def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> CheckpointInfo:
+    """Reads the architecture of a checkpoint.
+
+    Args:
+      directory: Folder of the checkpoint.
+      kind: Required kind of model; None for any.
+
+    Raises:
+      TempoError: The folder is no checkpoint, or one of another kind or of a newer format.
+    """
+    folder = paths.path("the checkpoint", directory)
     path = folder / "model.json"
     if not folder.is_dir():
         raise TempoError(f"{folder} is not a folder: give a native checkpoint (python -m convert.from_hf)")
@@ -70,37 +91,45 @@ def read_model_json(directory: str | os.PathLike, kind: str | None = None) -> Mo
                 f"{folder} has checkpoint format {version} and this tempo_jax reads up to {FORMAT}: "
                 "update tempo_jax"
             )
-        found = values["kind"]
-        if found not in cfg.KINDS:
-            raise TempoError(f"{folder} holds a model of the unknown kind {found!r}: update tempo_jax")
-        config = cfg.from_dict(cfg.KINDS[found], values["config"])
+        stored_kind = values["kind"]
+        if stored_kind not in cfg.KINDS:
+            raise TempoError(f"{folder} holds a model of the unknown kind {stored_kind!r}: update tempo_jax")
+        config = cfg.from_dict(cfg.KINDS[stored_kind], values["config"])
     except TempoError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TempoError(f"{path} is damaged ({error}): convert the model again") from error
-    if kind is not None and found != kind:
-        raise TempoError(f"{folder} holds a model of kind {found!r} where {kind!r} is needed")
-    return Model(found, config, values.get("origin") or {})
+    if kind is not None and stored_kind != kind:
+        raise TempoError(f"{folder} holds a model of kind {stored_kind!r} where {kind!r} is needed")
+    return CheckpointInfo(stored_kind, config, values.get("origin") or {})
 
 
 def tokenizer_path(directory: str | os.PathLike) -> Path:
-    """The folder of Hugging Face tokenizer files; a TempoError when there is none."""
-    path = Path(directory) / "tokenizer"
+    """Returns the folder of a checkpoint's Hugging Face tokenizer files.
+
+    Raises:
+      TempoError: There is none.
+    """
+    path = paths.path("the checkpoint", directory) / "tokenizer"
     if not (path / "tokenizer.json").is_file() and not (path / "vocab.json").is_file():
         raise TempoError(
             f"{directory} holds no tokenizer: put the model's tokenizer.json and tokenizer_config.json "
             f"into {path}"
         )
-    return path
+    return paths.fetched(path)
 
 
 def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
-    """Path -> the stored array's `.shape` and `.dtype`; nothing else is read."""
-    with damage_is_a_sentence(directory):
-        found = ocp.metadata(params_folder(directory)).metadata
-        if found is None:
+    """Returns the shape and dtype of every stored array by its path; reads no arrays.
+
+    Raises:
+      TempoError: There are no parameters, or their metadata is damaged.
+    """
+    with loading_context(), report_corruption(directory):
+        metadata = ocp.metadata(params_folder(directory)).metadata
+        if metadata is None:
             raise ValueError("their metadata cannot be read")
-        return flatten(found)
+        return flatten(metadata)
 
 
 def load_params(
@@ -110,12 +139,20 @@ def load_params(
     shardings: jax.sharding.Mesh | dict | None = None,
     verify: bool = False,
 ) -> dict:
-    """The parameters as a nested dict of jax arrays, each process reading its own shards only.
+    """Loads the parameters; each process reads its own shards only.
 
-    `dtype`: cast while reading (the relevance direction stays float32). `shardings`: a mesh (then
-    `tempo_jax.sharding` places them), a nested dict of shardings, or None for the first device. `verify`:
-    look at every byte of the files first, not only at a gibibyte of them (`digests`).
-    Raises TempoError when the folder does not hold sound parameters.
+    Args:
+      directory: Folder of the checkpoint.
+      dtype: Casts while reading (the relevance direction stays float32); None for the stored dtype.
+      shardings: A mesh, on which `tempo_jax.sharding` shards them; a nested dict of shardings; or None for
+        the first device.
+      verify: Compares all bytes of the files with their digests first; otherwise a gibibyte of them.
+
+    Returns:
+      A nested dict of jax arrays.
+
+    Raises:
+      TempoError: The folder has no sound parameters.
     """
     params = params_folder(directory)
     if not digests.check(directory, whole=verify) and verify:
@@ -123,17 +160,17 @@ def load_params(
             f"{directory} holds no {digests.FILE} to verify it by: it was written before there were any"
         )
     single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    given = flatten(shardings) if isinstance(shardings, dict) else {}
+    by_path = flatten(shardings) if isinstance(shardings, dict) else {}
     abstract = {}
     for path, leaf in param_shapes(directory).items():
         if isinstance(shardings, jax.sharding.Mesh):
-            where = sharding.param_sharding(path, leaf.shape, shardings)
+            leaf_sharding = sharding.param_sharding(path, leaf.shape, shardings)
         else:
-            where = given.get(path, single)
-        wanted = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
-        wanted = jax.dtypes.canonicalize_dtype(wanted)  # float64 files are computed with in float32
-        abstract[path] = jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=where)
-    with damage_is_a_sentence(directory):
+            leaf_sharding = by_path.get(path, single)
+        leaf_dtype = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
+        leaf_dtype = jax.dtypes.canonicalize_dtype(leaf_dtype)  # float64 becomes float32
+        abstract[path] = jax.ShapeDtypeStruct(leaf.shape, leaf_dtype, sharding=leaf_sharding)
+    with loading_context(), report_corruption(directory):
         return ocp.load(params, nest(abstract))
 
 
@@ -147,68 +184,108 @@ def save(
     *,
     overwrite: bool | str = False,
 ) -> None:
-    """Writes a checkpoint atomically; every process calls it, with arrays it holds shards of.
+    """Writes a checkpoint atomically. Every process calls it, with arrays that it has shards of.
 
-    overwrite: as for `folders.replacing`. TempoError where it cannot be written.
+    Args:
+      directory: Folder to write.
+      kind: Kind of the model, a key of `models.config.KINDS`.
+      config: The architecture.
+      params: Nested dict of arrays, stacked over layers.
+      tokenizer_dir: Folder of Hugging Face tokenizer files to copy; None to write none.
+      origin: Where the weights come from, as JSON values.
+      overwrite: As in `folders.replacing`.
+
+    Raises:
+      TempoError: The folder exists, or cannot be written.
     """
     with replacing(directory, overwrite) as folder:
         with saving_context(), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
-            describe(folder, kind, config, tokenizer_dir, origin)
+            write_metadata(folder, kind, config, tokenizer_dir, origin)
 
 
-def params_folder(directory: str | os.PathLike) -> Path:
-    """The absolute path of a checkpoint's arrays; TempoError when there is none."""
-    path = (Path(directory) / "params").resolve()
+def params_folder(directory: str | os.PathLike) -> AnyPath:
+    """Returns the absolute path of a checkpoint's arrays.
+
+    Raises:
+      TempoError: There are none.
+    """
+    path = paths.absolute(paths.path("the checkpoint", directory) / "params")
     if not path.is_dir():
         raise TempoError(f"{directory} holds no params folder: convert or copy the model again")
     return path
 
 
+def loading_context() -> ocp.Context:
+    """model.json marks a whole checkpoint: one that was copied to gs:// need not have Orbax's own mark."""
+    context = ocp.Context()
+    context.atomicity.allow_legacy_atomic_rename = True
+    return context
+
+
 def saving_context(*, compress: bool = True) -> ocp.Context:
-    """How Orbax writes our arrays; `compress`: about a fifth smaller, in several times the time."""
+    """The Orbax context that arrays are written with. compress: a fifth smaller, but several times slower."""
     context = ocp.Context()
     context.array.saving.use_compression = compress
-    context.memory.deepcopy_host_arrays = False  # nothing changes the arrays while they are written
+    context.memory.deepcopy_host_arrays = False  # arrays do not change while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
-    context.array.saving.enable_write_sharding_file = False  # loading always says where to
-    # Replicas share the writing of large arrays only: each slice of a small one costs a compilation.
+    context.array.saving.enable_write_sharding_file = False  # loading always passes shardings
+    # Only large arrays are written in parallel by replicas: each slice of a small one costs a compilation.
     context.array.saving.min_slice_bytes_for_replica_parallel = CHUNK_BYTES
     return context
 
 
-def describe(
-    folder: Path,
+def write_metadata(
+    folder: AnyPath,
     kind: str,
     config: Any,
     tokenizer_dir,
     origin: dict | None,
     written: digests.Writing | None = None,
 ) -> None:
-    """Writes what is not arrays: digests, the tokenizer, then model.json, without which nothing loads."""
-    # Orbax notes the folder it wrote to on this machine, and reads the note of object stores only.
-    (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
-    if (folder / "params").is_dir():
+    """Writes all but the arrays: digests, the tokenizer, and last model.json, without which nothing loads."""
+    if paths.remote(folder):
+        pass  # object storage keeps checksums of its own, which every read verifies
+    elif (folder / "params").is_dir():
+        convert_layout(folder / "params")
         (written or digests.Writing()).finish(folder)
     if tokenizer_dir is not None:
-        copy_tokenizer(Path(tokenizer_dir), folder / "tokenizer")
+        with paths.staged(folder / "tokenizer") as place:
+            copy_tokenizer(Path(tokenizer_dir), place)
     values = {"format": FORMAT, "kind": kind, "config": cfg.to_dict(config), "origin": origin or {}}
-    (folder / "model.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    paths.write_text(folder / "model.json", json.dumps(values, indent=1) + "\n")
+
+
+def convert_layout(params: Path) -> None:
+    """Moves what Orbax v1 saved to the layout that all versions of Orbax read: the folder of an unnamed tree.
+
+    The checkpointers of v0 (`StandardCheckpointer().restore(params)`) read no other; v1 detects the layout.
+    """
+    named = params / _NAMED
+    metadata = json.loads((params / _METADATA).read_text(encoding="utf-8"))
+    (params / _INDICATOR).unlink(missing_ok=True)
+    for path in sorted(named.iterdir()):
+        path.rename(params / path.name)
+    named.rmdir()
+    metadata["item_handlers"] = _HANDLER
+    (params / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    # In an object store, this file marks a complete folder. Orbax's own text names a folder of this machine.
+    (params / _COMMITTED).write_text("Checkpoint commit was successful\n", encoding="utf-8")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies whichever files of tokenizer, processor and license exist; weights and code stay behind."""
-    further = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
-    for name in (*TOKENIZER_FILES, *further):
+    """Copies the files of tokenizer, processor and license that exist, but no weights and no code."""
+    templates = sorted(f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja"))
+    for name in (*TOKENIZER_FILES, *templates):
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)
 
 
 @contextlib.contextmanager
-def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
-    """Whatever goes wrong while reading arrays becomes one TempoError."""
+def report_corruption(directory: str | os.PathLike) -> Iterator[None]:
+    """Converts any error while reading arrays to a TempoError."""
     hooks = (sys.excepthook, sys.unraisablehook)
     _ignore_late_reads()
     try:
@@ -218,15 +295,18 @@ def damage_is_a_sentence(directory: str | os.PathLike) -> Iterator[None]:
     except TempoError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
-        if (refused := failures.refusal(error)) and refused.code not in (errno.ENOENT, errno.ENOTDIR):
-            raise TempoError(f"the parameters in {directory} cannot be read: {refused}") from error
+        if message := gcs.sentence(error, f"the parameters in {directory} cannot be read"):
+            raise message from error
+        os_error = failures.refusal(error)
+        if os_error and os_error.code not in (errno.ENOENT, errno.ENOTDIR):
+            raise TempoError(f"the parameters in {directory} cannot be read: {os_error}") from error
         reason = next(iter(str(error).splitlines()), type(error).__name__).split(". See full")[0][:200]
         raise TempoError(f"the parameters in {directory} are damaged or incomplete ({reason})") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Orbax's threads tell of a failure in their own words, each with a traceback, before it is raised."""
+    """Silences Orbax, whose threads log a traceback each before a failure is raised."""
     loggers = (logging.get_absl_logger(), stdlib_logging.getLogger("asyncio"))
     levels = [logger.level for logger in loggers]
     verbosity = logging.get_verbosity()
@@ -241,9 +321,9 @@ def quiet() -> Iterator[None]:
 
 
 def _ignore_late_reads() -> None:
-    """Reads still under way when one fails come back to Orbax's closed event loop, each with a traceback.
+    """Silences the reads that are still running when one fails: each finds Orbax's event loop closed.
 
-    Some at once, before the error is seen here, some while Python ends.
+    Some fail at once, before the error is raised here, and some while Python exits.
     """
     excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 

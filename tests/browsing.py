@@ -5,13 +5,17 @@ TEMPO_SCREENSHOTS names a folder to leave pictures in.
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+
+from tests.serving import make_videos
 
 REPO = Path(__file__).resolve().parent.parent
 AXE = REPO / "build" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
@@ -139,3 +143,15 @@ class Visitor:
             """element => [...element.querySelectorAll("*")]
             .filter(each => each.tabIndex >= 0 && !each.disabled && each.checkVisibility()).length"""
         )
+
+
+def tricky_library(folder: Path) -> Path:
+    """Two videos, one with a question that fits it, and what no page should trip over."""
+    from PIL import Image
+
+    make_videos(folder, 2)
+    row = {"video": "v0.mp4", "conversations": [{"value": "<video>\nWhat is in it?\n(A) this\n(B) that"}]}
+    (folder / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "<img src=x onerror=alert(1)>.mp4").write_bytes((folder / "v1.mp4").read_bytes())
+    Image.fromarray(np.full((60, 80, 3), 120, np.uint8)).save(folder / "still.png")
+    return folder

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from tempo_jax.data import buckets, packing
-from tempo_jax.data.shape import Shape
+from tempo_jax.data import batch_packing, buckets
+from tempo_jax.data.batch_packing import Shape
 
 # Name -> (generator, how many) -> clips of 8 frames, of videos of 16 to 1024 frames.
 MIXTURES = {
@@ -26,10 +26,10 @@ def padding(clips, batch, window: int = 64) -> float:
         waiting, most = [], min(window, 4 * bucket.conversations)
         while mine or waiting:
             while mine and len(waiting) < most:
-                waiting.append(packing.Need(mine.pop(0), 0, 0, 0, alone=True))
+                waiting.append(batch_packing.Need(mine.pop(0), 0, 0, 0, alone=True))
             if not mine and len(waiting) < most:
                 break  # the last ones: more samples follow in training
-            chosen = packing.choose(waiting, shape)
-            used += packing.usage([waiting[i] for i in chosen], shape)
+            chosen = batch_packing.choose(waiting, shape)
+            used += batch_packing.usage([waiting[i] for i in chosen], shape)
             waiting = [need for i, need in enumerate(waiting) if i not in set(chosen)]
-    return packing.waste(used)["segments"]
+    return batch_packing.waste(used)["segments"]

@@ -64,6 +64,43 @@ def _mappings() -> int:
     return 0
 
 
+# A shell that starts tests in the background lets them ignore these, and their children would inherit that.
+for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _handler)
+
+# The slowest: left to `make test-all`, so that `make test` takes less than 10 minutes of two quiet cores.
+SLOW = {
+    "test_both_at_once",
+    "test_compilation_cache",
+    "test_convert_fields",
+    "test_convert_matrix",
+    "test_convert_safety",
+    "test_decode_attention",
+    "test_docs_run",
+    "test_eval_end_to_end",
+    "test_media_damage",
+    "test_multiprocess",
+    "test_notebook",
+    "test_serve_xcomp",
+    "test_storage_runs",
+    "test_task_data",
+    "test_train_processes",
+    "test_training_step",
+    "test_vision_attention",
+    "test_warmup",
+    "test_xcomp_golden",
+    "test_xcomp_lp_comp",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, by file."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Recorded runs of the released PyTorch systems."""
@@ -85,7 +122,7 @@ def qwen_tokenizer_dir() -> Path:
 @pytest.fixture(scope="session")
 def demo_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our small byte-level tokenizer with Qwen's ids for the prompts' own words."""
-    from tempo_jax import demo_tokenizer
+    from tempo_jax.data import demo_tokenizer
 
     folder = tmp_path_factory.mktemp("demo_tokenizer")
     demo_tokenizer.write(folder)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from convert import hf_export
-from tempo_jax.models import config as cfg
+from tempo_jax.models import presets as cfg
 from tests import tiny_checkpoints
 from tests.torch_reference import randomise
 from tests.xcomp_systems import tensor as xcomp_tensor

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tempo_jax.data.collate import Sample
+from tempo_jax.data.samples import Sample
 
 SIZE = 32  # pixels: one visual token per slice
 

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options
-from tempo_jax.inference.results import Answer, Segment
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
+from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.serve.events import Done, Failed
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Job, Service
 from tempo_jax.serve.store import Frames, video_file
+from tempo_jax.tempo.options import Options
 from tempo_jax.video.sources import Source
 from tempo_jax.video.synthetic import Clip, write_video
 
@@ -28,7 +28,8 @@ SMALL = Clip(seconds=8, fps=4, height=48, width=64)
 class FakeModel:
     """Reads every frame, then answers with the video's name and the question, word by word.
 
-    The question decides what happens: "bug", "mistake", "slow" (until `go` is set, or cancelled).
+    The question decides what happens: "bug", "mistake", "slow" (until `go` is set, or cancelled), "long" (the
+    same, giving way to others between slices).
     """
 
     name = "fake"
@@ -37,6 +38,7 @@ class FakeModel:
     frames = Frames()
     strategies = ("head", "tail")
     eos_ids = (2,)
+    together = True
 
     def __init__(self, held_bytes=1000, seconds=0.0):
         self.go, self.reached = threading.Event(), threading.Event()
@@ -53,7 +55,7 @@ class FakeModel:
         frames = 0
         for chunk in clip.source.chunks(8):
             frames += len(chunk)
-            progress("reading the video", frames, clip.source.num_frames)
+            progress("decoding", frames, clip.source.num_frames)
         self.opened.append(clip.source.name)
 
     def held_bytes(self, clip):
@@ -82,12 +84,16 @@ class FakeClip:
             raise TempoError("This cannot be asked: ask something else.")
         words = f"{source.name} says {turn.question}".split(" ")
         for number, word in enumerate(words):
-            turn.piece(" " * (number > 0) + word)
+            turn.on_text(" " * (number > 0) + word)
             time.sleep(model.seconds)
+            if "long" in turn.question and number == 1:
+                model.reached.set()
+                while not model.go.wait(0.01):
+                    turn.progress("generating", number + 1, len(words))
             if "slow" in turn.question and number == 1:
                 model.reached.set()
                 while not model.go.wait(0.01):
-                    if turn.cancelled():
+                    if turn.is_cancelled():
                         model.stopped.append(turn.question)
                         return
         segments = [

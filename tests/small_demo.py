@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tempo_jax.models.config import DEMO as WHOLE
+from tempo_jax.models.presets import DEMO as WHOLE
 
 _SVLM = WHOLE.compressor
 DEMO = dataclasses.replace(

@@ -10,11 +10,12 @@ import numpy as np
 
 from convert import mapping
 from examples.tiny_reference import tensor
-from tempo_jax.inference.engine import Tempo
-from tempo_jax.models.config import QWEN_IDS, TINY
+from tempo_jax.models.config import QWEN_IDS
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding
-from tempo_jax.trees import nest
+from tempo_jax.tempo.engine import Tempo
+from tempo_jax.utils.tree import nest
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.data.collate import Shape
-from tempo_jax.data.minireel.source import EvidenceSource
-from tempo_jax.data.needs import NEEDS
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.minireel.sources import EvidenceSource
 from tempo_jax.models import build
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training import flops, metrics
-from tempo_jax.training.loss_align import RELEVANCE_WEIGHT, SHARPNESS
-from tempo_jax.training.tasks import TASKS
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.align import RELEVANCE_WEIGHT, SHARPNESS
 from tests.small_demo import DEMO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -58,7 +56,7 @@ def test_notes_and_segments_must_agree(samples, tokenizer):
 def test_loss_is_the_formula_slot_by_slot(batch):
     model = build.init(DEMO, 2)
     found = jax.jit(TASK.loss)(model, jax.tree.map(jnp.asarray, batch))
-    visual = model.compressor.see_frames(batch.frames_PFHWC)
+    visual = model.compressor.encode_frames(batch.frames_PFHWC)
     memory, relevance = model.compressor(visual, batch.rows, batch.row_length_P)
     said = np.asarray(model.projector(memory), np.float64)
     table = np.asarray(model.llm.embed.embedding[...], np.float64)
@@ -86,16 +84,18 @@ def test_the_llm_is_not_run_and_gets_no_gradient_but_at_its_embedding(batch):
 
 
 def test_a_sample_needs_what_it_needs_of_tempo(samples, tokenizer):
-    assert NEEDS["align"](samples[0], tokenizer, DEMO) == NEEDS["tempo"](samples[0], tokenizer, DEMO)
+    assert TASKS["align"].sample_size(samples[0], tokenizer, DEMO) == TASKS["tempo"].sample_size(
+        samples[0], tokenizer, DEMO
+    )
 
 
 def test_what_a_batch_costs_and_holds(batch):
     """Of the LLM its embedding alone, and that costs what its products are; padding counts no frames."""
     stacked = jax.tree.map(lambda x: np.asarray(x)[None], batch)
     segments = int((batch.relevant_P != IGNORE).sum())
-    assert metrics.work(stacked, DEMO.memory_tokens) == (segments * DEMO.memory_tokens, segments * 8)
-    parts = {part.group: part for part in flops.PARTS[type(stacked)](DEMO, stacked)}
+    assert TASK.counts(stacked, DEMO.memory_tokens) == (segments * DEMO.memory_tokens, segments * 8)
+    parts = {part.group: part for part in TASK.flops(DEMO, stacked)}
     assert {*parts} == {"vision", "memory", "svlm", "projector", "llm"}
     products = batch.labels_PM.size * DEMO.llm.hidden_size * DEMO.llm.vocab_size
     assert parts["llm"] == ("llm", 2.0 * products, 0.0)
-    assert flops.of_step(DEMO, stacked, {}) == sum(part.weights + part.scores for part in parts.values())
+    assert TASK.step_flops(DEMO, stacked, {}) == sum(part.weights + part.scores for part in parts.values())

@@ -1,4 +1,4 @@
-"""tempo_jax.ata against the released runs (golden/ata_cases.json), facts §3.2-3.4 and the contract."""
+"""tempo_jax.ata against golden outputs (golden/ata_cases.json), docs/reference/tempo.md and the contract."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def allocate(relevance, budget, *, slots=SLOTS, fill=np.nan, **limits):
 
 
 def reference(relevance, budget, floor, cap):
-    """The released algorithm (facts §3.2) in numpy float32, for budget >= N and min <= max."""
+    """The reference's algorithm (docs/reference/tempo.md#allocation) in numpy, budget >= N, min <= max."""
     s, n = np.asarray(relevance, np.float32), len(relevance)
     if n * floor > budget:
         floor = max(1, budget // n)
@@ -296,7 +296,7 @@ def test_golden_merges(case):
 
 
 def reference_merge(rows, target):
-    """Token merging of facts §3.4, row by row."""
+    """Token merging of docs/reference/tempo.md#keeping-strategies, row by row."""
     while len(rows) > target:
         even, odd = rows[0::2], rows[1::2]
         unit_even, unit_odd = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (even, odd))

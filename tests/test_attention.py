@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.models.attention import attention
+from tempo_jax.models.kernels.attention import attention
 
 
 def plain(q, k, v, documents):
@@ -31,7 +31,7 @@ def test_causal_attention_agrees_with_the_formula_and_its_gradients(length, pack
         return lambda q, k, v: (attend(q, k, v) * weights).sum()
 
     def ours(q, k, v):
-        return attention(q, k, v, causal=True, document_BT=documents)
+        return attention(q, k, v, causal=True, segment_ids_BT=documents)
 
     def theirs(q, k, v):
         return plain(q, k, v, documents)

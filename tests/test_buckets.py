@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tempo_jax.data import buckets, packing, pipeline
-from tempo_jax.data.collate import Sample
-from tempo_jax.data.shape import Shape
+from tempo_jax import tasks
+from tempo_jax.data import batch_packing, buckets, loader
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.training.config import default
 from tests.xcomp_systems import MICRO
@@ -51,8 +52,8 @@ def config(rooms=(2, 4, 8), **changes) -> ConfigDict:
 @pytest.fixture
 def batches(tokenizer, monkeypatch):
     def make(source, shards=(0, 1), **changes):
-        monkeypatch.setattr(pipeline, "open_source", lambda _: source)
-        return pipeline.Batches(config(**changes), tokenizer, MICRO, list(shards))
+        monkeypatch.setattr(loader, "open_source", lambda _: source)
+        return tasks.Batches(config(**changes), tokenizer, MICRO, list(shards))
 
     return make
 
@@ -161,6 +162,6 @@ def dataclass_free(batch):
 
 def test_too_long_is_what_no_bucket_has_room_for():
     shape = Shape(8, 128, 1, 1, room=4)
-    need = packing.Need(5, 10, 10, 0, alone=True)
-    assert packing.too_long(need, shape) == "more than 4 segments"
-    assert packing.too_long(need, dataclasses.replace(shape, room=None)) is None
+    need = batch_packing.Need(5, 10, 10, 0, alone=True)
+    assert batch_packing.too_long(need, shape) == "more than 4 segments"
+    assert batch_packing.too_long(need, dataclasses.replace(shape, room=None)) is None

@@ -1,5 +1,6 @@
 """Native checkpoints: what is saved loads, on any mesh; anything else is a sentence."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -15,15 +16,18 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from convert import mapping, native_io
-from tempo_jax import checkpoint, digests, sharding
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
+from tempo_jax.models import config as model_config
 from tempo_jax.training import checkpoints
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests
+from tempo_jax.utils.tree import flatten, nest
 from tests import tiny_checkpoints as tiny
 
 CONFIG = tiny.tiny_config(16, 64)
 REPO = Path(__file__).resolve().parent.parent
+SHIPPED = REPO / "checkpoints" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +204,7 @@ WORKER = """if True:
     jax.distributed.initialize(f"localhost:{port}", 2, rank)
     from convert import direct, safetensors_io
     from tempo_jax import checkpoint, sharding
-    from tempo_jax.trees import flatten
+    from tempo_jax.utils.tree import flatten
     mesh = sharding.make_mesh(1, 4, 1)
     safetensors_io.MIN_RUN_BYTES = 1
     counts, real = [], safetensors_io.Reader._range
@@ -302,18 +306,76 @@ def test_digests_that_are_missing_or_damaged(copy):
 
 
 def test_the_shipped_model_has_its_digests():
-    shipped = REPO / "checkpoints" / "demo"
-    assert digests.check(shipped, whole=True)
-    assert sum(file.stat().st_size for file in shipped.rglob("*") if file.is_file()) < 5_885_237
+    assert digests.check(SHIPPED, whole=True)
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 5_885_237
 
 
-def test_plain_orbax_opens_a_checkpoint(saved, params):
-    """Without this package: v1 and v0, whole on one host."""
+WRITERS = ("saved", "streamed", "frozen", "shipped")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, saved, params):
+    """A checkpoint by each of the ways in which one is written, and the one that is shipped."""
+    folder = tmp_path_factory.mktemp("written")
+    with native_io.saving(folder / "streamed", "tempo", CONFIG) as put:
+        for path, x in flatten(params).items():
+            put(path, np.asarray(x))
+    checkpoints.save_frozen(folder, "tempo", CONFIG, flatten(params), checkpoint.tokenizer_path(saved), {})
+    return {"saved": saved, **{how: folder / how for how in WRITERS[1:3]}, "shipped": SHIPPED}
+
+
+@pytest.mark.parametrize("how", WRITERS)
+def test_plain_orbax_opens_a_checkpoint(how, written, params):
+    """Without this package: all of Orbax's interfaces, with the path that everybody would give."""
     import orbax.checkpoint as v0
 
-    assert_equal(v0.StandardCheckpointer().restore(saved.resolve() / "params" / "state"), params)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    assert_equal(v0.StandardCheckpointer().restore(saved.resolve() / "params" / "state", shapes), params)
+    folder = written[how].resolve() / "params"
+    expected = checkpoint.load_params(written[how]) if how == "shipped" else params
     where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params)
-    assert_equal(ocp.load(saved.resolve() / "params", shapes), params)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), expected)
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), expected)
+    standard = v0.StandardCheckpointer()
+    assert_equal(standard.restore(folder), expected)
+    assert_equal(standard.restore(folder, shapes), expected)
+    assert_equal(standard.restore(folder, placed), expected)
+    said = {path: (x.shape, x.dtype) for path, x in flatten(standard.metadata(folder).item_metadata).items()}
+    assert said == {path: (x.shape, x.dtype) for path, x in flatten(expected).items()}
+    restore_args = v0.checkpoint_utils.construct_restore_args(placed)
+    for checkpointer in (v0.PyTreeCheckpointer(), v0.Checkpointer(v0.PyTreeCheckpointHandler())):
+        assert_equal(checkpointer.restore(folder, restore_args=restore_args), expected)
+    assert_equal(ocp.load(folder, placed), expected)
+    assert_equal(ocp.load(folder, placed, checkpointable_name=None), expected)
+
+
+@pytest.mark.parametrize("how", WRITERS)
+def test_a_copy_in_an_object_store_is_whole(how, written):
+    """There Orbax takes a folder for finished by a file in it, not by its name."""
+    from orbax.checkpoint._src.path import atomicity, temporary_paths
+
+    check = temporary_paths.is_path_finalized(
+        (written[how] / "params").resolve(), temporary_path_cls=atomicity.CommitFileTemporaryPath
+    )
+    assert asyncio.run(check)
+    listed = json.loads((written[how] / digests.FILE).read_text())["files"]
+    assert "params/commit_success.txt" in listed
+
+
+def test_checkpoints_of_the_former_layout_load(tmp_path, params):
+    """Those of tempo_jax until 30 November 2026: v1's own layout, the tree in params/state."""
+    folder = tmp_path / "model"
+    with checkpoint.saving_context():
+        ocp.save(folder / "params", params)
+    (folder / "params" / "commit_success.txt").unlink()
+    digests.Writing().finish(folder)
+    values = json.loads((SHIPPED / "model.json").read_text()) | {
+        "kind": "tempo",
+        "config": model_config.to_dict(CONFIG),
+    }
+    (folder / "model.json").write_text(json.dumps(values))
+    assert (folder / "params" / "state" / "_METADATA").is_file()
+    assert_equal(checkpoint.load_params(folder, verify=True), params)
+    mesh = sharding.make_mesh(2, 2, 2)
+    assert_equal(checkpoint.load_params(folder, shardings=mesh), params)
+    flat = flatten(params)
+    for path, x in zip(flat, native_io.stored_arrays(folder, list(flat)), strict=True):
+        np.testing.assert_array_equal(x, flat[path])

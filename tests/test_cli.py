@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 import tempo_jax
-from tempo_jax import cli, cli_batch, cli_options, progress
+from tempo_jax import cli
+from tempo_jax.cli import batch, common
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import LP_COMP, Options
-from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.runtime.results import Answer, Segment
+from tempo_jax.tempo.options import LP_COMP, Options
+from tempo_jax.utils import progress
 from tempo_jax.video import Reading
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -54,7 +56,7 @@ class FakeTempo:
 
     def answer(self, video, question, options):
         print("a library prints")
-        options["progress"]("reading the video", 1, 1)
+        options["progress"]("decoding", 1, 1)
         match question:
             case "bad":
                 raise TempoError("This video cannot be decoded; try another one.")
@@ -158,7 +160,7 @@ def test_options_arrive(fake, mode, capsys):
 
 
 def test_what_may_be_chosen_is_what_the_systems_know():
-    assert set(cli_options.LP_COMP) == {*LP_COMP, *VARIANTS}
+    assert set(common.LP_COMP) == {*LP_COMP, *VARIANTS}
 
 
 def test_published_defaults(fake, capsys):
@@ -167,11 +169,11 @@ def test_published_defaults(fake, capsys):
     defaults = inspect.signature(tempo_jax.Tempo.ask).parameters
     options = {
         name: defaults[name].default
-        for name in {*cli_options.OPEN_OPTIONS, *cli_options.ASK_OPTIONS} - {*Reading.__annotations__}
+        for name in {*common.OPEN_OPTIONS, *common.ASK_OPTIONS} - {*Reading.__annotations__}
     }
     options |= fake.calls[-1][3]
     options.pop("progress")
-    assert set(cli_options.READING_OPTIONS) == {*Reading.__annotations__}
+    assert set(common.READING_OPTIONS) == {*Reading.__annotations__}
     assert options == {
         "budget": 8192,
         "fps": 2.0,
@@ -333,7 +335,7 @@ def test_batch_goes_on_where_it_was_interrupted(fake, capsys):
     assert cli.main(command) == 0
     assert [name for name, *_ in fake.calls] == ["load", "ask"] and fake.calls[1][2] == "b"
     assert Path("out.jsonl").read_bytes() == whole and not Path("out.jsonl.before").exists()
-    assert set(batch_lines()[0]) - {"video_path", "query", "answered_by"} >= cli_batch.RESULT
+    assert set(batch_lines()[0]) - {"video_path", "query", "answered_by"} >= batch.RESULT
 
 
 def test_batch_asks_again_what_failed(fake, capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tempo_jax import compilation_cache
+from tempo_jax.utils import compilation_cache
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def help_of(cli, command):
 
 PROGRAM = """
 import sys
-from tempo_jax import compilation_cache
+from tempo_jax.utils import compilation_cache
 compilation_cache.turn_on(print)
 import jax, jax.numpy as jnp
 print(float(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.ones((8, 8)))), compilation_cache.counts.hits)
@@ -117,7 +117,7 @@ def test_programs_are_for_one_kind_of_cpu(monkeypatch):
     """A home folder that hosts share."""
     from jax._src import cache_key
 
-    from tempo_jax import whole_entries
+    from tempo_jax.utils import whole_entries
 
     compilation_cache.turn_on(print)
     assert cache_key.custom_hook() == whole_entries.instructions()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.collate import Shape
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.sources import open_source
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.training import config as configs
 from tempo_jax.training.groups import LEARNABLE
 
@@ -58,7 +58,7 @@ def test_the_longest_sample_that_is_promised_fits(name):
     segments = -(-max(frames, default=1) // model.video.segment_frames)
     assert segments <= shape.pool
     assert shape.length >= segments * (model.memory_tokens + 9) + 32
-    patches = [h * w // model.compressor.vision.factor**2 for h, w in batch.sizes] or [16]
+    patches = [h * w // model.compressor.vision.merged_patch_pixels**2 for h, w in batch.sizes] or [16]
     slices = 1 if not frames else model.video.segment_frames // 2
     assert shape.row_length >= slices * max(patches) + model.memory_tokens + 32
 

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import tempo_jax
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.text import TextStream
 from tempo_jax.prompts import LLM_SYSTEM, Message
-from tempo_jax.xcomp import prompts as xcomp_prompts
+from tempo_jax.runtime.session import GenerationRequest, TextStream
+from tempo_jax.xcomp import layout as xcomp_prompts
 from tests.serving import REPO
 
 QUESTION = "Where is it?"
@@ -60,7 +59,7 @@ def test_what_is_said_cannot_change_the_structure(tokenizer):
 
 @pytest.mark.parametrize("conversation", [[], EARLIER], ids=["single", "conversation"])
 def test_the_scored_question_of_xcomp_is_the_last_one(tokenizer, conversation):
-    text = xcomp_prompts.text(tokenizer, QUESTION, "The video lasts.", conversation)
+    text = xcomp_prompts.prompt_text(tokenizer, QUESTION, "The video lasts.", conversation)
     scored = text.suffix[text.question_start : text.question_end]
     said = tokenizer.decode(scored).strip()
     assert said.startswith(QUESTION) and "Who" not in said
@@ -81,7 +80,7 @@ def clip(demo):
 
 
 def told(clip, *questions, **more):
-    turns = [Turn(question, clip.options(max_new_tokens=6), **more) for question in questions]
+    turns = [GenerationRequest(question, clip.options(max_new_tokens=6), **more) for question in questions]
     clip.answer(turns)
     for turn in turns:
         assert turn.error is None, turn.error
@@ -119,7 +118,7 @@ def test_an_answer_ends_before_a_stop_text(clip):
         pytest.skip("the model says too little to be stopped")
     pieces = []
     stop = text[len(text) // 2 :][:1]
-    (cut,) = told(clip, question, stop=(stop,), piece=pieces.append)
+    (cut,) = told(clip, question, stop=(stop,), on_text=pieces.append)
     assert cut.stopped and cut.answer.text == text[: text.index(stop)].rstrip() == "".join(pieces)
     (both,) = told(clip, question, stop=("never said",))
     assert not both.stopped and both.answer.text == text

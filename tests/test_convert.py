@@ -12,9 +12,9 @@ import pytest
 from convert import from_hf, hf_config, mapping, native_io, safetensors_io, to_hf, verify
 from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build
+from tempo_jax.models import build, presets
 from tempo_jax.models import config as cfg
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_checkpoints as tiny
 
 BF16 = ml_dtypes.bfloat16
@@ -54,7 +54,7 @@ def test_the_table_is_complete(memory_tokens):
     assert tiny.shapes("tempo", tiny.tiny_config(memory_tokens)) == recorded
 
 
-@pytest.mark.parametrize("config", cfg.PRESETS.values(), ids=cfg.PRESETS)
+@pytest.mark.parametrize("config", presets.PRESETS.values(), ids=presets.PRESETS)
 def test_native_shapes_are_the_models(config):
     kind = next(k for k, t in cfg.KINDS.items() if isinstance(config, t))
     shapes = {path: x.shape for path, x in flatten(build.shapes(config)).items()}

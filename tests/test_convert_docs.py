@@ -9,7 +9,8 @@ import pytest
 
 from convert import tree
 from tempo_jax import checkpoint
-from tempo_jax.models.config import KINDS, PRESETS
+from tempo_jax.models.config import KINDS
+from tempo_jax.models.presets import PRESETS
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "reference" / "checkpoints.md"

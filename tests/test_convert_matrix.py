@@ -15,6 +15,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 EXACT = 1e-5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """PyTorch's threads wait for each other in busy loops: most of their work on models this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")

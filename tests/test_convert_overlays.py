@@ -9,10 +9,10 @@ torch = pytest.importorskip("torch", reason="the live comparison needs the test 
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from convert import direct, from_hf, logits, native_io, safetensors_io, to_hf, verify  # noqa: E402
+from convert import direct, from_hf, hub, logits, native_io, safetensors_io, to_hf, verify  # noqa: E402
 from tempo_jax import sharding  # noqa: E402
 from tempo_jax.errors import TempoError  # noqa: E402
-from tempo_jax.trees import flatten  # noqa: E402
+from tempo_jax.utils.tree import flatten  # noqa: E402
 from tests import convert_models as models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -226,3 +226,18 @@ def test_parts_that_there_are_not(tiny_parts, tmp_path, capsys):
     native = tiny_parts["xcomp"]
     assert to_hf.main([f"--source={native}", f"--target={tmp_path / 'x'}", "--part=compressor"]) == 2
     assert "has no part 'compressor': its parts are llm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_target_never_takes_its_adapter(tmp_path, monkeypatch, capsys, dry):
+    """Wherever it is from: the Hub's cache is a folder too."""
+    hf, lora = models.write(tmp_path / "hf", "qwen3", tied=True), tmp_path / "cache" / "lora"
+    lora.parent.mkdir()
+    write_adapter(lora, hf)
+    places = {"the source": hub.Place(hf), "the adapter": hub.Place(lora, "org/lora")}
+    monkeypatch.setattr(hub, "locate", lambda what, path: places[what])
+    arguments = ["--model=qwen3", f"--source={hf}", "--adapter=org/lora", "--overwrite=force", *dry]
+    for target in (lora.parent, lora, lora / "new"):
+        assert from_hf.main([*arguments, f"--target={target}"]) == 2
+        assert "what is read" in capsys.readouterr().err
+    assert (lora / "adapter_config.json").is_file() and len(list(tmp_path.iterdir())) == 2

@@ -21,7 +21,8 @@ CHILD = """if True:
     import convert.from_hf, convert.to_hf, convert.verify
     from convert import native_io, safetensors_io
     from orbax.checkpoint import v1 as ocp
-    from tempo_jax import checkpoint, folders
+    from tempo_jax import checkpoint
+    from tempo_jax.utils import folders
     native_io.BATCH_BYTES = 0  # a write for each array
     folders.check_space = lambda *_: None
     where = {"save": (ocp.partial, "save"), "finalize": (ocp.partial, "finalize"),

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import decode_attention, decoder, rope
-from tempo_jax.models.attention import attention
-from tempo_jax.models.config import TINY
+from tempo_jax.models import decoder, rope
+from tempo_jax.models.kernels import decode_attention
+from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.presets import TINY
 
 SIZE = 128
 
@@ -88,9 +89,9 @@ def with_kernel(monkeypatch):
         return real(*args, **options, interpret=True)
 
     monkeypatch.setattr(decode_attention, "attend", run)
-    monkeypatch.setattr(decode_attention, "fits", lambda dtype, size: True)
+    monkeypatch.setattr(decode_attention, "is_supported", lambda dtype, size: True)
     monkeypatch.setattr(decoder, "platform", lambda: "tpu")
-    monkeypatch.setattr(decoder, "_by_head", lambda x: x)
+    monkeypatch.setattr(decoder, "constrain_cache_layout", lambda x, rules: x)
     return calls
 
 
@@ -102,7 +103,7 @@ def steps(llm, per_layer):
 
     @jax.jit
     def step(x, position, cache):
-        return llm.step(x, position, cache)
+        return llm.decode_step(x, position, cache)
 
     for i in range(3):
         x = drawn(20 + i, 2, 1, llm.config.hidden_size, dtype=jnp.float32)

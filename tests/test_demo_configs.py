@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax.data.needs import NEEDS
-from tempo_jax.data.packing import too_long
-from tempo_jax.data.shape import Shape
+from tempo_jax.data.batch_packing import Shape, too_long
 from tempo_jax.data.sources import open_source
-from tempo_jax.models.config import PRESETS
+from tempo_jax.models.presets import PRESETS
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import config as configs
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -53,5 +52,7 @@ def test_nearly_all_samples_fit(lesson, tokenizer):
     shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
     for source in map(open_source, config.data.sources):
         samples = [sample for index in range(SAMPLES) if (sample := source[index * 7])]
-        refused = [too_long(NEEDS[config.task](sample, tokenizer, model), shape) for sample in samples]
+        refused = [
+            too_long(TASKS[config.task].sample_size(sample, tokenizer, model), shape) for sample in samples
+        ]
         assert sum(map(bool, refused)) <= len(samples) // 8, set(refused)

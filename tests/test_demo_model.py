@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tempo_jax import checkpoint
-from tempo_jax.models.config import DEMO
+from tempo_jax.models.presets import DEMO
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "checkpoints" / "demo"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 
 INFERENCE_SYSTEM = (
     "You are a query-conditioned visual compressor. Store in the provided memory tokens the minimal "

@@ -1,4 +1,4 @@
-"""The docs: commands the parser takes, sentences that are said, an example that gets the right answer."""
+"""The docs: commands that the parser accepts, messages that exist, examples of the HTTP API that work."""
 
 import ast
 import contextlib
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import cli
+from tempo_jax.cli import entry
 from tempo_jax.data.minireel import option_of
 from tests.serving import serving_process
 
 REPO = Path(__file__).resolve().parent.parent
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
+API = REPO / "docs" / "reference" / "http-api.md"
 COMMAND = re.compile(r"^ *(?:\S*bin/)?tempo ([a-z].*)$", re.MULTILINE)
 
 
@@ -33,7 +34,7 @@ def commands():
 def test_the_parser_takes_every_command(line):
     words = shlex.split(re.split(" [|>] ", line)[0], comments=True)
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
-        cli._parser().parse_args(words)
+        entry._parser().parse_args(words)
     assert said.getvalue() == ""
 
 
@@ -71,7 +72,7 @@ def served():
 def test_the_example_of_serving_gets_the_right_answer(served, capsys):
     """The page's Python as it stands but for the address."""
     pytest.importorskip("openai", reason="openai is not installed: pip install openai")
-    example = re.search(r"```python\n(.+?)```", (REPO / "docs" / "serve.md").read_text("utf-8"), re.DOTALL)[1]
+    example = re.search(r"```python\n(.+?)```", API.read_text("utf-8"), re.DOTALL)[1]
     assert "http://127.0.0.1:8000/v1" in example
     exec(example.replace("http://127.0.0.1:8000", served), {})
     answer = capsys.readouterr().out.splitlines()[0]
@@ -80,7 +81,7 @@ def test_the_example_of_serving_gets_the_right_answer(served, capsys):
     assert option_of(answer, row["options"]) == row["answer_letter"]
 
 
-CURL = re.findall(r"```sh\n(.+?)```", (REPO / "docs" / "serve.md").read_text("utf-8"), re.DOTALL)
+CURL = re.findall(r"```sh\n(.+?)```", API.read_text("utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("block", CURL, ids=range(len(CURL)))

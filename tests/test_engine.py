@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate, prefetch, programs
-from tempo_jax.inference.text import TextStream
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import DEFAULT_QUESTION, Tokenizer
+from tempo_jax.runtime import buckets, generate, prefetch
+from tempo_jax.runtime.session import TextStream
+from tempo_jax.tempo import steps
 from tests import systems
 from tests.systems import recorded_frames, relative
 
@@ -72,9 +73,9 @@ def test_chunk_size_does_not_change_numbers(tokenizer, frames, seen, chunk):
 
 def test_padding_does_not_change_numbers(tempo, frames, seen, monkeypatch):
     """More padded segments, longer rows and a longer prefill bucket."""
-    monkeypatch.setattr(buckets, "SEGMENTS", (24,))
-    monkeypatch.setattr(buckets, "PREFILL", (768,))
-    monkeypatch.setattr("tempo_jax.inference.layout.ROW", 256)
+    monkeypatch.setattr(buckets, "SEGMENT_BUCKETS", (24,))
+    monkeypatch.setattr(buckets, "PREFILL_BUCKETS", (768,))
+    monkeypatch.setattr("tempo_jax.tempo.layout.PROMPT_ALIGNMENT", 256)
     same_numbers(tempo.inspect(frames, QUESTION, budget=40), seen)
 
 
@@ -89,8 +90,8 @@ def test_prefix_cache_gives_identical_results_and_reads_nothing_again(tempo, fra
     cached = tempo.open(frames, prefix_cache=True)
     assert cached.held_bytes["prefix"] > 0 and clip.held_bytes["visual"] > 0
     monkeypatch.setattr(cached.source, "chunks", None)  # would fail if asked for frames
-    monkeypatch.setattr("tempo_jax.inference.programs.see", None)
-    monkeypatch.setattr("tempo_jax.inference.programs.read_prefix", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.encode_frames", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.prefill_video", None)
     for question in (QUESTION, "And who throws it?"):
         result = cached.inspect(question, budget=40)
         monkeypatch.undo()
@@ -101,12 +102,12 @@ def test_prefix_cache_gives_identical_results_and_reads_nothing_again(tempo, fra
 
 def test_open_clip_needs_no_decoding(clip, monkeypatch):
     monkeypatch.setattr(clip.source, "chunks", None)
-    monkeypatch.setattr("tempo_jax.inference.programs.see", None)
+    monkeypatch.setattr("tempo_jax.tempo.steps.encode_frames", None)
     assert clip.ask(QUESTION, budget=40, max_new_tokens=2).usage["frames"] == 37
 
 
 def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
-    """Causality (facts §1.3): the first k memory vectors do not depend on the later ones."""
+    """The first k memory tokens do not depend on the later ones (docs/reference/tempo.md#memory-tokens)."""
     from tempo_jax.models.compressor import Compressor
 
     full = tempo.model.compressor
@@ -115,14 +116,14 @@ def test_fewer_memory_tokens_give_a_prefix_of_the_memory(clip, tempo, seen):
     graph.memory.embedding = type(full.memory.embedding)(full.memory.embedding[:5])
     ids = jnp.asarray(tempo.tokenizer.question_ids(QUESTION), jnp.int32)
     chunk = clip.layout.chunks[0]
-    memory, relevance = graph.answer(
-        clip._prefix(0, clip._held[0]),
-        jnp.asarray(chunk.length_C),
+    memory, relevance = graph.compress(
+        clip._features.prefix(0, clip._features._cached_chunks[0]),
+        jnp.asarray(chunk.prompt_length_C),
         jnp.asarray(chunk.next_position_C),
         ids,
         len(ids),
     )
-    count = clip.layout.segments
+    count = clip.layout.num_segments
     assert relative(memory[:count], seen.memory[:, :5]) < 2e-5
     assert relative(relevance[:count], seen.relevance) < 2e-5
 
@@ -135,13 +136,13 @@ def test_chips_compress_without_each_other(tokenizer, frames):
     clip, compressor = sharded.open(frames), sharded.model.compressor
     assert not sharded.model.llm.layers[0].mlp.up.kernel[...].is_fully_replicated
     assert compressor.text.layers[0].mlp.up.kernel[...].is_fully_replicated
-    (visual,) = clip._held
+    (visual,) = clip._features._cached_chunks
     pixels = jax.ShapeDtypeStruct((8, 8, 64, 64, 3), "uint8", sharding=visual.tokens_SVD.sharding)
-    rows = sharded.place.put(clip.layout.chunks[0].rows)
+    rows = sharded.place.put(clip.layout.chunks[0].prompts)
     with sharded.place():
         for lowered in (
-            programs.see.lower(compressor, pixels),
-            programs.read_prefix.lower(compressor, visual, rows),
+            steps.encode_frames.lower(compressor, pixels),
+            steps.prefill_video.lower(compressor, visual, rows),
         ):
             text = lowered.compile().as_text()
             assert not re.search("all-reduce|all-gather|all-to-all|collective-permute", text)

@@ -204,8 +204,8 @@ def test_folders_and_files_that_are_not_there_are_named(tmp_path):
         annotations.read(BENCHMARKS["lvbench"], tmp_path / "empty")
     with pytest.raises(TempoError, match="There is no folder"):
         annotations.read(MLVU, tmp_path / "nowhere")
-    with pytest.raises(TempoError, match="gs://bucket/x is a URL"):
-        annotations.read(MLVU, "gs://bucket/x")
+    with pytest.raises(TempoError, match="s3://bucket/x is in s3:// storage"):
+        annotations.read(MLVU, "s3://bucket/x")
     with pytest.raises(TempoError, match="use one of lvbench, videomme"):
         benchmark("mvbench")
     with pytest.raises(TempoError, match="no folder of videos"):

@@ -20,7 +20,7 @@ from convert import from_hf
 from convert.mapping import tensors
 from tempo_jax.evaluation import rows
 from tempo_jax.evaluation.protocols import PROTOCOLS
-from tempo_jax.models.config import XCOMP_TINY
+from tempo_jax.models.presets import XCOMP_TINY
 from tests import benchmark_copies as copies
 from tests import tiny_checkpoints
 from tests import xcomp_systems as xcomp

@@ -17,8 +17,8 @@ from tempo_jax.data.minireel.reel import benchmark_rows as minireel_rows
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.benchmarks import LVBENCH
-from tempo_jax.inference import programs
-from tempo_jax.inference.options import Options
+from tempo_jax.tempo import steps
+from tempo_jax.tempo.options import Options
 from tempo_jax.video import open_video
 from tests import benchmark_copies as copies
 from tests.eval_runs import REPO, config_of, evaluate
@@ -76,7 +76,7 @@ def test_rows_that_were_lost_come_back_the_same(whole, copy, tiny_model, tmp_pat
 
 def test_each_video_is_decoded_and_seen_once(copy, tiny_model, tmp_path, monkeypatch):
     seen, read = [], []
-    see, chunks = programs.see, tempo_jax.video.Source.chunks
+    see, chunks = steps.encode_frames, tempo_jax.video.Source.chunks
 
     def counted(compressor, frames):
         seen.append(frames.shape)
@@ -86,7 +86,7 @@ def test_each_video_is_decoded_and_seen_once(copy, tiny_model, tmp_path, monkeyp
         read.append(source.name)
         return chunks(source, size)
 
-    monkeypatch.setattr(programs, "see", counted)
+    monkeypatch.setattr(steps, "encode_frames", counted)
     monkeypatch.setattr(tempo_jax.video.Source, "chunks", opened)
     evaluate(config_of("lvbench", copy, tiny_model, reuse="prefix", **GRID), tmp_path)
     assert sorted(read) == ["one.mp4", "two.mp4"] and len(seen) == 2  # 12 answers, a chunk a video
@@ -194,9 +194,11 @@ def test_limits_and_pruning_of_the_engine(tiny_model):
 def test_what_segments_keep(strategy, limits, expected):
     """Three segments of four tokens and one of padding; two thirds are pruned."""
     relevance = np.array([0.9, 0.1, 0.5, 1.0], np.float32)
-    bank = programs.Bank(np.arange(1, 33, dtype=np.float32).reshape(4, 4, 2), relevance)
+    bank = steps.SegmentMemory(np.arange(1, 33, dtype=np.float32).reshape(4, 4, 2), relevance)
     tags = np.full((4, 2), -1, np.int32)
-    selection = programs.select(bank, 3, 100, tags, None, strategy=strategy, limits=limits, drop_ratio=0.67)
+    selection = steps.allocate_tokens(
+        bank, 3, 100, tags, None, strategy=strategy, limits=limits, drop_ratio=0.67
+    )
     assert np.asarray(selection.allocation_S).tolist() == expected
     assert int(selection.visual_tokens) == sum(expected)
     kept = np.asarray(selection.kept_SKD)

@@ -12,7 +12,7 @@ import pytest
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, model, report, rows
 from tempo_jax.evaluation.runner import Run
-from tempo_jax.inference.options import Options
+from tempo_jax.tempo.options import Options
 from tests import benchmark_copies as copies
 from tests.eval_runs import REPO, FakeTempo, checkpoint, config_of, evaluate
 

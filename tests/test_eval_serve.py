@@ -12,7 +12,7 @@ import tempo_jax
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import serve
 from tempo_jax.evaluation.pipe import Served
-from tempo_jax.inference.results import Answer
+from tempo_jax.runtime.results import Answer
 from tests.eval_runs import REPO
 
 LMMS_EVAL = os.environ.get("TEMPO_LMMS_EVAL_PYTHON")  # an interpreter that has lmms-eval

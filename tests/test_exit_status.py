@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from tempo_jax import signals
-from tempo_jax.cli_options import run, run_on_cpu
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import signals
+from tempo_jax.utils.command_line import run, run_on_cpu
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "a.bin")
 TENSORSTORE = ValueError(  # as it says it, several calls below Orbax

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tempo_jax import folders
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import folders
 
 
 def native(folder: Path, note: str = "old") -> Path:
@@ -154,6 +154,35 @@ def test_the_blobs_of_a_hugging_face_cache_are_a_source(tmp_path):
     assert (blobs / "aa").read_text() == "weights"
 
 
+def test_what_links_deep_in_a_source_lead_to_is_a_source(tmp_path):
+    source, elsewhere = native(tmp_path / "source"), tmp_path / "elsewhere" / "arrays"
+    elsewhere.mkdir(parents=True)
+    (source / "params" / "d").symlink_to(elsewhere)
+    for target in (elsewhere, tmp_path / "elsewhere", elsewhere / "new"):
+        with pytest.raises(TempoError, match="what is read"):
+            write(target, overwrite="force", keep=[source])
+    assert names(tmp_path / "elsewhere") == ["arrays"] and names(elsewhere) == []
+
+
+def test_a_source_by_another_name_is_a_source(tmp_path):
+    """As a file system that ignores upper and lower case gives it, or a bind mount."""
+    hold, place = tmp_path / "hold", tmp_path / "place"
+    source = native(hold / "source")
+    place.mkdir()
+    made = subprocess.run(["mount", "--bind", hold, place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"a folder cannot be mounted here: {made.stderr.decode().strip()}")
+    try:
+        for target in (place, place / "source", place / "source" / "new"):
+            for overwrite in (False, "force"):
+                with pytest.raises(TempoError, match="what is read"):
+                    write(target, overwrite=overwrite, keep=[source])
+        write(place / "other", keep=[source])
+        assert names(hold) == ["other", "source"] and origin(source) == "old"
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_a_run_that_was_killed_is_taken_up(tmp_path):
     """Half-written files go; a folder that it had put aside comes back."""
     for name in (".model.incomplete", ".model.incomplete/d"):
@@ -237,5 +266,6 @@ def test_a_target_that_vanishes_is_a_sentence(tmp_path):
 
 
 def test_help_needs_no_jax():
-    code = "import sys; from tempo_jax import folders, failures, signals; sys.exit('jax' in sys.modules)"
+    modules = "failures, folders, signals"
+    code = f"import sys; from tempo_jax.utils import {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,10 +12,11 @@ import pytest
 import tempo_jax
 from convert import from_hf
 from examples import tiny_reference
-from tempo_jax.inference import layout
-from tempo_jax.inference.options import Options
-from tempo_jax.models.config import QWEN_IDS, TINY
+from tempo_jax.models.config import QWEN_IDS
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import IMAGE_PLACEHOLDER, training_query
+from tempo_jax.tempo import layout
+from tempo_jax.tempo.options import Options
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative
 
 TOLERANCE = 2e-4
@@ -59,7 +60,7 @@ def test_recorded_run(systems, name):
     question, budget = str(run["query"]), int(run["budget"])
 
     _check_prompts(tempo, clip, run, question)
-    visual = clip._held[0]
+    visual = clip._features._cached_chunks[0]
     first = run["vision_embeds0"].shape[0]
     assert relative(visual.tokens_SVD[0, :first], run["vision_embeds0"]) < TOLERANCE
     assert relative(visual.deepstack_FSVD[:, 0, :first], run["deepstack0"]) < TOLERANCE
@@ -84,20 +85,20 @@ def test_recorded_run(systems, name):
 
 def _check_prompts(tempo, clip, run, question):
     tokenizer, plan = tempo.tokenizer, clip.layout
-    ids, length = layout.question_row(tokenizer, question, tempo.config.memory_tokens)
-    rows = plan.chunks[0].rows.token_ids_SL
-    for row, n, expected in zip(rows, plan.chunks[0].length_C, run["vlm_input_ids"], strict=False):
+    ids, length = layout.pad_question(tokenizer, question, tempo.config.memory_tokens)
+    rows = plan.chunks[0].prompts.token_ids_SL
+    for row, n, expected in zip(rows, plan.chunks[0].prompt_length_C, run["vlm_input_ids"], strict=False):
         whole = [*row[:n], *ids[:length]]
         np.testing.assert_array_equal(whole, expected[: len(whole)])
         assert set(expected[len(whole) :]) <= {QWEN_IDS.end_of_text}
     if run["tag_ids"].size:
-        np.testing.assert_array_equal(plan.tags_ST[: plan.segments, :12], run["tag_ids"])
+        np.testing.assert_array_equal(plan.tags_ST[: plan.num_segments, :12], run["tag_ids"])
     np.testing.assert_array_equal(
         [*tokenizer.llm_prefix_ids, IMAGE_PLACEHOLDER, *tokenizer.llm_suffix_ids(question)], run["ids"]
     )
     height, width = plan.steps[-1]
-    np.testing.assert_array_equal(run["grid"][:, 1:], [[height // 16, width // 16]] * plan.segments)
-    slices = [s.num_slices for s in plan.times] or [1]
+    np.testing.assert_array_equal(run["grid"][:, 1:], [[height // 16, width // 16]] * plan.num_segments)
+    slices = [s.num_slices for s in plan.segments] or [1]
     np.testing.assert_array_equal(run["grid"][:, 0], slices)
 
 

@@ -9,11 +9,12 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import attention, decoder, head_layout, rope, splash
-from tempo_jax.models.config import TINY
+from tempo_jax.models import decoder, rope
+from tempo_jax.models.kernels import attention, qk_norm_rope, splash
 from tempo_jax.models.layers import RMSNorm
+from tempo_jax.models.presets import TINY
 
-SIZE = head_layout.LANES
+SIZE = qk_norm_rope.LANES
 
 
 def inputs(rows=2, tokens=256, heads=4):
@@ -43,7 +44,7 @@ def plain(x, scale=None, angles=None, times=1.0):
 
 def ours(x, scale=None, angles=None, times=1.0):
     norm = None if scale is None else norm_of(scale)
-    return head_layout.apart(x, norm=norm, angles_BLR=angles, times=times, interpret=True)
+    return qk_norm_rope.to_head_major(x, norm=norm, angles_BLR=angles, scale=times, interpret=True)
 
 
 # Name -> sizes, whether normed, whether rotated, factor. Steps have at most 512 tokens and 8 heads.
@@ -88,9 +89,9 @@ def test_one_table_of_angles_serves_all_rows():
 
 def test_the_way_back_undoes_the_way_there():
     x, *_ = inputs()
-    back = head_layout.together(ours(x), interpret=True)
+    back = qk_norm_rope.from_head_major(ours(x), interpret=True)
     np.testing.assert_array_equal(back, x)
-    d = jax.grad(lambda y: (head_layout.together(y, interpret=True) * x).sum())(ours(x))
+    d = jax.grad(lambda y: (qk_norm_rope.from_head_major(y, interpret=True) * x).sum())(ours(x))
     np.testing.assert_array_equal(d, ours(x))
 
 
@@ -119,7 +120,11 @@ def test_a_decoder_layer_is_the_same_with_the_kernels(monkeypatch):
 
     wanted = gradients()
     kernels = []
-    for module, name in ((head_layout, "apart"), (head_layout, "together"), (splash, "splash")):
+    for module, name in (
+        (qk_norm_rope, "to_head_major"),
+        (qk_norm_rope, "from_head_major"),
+        (splash, "splash_attention"),
+    ):
         real = getattr(module, name)
 
         def run(*args, real=real, name=name, **options):
@@ -129,9 +134,9 @@ def test_a_decoder_layer_is_the_same_with_the_kernels(monkeypatch):
         monkeypatch.setattr(module, name, run)
     for module in (attention, decoder):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
-    monkeypatch.setattr(splash, "fits", lambda q, k: True)
-    monkeypatch.setattr(head_layout, "fits", lambda dtype, length, size: True)
+    monkeypatch.setattr(splash, "is_supported", lambda q, k: True)
+    monkeypatch.setattr(qk_norm_rope, "is_supported", lambda dtype, length, size: True)
     got = gradients()
-    assert kernels[:5] == ["apart", "apart", "apart", "splash", "together"]
+    assert kernels[:5] == ["to_head_major"] * 3 + ["splash_attention", "from_head_major"]
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))

@@ -173,7 +173,7 @@ def test_source_fps_is_apart_from_fps(tmp_path):
 
 def test_byte_order_marks(tmp_path):
     """In every JSON that users give: records, cases, annotations, subtitles."""
-    from tempo_jax.cli_batch import _read_cases
+    from tempo_jax.cli.batch import _read_cases
     from tempo_jax.data.readers import json_files
 
     def write(name: str, value) -> str:

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch", reason="the live comparison needs the test 
 pytest.importorskip("transformers")
 
 from tempo_jax.models import rope, vision  # noqa: E402
-from tempo_jax.models.attention import attention  # noqa: E402
 from tempo_jax.models.compressor import Compressor  # noqa: E402
 from tempo_jax.models.config import QWEN_IDS  # noqa: E402
-from tempo_jax.models.layers import layer  # noqa: E402
-from tempo_jax.models.qwen3_vl import Rows  # noqa: E402
+from tempo_jax.models.kernels.attention import attention  # noqa: E402
+from tempo_jax.models.layers import get_layer  # noqa: E402
+from tempo_jax.models.qwen3_vl import PromptBatch  # noqa: E402
 from tempo_jax.prompts import pad_rows  # noqa: E402
 from tests import torch_reference as reference  # noqa: E402
 from tests.torch_reference import TOLERANCE_LAYER, TOLERANCE_MODEL, difference  # noqa: E402
@@ -43,7 +43,7 @@ def test_qwen3_hidden_states_of_every_layer_and_logits(seed):
         lambda block, x: block(x, angles, lambda q, k, v, scale: attention(q, k, v, scale=scale, causal=True))
     )
     for index in range(config.num_layers - 1):
-        out = block(layer(ours.layers, index), jnp.asarray(expected.hidden_states[index].numpy()))
+        out = block(get_layer(ours.layers, index), jnp.asarray(expected.hidden_states[index].numpy()))
         assert difference(out, expected.hidden_states[index + 1]) < TOLERANCE_LAYER
     hidden = jax.jit(lambda m, x: m(x, positions))(ours, x)
     assert difference(hidden, expected.hidden_states[-1]) < TOLERANCE_MODEL
@@ -76,7 +76,7 @@ def test_cached_decoding_equals_recomputation_and_torch(seed):
     hidden, cache = ours.prefill(ours.embed(jnp.asarray(ids)), positions)
     cache = jax.tree.map(lambda x: jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, new), (0, 0))), cache)
     rows = [list(ids[b, :n]) for b, n in enumerate(lengths)]
-    step = jax.jit(lambda m, x, p, c: m.step(x, p, c))
+    step = jax.jit(lambda m, x, p, c: m.decode_step(x, p, c))
     for t in range(new):
         token = rng.randint(0, config.vocab_size, 2)
         hidden, cache = step(ours, ours.embed(jnp.asarray(token))[:, None], jnp.asarray(lengths + t), cache)
@@ -97,7 +97,7 @@ def test_prefix_then_rest_equals_the_whole():
     _, prefix = jax.jit(lambda m, x: m.prefill(x, spread(12)))(ours, ours.embed(jnp.asarray(ids)))
     x = jnp.broadcast_to(ours.embed(jnp.asarray(rest)), (2, 6, config.hidden_size))
     places, lengths = jnp.asarray(lengths)[:, None] + jnp.arange(6), jnp.asarray(lengths)
-    after = jax.jit(lambda m, x, prefix: m.after(x, places, prefix, lengths))(ours, x, prefix)
+    after = jax.jit(lambda m, x, prefix: m.extend(x, places, prefix, lengths))(ours, x, prefix)
     whole_of = jax.jit(lambda m, x: m(x, jnp.arange(x.shape[1])[None]))
     for b, n in enumerate(lengths.tolist()):
         row = np.concatenate([ids[b, :n], rest])[None]
@@ -179,8 +179,8 @@ def test_qwen3_vl_whole_model(seed, kind):
     np.testing.assert_array_equal(padded.positions_3SL[:, mask], positions.numpy()[:, mask])
 
     compressor = _compressor(config, ours)
-    rows_J = Rows(*map(jnp.asarray, padded[:3]))
-    visual = jax.jit(lambda c, x: c.see(x, grid))(compressor, jnp.asarray(patches))
+    rows_J = PromptBatch(*map(jnp.asarray, padded[:3]))
+    visual = jax.jit(lambda c, x: c.encode_patches(x, grid))(compressor, jnp.asarray(patches))
     hidden = jax.jit(_forward)(compressor, visual, rows_J)
     for b, n in enumerate(padded.length_S):
         assert difference(hidden[b, :n], expected.hidden_states[-1][b, :n]) < TOLERANCE_MODEL
@@ -212,7 +212,7 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
     prefix_row = _prompt(rng, QWEN_IDS.video_pad, slices, 8)
     row = [*prefix_row, *question]
     patches = rng.uniform(-1, 1, (1, slices, 32, 1536)).astype(np.float32)
-    visual = jax.jit(lambda c, x: c.see(x, grid))(compressor, jnp.asarray(patches))
+    visual = jax.jit(lambda c, x: c.encode_patches(x, grid))(compressor, jnp.asarray(patches))
     with torch.no_grad():
         ids = torch.tensor([[*row, *memory_ids]])
         expected = theirs.model(
@@ -224,13 +224,13 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
 
     whole = pad_rows([[*row, *[0] * 8]], len(row) + 11, (2, 4))
     one_pass = jax.jit(lambda c, visual, rows: c(visual, rows, jnp.array([len(row)])))
-    memory, _ = one_pass(compressor, visual, Rows(*map(jnp.asarray, whole[:3])))
+    memory, _ = one_pass(compressor, visual, PromptBatch(*map(jnp.asarray, whole[:3])))
     assert difference(memory[0], expected) < TOLERANCE_MODEL
 
     part = pad_rows([prefix_row], len(prefix_row) + 6, (2, 4))
-    kv = jax.jit(lambda c, *x: c.prefix(*x))(compressor, visual, Rows(*map(jnp.asarray, part[:3])))
+    kv = jax.jit(lambda c, *x: c.prefill(*x))(compressor, visual, PromptBatch(*map(jnp.asarray, part[:3])))
     padded_question = jnp.asarray(np.pad(question, (0, 4)))
-    memory, _ = jax.jit(lambda c, *x: c.answer(*x))(
+    memory, _ = jax.jit(lambda c, *x: c.compress(*x))(
         compressor,
         kv,
         jnp.asarray(part.length_S),
@@ -242,13 +242,13 @@ def test_memory_tokens_in_one_pass_and_after_a_prefix_equal_torch():
 
 
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch):
-    from tempo_jax.models import attention as module
+    from tempo_jax.models.kernels import attention as module
 
     rng = np.random.RandomState(0)
     q, k, v = (jnp.asarray(rng.randn(2, n, h, 8), jnp.float32) for n, h in ((21, 4), (30, 2), (30, 2)))
     valid = jnp.asarray(rng.rand(2, 30) < 0.7).at[:, 0].set(True)
     at_once = attention(q, k, v, causal=True, kv_valid_BS=valid)
-    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "QUERY_BLOCK", 8)
     assert difference(attention(q, k, v, causal=True, kv_valid_BS=valid), at_once) < 1e-6
 
 

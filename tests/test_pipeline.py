@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tempo_jax.data import packing, shards, sources
+from tempo_jax.data import batch_packing, shard_stream, sources
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.data.builders import Minireel
-from tempo_jax.data.collate import Shape
-from tempo_jax.data.needs import tempo_need
-from tempo_jax.data.pipeline import Batches
 from tempo_jax.data.preparation import Settings
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import Encoding, open_prepared
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY, VideoConfig
+from tempo_jax.models.config import VideoConfig
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks import TASKS, Batches
 from tests import memory_data
 from tests.memory_data import SIZE, sample
 
@@ -216,7 +216,7 @@ def test_prepared_data_make_batches(batches, prepared):
 def test_what_cannot_be_used_is_skipped_and_counted(batches, monkeypatch):
     """For ever: what is bad in one pass is bad in the next, and that is no reason to stop."""
     made = batches(config({"kind": "Faulty", "count": 12}, **{"batch.sizes": ((SIZE, SIZE),)}))
-    monkeypatch.setattr(shards, "_LEAST_PATIENCE", 1)
+    monkeypatch.setattr(shard_stream, "_LEAST_PATIENCE", 1)
     seen = [value for batch in take(made, 30) for value in values(batch)]
     assert set(seen) == {5, 11}
     assert len(seen) <= made.stats["samples"] <= 90  # the same one may come twice in a batch
@@ -227,7 +227,7 @@ def test_what_cannot_be_used_is_skipped_and_counted(batches, monkeypatch):
 
 
 def test_endless_data_of_which_nothing_fits_is_given_up(batches, monkeypatch):
-    monkeypatch.setattr(shards, "_MOST_PATIENCE", 40)
+    monkeypatch.setattr(shard_stream, "_MOST_PATIENCE", 40)
     endless = {"kind": "minireel", "count": 10**9, "seconds": 16}
     made = batches(config(endless, **{"batch.row_length": 20}))
     with pytest.raises(TempoError, match=r"among 40 in a row; .* more than 20 compressor tokens"):
@@ -265,5 +265,5 @@ def test_a_state_of_other_data_is_refused(batches):
 def test_waste_counts_what_was_given_out(batches, tokenizer):
     made = batches(config({"kind": "Numbered", "most": 1}))
     take(made, 2)
-    need, shape = tempo_need(sample(0), tokenizer, TINY), Shape(8, 256, 3, 256)  # of config()
-    assert made.stats["waste"] == pytest.approx(packing.waste(packing.usage([need] * 6, shape)))
+    need, shape = TASKS["tempo"].sample_size(sample(0), tokenizer, TINY), Shape(8, 256, 3, 256)  # of config()
+    assert made.stats["waste"] == pytest.approx(batch_packing.waste(batch_packing.usage([need] * 6, shape)))

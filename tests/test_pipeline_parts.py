@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from tempo_jax.data import collate_svlm, minireel, packing, pipeline, sources
-from tempo_jax.data.collate import Shape, TooLong, collate
-from tempo_jax.data.needs import svlm_need, tempo_need
-from tempo_jax.data.packing import Need
+from tempo_jax.data import batch_packing, loader, minireel, sources
+from tempo_jax.data.batch_packing import Need, Shape
+from tempo_jax.data.samples import TooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks import TASKS, svlm
+from tempo_jax.tasks.tempo import collate
 from tests.memory_data import Numbered, sample
 
 
@@ -38,8 +39,8 @@ def test_every_sample_is_placed_once_and_soon_and_batches_fit(stream, size):
         while waiting and len(window) < size:
             window.append(waiting.pop(0))
             since[window[-1][0]] = number
-        chosen = packing.choose([need for _, need in window], SMALL)
-        assert chosen == packing.choose([need for _, need in window], SMALL) == sorted(set(chosen))
+        chosen = batch_packing.choose([need for _, need in window], SMALL)
+        assert chosen == batch_packing.choose([need for _, need in window], SMALL) == sorted(set(chosen))
         batch = [window[i] for i in chosen]
         assert chosen[0] == 0  # the one that waited longest
         assert len(batch) <= SMALL.conversations
@@ -55,9 +56,9 @@ def test_every_sample_is_placed_once_and_soon_and_batches_fit(stream, size):
 
 
 def test_waste_is_the_share_left_empty():
-    used = packing.usage([Need(3, 24, 9, 15), Need(6, 60, 10, 20)], SMALL)
-    used += packing.usage([Need(12, 120, 10, 20)], SMALL)
-    assert packing.waste(used) == pytest.approx(
+    used = batch_packing.usage([Need(3, 24, 9, 15), Need(6, 60, 10, 20)], SMALL)
+    used += batch_packing.usage([Need(12, 120, 10, 20)], SMALL)
+    assert batch_packing.waste(used) == pytest.approx(
         {"segments": 1 - 21 / 24, "compressor_tokens": 1 - 204 / 240, "llm_tokens": 1 - 55 / 120}
     )
 
@@ -68,8 +69,8 @@ def test_too_long_says_what_does_not_fit():
         (Need(1, 11, 11, 20), "more than 10 compressor tokens in a segment"),
         (Need(1, 10, 10, 21), "more than 20 LLM tokens"),
     ):
-        assert packing.too_long(need, SMALL) == what
-    assert packing.too_long(Need(12, 120, 10, 20), SMALL) is None
+        assert batch_packing.too_long(need, SMALL) == what
+    assert batch_packing.too_long(Need(12, 120, 10, 20), SMALL) is None
 
 
 # Needs
@@ -80,7 +81,7 @@ SHORT_END = dataclasses.replace(sample(1), frames=np.zeros((19, 64, 96, 3), np.u
 
 @pytest.mark.parametrize("given", [sample(1, segments=13), IMAGE, SHORT_END])
 def test_need_is_what_collate_takes(given, tokenizer):
-    need = tempo_need(given, tokenizer, TINY)
+    need = TASKS["tempo"].sample_size(given, tokenizer, TINY)
     fits = {"pool": need.segments, "row_length": need.longest_row, "conversations": 1, "length": need.tokens}
     made = collate([given], tokenizer, TINY, Shape(**fits))
     assert need.compressor_tokens == made.row_length_P.sum() + need.segments * TINY.memory_tokens
@@ -97,17 +98,15 @@ def unmarked(given):
 def test_need_of_a_segment_conversation(tokenizer):
     given, vlm = sample(1), TINY.compressor
     with pytest.raises(ValueError, match="an <image> mark: the task svlm takes"):
-        svlm_need(given, tokenizer, vlm)
+        TASKS["svlm"].sample_size(given, tokenizer, vlm)
     given = unmarked(given)
-    need = svlm_need(given, tokenizer, vlm)
+    need = TASKS["svlm"].sample_size(given, tokenizer, vlm)
     fits = Shape(pool=1, row_length=need.longest_row, conversations=1, length=1)
-    collate_svlm.collate([given], tokenizer, vlm, fits)
+    svlm.collate([given], tokenizer, vlm, fits)
     with pytest.raises(TooLong):
-        collate_svlm.collate(
-            [given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1)
-        )
+        svlm.collate([given], tokenizer, vlm, dataclasses.replace(fits, row_length=fits.row_length - 1))
     with pytest.raises(ValueError, match="16 frames"):
-        svlm_need(unmarked(sample(1, segments=2)), tokenizer, vlm)
+        TASKS["svlm"].sample_size(unmarked(sample(1, segments=2)), tokenizer, vlm)
 
 
 # Sources
@@ -157,7 +156,7 @@ def test_minireel_draws_lengths_and_forms_by_index():
 
 def test_words_go_with_frames_of_any_size():
     words, reels = (sources.SOURCES[kind](count=3) for kind in ("minireel_noted", "minireel"))
-    assert pipeline._sizes((), [words, reels]) == ((64, 64),) == pipeline._sizes((), [reels, words])
-    assert pipeline._sizes((), [words]) == (pipeline.NO_SIZE,)
+    assert loader._sizes((), [words, reels]) == ((64, 64),) == loader._sizes((), [reels, words])
+    assert loader._sizes((), [words]) == (loader.NO_SIZE,)
     with pytest.raises(TempoError, match="2 sizes, height x width 64x64"):
-        pipeline._sizes((), [words, reels, sources.SOURCES["minireel"](count=3, size=32)])
+        loader._sizes((), [words, reels, sources.SOURCES["minireel"](count=3, size=32)])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tempo_jax.models.kernels import splash
 from tempo_jax.plan import cost, hlo
 
 
@@ -15,10 +16,10 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
     shape = "(f32[7168,128]{1,0}, bf16[4,2,7168,64]{3,2,1,0})"
     call = hlo.Instruction(name, shape, "custom-call", f"{operands}), custom_call_target=")
     work = products * 2 * 4 * 2 * 7168**2 * 64 * (28 / 49 if causal else 1)
-    flops, size, *_ = cost.kernel(call, [heads, positions])
+    flops, size, *_ = cost.kernel_cost(call, [heads, positions])
     assert flops == pytest.approx(work) and size == 64, "not the 128 lanes of what it keeps of a row"
     other = hlo.Instruction("paged", call.shape, call.op, call.rest)
-    assert cost.kernel(other, [heads, positions]).flops == 0
+    assert cost.kernel_cost(other, [heads, positions]).flops == 0
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_kernels_are_costed_by_their_operands(name, products, causal):
 )
 def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products):
     call = hlo.Instruction(name, shape, "custom-call", "%qkv), custom_call_target=")
-    assert cost.kernel(call, []) == (products * 2 * 4 * 512**2 * 1024, 64, 0, 0)
+    assert cost.kernel_cost(call, []) == (products * 2 * 4 * 512**2 * 1024, 64, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -42,15 +43,15 @@ def test_the_vision_towers_kernel_is_costed_by_its_results(name, shape, products
     [(1024, 1024, False, 3 / 4), (1024, 1024, True, 1), (256, 1280, False, 1), (2048, 2048, True, 3 / 4)],
 )
 def test_blocks_that_a_causal_kernel_computes(queries, keys, backward, share):
-    assert cost._seen(queries, keys, backward) == pytest.approx(share)
+    assert splash.causal_block_fraction(queries, keys, backward) == pytest.approx(share)
 
 
 def test_kernels_that_move_are_costed_by_their_bytes():
     x = hlo.Instruction("x", "bf16[4,256,1024]{2,1,0}", "fusion", "")
     call = hlo.Instruction(
-        "head_layout_apart_kernel.3", "bf16[4,8,256,128]{3,2,1,0}", "custom-call", "%x), custom_call_target="
+        "qk_norm_rope_fwd.3", "bf16[4,8,256,128]{3,2,1,0}", "custom-call", "%x), custom_call_target="
     )
-    assert cost.kernel(call, [x]).moved == 2 * 2 * 4 * 256 * 1024
+    assert cost.kernel_cost(call, [x]).copied_bytes == 2 * 2 * 4 * 256 * 1024
 
 
 def test_the_kernel_of_one_token_is_costed_by_what_it_reads():
@@ -61,8 +62,8 @@ def test_the_kernel_of_one_token_is_costed_by_what_it_reads():
         "custom-call",
         "%cache, %cache), custom_call_target=",
     )
-    found = cost.kernel(call, [cache])
-    assert found.read == 2 * 2 * 2 * 10304 * 128 and not found.moved and not found.flops
+    found = cost.kernel_cost(call, [cache])
+    assert found.cache_bytes == 2 * 2 * 2 * 10304 * 128 and not found.copied_bytes and not found.flops
 
 
 @pytest.mark.parametrize(("said", "cycles"), [("1165", 1165), ("9223372036854775807", 0)])

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tempo_jax import cli_plan
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import compile, search, topology
+from tempo_jax.plan import compile, config_files, search, topology
 
 MEMORY = {
     "dots": 60,
@@ -29,9 +28,9 @@ def answers(hbm, best_fsdp=32, best_tensor=1):
         used = (MEMORY[config.remat] if rows else 0) + rows // 4 + 640 // mesh.fsdp // mesh.tensor
         refusal = "does not fit" if used > hbm else None
         finding = SimpleNamespace(
-            name="train step", mfu=0.5, hbm_bytes=used, chip=SimpleNamespace(hbm=hbm), refusal=refusal
+            name="train step", mfu=0.5, hbm_bytes=used, chip=SimpleNamespace(hbm=hbm), oom=refusal
         )
-        return SimpleNamespace(fits=refusal is None, seconds=far + again - rows / 1000, findings=(finding,))
+        return SimpleNamespace(fits=refusal is None, seconds=far + again - rows / 1000, reports=(finding,))
 
     return plan
 
@@ -45,13 +44,13 @@ def searched(monkeypatch, config, where, plan, jobs=1):
 
 
 def stage(number, *changes):
-    return cli_plan.read_config(f"configs/tempo_6b_stage{number}.py", list(changes))
+    return config_files.read_config(f"configs/tempo_6b_stage{number}.py", list(changes))
 
 
 def test_a_step_keeps_its_samples_and_uses_all_chips_evenly(monkeypatch):
     where = topology.parse("v5p:2x2x2", slices=2)
     trials = searched(monkeypatch, stage(2), where, answers(hbm=1000))
-    tried = [trial.changes for trial in trials]
+    tried = [trial.overrides for trial in trials]
     assert {c["batch.shards"] * c["batch.micro_batches"] for c in tried} == {128}
     assert {c["mesh.data"] * c["mesh.fsdp"] * c["mesh.tensor"] for c in tried} == {where.devices}
     assert all(c["mesh.data"] % 2 == 0 for c in tried), "weights are shared within a slice"
@@ -65,7 +64,7 @@ def test_a_step_keeps_its_samples_and_uses_all_chips_evenly(monkeypatch):
 def test_each_choice_goes_on_from_the_best_of_the_last(monkeypatch, fsdp):
     where = topology.parse("v5p:4x4x4")
     best = searched(monkeypatch, stage(3), where, answers(1000, best_fsdp=fsdp))[0]
-    assert best.changes == {
+    assert best.overrides == {
         "mesh.data": 64 // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": 1, "remat": "attention,attention,dots",
         "batch.shards": 64, "batch.micro_batches": 1,
     }  # fmt: skip
@@ -74,36 +73,36 @@ def test_each_choice_goes_on_from_the_best_of_the_last(monkeypatch, fsdp):
 def test_what_does_not_fit_comes_last(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     trials = searched(monkeypatch, stage(3), where, answers(hbm=20 + 35 + 16))
-    assert trials[0].changes["remat"] == "attention,full,attention"
+    assert trials[0].overrides["remat"] == "attention,full,attention"
     works = [trial.works for trial in trials]
     assert works == sorted(works, reverse=True) and not works[-1]
-    assert search.report_of(trials, where).startswith(f"v5p:4x4x4: {sum(works)} of {len(works)} fit")
+    assert search.format_trials(trials, where).startswith(f"v5p:4x4x4: {sum(works)} of {len(works)} fit")
 
 
 def test_rows_are_halved_where_nothing_else_fits(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     trials = searched(monkeypatch, stage(3), where, answers(hbm=20 + 8 + 12))
-    assert trials[0].works and trials[0].changes["batch.micro_batches"] == 2
-    assert {t.changes["mesh.tensor"] for t in trials if t.works} == {2, 4, 8}, "32 rows for 64 chips"
+    assert trials[0].works and trials[0].overrides["batch.micro_batches"] == 2
+    assert {t.overrides["mesh.tensor"] for t in trials if t.works} == {2, 4, 8}, "32 rows for 64 chips"
 
 
 def test_a_search_in_which_nothing_fits_ends(monkeypatch):
     trials = searched(monkeypatch, stage(3), topology.parse("v5p:4x4x4"), answers(hbm=1))
     assert not any(trial.works for trial in trials)
-    assert {trial.changes["remat"] for trial in trials} == {"full"}, "nothing takes less memory"
+    assert {trial.overrides["remat"] for trial in trials} == {"full"}, "nothing takes less memory"
 
 
 def test_tasks_of_fewer_stacks_have_one_rematerialisation(monkeypatch):
     config = stage(2, "task=align")
     trials = searched(monkeypatch, config, topology.parse("v5p:2x2x2"), answers(hbm=1000))
-    assert {trial.changes["remat"] for trial in trials} == set(search.REMAT)
+    assert {trial.overrides["remat"] for trial in trials} == set(search.REMAT)
 
 
 def test_compiling_side_by_side_tries_the_same(monkeypatch):
     where = topology.parse("v5p:4x4x4")
     one, four = (searched(monkeypatch, stage(3), where, answers(1000), jobs) for jobs in (1, 4))
-    assert {search._key(t.changes) for t in one} == {search._key(t.changes) for t in four}
-    assert one[0].changes == four[0].changes
+    assert {search._key(t.overrides) for t in one} == {search._key(t.overrides) for t in four}
+    assert one[0].overrides == four[0].overrides
 
 
 def test_rows_that_no_mesh_divides_are_a_sentence(monkeypatch):
@@ -114,13 +113,13 @@ def test_rows_that_no_mesh_divides_are_a_sentence(monkeypatch):
 def test_weights_are_shared_in_whole_tiles_first():
     """2560 over 64 chips makes 40 rows, which are not whole tiles of 16; over 32 they are."""
     where = topology.parse("v5p:4x4x4")
-    assert search.shares(stage(3), where, 1) == [32, 64, 16, 8, 4, 2, 1]
-    assert search.shares(stage(3), where, 4) == [16, 8, 4, 2, 1]
+    assert search.fsdp_sizes(stage(3), where, 1) == [32, 64, 16, 8, 4, 2, 1]
+    assert search.fsdp_sizes(stage(3), where, 4) == [16, 8, 4, 2, 1]
 
 
 def test_asking_splits_weights_only_where_they_do_not_fit(monkeypatch):
-    config, where = cli_plan.read_config("configs/ask_6b.py", []), topology.parse("v5e:2x4")
+    config, where = config_files.read_config("configs/ask_6b.py", []), topology.parse("v5e:2x4")
     fits = searched(monkeypatch, config, where, answers(hbm=1000))
-    assert [tuple(trial.changes.values()) for trial in fits] == [(8, 1, 1), (4, 1, 2), (2, 1, 4), (1, 1, 8)]
+    assert [tuple(trial.overrides.values()) for trial in fits] == [(8, 1, 1), (4, 1, 2), (2, 1, 4), (1, 1, 8)]
     tight = searched(monkeypatch, config, where, answers(hbm=79))
-    assert all(trial.changes["mesh.fsdp"] > 1 for trial in tight if trial.works)
+    assert all(trial.overrides["mesh.fsdp"] > 1 for trial in tight if trial.works)

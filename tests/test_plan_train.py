@@ -3,13 +3,13 @@
 import jax
 import pytest
 
-from tempo_jax import cli_plan
-from tempo_jax.data.collate import Sample, Shape
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import programs, train
+from tempo_jax.plan import config_files, programs
 from tempo_jax.prompts import Tokenizer
-from tempo_jax.training import flops, run
-from tempo_jax.training.tasks import TASKS
+from tempo_jax.tasks import TASKS
+from tempo_jax.training import run
 from tests import tiny_training
 from tests import xcomp_systems as tiny
 
@@ -22,7 +22,7 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
         parts = config, Tokenizer(opened.tokenizer_folder), opened.model.config, opened.layout.shards
         batch = opened.layout.place(next(tiny_training.Batches(*parts)))
         trained = opened.run_step.lower(opened.state, opened.frozen, batch)
-        mesh, found = programs.of(config, jax.devices()[:2])
+        mesh, found = programs.make_programs(config, jax.devices()[:2])
         (program,) = found
         planned = program.lower()
     assert mesh == opened.mesh
@@ -35,12 +35,12 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
 )
 def test_batches_of_every_task_have_shapes(name, model):
     """Nothing of them is traced here: their FLOPs are counted, which reads every shape."""
-    config = cli_plan.read_config(f"configs/{name}.py", [f"model={model}"])
-    mesh, found = programs.of(config, jax.devices()[:1])
+    config = config_files.read_config(f"configs/{name}.py", [f"model={model}"])
+    mesh, found = programs.make_programs(config, jax.devices()[:1])
     with jax.set_mesh(mesh):
         (program,) = found
-    assert program.flops > 0 and program.tokens > 0 and 0 < program.labels <= 1
-    assert type(program.args[2]) in flops.PARTS
+    assert program.flops > 0 and program.tokens > 0 and 0 < program.label_fraction <= 1
+    assert type(program.args[2]) in {task.batch for task in TASKS.values()}
 
 
 def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
@@ -48,10 +48,10 @@ def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     shape = Shape(2, 96, 2, 1, (40, 48))
     talk = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a ball"}]
     made = TASKS["xcomp"].collate([Sample(tiny.moving(16), 2.0, talk)], tokenizer, tiny.MICRO, shape)
-    planned = train._xcomp(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
+    planned = TASKS["xcomp"].abstract_batch(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
     for name, ours, theirs in zip(made._fields, planned, made, strict=True):
         assert (ours.shape, ours.dtype) == ((1, *theirs.shape), theirs.dtype), name
-    config = cli_plan.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
-    _, found = programs.of(config, jax.devices()[:1])
+    config = config_files.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
+    _, found = programs.make_programs(config, jax.devices()[:1])
     with pytest.raises(TempoError, match="is no xcomp model"):
         next(found)

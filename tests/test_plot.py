@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tempo_jax import plot
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.results import Answer, Segment
+from tempo_jax.runtime import plot
+from tempo_jax.runtime.results import Answer, Segment
 
 
 def segments(tokens, seconds=4.0):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference.program_cache import ProgramCache
+from tempo_jax.runtime.buckets import ProgramCache
 
 
 def test_programs_of_old_sizes_go():
@@ -12,7 +12,7 @@ def test_programs_of_old_sizes_go():
     def double(x):
         return 2 * x
 
-    cache, held = ProgramCache((double,), most=3), []
+    cache, held = ProgramCache((double,), max_sizes=3), []
     for size in range(1, 8):
         assert cache.use(size)
         assert not cache.use(size)

@@ -91,7 +91,7 @@ def test_any_text_is_plain_text(tokenizer, text):
 
 
 def test_recorded_positions():
-    """Facts §1.4: 8 frames of 256x512, question of two words."""
+    """docs/reference/tempo.md#positions: 8 frames of 256x512, question of two words."""
     tokenizer = RecordedTokenizer()
     row = tokenizer.prefix_row([0.25, 1.25, 2.25, 3.25], 128)
     rows = pad_rows([row, tokenizer.prefix_row([0.25], 128)], 640, (8, 16))

@@ -9,9 +9,9 @@ import tempo_jax
 from tempo_jax import checkpoint, sharding
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build, quantised
-from tempo_jax.plan import shapes
-from tempo_jax.trees import flatten
+from tempo_jax.models import build, quantized
+from tempo_jax.plan import abstract
+from tempo_jax.utils.tree import flatten
 from tests.small_demo import DEMO
 from tests.systems import recorded_frames, relative
 
@@ -29,19 +29,19 @@ def folder(tmp_path_factory):
     return place / "model"
 
 
-@pytest.mark.parametrize("kind", quantised.TYPES)
+@pytest.mark.parametrize("kind", quantized.STORAGE_DTYPES)
 def test_a_product_is_close(kind):
     x, kernel = (
         jax.random.normal(jax.random.key(i), s, jnp.bfloat16) for i, s in enumerate([(3, 5, 96), (96, 64)])
     )
-    made = jax.jit(quantised.matrix, static_argnames="kind")(kernel, kind=kind)
+    made = jax.jit(quantized.quantize_matrix, static_argnames="kind")(kernel, kind=kind)
     assert made.qvalue.dtype.itemsize == 1 and made.scale.shape == (1, 64)
-    ours = quantised.matmul(x, made)
+    ours = quantized.matmul(x, made)
     assert ours.dtype == jnp.bfloat16 and ours.shape == (3, 5, 64)
     assert 0 < relative(np.float32(ours), np.float32(x @ kernel)) < ERROR[kind]
 
 
-@pytest.mark.parametrize("kind", quantised.TYPES)
+@pytest.mark.parametrize("kind", quantized.STORAGE_DTYPES)
 def test_a_model_answers_almost_as_before_with_half_the_bytes(folder, kind):
     frames = recorded_frames(1, 20, 64, 64)
     whole, small = (tempo_jax.load(folder, dtype=dtype) for dtype in ("bfloat16", kind))
@@ -49,7 +49,9 @@ def test_a_model_answers_almost_as_before_with_half_the_bytes(folder, kind):
     np.testing.assert_allclose(other.relevance, one.relevance, atol=0.02)
     assert relative(other.logits, one.logits) < 0.2
     stored = {
-        path: x for path, x in flatten(build.parameters(small.model)).items() if quantised.is_matrix(path)
+        path: x
+        for path, x in flatten(build.parameters(small.model)).items()
+        if quantized.is_quantized_path(path)
     }
     assert len(stored) == 7 * (DEMO.llm.num_layers + DEMO.compressor.text.num_layers)
     before = flatten(build.parameters(whole.model))
@@ -74,7 +76,7 @@ def test_on_a_mesh_every_chip_has_its_part(folder):
 def test_the_planner_has_the_same_arrays(folder):
     real = tempo_jax.load(folder, dtype="int8").model
     with jax.set_mesh(mesh := sharding.make_mesh()):
-        planned = shapes.model(DEMO, "int8", mesh)
+        planned = abstract.model(DEMO, "int8", mesh)
     kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(model)] for model in (real, planned)]
     assert kinds[0] == kinds[1]
 

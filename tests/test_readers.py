@@ -7,13 +7,13 @@ import pytest
 
 from tempo_jax.data import prepare as command
 from tempo_jax.data import readers
-from tempo_jax.data.pipeline import Batches
 from tempo_jax.data.preparation import BadSample
 from tempo_jax.data.readers.clips import clip_of
 from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PADDING_ID
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks import Batches
 from tempo_jax.training import loop
 from tempo_jax.video import open_video
 from tests import data_formats as formats

@@ -12,7 +12,7 @@ from flax import nnx
 from PIL import Image
 
 from tempo_jax.models import resize, vision
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.video import image_size, resize_steps
 
 GOLDEN = Path(__file__).parent / "golden" / "tempo_tiny"

@@ -316,22 +316,6 @@ def test_base64_that_is_none(address, text):
     error_of(chat(address, http.body("data:video/mp4;base64," + text)), 400, "base64")
 
 
-def test_a_list_of_frames(address):
-    import io
-
-    from PIL import Image
-
-    frames = []
-    for shade in range(12):
-        file = io.BytesIO()
-        Image.new("RGB", (64, 48), (20 * shade,) * 3).save(file, "JPEG")
-        frames.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
-    body = http.body("v1.mp4")
-    body["messages"][0]["content"][0] = {"type": "video", "video": frames, "fps": 4.0}
-    values = chat(address, body).json()
-    assert values["tempo"]["usage"]["frames"] == 12, values
-
-
 def test_a_body_of_nothing_but_brackets(address):
     """40 MiB of it took a gigabyte and three seconds of the event loop."""
     body = b'{"model": "fake", "messages": [' + b"{}," * (14 << 20)

@@ -6,12 +6,15 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tempo_jax import cli, cli_doctor, cli_options, cli_serve
+from tempo_jax import cli
+from tempo_jax.cli import common, doctor, serve
+from tests import tiny_training
 from tests.serving import make_videos, serving_process
 
 REPO = Path(__file__).resolve().parent.parent
@@ -34,7 +37,7 @@ def mistake(capsys, *arguments):
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in ("TEMPO_CHECKPOINT", cli_serve.TOKEN_VARIABLE):
+    for name in ("TEMPO_CHECKPOINT", serve.TOKEN_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -58,12 +61,12 @@ def test_mistakes(capsys, arguments, said):
 def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("short\n")
     assert "letters" in mistake(capsys, "--token-file", tmp_path / "token")
-    monkeypatch.setenv(cli_serve.TOKEN_VARIABLE, "white space in it")
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, "white space in it")
     assert "letters" in mistake(capsys)
 
 
 def test_what_is_not_installed_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name == "uvicorn" else "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name == "uvicorn" else "1.0")
     assert "Serving needs uvicorn: pip install 'tempo_jax[serve]'" in mistake(capsys)
 
 
@@ -74,9 +77,9 @@ def test_the_demos_video_is_there_however_the_demo_is_named(option, variable, mo
     monkeypatch.chdir(REPO)
     if variable:
         monkeypatch.setenv("TEMPO_CHECKPOINT", variable)
-    checkpoint = cli_options.checkpoint_folder(option)
-    assert cli_serve.example_folders(checkpoint) == [REPO / "examples" / "hour"]
-    assert cli_serve.example_folders(tmp_path) == []  # another model's video is not ours to choose
+    checkpoint = common.checkpoint_folder(option)
+    assert serve.example_folders(checkpoint) == [REPO / "examples" / "hour"]
+    assert serve.example_folders(tmp_path) == []  # another model's video is not ours to choose
 
 
 def test_a_port_that_is_taken(capsys):
@@ -110,6 +113,40 @@ def test_sigterm_during_an_answer(tmp_path):
     assert "shut down" in got[-2] or "shut down" in got[-1]
 
 
+def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
+    """What was said so far has arrived, then a sentence; the process ends within its grace and a second."""
+    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    make_videos(tmp_path, 1)
+    demo = tmp_path / "endless"  # another end token, so that the answer is as long as asked for
+    shutil.copytree(REPO / "checkpoints" / "demo", demo, symlinks=True)
+    info = json.loads((demo / "model.json").read_text("utf-8"))
+    info["config"]["eos_ids"] = [info["config"]["llm"]["vocab_size"] - 1]
+    (demo / "model.json").write_text(json.dumps(info))
+    arguments = ("--no-page", "--port", "0", "--folder", str(tmp_path), "--checkpoint", str(demo))
+    part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+    body = {"model": "tempo-endless", "stream": True, "messages": messages, "max_tokens": 4096, "budget": 64}
+    got, began = [], 0.0
+    with (
+        tiny_training.unoptimised(),
+        serving_process("-m", "tempo_jax.cli", "serve", "--grace", "0.2", *arguments) as started,
+    ):
+        process, address, lines = started
+        with httpx.stream("POST", address + "/v1/chat/completions", json=body, timeout=120) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):  # not a sign of life while it compiles
+                    assert line != "data: [DONE]", got
+                    got.append(json.loads(line.removeprefix("data: ")))
+                    if len(got) == 3:
+                        process.send_signal(signal.SIGTERM)
+                        began = time.monotonic()
+        assert process.wait(60) == 0
+        seconds, rest = time.monotonic() - began, "".join(lines)
+    assert "stopped" in rest and "Traceback" not in rest
+    assert got[2]["choices"][0]["delta"]["content"] and "shut down" in got[-1]["error"]["message"], got
+    assert seconds < 20, seconds  # the grace and a second, on a machine that may be busy
+
+
 # tempo doctor
 
 
@@ -128,8 +165,8 @@ def test_doctor_as_json(capsys):
 
 
 def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
-    installed = cli_doctor.version
-    monkeypatch.setattr(cli_doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
+    installed = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "14.0.0" if name == "av" else installed(name))
     assert cli.main(["doctor"]) == 2
     out, err = capsys.readouterr()
     assert "upgrade      av 14.0.0, which is not >=" in out
@@ -137,7 +174,7 @@ def test_doctor_says_what_to_upgrade(capsys, monkeypatch):
 
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch):
-    monkeypatch.setattr(cli_doctor, "version", lambda name: None if name in ("flax", "uvicorn") else "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("flax", "uvicorn") else "1.0")
     assert cli.main(["doctor"]) == 2
     out, err = capsys.readouterr()
     assert "flax MISSING" in out and "missing uvicorn: pip install 'tempo_jax[serve]'" in out
@@ -150,10 +187,10 @@ def test_doctor_knows_what_pyproject_asks_for():
     def names(requirements):
         return {re.match(r"[\w.-]+", requirement)[0] for requirement in requirements}
 
-    assert names(project["dependencies"]) == set(cli_doctor.CORE)
+    assert names(project["dependencies"]) == set(doctor.CORE)
     extras = {extra: names(rows) for extra, rows in project["optional-dependencies"].items()}
     extras["plan"] = {"libtpu"}  # which is what jax[tpu] adds
-    assert extras == {extra: set(rows) for extra, rows in cli_doctor.EXTRAS.items()}
+    assert extras == {extra: set(rows) for extra, rows in doctor.EXTRAS.items()}
 
 
 # tempo completion

@@ -1,6 +1,7 @@
 """The service: queue, batches, cancellation, open videos; and decoding in a child process."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import threading
@@ -11,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import DEMO
-from tempo_jax.serve import decoder_child
+from tempo_jax.models.presets import DEMO
+from tempo_jax.serve import decoder_child, device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.device import Device, Turn
@@ -22,7 +23,7 @@ from tempo_jax.serve.service import Busy, Closing, Done, Failed, Piece, Progress
 from tempo_jax.serve.store import Frames
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import Clip, write_video
-from tests.serving import FakeModel, Heard, make_videos, service_of, wait_until
+from tests.serving import FakeClip, FakeModel, Heard, make_videos, service_of, wait_until
 
 DEFAULTS = {"fps": 2.0, "min_frames": 4, "max_frames": 1024}
 
@@ -38,7 +39,7 @@ def test_an_answer_and_what_is_told_on_the_way(videos):
         done = heard.end()
     assert isinstance(done, Done) and done.answer.text == "v0.mp4 says What?"
     assert "".join(e.text for e in heard.events if isinstance(e, Piece)) == done.answer.text
-    assert Progress("reading the video", 16, 16) in heard.events
+    assert Progress("decoding", 16, 16) in heard.events
     assert len(done.thumbnails) == 2 and all(jpeg[:2] == b"\xff\xd8" for jpeg in done.thumbnails)
 
 
@@ -118,7 +119,7 @@ def test_a_cancelled_opening_stops(videos, monkeypatch):
         def slowly(self, clip, progress):
             self.reached.set()
             while not self.go.wait(0.01):
-                progress("reading the video", 0, 1)
+                progress("decoding", 0, 1)
             return held(self, clip, progress)
 
         monkeypatch.setattr(FakeModel, "open", slowly)
@@ -249,7 +250,7 @@ def test_questions_on_open_videos_are_answered_between_slices(videos, monkeypatc
         for number in range(6 if clip.source.name == "v1.mp4" else 0):
             asked = Heard(service, videos[0], f"q{number}")
             wait_until(lambda: service._device._answers)  # it waits for this slice
-            progress("reading the video", number, 6)
+            progress("decoding", number, 6)
             answered.append(bool(asked.events) and asked.end().answer.text)
         held(self, clip, progress)
 
@@ -303,6 +304,106 @@ def test_the_queue_is_fair_to_clients(videos):
         for heard in (slow, late, *crowd):
             heard.end()
     assert service.model.batches == [["slow"], ["many0"], ["late"], ["many1"], ["many2"]]
+
+
+def test_short_answers_come_between_the_slices_of_a_long_one(videos, monkeypatch):
+    """About the same video and another one, of the same client and another one; nothing else starts while a
+    question is being read."""
+    monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
+    with service_of() as service:
+        long = Heard(service, videos[0], "long")
+        service.model.reached.wait(120)
+        for number, (video, client) in enumerate([(0, ""), (0, "other"), (1, ""), (1, "other")]):
+            assert isinstance(Heard(service, videos[video], f"q{number}", client=client).end(), Done)
+        assert not any(isinstance(event, Done) for event in long.events)
+        service.model.go.set()
+        assert long.end().answer.text == "v0.mp4 says long"
+
+
+def test_a_long_answer_goes_on_among_short_ones_without_a_pause(monkeypatch):
+    monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
+    monkeypatch.setattr(device, "PATIENCE_SECONDS", 0.02)
+    shared, over, slices = Device(), threading.Event(), 0
+
+    def short():
+        while not over.is_set():
+            with shared.answering():
+                time.sleep(0.005)
+
+    threads = [threading.Thread(target=short) for _ in range(3)]  # two of them always wait
+    with shared.answering() as turn:
+        for thread in threads:
+            thread.start()
+        while slices < 20:
+            time.sleep(0.005)
+            turn.give()
+            turn.take(lambda: None)
+            slices += 1
+        over.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_one_client_takes_half_of_the_places(videos, monkeypatch):
+    monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
+    with service_of(batch=1, waiting=9) as service:
+        long = [Heard(service, videos[number], "long", client="crowd") for number in range(3)]
+        service.model.reached.wait(120)
+        assert isinstance(Heard(service, videos[0], "short", client="other").end(), Done)
+        assert service.model.batches == [["long"], ["short"]]
+        service.model.go.set()
+        for heard in long:
+            heard.end()
+
+
+def test_a_cancelled_long_answer_frees_its_place(videos, monkeypatch):
+    monkeypatch.setattr(device, "QUANTUM_SECONDS", 0.01)
+    with service_of() as service:
+        long = Heard(service, videos[0], "long")
+        service.model.reached.wait(120)
+        slow = Heard(service, videos[1], "slow")  # has the device; the long one waits for it
+        wait_until(lambda: slow.events and isinstance(slow.events[-1], Piece))
+        service.cancel(long.job)
+        wait_until(lambda: service.running == 1)
+        service.model.go.set()
+        assert isinstance(slow.end(), Done) and not any(isinstance(e, Done | Failed) for e in long.events)
+
+
+def test_of_answers_written_together_one_may_go(videos):
+    """It must not end the others, whose loop it is too."""
+    with service_of() as service:
+        Heard(service, videos[0]).end()
+        slow = Heard(service, videos[1], "slow")
+        service.model.reached.wait(120)
+        both = [Heard(service, videos[0], f"q{number}") for number in range(2)]
+        group = None
+
+        def answer(self, turns):
+            nonlocal group
+            group = [turn.question for turn in turns]
+            service.cancel(both[0].job)
+            for turn in turns:
+                turn.progress("generating", 1, 2)
+            FakeClip._one(self, turns[1])
+
+        both[0].job.opened.clip.answer = functools.partial(answer, both[0].job.opened.clip)
+        service.model.go.set()
+        assert isinstance(both[1].end(), Done) and group == ["q0", "q1"]
+        slow.end()
+
+
+def test_an_opened_video_behind_an_answer_has_a_place(videos):
+    with service_of(batch=1) as service:
+        Heard(service, videos[0]).end()
+        slow = Heard(service, videos[0], "slow")
+        service.model.reached.wait(120)
+        first, second = Heard(service, videos[1], "new"), Heard(service, videos[2], "later")
+        service.model.go.set()
+        for heard in (slow, first, second):
+            heard.end()
+    for heard in (first, second):
+        kinds = [type(event).__name__ for event in heard.events]
+        assert "Queued" in kinds[kinds.index("Ready") :], kinds
 
 
 def test_places_are_told(videos):

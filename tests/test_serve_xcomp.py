@@ -57,13 +57,13 @@ def test_answers_are_as_if_asked_alone(model, video):
     assert {s.tokens for s in whole.answer.segments} == {16}
     assert len(whole.thumbnails) == len(whole.answer.segments) == 64  # a frame is a segment
     assert 0 < pools <= held
-    assert any(isinstance(event, Progress) and event.stage == "answering" for event in heard.events)
+    assert any(isinstance(event, Progress) and event.stage == "generating" for event in heard.events)
 
 
 def chosen_pools(service):
     """Device bytes of the one open video's visual tokens."""
     (opened,) = service.store._items.values()
-    return sum(pool.nbytes for pool in opened.clip.frames._pools.values())
+    return sum(pool.nbytes for pool in opened.clip.frames._visual_tokens.values())
 
 
 def test_a_mistake_concerns_one_question_and_a_cancelled_one_stops(model, video):

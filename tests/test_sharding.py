@@ -12,9 +12,9 @@ from convert import mapping
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models import config as cfg
-from tempo_jax.models.pool import take
-from tempo_jax.trees import flatten, nest
+from tempo_jax.models import presets as cfg
+from tempo_jax.models.embeddings import gather_rows
+from tempo_jax.utils.tree import flatten, nest
 
 QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)
 MLP = dataclasses.replace(cfg.TINY, projector="mlp2x_gelu")
@@ -33,7 +33,7 @@ CASES = {
 def test_the_table_is_complete(kind, config):
     for path, shape in mapping.native_shapes(kind, config).items():
         axes = sharding.logical_axes(path, len(shape))
-        assert set(axes) <= sharding.RULES.keys()
+        assert all(hasattr(sharding.DEFAULT_RULES, axis) for axis in axes)
         # What is worth splitting is split: no matrix of a backbone is left whole on every chip.
         if len(shape) > 1 and min(shape[-2:]) >= 1024:
             assert set(axes) - {"none", "layers"}, path
@@ -42,7 +42,7 @@ def test_the_table_is_complete(kind, config):
 def test_every_row_is_used():
     paths = [p for kind, config in CASES.values() for p in mapping.native_shapes(kind, config)]
     for pattern, axes in sharding.PARAMETERS:
-        alone = [p for p in paths if sharding._row(p) == (pattern, axes)]
+        alone = [p for p in paths if sharding._parameter_rule(p) == (pattern, axes)]
         assert alone, f"{pattern} matches nothing, or only what an earlier row matches"
 
 
@@ -83,17 +83,17 @@ def test_every_chip_reads_its_segments_with_weights_of_its_own():
     assert spec("llm/layers/mlp/up/kernel") == jax.P(None, "fsdp", "tensor")
     assert spec("compressor/text/layers/mlp/up/kernel") == jax.P(None, "fsdp", None)
     assert spec("compressor/vision/blocks/mlp/fc2/kernel") == jax.P(None, None, "fsdp")
-    with sharding.apart():
-        assert sharding.spec(("segments", "heads"), (16, 8), mesh) == jax.P(("fsdp", "tensor"), None)
-    assert sharding.spec(("segments", "heads"), (16, 8), mesh) == jax.P("fsdp", "tensor")
+    encoder = sharding.partition_spec(("batch", "heads"), (16, 8), mesh, sharding.ENCODER_RULES)
+    assert encoder == jax.P(("fsdp", "tensor"), None)
+    assert sharding.partition_spec(("batch", "heads"), (16, 8), mesh) == jax.P("fsdp", "tensor")
 
 
 def test_axes_that_do_not_divide_are_dropped():
     mesh = sharding.make_mesh(2, 4, 1)
-    assert sharding.spec(("segments", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)
-    assert sharding.spec(("segments", "none"), (6, 3), mesh) == jax.P("data", None)
-    assert sharding.spec(("segments", "none"), (5, 3), mesh) == jax.P(None, None)
-    assert sharding.spec(("embed", "mlp"), (8, 8), mesh) == jax.P("fsdp", None)
+    assert sharding.partition_spec(("batch", "none"), (16, 3), mesh) == jax.P(("data", "fsdp"), None)
+    assert sharding.partition_spec(("batch", "none"), (6, 3), mesh) == jax.P("data", None)
+    assert sharding.partition_spec(("batch", "none"), (5, 3), mesh) == jax.P(None, None)
+    assert sharding.partition_spec(("embed", "mlp"), (8, 8), mesh) == jax.P("fsdp", None)
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1), (1, 1, 8), (1, 1, 1)])
@@ -120,10 +120,10 @@ def test_mistakes_are_named():
 
 
 def test_a_callers_mesh_becomes_auto_and_must_have_our_axes():
-    mesh = sharding.adopt(jax.make_mesh((2, 2, 2), sharding.AXES))
+    mesh = sharding.check_mesh(jax.make_mesh((2, 2, 2), sharding.AXES))
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto} and mesh.shape["fsdp"] == 2
     with pytest.raises(TempoError, match="x, y where data, fsdp, tensor are needed"):
-        sharding.adopt(jax.make_mesh((4, 2), ("x", "y")))
+        sharding.check_mesh(jax.make_mesh((4, 2), ("x", "y")))
 
 
 def test_between_layers_weights_travel_and_activations_do_not():
@@ -155,7 +155,7 @@ def test_a_chip_gathers_from_its_own_part_of_a_pool(shards, stays):
     index = jnp.asarray(np.where(own < 0, -1, own + np.arange(16)[:, None] // 2 * 24))
 
     def total(pool):
-        rows = jnp.where((index >= 0)[..., None], take(pool, index, shards), 0.0)
+        rows = jnp.where((index >= 0)[..., None], gather_rows(pool, index, shards), 0.0)
         return jnp.sum(rows * jnp.arange(40)[:, None])
 
     def plain(pool):
@@ -177,4 +177,4 @@ def test_a_chip_gathers_from_its_own_part_of_a_pool(shards, stays):
 
 def test_a_batch_that_does_not_divide_is_one_part():
     pool, index = jnp.arange(12.0).reshape(6, 2), jnp.array([[5, -1, 0]])
-    np.testing.assert_array_equal(take(pool, index, 4)[0, [0, 2]], pool[jnp.array([5, 0])])
+    np.testing.assert_array_equal(gather_rows(pool, index, 4)[0, [0, 2]], pool[jnp.array([5, 0])])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tempo_jax import sharding
-from tempo_jax.models import attention, splash
-from tempo_jax.models.layers import REMAT
+from tempo_jax.models.kernels import attention, splash
+from tempo_jax.models.layers import REMAT_POLICIES
 
 DOCUMENTS = jnp.asarray(np.repeat([[1, 2, 0]], 2, axis=0).repeat(80, axis=1))
 # Name -> queries, keys, arguments: vision tower, compressor, a packed LLM row, a question after prefixes.
@@ -18,7 +18,7 @@ CASES = {
     "full": (128, 128, {}),
     "full with padding": (200, 200, {}),
     "causal with padding": (200, 200, {"causal": True}),
-    "several texts": (240, 240, {"causal": True, "document_BT": DOCUMENTS}),
+    "several texts": (240, 240, {"causal": True, "segment_ids_BT": DOCUMENTS}),
     "after prefixes": (
         128,
         256,
@@ -48,11 +48,11 @@ def test_values_and_gradients_are_those_of_the_xla_path(queries, keys, options):
         return lambda *qkv: (attend(*qkv) * weights).sum()
 
     def ours(*qkv):
-        return splash.splash(*qkv, **options, interpret=True)
+        return splash.splash_attention(*qkv, **options, interpret=True)
 
     def theirs(*qkv):
-        known = {"causal": False, "kv_valid_BS": None, "document_BT": None} | options
-        return attention._blockwise(*qkv, known["causal"], known["kv_valid_BS"], known["document_BT"])
+        known = {"causal": False, "kv_valid_BS": None, "segment_ids_BT": None} | options
+        return attention._blockwise(*qkv, known["causal"], known["kv_valid_BS"], known["segment_ids_BT"])
 
     np.testing.assert_allclose(ours(*qkv), theirs(*qkv), atol=5e-6)
     got, wanted = (jax.jit(jax.grad(total(f), (0, 1, 2)))(*qkv) for f in (ours, theirs))
@@ -66,9 +66,9 @@ def test_rematerialisation_may_keep_what_the_kernel_gave(remat, kept, mesh, caps
     """Its output and every row's log-sum, so that no kernel runs twice (test_plan_tpu.py counts them)."""
     *qkv, _ = inputs(128, 128)
 
-    @functools.partial(jax.checkpoint, policy=REMAT[remat])
+    @functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat])
     def layer(*qkv):
-        return (splash.splash(*qkv, causal=True, interpret=True) ** 2).sum()
+        return (splash.splash_attention(*qkv, causal=True, interpret=True) ** 2).sum()
 
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(sharding.make_mesh(*mesh)):
         jax.ad_checkpoint.print_saved_residuals(layer, *qkv)
@@ -82,9 +82,9 @@ def test_rematerialisation_may_keep_what_the_kernel_gave(remat, kept, mesh, caps
 
 def test_a_mesh_splits_rows_and_heads_and_changes_nothing():
     *qkv, _ = inputs(128, 128)
-    alone = splash.splash(*qkv, causal=True, interpret=True)
+    alone = splash.splash_attention(*qkv, causal=True, interpret=True)
     with jax.set_mesh(sharding.make_mesh(1, 2, 2)):
-        spread = jax.jit(lambda *qkv: splash.splash(*qkv, causal=True, interpret=True))(*qkv)
+        spread = jax.jit(lambda *qkv: splash.splash_attention(*qkv, causal=True, interpret=True))(*qkv)
     np.testing.assert_allclose(spread, alone, atol=1e-6)
     assert spread.sharding.shard_shape(spread.shape) == (1, 128, 2, 64)
 
@@ -92,19 +92,21 @@ def test_a_mesh_splits_rows_and_heads_and_changes_nothing():
 def test_a_cpu_never_takes_the_kernel(monkeypatch):
     """Its numbers stay what they were, on a mesh too; and a TPU's float32 stays exact with XLA."""
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in inputs(128, 128))
-    monkeypatch.setattr(splash, "splash", lambda *_, **__: pytest.fail("the kernel was chosen"))
+    monkeypatch.setattr(splash, "splash_attention", lambda *_, **__: pytest.fail("the kernel was chosen"))
     attention.attention(q, k, v, causal=True)
     with jax.set_mesh(sharding.make_mesh(1, 2)):
         attention.attention(q, k, v)
-    assert splash.fits(q, k) and not splash.fits(q.astype(jnp.float32), k.astype(jnp.float32))
-    assert not splash.fits(q[:, :1], k), "a decoding step has one query"
+    assert splash.is_supported(q, k) and not splash.is_supported(q.astype(jnp.float32), k.astype(jnp.float32))
+    assert not splash.is_supported(q[:, :1], k), "a decoding step has one query"
 
 
 def test_a_tpu_takes_the_kernel(monkeypatch):
     q, k, v, _ = (x.astype(jnp.bfloat16) for x in inputs(128, 128))
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
-    monkeypatch.setattr(splash, "splash", lambda *_, **options: sorted(options))
-    assert attention.attention(q, k, v, causal=True) == ["causal", "document_BT", "kv_valid_BS", "scale"]
+    monkeypatch.setattr(splash, "splash_attention", lambda *_, **options: sorted(options))
+    assert attention.attention(q, k, v, causal=True) == [
+        "causal", "kv_valid_BS", "rules", "scale", "segment_ids_BT",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_causal_row_of_one_block_is_cut_in_two():
         return lambda *qkv: (attend(*qkv) * weights).sum()
 
     def ours(*qkv):
-        return splash.splash(*qkv, causal=True, interpret=True)
+        return splash.splash_attention(*qkv, causal=True, interpret=True)
 
     def theirs(*qkv):
         return attention._blockwise(*qkv, True, None, None)

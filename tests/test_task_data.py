@@ -9,15 +9,13 @@ from PIL import Image
 
 from tempo_jax import checkpoint
 from tempo_jax.data import prepare as command
-from tempo_jax.data.collate import Sample
-from tempo_jax.data.needs import NEEDS
-from tempo_jax.data.pipeline import Batches
 from tempo_jax.data.records import open_prepared
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
+from tempo_jax.tasks import TASKS, Batches
 from tempo_jax.training import loop
 from tempo_jax.training.config import default
-from tempo_jax.training.tasks import TASKS
 from tests import tiny_training as tiny
 from tests.xcomp_systems import MICRO, moving
 
@@ -111,8 +109,8 @@ def test_xcomp_leaves_out_words_and_several_pictures_as_published(tokenizer):
         (Sample(moving(8), 2.0, SHOWN, pictures=True), "several pictures"),
     ):
         with pytest.raises(ValueError, match=words):
-            NEEDS["xcomp"](sample, tokenizer, MICRO)
-    assert NEEDS["xcomp"](Sample(picture, None, SHOWN), tokenizer, MICRO).segments == 0
+            TASKS["xcomp"].sample_size(sample, tokenizer, MICRO)
+    assert TASKS["xcomp"].sample_size(Sample(picture, None, SHOWN), tokenizer, MICRO).segments == 0
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_xcomp_leaves_out_words_and_several_pictures_as_published(tokenizer):
 def test_xcomps_time_message_with_leading_turns(leading, tokenizer):
     """It stands where the video does, in the first human turn; leading turns are dropped, as published."""
     shape = config("xcomp").batch
-    from tempo_jax.data.shape import Shape
+    from tempo_jax.data.batch_packing import Shape
 
     shape = Shape(shape.pool, shape.row_length, 1, 1)
     sample = Sample(moving(16), 2.0, [*leading, *SHOWN])

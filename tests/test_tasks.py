@@ -15,19 +15,18 @@ from ml_collections import ConfigDict
 
 from tempo_jax import prompts
 from tempo_jax.data import minireel
-from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.data.batch_packing import Shape, rows_of
 from tempo_jax.data.minireel import segments, texts
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.source import NOTE, EvidenceSource
-from tempo_jax.data.minireel.told import NO_FRAMES, NotedSource, ToldSource
-from tempo_jax.data.needs import NEEDS, tempo_need
-from tempo_jax.data.shape import rows_of
+from tempo_jax.data.minireel.sources import NOTE, EvidenceSource, SnippetSource
+from tempo_jax.data.minireel.text_sources import NO_FRAMES, NotedSource, ToldSource
+from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.data.sources import open_source
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_DEMO
+from tempo_jax.models.presets import XCOMP_DEMO
 from tempo_jax.prompts import IGNORE
-from tempo_jax.training.tasks import TASKS
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.tempo import collate
 from tests.small_demo import DEMO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -71,7 +70,7 @@ def test_small_vlm_is_asked_in_the_compressors_own_prompt(tokenizer, tempo):
 
     @jax.jit
     def both(model, batch, length):
-        visual = model.see_frames(batch.frames_PFHWC)
+        visual = model.encode_frames(batch.frames_PFHWC)
         x, deepstack = model.embed(visual, batch.rows)
         hidden = model.text(x, batch.rows.positions_3SL, deepstack_FBLD=deepstack)[0, length - 1]
         model.relevance.direction[...] = hidden / jnp.linalg.norm(hidden)
@@ -144,7 +143,7 @@ def test_needs_are_what_collate_takes(task, tokenizer):
         "llm": told(2),
         "xcomp": Sample(clip, 2.0, turns),
     }[task]
-    need = NEEDS[task](sample, tokenizer, PARTS[task])
+    need = TASKS[task].sample_size(sample, tokenizer, PARTS[task])
     tight = Shape(need.segments, need.longest_row, 1, need.tokens)
     TASKS[task].collate([sample], tokenizer, PARTS[task], tight)
     for field in ("pool", "row_length", "length"):
@@ -155,7 +154,7 @@ def test_needs_are_what_collate_takes(task, tokenizer):
 
 
 def test_words_alone_need_no_segments(tokenizer):
-    need = NEEDS["tempo"](told(0), tokenizer, DEMO)
+    need = TASKS["tempo"].sample_size(told(0), tokenizer, DEMO)
     assert (need.segments, need.compressor_tokens, need.longest_row) == (0, 0, 0)
     assert need.tokens == len(tokenizer.training_prompt(told(0).conversation)[0])
     assert told(0).frames is NO_FRAMES
@@ -301,7 +300,7 @@ def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
         assert len(sample.frames) == 24
         assert float(notes[0][0]) == sample.start_seconds + 4 / sample.real_fps
     assert sorts == {*texts.QUESTIONS}
-    need = tempo_need(sample, tokenizer, DEMO)
+    need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
     shape = Shape(need.segments, need.longest_row, 1, need.tokens)
     batch = collate([sample], tokenizer, DEMO, shape)
     assert tokenizer.decode(batch.rows.token_ids_SL[0]).count(sample.asked) == 1
@@ -339,7 +338,7 @@ def test_a_sample_may_ask_the_compressor_as_inference_does(tokenizer):
         (False, "Ignore irrelevant details.", "Context turn 1"),
     ):
         sample = open_source(ConfigDict(fields | {"as_asked": as_asked}))[0]
-        need = tempo_need(sample, tokenizer, DEMO)
+        need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
         shape = Shape(need.segments, need.longest_row, 1, need.tokens)
         drawn = dataclasses.replace(sample, frames=np.stack(list(sample.frames)))
         batch = collate([drawn], tokenizer, DEMO, shape)

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from convert import hf_config
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.answering import Turn
-from tempo_jax.inference.options import Options
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.session import GenerationRequest
 from tempo_jax.serve.model import TempoModel, prefix_bytes
+from tempo_jax.tempo.options import Options
 from tests import systems
 from tests.serving import Heard, make_videos, service_of
 
@@ -28,7 +28,7 @@ def test_each_answer_is_as_if_asked_alone(clip):
     options += [Options(max_new_tokens=9, temperature=0.8, seed=4)]
     alone = [clip.tempo.ask(clip_frames(), q, **values(o)) for q, o in zip(QUESTIONS, options)]
     pieces = [[], [], []]
-    turns = [Turn(q, o, piece=p.append) for q, o, p in zip(QUESTIONS, options, pieces)]
+    turns = [GenerationRequest(q, o, on_text=p.append) for q, o, p in zip(QUESTIONS, options, pieces)]
     clip.answer(turns)
     for one, turn, piece in zip(alone, turns, pieces):
         assert turn.answer.token_ids == one.token_ids and turn.answer.text == one.text
@@ -48,10 +48,10 @@ def test_a_mistake_and_a_cancelled_turn_leave_the_others(clip):
     heard = []
     options = Options(max_new_tokens=30)
     turns = [
-        Turn("Who?", options, piece=heard.append, cancelled=lambda: bool(heard)),
-        Turn("x" * 20_000, options),
-        Turn("Who?", options),
-        Turn("Never", options, cancelled=lambda: True),
+        GenerationRequest("Who?", options, on_text=heard.append, is_cancelled=lambda: bool(heard)),
+        GenerationRequest("x" * 20_000, options),
+        GenerationRequest("Who?", options),
+        GenerationRequest("Never", options, is_cancelled=lambda: True),
     ]
     clip.answer(turns)
     assert turns[0].answer is None and heard

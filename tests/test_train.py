@@ -17,17 +17,19 @@ from ml_collections import ConfigDict
 
 import tempo_jax
 from tempo_jax import checkpoint, sharding
-from tempo_jax.data.pipeline import Batches
 from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.evaluation import model as eval_model
-from tempo_jax.models import attention, build
-from tempo_jax.models.config import TINY
-from tempo_jax.models.layers import REMAT
-from tempo_jax.models.qwen3_vl import Rows
+from tempo_jax.models import build
+from tempo_jax.models.kernels import attention
+from tempo_jax.models.layers import REMAT_POLICIES
+from tempo_jax.models.presets import TINY
+from tempo_jax.models.qwen3_vl import PromptBatch
 from tempo_jax.prompts import IGNORE, Tokenizer
+from tempo_jax.tasks import TASKS, Batches, losses, tempo
+from tempo_jax.tasks import llm as loss_llm
 from tempo_jax.training import config as configs
-from tempo_jax.training import feed, flops, groups, loop, loss, loss_llm, metrics, run
-from tempo_jax.trees import flatten
+from tempo_jax.training import feed, groups, loop, metrics, run
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 from tests.systems import relative
 from tests.tiny_training import STEPS, curve, rows
@@ -233,13 +235,13 @@ def test_rematerialisation_changes_no_gradient():
         def total(params):
             model = build.build(config, params)
             places = jnp.broadcast_to(jnp.arange(24), ids.shape)
-            return loss.cross_entropy(model.logits, model(model.embed(ids), places, remat=remat), ids).total
+            return losses.cross_entropy(model.logits, model(model.embed(ids), places, remat=remat), ids).total
 
         gradient = jax.grad(total)
         return flatten(jax.jit(gradient)(params)), str(jax.make_jaxpr(gradient)(params))
 
     kept, plain = gradients("none")
-    for remat in REMAT.keys() - {"none"}:
+    for remat in REMAT_POLICIES.keys() - {"none"}:
         found, program = gradients(remat)
         assert program.count("dot_general") > plain.count("dot_general")  # something is computed again
         for path, x in found.items():
@@ -309,8 +311,8 @@ def test_everything_wrong_with_a_config_is_said_at_once(tiny_model):
         (["--bogus=1"], "Unknown command line flag 'bogus'"),
         (["bogus"], "'bogus' is no flag"),
         (["--config.mesh.data=1000"], "takes 1000 devices"),
-        (["--workdir=gs://bucket/run"], "gs://bucket/run is a URL: mount the storage"),
-        (["--config.init.llm=gs://bucket/llm"], "config.init.llm is the URL gs://bucket/llm: mount"),
+        (["--workdir=s3://bucket/run"], "s3://bucket/run is in s3:// storage"),
+        (["--config.init.llm=s3://bucket/llm"], "config.init.llm s3://bucket/llm is in s3:// storage"),
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):
@@ -351,39 +353,41 @@ def test_flops_agree_with_the_compiler(monkeypatch):
         return jax.ShapeDtypeStruct((1, *sizes), dtype)
 
     row, text = (pool, row_length), (conversations, length)
-    batch = loss.Batch(
-        array(pool, 8, 64, 64, 3, dtype=jnp.uint8), Rows(array(*row), array(*row), array(3, *row)),
+    batch = tempo.Batch(
+        array(pool, 8, 64, 64, 3, dtype=jnp.uint8), PromptBatch(array(*row), array(*row), array(3, *row)),
         array(pool), array(*text), array(*text), array(*text), array(*text),
     )  # fmt: skip
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    forward = lambda params, batch: loss.forward(build.build(config, params), batch, remat="none")  # noqa: E731
-    monkeypatch.setattr(attention, "SHORT", 10**9)  # no blocks of the causal half
+    forward = lambda params, batch: tempo.forward(build.build(config, params), batch, remat="none")  # noqa: E731
+    monkeypatch.setattr(attention, "CPU_BLOCK", 10**9)  # no blocks of the causal half
     with jax.set_mesh(sharding.make_mesh()):  # attention without a loop over rows
         counted = jax.jit(forward).lower(build.shapes(config), one).cost_analysis()["flops"]
     # Whole score matrices are multiplied here, where ours counts the causal half.
-    parts = list(flops.PARTS[type(batch)](config, batch))
+    parts = list(TASKS["tempo"].flops(config, batch))
     whole = sum(part.weights + part.scores * (1 if part.group == "vision" else 2) for part in parts)
     head = 2 * conversations * length * config.llm.hidden_size * config.llm.vocab_size
     assert whole - head == pytest.approx(counted, rel=0.05)
     once = sum(part.weights + part.scores for part in parts)
-    assert flops.of_step(config, batch, {}) == once
+    assert TASKS["tempo"].step_flops(config, batch, {}) == once
     # Where everything learns the backward pass is two more of them; the LLM alone pays for itself.
-    assert flops.of_step(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(3 * once)
+    assert TASKS["tempo"].step_flops(config, batch, dict.fromkeys(groups.LEARNABLE, 1.0)) == pytest.approx(
+        3 * once
+    )
     llm = parts[-1]
-    alone = flops.of_step(config, batch, {"llm": 1.0})
+    alone = TASKS["tempo"].step_flops(config, batch, {"llm": 1.0})
     assert alone == pytest.approx(once + 2 * (llm.weights + llm.scores))
 
 
 def test_logits_count_in_the_chunks_that_have_labels():
-    """loss.cross_entropy makes them chunk by chunk as long as any row has labels."""
+    """losses.cross_entropy makes them chunk by chunk as long as any row has labels."""
     labels = np.full((2, 3, 1024), IGNORE)
     labels[0, 1, :600] = 1
     labels[1, 2, 1000] = 1
 
     def weights(labels):
         batch = loss_llm.Batch(labels, labels, labels)
-        return next(flops.PARTS[type(batch)](TINY.llm, batch)).weights
+        return next(TASKS["llm"].flops(TINY.llm, batch)).weights
 
     nothing = np.full_like(labels, IGNORE)
-    places = 3 * loss.CHUNK * (-(-600 // loss.CHUNK) + 1)
+    places = 3 * losses.CHUNK * (-(-600 // losses.CHUNK) + 1)
     assert weights(labels) - weights(nothing) == 2 * places * TINY.llm.hidden_size * TINY.llm.vocab_size

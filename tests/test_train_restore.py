@@ -43,7 +43,7 @@ def flip(path: Path) -> None:
 
 def arrays(step: Path) -> Path:
     """The largest file of arrays."""
-    return max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    return max(step.rglob("d/*"), key=lambda path: path.stat().st_size)
 
 
 DAMAGES = {

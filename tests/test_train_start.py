@@ -11,11 +11,11 @@ import pytest
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models import config as models
+from tempo_jax.models import presets as models
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import start
 from tempo_jax.training.config import default
-from tempo_jax.trees import flatten
+from tempo_jax.utils.tree import flatten
 from tests import tiny_training
 
 
@@ -67,11 +67,11 @@ def test_backbones_fill_their_parts_and_the_rest_follows_from_them(small, preset
         np.testing.assert_array_equal(params[path], x, err_msg=path)
     for path, x in params.items():
         assert x.sharding.is_equivalent_to(sharding.param_sharding(path, x.shape, mesh), x.ndim), path
-    # facts/tempo.md §3.1: rows of Yes and No, their difference formed in their own dtype.
+    # docs/reference/tempo.md#relevance: rows of Yes and No, their difference formed in their own dtype.
     table = theirs["compressor/text/embed/embedding"]
     difference = (table[tokenizer.ids.yes] - table[tokenizer.ids.no]).astype(np.float32)
     np.testing.assert_array_equal(params["compressor/relevance/direction"], difference)
-    # §1.3: Normal(mean_d, std_d) of the columns.
+    # docs/reference/tempo.md#memory-tokens: Normal(mean_d, std_d) of the columns.
     table, memory = np.asarray(table, np.float32), np.asarray(params["compressor/memory/embedding"])
     drawn = (memory - table.mean(0)) / table.std(0, ddof=1)
     assert abs(drawn.mean()) < 0.3 and 0.7 < drawn.std() < 1.3 and np.unique(memory).size == memory.size

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.data.collate import Sample, Shape, TooLong, collate
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample, TooLong
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models.config import TINY
-from tempo_jax.models.layers import remat_of_parts
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.presets import TINY
 from tempo_jax.models.resize import resize_video
-from tempo_jax.training.loss import cross_entropy, loss
-from tempo_jax.trees import flatten, nest
+from tempo_jax.tasks.losses import cross_entropy
+from tempo_jax.tasks.tempo import collate, loss
+from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.video import resize_steps
 from tests.systems import GOLDEN, RecordedTokenizer, recorded_frames, relative, weights
 
@@ -95,12 +97,12 @@ def test_rematerialisation_changes_nothing(model, batch, gradients, remat):
 
 
 def test_every_stack_of_layers_may_have_a_rematerialisation_of_its_own():
-    assert remat_of_parts("dots", 3) == ["dots"] * 3
-    assert remat_of_parts("full,attention,dots", 3) == ["full", "attention", "dots"]
-    assert remat_of_parts(True, 2) == [True, True]
+    assert parse_remat_policies("dots", 3) == ["dots"] * 3
+    assert parse_remat_policies("full,attention,dots", 3) == ["full", "attention", "dots"]
+    assert parse_remat_policies(True, 2) == [True, True]
     for wrong, count in (("full,dots", 3), ("most", 1), ("full,most,dots", 3), ("full,dots", 1)):
         with pytest.raises(TempoError, match=r"config\.remat is .*use one of full, attention, dots, none"):
-            remat_of_parts(wrong, count)
+            parse_remat_policies(wrong, count)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])

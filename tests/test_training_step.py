@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tempo_jax import sharding
-from tempo_jax.data.collate import Sample, Shape, collate
+from tempo_jax.data.batch_packing import Shape
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks.tempo import collate
 from tempo_jax.training import groups, optimiser, step
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils.tree import flatten, nest
 from tests.systems import recorded_frames, relative, weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

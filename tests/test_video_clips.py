@@ -7,7 +7,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
 from tempo_jax.video.encode import encode
 from tempo_jax.video.synthetic import Clip, write_video
-from tempo_jax.xcomp.sampling import VIDEO, sample_indices
+from tempo_jax.xcomp.layout import VIDEO_CONFIG, sample_indices
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,10 @@ def test_frames_lie_inside_and_times_begin_anew(clip, frames, video):
 
 def test_a_clip_is_sampled_as_a_file_of_its_own_would_be(video, tmp_path):
     encode(tmp_path / "own.mp4", (np.full((48, 64, 3), i, np.uint8) for i in range(60, 140)), 10, gop=20)
-    for options in ({"fps": 2.0}, {"fps": 8.0, "sampler": sample_indices, "config": VIDEO, "min_frames": 16}):
+    for options in (
+        {"fps": 2.0},
+        {"fps": 8.0, "sampler": sample_indices, "config": VIDEO_CONFIG, "min_frames": 16},
+    ):
         part = open_video(video, clip=(6, 14), **options)
         own = open_video(tmp_path / "own.mp4", **options)
         assert (part.indices - 60).tolist() == own.indices.tolist()

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import attention, rope, vision, vision_attention
-from tempo_jax.models.config import TINY
-from tempo_jax.models.layers import REMAT
-from tempo_jax.xcomp import umt
+from tempo_jax.models import rope, umt, vision
+from tempo_jax.models.kernels import attention, vision_attention
+from tempo_jax.models.layers import REMAT_POLICIES
+from tempo_jax.models.presets import TINY
 
 # Name -> rows, tokens, heads, size of a head, whether rotated.
 CASES = {
@@ -71,7 +71,7 @@ def test_the_gradient_of_long_rows_is_splash_attentions(case, monkeypatch):
         return jax.grad(total, (0, 1))(qkv, bias)
 
     wanted = gradient()
-    monkeypatch.setattr(vision_attention, "LEARNED", 64)
+    monkeypatch.setattr(vision_attention, "MAX_BACKWARD_LENGTH", 64)
     for a, b in zip(gradient(), wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -100,17 +100,16 @@ def test_a_mesh_splits_rows_and_changes_nothing():
 
     alone = jax.value_and_grad(run, (0, 1), has_aux=True)(qkv, bias)
     with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
-        spread = jax.jit(sharding.apart()(jax.value_and_grad(run, (0, 1), has_aux=True)))(qkv, bias)
+        spread = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(qkv, bias)
     for a, b in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert spread[0][1].sharding.shard_shape((8, 128, 128)) == (1, 128, 128)
 
 
 def test_the_gradient_splits_rows_as_the_tower_did():
-    """It is traced where the tower's rules no longer hold (sharding.apart)."""
+    """It has the mesh axes from the forward pass: it is traced where no mesh may be known."""
     qkv, bias, _, angles = inputs(8, 128, 2, 64, True)
 
-    @sharding.apart()
     def see(qkv):
         return vision_attention.attend(qkv, bias, 2, angles, interpret=True)
 
@@ -124,7 +123,7 @@ def test_the_gradient_splits_rows_as_the_tower_did():
 def test_rematerialisation_may_keep_what_the_kernel_gave(capsys):
     qkv, bias, _, angles = inputs(1, 128, 2, 64, True)
 
-    @functools.partial(jax.checkpoint, policy=REMAT["attention"])
+    @functools.partial(jax.checkpoint, policy=REMAT_POLICIES["attention"])
     def layer(qkv, bias):
         return (vision_attention.attend(qkv, bias, 2, angles, interpret=True) ** 2).sum()
 
@@ -138,7 +137,7 @@ def test_rematerialisation_may_keep_what_the_kernel_gave(capsys):
 def on_a_tpu(monkeypatch):
     """Towers choose as on a TPU, in float32 too; the kernel is interpreted."""
     interpreted = functools.partial(vision_attention.attend, interpret=True)
-    monkeypatch.setattr(vision_attention, "fits", lambda dtype, length, width, heads: True)
+    monkeypatch.setattr(vision_attention, "is_supported", lambda dtype, length, width, heads: True)
     monkeypatch.setattr(vision_attention, "attend", interpreted)
     for module in (vision, umt):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
@@ -171,10 +170,10 @@ def test_xcomps_tower_is_the_same_with_the_kernel(request):
         (jnp.bfloat16, 512, 1024, 16, True),
         (jnp.bfloat16, 364, 1024, 16, True),
         (jnp.float32, 512, 1024, 16, False),  # stays exact with XLA
-        (jnp.bfloat16, vision_attention.KEYS + 1, 1024, 16, False),
+        (jnp.bfloat16, vision_attention.MAX_KEYS + 1, 1024, 16, False),
         (jnp.bfloat16, 512, 1152, 12, False),  # heads of 96 share no tile
         (jnp.bfloat16, 512, 64, 1, False),
     ],
 )
 def test_the_kernel_takes_whole_heads_in_whole_tiles(dtype, length, width, heads, fits):
-    assert vision_attention.fits(dtype, length, width, heads) == fits
+    assert vision_attention.is_supported(dtype, length, width, heads) == fits

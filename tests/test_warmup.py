@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tempo_jax import cli, compilation_cache
+from tempo_jax import cli
+from tempo_jax.utils import compilation_cache
 
 
 def test_what_is_wrong_is_a_sentence(tmp_path, capsys):

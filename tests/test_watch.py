@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from tempo_jax.models.config import TINY
+from tempo_jax.models.presets import TINY
 from tempo_jax.prompts import IGNORE
+from tempo_jax.tasks.llm import Batch
 from tempo_jax.training import config as configs
 from tempo_jax.training import loop, metrics
 from tempo_jax.training.goodput import Goodput
-from tempo_jax.training.loss_llm import Batch
 from tempo_jax.training.step import Metrics
 
 FIRST, STEP, WAIT = 50.0, 2.0, 1.0  # seconds of the first step, which compiles, of others, and for data
@@ -83,7 +83,7 @@ def rows(clock, steps, begin=0, synchronous=False, log_every=2, skipping=None):
         busy = max(busy, clock.now) + (FIRST if number == begin + 1 else STEP)
         if synchronous:
             clock.now = busy
-        told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)), {})
+        told = Metrics(*(Value(clock, x, busy) for x in (1.0, 10, 1.0, True)), group_norms={})
         watch.stepped(number, fed, told, waited)
     watch.finish()
     return found

@@ -12,8 +12,8 @@ from convert import from_hf, hf_export, mapping, safetensors_io, to_hf, verify
 from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY
-from tempo_jax.trees import flatten
+from tempo_jax.models.presets import XCOMP_TINY
+from tempo_jax.utils.tree import flatten
 from tests import tiny_checkpoints
 from tests import xcomp_systems as tiny
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_2B, XCOMP_TINY
-from tempo_jax.xcomp import cost, lp_comp
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.models.presets import XCOMP_2B, XCOMP_TINY
+from tempo_jax.xcomp import cost, token_compression
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 
-# Published ratios of prefill TFLOPs, 863 text tokens: 20/43, 58/132, 187/448 (xcomp §5.4).
+# Published ratios of prefill TFLOPs, 863 text tokens: 20/43, 58/132, 187/448 (docs/reference/xcomp.md#cost).
 PUBLISHED = {1024: 20 / 43, 2048: 58 / 132, 4096: 187 / 448}
 
 
@@ -34,13 +34,13 @@ def test_the_compiler_counts_the_same():
     """Its ratio for an LLM of four layers, unrolled so that it counts every layer, is the analytic one."""
     llm = dataclasses.replace(XCOMP_TINY.llm, num_layers=4, vocab_size=64, hidden_size=128)
     config = dataclasses.replace(XCOMP_TINY, llm=llm)
-    decoder = build.build(llm, build.unstack(build.parameters(build.init(llm))))
-    room = lp_comp.Room(32, 8)
+    decoder = build.build(llm, build.unstack_layers(build.parameters(build.init(llm))))
+    room = token_compression.RowCapacity(32, 8)
     x = jnp.zeros((1, room.length(16), 128))
-    rows = lp_comp.Rows(*(jnp.array([n]) for n in (14, 8, 18)))
+    rows = token_compression.RowLengths(*(jnp.array([n]) for n in (14, 8, 18)))
     counted = [
-        jax.jit(lp_comp.prefill, static_argnums=(3, 4))
-        .lower(decoder, x, rows, room, plan(VARIANTS[name], 4, 16))
+        jax.jit(token_compression.prefill, static_argnums=(3, 4))
+        .lower(decoder, x, rows, room, make_schedule(VARIANTS[name], 4, 16))
         .compile()
         .cost_analysis()["flops"]
         for name in ("released", "none")

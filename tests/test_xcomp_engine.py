@@ -11,10 +11,10 @@ import pytest
 import tempo_jax
 from tempo_jax import checkpoint, cli
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import generate
 from tempo_jax.models.decoder import Decoder
+from tempo_jax.runtime import generate
 from tempo_jax.xcomp import frames as frames_module
-from tempo_jax.xcomp import programs
+from tempo_jax.xcomp import steps
 from tempo_jax.xcomp.engine import XComp
 from tests import xcomp_systems as tiny
 
@@ -76,12 +76,12 @@ def test_other_ways_to_choose(clip, strategy):
 def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
     """Two repeats of 64 frames have chunks at 0 and 36, so clips at two alignments; then the kept frames."""
     calls = []
-    see = programs.see
+    see = steps.encode_frames
     monkeypatch.setattr(
-        frames_module.programs, "see", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
+        frames_module.steps, "encode_frames", lambda *args: (calls.append(args[2].shape[0]), see(*args))[1]
     )
     opened = system.open(tiny.moving(64), fps=4.0)
-    opened.read()
+    opened.encode()
     assert sum(calls) == 8
     opened.ask("what is red?", budget=256, max_new_tokens=1)
     assert sum(calls) == 8 + 8 + 2
@@ -91,7 +91,7 @@ def test_the_tower_runs_once_per_clip_and_alignment(system, monkeypatch):
 
 def test_nothing_compiles_inside_a_bucket(system, clip):
     clip.ask("what is red?", budget=512, max_new_tokens=2)
-    watched = (programs.see, programs.score, programs.prefill, programs.resize, generate.advance)
+    watched = (steps.encode_frames, steps.score, steps.prefill, steps.resize, generate.decode)
     before = [program._cache_size() for program in watched]
     clip.ask("how many are green and where?", budget=384, max_new_tokens=3, repeats=1)
     system.open(tiny.moving(64, seed=5), fps=2.0).ask("when?", budget=400, max_new_tokens=2)
@@ -101,10 +101,10 @@ def test_nothing_compiles_inside_a_bucket(system, clip):
 def test_without_compression_it_is_the_plain_llm(system, clip):
     """Every frame and all tokens in all layers: the shared decoder's own prefill."""
     answer = clip.ask("what is red?", compress=False, max_new_tokens=1)
-    from tempo_jax.xcomp import prompts
+    from tempo_jax.xcomp import layout
 
-    text = prompts.text(system.tokenizer, "what is red?", clip.message)
-    embed, pool = system.model.llm.embed, clip.frames.pool(0)[: 64 * 16]
+    text = layout.prompt_text(system.tokenizer, "what is red?", clip.message)
+    embed, pool = system.model.llm.embed, clip.frames.visual_tokens(0)[: 64 * 16]
     x = np.concatenate([embed(np.array(text.prefix)), pool, embed(np.array(text.suffix))])[None]
     hidden, _ = jax.jit(Decoder.prefill)(system.model.llm, x, np.arange(x.shape[1])[None])
     assert answer.token_ids == [int(system.model.llm.logits(hidden[0, -1]).argmax())]
@@ -121,7 +121,7 @@ def test_clips_of_four_frames(tokenizer):
     four = tiny.micro(tokenizer, clip_frames=4)
     seen = four.inspect(tiny.moving(16), "what?", budget=128, fps=4.0)
     assert (seen.allocation > 0).sum() == 8 and seen.memory.shape == (8, 16, 32)
-    assert four.open(tiny.moving(16)).frames.clips == 4 and seen.logits.shape == (1024,)
+    assert four.open(tiny.moving(16)).frames.num_clips == 4 and seen.logits.shape == (1024,)
 
 
 def test_repeated_frames_of_short_videos(system):

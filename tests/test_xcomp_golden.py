@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY
-from tempo_jax.training import loss_xcomp
-from tempo_jax.trees import nest
-from tempo_jax.xcomp import lp_comp, prompts, umt
-from tempo_jax.xcomp.chunks import LOCAL
+from tempo_jax.models import build, umt
+from tempo_jax.models.presets import XCOMP_TINY
+from tempo_jax.tasks import xcomp
+from tempo_jax.utils.tree import nest
+from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.engine import XComp
-from tempo_jax.xcomp.schedule import VARIANTS, plan
-from tempo_jax.xcomp.scores import Question, layer_scores
+from tempo_jax.xcomp.frame_selection import LOCAL, Question, ScoringContext, layer_scores
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.systems import RecordedTokenizer
 from tests.test_xcomp_lp_comp import inputs
@@ -44,17 +43,17 @@ def test_recorded_run():
     run = recorded("e2e_video16_LF8_suffix")
     frames = tiny.frames_u8(int(run["frame_seed"]), *run["frame_shape"][:3])
     assert int(frames.astype(int).sum()) == int(run["frames_sum"])
-    question, message = str(run["question"]), prompts.time_message(float(run["duration"]), 16)
+    question, message = str(run["question"]), layout.time_message(float(run["duration"]), 16)
     tokenizer = PromptTokenizer(run["ids"].tolist(), message, question)
     params = nest({path: jnp.asarray(x) for path, x in tiny.parameters().items()})
     system = XComp(XCOMP_TINY, params, tokenizer)
     clip = system.open(frames, fps=3.0)
     assert clip.message == message
-    pixels = np.asarray(umt.normalise(clip.frames._read(None)))
+    pixels = np.asarray(umt.normalize(clip.frames._read(None)))
     np.testing.assert_allclose(pixels.sum((1, 2)), run["pixel_sum"], rtol=1e-4, atol=1.0)
-    tokens = np.asarray(clip.frames.pool(0))[:256].reshape(2, 128, 64)
+    tokens = np.asarray(clip.frames.visual_tokens(0))[:256].reshape(2, 128, 64)
     np.testing.assert_allclose(tokens, run["tokens"], atol=1e-4)
-    text = prompts.text(tokenizer, question, clip.message)
+    text = layout.prompt_text(tokenizer, question, clip.message)
     assert [*text.prefix, tiny.PLACEHOLDER, *text.suffix] == run["ids"].tolist()
     with unoptimised():  # little to run, much to compile
         answer = clip.ask(question, max_new_tokens=16)
@@ -62,15 +61,15 @@ def test_recorded_run():
     assert list(answer.token_ids) == run["gen_ids"].tolist()
     assert list(penalised.token_ids) == run["gen_ids_rep1p1"].tolist()
     assert answer.usage["prompt_tokens"] == 48 + 256
-    assert jax.tree.leaves(clip.frames._pools)[0].shape == (256, 64)
+    assert jax.tree.leaves(clip.frames._visual_tokens)[0].shape == (256, 64)
 
 
 def test_recorded_long_prefill():
     """576 frames: 9417 positions in the first layers, 777 in the last."""
     run, model = recorded("prefill_suffix_F576_S201"), tiny.model(stacked=True)
     x, rows, room = inputs(model.llm, run["ids"], tiny.visual(int(run["vis_seed"]), 576))
-    made = plan(VARIANTS["released"], 28, 16)
-    forward = jax.jit(lp_comp.forward, static_argnums=(3, 4))
+    made = make_schedule(VARIANTS["released"], 28, 16)
+    forward = jax.jit(token_compression.forward, static_argnums=(3, 4))
     hidden = forward(model.llm, x, rows, room, made)
     assert hidden.shape[1] == 777
     logits = model.llm.logits(hidden[0, -1])
@@ -86,8 +85,9 @@ def test_recorded_chunk_of_576_frames():
     question = Question(jnp.int32(27), jnp.int32(run["S"] - PREFIX - 3), jnp.int32(run["S"] - PREFIX))
     found = jax.jit(
         lambda llm, x, rows, question: layer_scores(
-            llm, x, rows, room, plan(VARIANTS["released"], 28, 16), question,
-            prefix=PREFIX, layers=range(2), windows=LOCAL, causal=False,
+            llm, x, rows, make_schedule(VARIANTS["released"], 28, 16), question,
+            ScoringContext(PREFIX, room.frames, LOCAL, causal=False), text_capacity=room.text,
+            layers=range(2),
         )
     )(model.llm, x, rows, question)  # fmt: skip
     valid = LOCAL.valid(72)
@@ -98,7 +98,7 @@ def recorded_batch(run):
     (place,) = np.flatnonzero(run["ids"] == tiny.PLACEHOLDER)
     frames, text = int(run["F"]), np.delete(run["ids"], place)
     lengths = (np.array([n]) for n in (place, frames, len(text) - place))
-    return loss_xcomp.Batch(
+    return xcomp.Batch(
         np.zeros((1, 8, 1, 1, 3), np.uint8), np.zeros((1, 1, 1, 3), np.uint8),
         np.arange(16 * frames)[None], text[None],
         np.delete(run["labels"], place)[None], *lengths,
@@ -115,7 +115,7 @@ def test_recorded_loss_and_gradients():
     def mean(llm, visual):
         model = build.build(XCOMP_TINY, nest(params | llm))
         nobodys = jnp.zeros((1, XCOMP_TINY.frame_tokens, visual.shape[-1]))
-        found = loss_xcomp.loss_of_visual(model, visual, nobodys, batch, remat=False)
+        found = xcomp.loss_of_visual(model, visual, nobodys, batch, remat=False)
         return found.total / found.tokens
 
     visual = jnp.asarray(tiny.visual(int(run["vis_seed"]), int(run["F"])))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tempo_jax.xcomp import letters
+from tempo_jax.evaluation import letters
 
 
 @pytest.mark.parametrize(

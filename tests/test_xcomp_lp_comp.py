@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo_jax.inference import generate
 from tempo_jax.models import build
-from tempo_jax.models.attention import attention
-from tempo_jax.models.config import XCOMP_TINY, LPCompConfig
+from tempo_jax.models.config import LPCompConfig
 from tempo_jax.models.decoder import Decoder
-from tempo_jax.xcomp import lp_comp
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.presets import XCOMP_TINY
+from tempo_jax.runtime import generate
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 
@@ -34,27 +35,27 @@ def inputs(llm: Decoder, ids: np.ndarray, visual: np.ndarray, padding: int = 0):
     end = jnp.zeros((padding, text.shape[1])) + 9.0
     x = jnp.concatenate([text[:prefix], jnp.asarray(visual), text[prefix + 1 :], end])[None]
     frames, suffix = len(visual) // 16, len(ids) - 1 - prefix
-    rows = lp_comp.Rows(*(jnp.array([n]) for n in (prefix, frames, suffix)))
-    return x, rows, lp_comp.Room(prefix + suffix + padding, frames)
+    rows = token_compression.RowLengths(*(jnp.array([n]) for n in (prefix, frames, suffix)))
+    return x, rows, token_compression.RowCapacity(prefix + suffix + padding, frames)
 
 
 @functools.partial(jax.jit, static_argnames=("room", "variant", "capacity"))
 def read(llm, x, rows, *, room, variant, capacity):
     """Hidden states of a prompt, caches, and the state to generate from."""
-    made = plan(VARIANTS[variant], 28, 16)
+    made = make_schedule(VARIANTS[variant], 28, 16)
     states, caches = {}, []
 
     def attend(q, k, v, scale):  # as in lp_comp.prefill, which shows no states
         caches.append((k, v))
         return attention(q, k, v, scale=scale, causal=True)
 
-    for index, entering in lp_comp.walk(llm, x, rows, room, made, attend):
+    for index, entering in token_compression.iterate_layers(llm, x, rows, room, made, attend):
         states[index] = entering[0]
     hidden = llm.norm(entering)
-    lengths = rows.lengths(made)
+    lengths = rows.per_layer(made)
     last = jnp.take_along_axis(hidden, lengths[-1][:, None, None] - 1, axis=1)[:, 0]
-    sampling = generate.Sampling(jnp.float32(1), jnp.float32(1), jax.random.key(0))
-    start = generate.start(
+    sampling = generate.SamplingParams(jnp.float32(1), jnp.float32(1), jax.random.key(0))
+    start = generate.init_decode_state(
         llm.logits(last), lengths, caches, sampling, capacity=capacity, greedy=True, eos=(0,)
     )
     return {i: states[i] for i in STATES}, hidden[0], caches, llm.logits(last)[0], start, sampling
@@ -82,7 +83,7 @@ def test_recorded_prefill_and_decode():
     for token, positions in enumerate(run["decode_pos"]):
         np.testing.assert_array_equal(state.length_B[:, 0] + token, positions)
     for penalty, name in ((1.0, "gen_ids"), (1.1, "gen_ids_rep1p1")):
-        found = generate.advance(
+        found = generate.decode(
             llm, jax.tree.map(jnp.copy, state), 16, sampling, greedy=True, eos=(0,),
             repetition_penalty=jnp.float32(penalty),
         )  # fmt: skip
@@ -104,14 +105,14 @@ def test_recorded_variants(name):
     """As training runs them, scanned between drops."""
     run, llm = recorded(f"prefill_{name}"), tiny.model(stacked=True).llm
     x, rows, room = inputs(llm, run["ids"], tiny.visual(int(run["vis_seed"]), int(run["F"])), PADDING)
-    made = plan(VARIANTS[RUNS[name]], 28, 16)
-    np.testing.assert_array_equal(rows.lengths(made)[:, 0], run["lens"])
+    made = make_schedule(VARIANTS[RUNS[name]], 28, 16)
+    np.testing.assert_array_equal(rows.per_layer(made)[:, 0], run["lens"])
     np.testing.assert_array_equal(run["kv_lens"], run["lens"])
     hidden = forward(llm, x, rows, room, made)
     check_outputs(llm, hidden[0], run)
 
 
-forward = jax.jit(lp_comp.forward, static_argnums=(3, 4))
+forward = jax.jit(token_compression.forward, static_argnums=(3, 4))
 
 
 # Equivalences, on a smaller LLM.
@@ -123,7 +124,7 @@ SLOT = 4
 @functools.cache
 def small(stacked: bool = False) -> Decoder:
     params = build.parameters(build.init(SMALL, seed=1))
-    return build.build(SMALL, params if stacked else build.unstack(params))
+    return build.build(SMALL, params if stacked else build.unstack_layers(params))
 
 
 def row(seed: int, length: int) -> np.ndarray:
@@ -131,18 +132,22 @@ def row(seed: int, length: int) -> np.ndarray:
 
 
 def rows_of(*triples):
-    return lp_comp.Rows(*(jnp.asarray(column, jnp.int32) for column in zip(*triples)))
+    return token_compression.RowLengths(*(jnp.asarray(column, jnp.int32) for column in zip(*triples)))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def hidden_of(llm, x, rows, room, made):
-    return lp_comp.prefill(llm, x, rows, room, made)
+    return token_compression.prefill(llm, x, rows, room, made)
 
 
 @pytest.mark.parametrize("name", ["released", "uniform"])
 def test_training_and_inference_agree(name):
     """Runs of layers scanned, or unrolled with caches."""
-    made, rows, room = plan(VARIANTS[name], 4, SLOT), rows_of((3, 2, 4)), lp_comp.Room(7, 2)
+    made, rows, room = (
+        make_schedule(VARIANTS[name], 4, SLOT),
+        rows_of((3, 2, 4)),
+        token_compression.RowCapacity(7, 2),
+    )
     x = row(0, 15)
     ours, _ = hidden_of(small(), x, rows, room, made)
     scanned = forward(small(stacked=True), x, rows, room, made)
@@ -151,7 +156,11 @@ def test_training_and_inference_agree(name):
 
 def test_without_compression_it_is_the_plain_llm():
     """T6a, bit for bit."""
-    made, rows, room = plan(VARIANTS["none"], 4, SLOT), rows_of((3, 2, 4)), lp_comp.Room(7, 2)
+    made, rows, room = (
+        make_schedule(VARIANTS["none"], 4, SLOT),
+        rows_of((3, 2, 4)),
+        token_compression.RowCapacity(7, 2),
+    )
     x = row(0, 15)
     ours, caches = hidden_of(small(), x, rows, room, made)
     plain, plain_caches = jax.jit(Decoder.prefill)(small(), x, jnp.arange(15)[None])
@@ -163,24 +172,24 @@ def test_without_compression_it_is_the_plain_llm():
 @given(st.sampled_from(["released", "uniform"]), st.integers(0, 1000))
 def test_a_token_read_is_a_token_generated(name, seed):
     """T6b, T6d: reading prompt and token at once, or the prompt and then the token."""
-    made, llm, room = plan(VARIANTS[name], 4, SLOT), small(), lp_comp.Room(7, 2)
+    made, llm, room = make_schedule(VARIANTS[name], 4, SLOT), small(), token_compression.RowCapacity(7, 2)
     x = row(seed, 15)
     whole, _ = hidden_of(llm, x, rows_of((3, 2, 4)), room, made)
     rows = rows_of((3, 2, 3))
     _, caches = hidden_of(llm, x, rows, room, made)
     buffers = jax.tree.map(lambda x: x.swapaxes(1, 2), caches)
-    stepped, _ = _step(llm, x[:, 14:15], rows.lengths(made), buffers)
+    stepped, _ = _step(llm, x[:, 14:15], rows.per_layer(made), buffers)
     np.testing.assert_allclose(stepped[0, 0], whole[0, 8], atol=1e-5)
 
 
-_step = jax.jit(lambda llm, x, lengths, caches: llm.step(x, lengths, caches))
+_step = jax.jit(lambda llm, x, lengths, caches: llm.decode_step(x, lengths, caches))
 
 
 @settings(max_examples=6)
 @given(st.integers(0, 1000))
 def test_rows_of_a_batch_do_not_see_each_other(seed):
     """Padded rows of different lengths give what each gives alone."""
-    made, room = plan(VARIANTS["released"], 4, SLOT), lp_comp.Room(7, 3)
+    made, room = make_schedule(VARIANTS["released"], 4, SLOT), token_compression.RowCapacity(7, 3)
     triples = [(3, 3, 4), (2, 1, 3), (1, 2, 6)]
     x = np.concatenate([row(seed + i, room.length(SLOT)) for i in range(len(triples))])
     together, _ = hidden_of(small(), x, rows_of(*triples), room, made)
@@ -192,8 +201,12 @@ def test_rows_of_a_batch_do_not_see_each_other(seed):
 
 def test_deleted_tokens_cannot_matter_later():
     """T6c: with a drop before layer 1, the tokens it deletes change nothing; those that stay do."""
-    made, rows, room = plan(LPCompConfig(), 4, 16), rows_of((3, 2, 4)), lp_comp.Room(7, 2)
-    assert made.tokens == (16, 14, 9, 3, 1)
+    made, rows, room = (
+        make_schedule(LPCompConfig(), 4, 16),
+        rows_of((3, 2, 4)),
+        token_compression.RowCapacity(7, 2),
+    )
+    assert made.input_tokens == 16 and made.layer_tokens == (14, 9, 3, 1)
     x = row(0, 39)
     changed = x.copy()
     changed[:, [3, 4, 19, 20]] = 7.0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo_jax.models import rope
+from tempo_jax.models import rope, umt
+from tempo_jax.models import umt as merging
 from tempo_jax.models.resize import resize_direct
-from tempo_jax.xcomp import merging, umt
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 
@@ -18,11 +18,11 @@ _merge = jax.jit(merging.merge, static_argnums=(1, 2))
 
 def test_reductions_of_published_clips():
     """T7."""
-    assert merging.reductions(6272, 128) == [3136, 1568, 784, 392, 196, 68]
-    assert merging.reductions(3136, 64) == [1568, 784, 392, 196, 98, 34]
-    assert merging.reductions(784, 16) == [392, 196, 98, 49, 24, 9]
+    assert merging.merge_counts(6272, 128) == [3136, 1568, 784, 392, 196, 68]
+    assert merging.merge_counts(3136, 64) == [1568, 784, 392, 196, 98, 34]
+    assert merging.merge_counts(784, 16) == [392, 196, 98, 49, 24, 9]
     with pytest.raises(ValueError, match="cannot be merged"):
-        merging.reductions(8, 9)
+        merging.merge_counts(8, 9)
 
 
 @pytest.mark.parametrize("target,sizes", [(3, [1, 1, 2]), (2, [2, 2]), (1, [4])])
@@ -83,7 +83,7 @@ def test_recorded_vision_tower(frames):
 def test_recorded_preprocessing(name):
     run = recorded("preprocess")
     frames = tiny.frames_u8(int(run[f"seed_{name}"]), *run[f"shape_{name}"][:3])
-    pixels = umt.normalise(resize_direct(jnp.asarray(frames), (448, 448))).transpose(0, 3, 1, 2)
+    pixels = umt.normalize(resize_direct(jnp.asarray(frames), (448, 448))).transpose(0, 3, 1, 2)
     level = 1 / 255 / 0.224  # one level of a pixel is the rounding of another Pillow
     np.testing.assert_allclose(pixels[:, :, ::16, ::16], run[f"out_{name}"], atol=1.01 * level)
     np.testing.assert_allclose(pixels[0, :, 17], run[f"row_{name}"], atol=1.01 * level)

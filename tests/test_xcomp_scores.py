@@ -8,12 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.models.attention import attention
-from tempo_jax.models.layers import layer
-from tempo_jax.xcomp import lp_comp
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.schedule import VARIANTS, plan
-from tempo_jax.xcomp.scores import Question, clip_scores
+from tempo_jax.models.kernels.attention import attention
+from tempo_jax.models.layers import get_layer
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp.frame_selection import (
+    GLOBAL,
+    LOCAL,
+    Question,
+    ScoringContext,
+    ScoringWindows,
+    clip_scores,
+)
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.test_xcomp_lp_comp import inputs
 from tests.xcomp_systems import recorded
@@ -25,9 +31,9 @@ PREFIX, TEXT = 14, 96
 CASES = {
     32: (
         {
-            "seg2_1_b27": (Windows(2, 1), 27, False),
-            "seg2_1_b0": (Windows(2, 1), 0, False),
-            "seg2_1_b27_causal": (Windows(2, 1), 27, True),
+            "seg2_1_b27": (ScoringWindows(2, 1), 27, False),
+            "seg2_1_b0": (ScoringWindows(2, 1), 0, False),
+            "seg2_1_b27_causal": (ScoringWindows(2, 1), 27, True),
         },
         (0, 9, 16),
     ),
@@ -39,24 +45,23 @@ CASES = {
         },
         (0, 9),
     ),
-    104: ({"seg4_2_b27": (Windows(4, 2), 27, False)}, (9,)),
+    104: ({"seg4_2_b27": (ScoringWindows(4, 2), 27, False)}, (9,)),
 }
 
 
 @functools.partial(jax.jit, static_argnames=("room", "cases", "layers"))
 def score(llm, x, rows, end, *, room, cases, layers):
-    made = plan(VARIANTS["released"], 28, 16)
+    made = make_schedule(VARIANTS["released"], 28, 16)
     found = {}
 
     def attend(q, k, v, scale):
         return attention(q, k, v, scale=scale, causal=True)
 
-    for index, entering in lp_comp.walk(llm, x, rows, room, made, attend):
+    for index, entering in token_compression.iterate_layers(llm, x, rows, room, made, attend):
         for name, (windows, skip, causal) in cases if index in layers else ():
             found[name, index] = clip_scores(
-                layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),
-                prefix=PREFIX, frames=room.frames, tokens=made.tokens[index + 1], windows=windows,
-                causal=causal,
+                get_layer(llm.layers, index), llm, entering[0], Question(jnp.int32(skip), end - 3, end),
+                ScoringContext(PREFIX, room.frames, windows, causal), made.layer_tokens[index],
             )  # fmt: skip
         if index == layers[-1]:
             return found
@@ -112,6 +117,11 @@ def test_scores_by_hand(causal, rows):
             question = question._replace(end=jnp.int32(2))
             expected = 1 / 35
         found = clip_scores(
-            block, still, x, question, prefix=1, frames=16, tokens=1, windows=Windows(2, 1), causal=causal
+            block,
+            still,
+            x,
+            question,
+            ScoringContext(1, 16, ScoringWindows(2, 1), causal),
+            1,
         )
         np.testing.assert_allclose(found, [3 * expected, expected], rtol=1e-5)

@@ -10,24 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tempo_jax.data.collate import Sample, Shape
-from tempo_jax.data.minireel.told import told
-from tempo_jax.data.needs import NEEDS
-from tempo_jax.data.packing import choose
+from tempo_jax.data.batch_packing import Shape, choose
+from tempo_jax.data.minireel.text_sources import told
+from tempo_jax.data.samples import Sample
 from tempo_jax.data.sources import open_source
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models.resize import resize_direct
 from tempo_jax.prompts import IGNORE
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.losses import cross_entropy
 from tempo_jax.training import config as configs
-from tempo_jax.training import flops, metrics, optimiser, start, step
+from tempo_jax.training import optimiser, start, step
 from tempo_jax.training.groups import LEARNABLE, split
-from tempo_jax.training.loss import cross_entropy
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import flatten
-from tempo_jax.xcomp import lp_comp
-from tempo_jax.xcomp.schedule import VARIANTS, plan
+from tempo_jax.utils.tree import flatten
+from tempo_jax.xcomp import token_compression
+from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import MICRO
 
@@ -56,7 +55,7 @@ def test_batches_hold_the_published_prompt(tokenizer):
     assert (batch.memory_index_BL[1, :128] == 256 + np.arange(128)).all()
     stacked = jax.tree.map(lambda x: np.stack([x, x]), batch)  # as many micro-batches
     last = [int(np.flatnonzero(row != IGNORE)[-1]) + 1 for row in batch.labels_BS]
-    assert metrics.work(stacked, 0) == (2 * (sum(last) + 24 * 16), 2 * 24)
+    assert TASKS["xcomp"].counts(stacked, 0) == (2 * (sum(last) + 24 * 16), 2 * 24)
     learned = batch.labels_BS[0] != IGNORE
     assert learned.sum() >= len(tokenizer.encode("the ball")) and not learned[prefix + suffix :].any()
 
@@ -70,7 +69,7 @@ def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
     said = tokenizer.decode(batch.text_BS[1, prefix : prefix + suffix])
     assert said.startswith(tokenizer.decode(tokenizer.encode("\nwhat is red?")))
     stacked = jax.tree.map(lambda x: x[None], batch)
-    assert metrics.work(stacked, 128).frames == 17
+    assert TASKS["xcomp"].counts(stacked, 128).frames == 17
 
     model, alone = build.init(MICRO, 2), TASKS["xcomp"].collate([picture], tokenizer, MICRO, SHAPE)
     loss = jax.jit(TASKS["xcomp"].loss, static_argnames="remat")
@@ -83,16 +82,18 @@ def test_a_picture_stands_as_16_tokens_of_its_own(tokenizer):
     assert both.total == pytest.approx(float(one.total + other.total), rel=1e-5)
     changed = alone._replace(images_BHWC=255 - alone.images_BHWC)
     assert loss(model, jax.tree.map(jnp.asarray, changed), remat=False).total != one.total
-    ids, made = alone.text_BS[:1], plan(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
-    tokens = model.see(resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None])[0]
+    ids, made = alone.text_BS[:1], make_schedule(MICRO.compression, MICRO.llm.num_layers, MICRO.frame_tokens)
+    tokens = model.encode_clips(
+        resize_direct(jnp.asarray(picture.frames), (MICRO.vision.image_size,) * 2)[None]
+    )[0]
     x = jnp.concatenate([model.llm.embed(ids[0, :prefix]), tokens, model.llm.embed(ids[0, prefix:])])[None]
-    rows = lp_comp.Rows(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
-    room = lp_comp.Room(ids.shape[1], 1)
-    hidden = lp_comp.forward(model.llm, x, rows, room, made, remat=False)
+    rows = token_compression.RowLengths(*(jnp.asarray([n]) for n in (prefix, 1, suffix)))
+    room = token_compression.RowCapacity(ids.shape[1], 1)
+    hidden = token_compression.forward(model.llm, x, rows, room, made, remat=False)
     labels = np.concatenate(
         [alone.labels_BS[0, :prefix], np.full(MICRO.frame_tokens, IGNORE), alone.labels_BS[0, prefix:]]
     )
-    kept = lp_comp.compress_labels(jnp.asarray(labels)[None], rows, room, made)
+    kept = token_compression.compress_labels(jnp.asarray(labels)[None], rows, room, made)
     shifted = jnp.pad(kept[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
     assert one.total == pytest.approx(float(cross_entropy(model.llm.logits, hidden, shifted).total), rel=1e-5)
 
@@ -112,18 +113,18 @@ def test_rows_of_a_batch_cost_what_they_cost_alone(tokenizer):
 
 
 def test_samples_share_batches_one_to_a_row(tokenizer):
-    needs = [NEEDS["xcomp"](sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
+    needs = [TASKS["xcomp"].sample_size(sample(8 * n), tokenizer, MICRO) for n in (1, 2, 1, 3)]
     assert [need.segments for need in needs] == [1, 2, 1, 3] and all(need.alone for need in needs)
     assert choose(needs, SHAPE) == [0, 3]
-    picture = NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
+    picture = TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, MICRO)
     assert picture.segments == 0 and picture.alone
     single = dataclasses.replace(MICRO, clip_frames=1)
-    assert NEEDS["xcomp"](Sample(tiny.moving(1), None, TURNS), tokenizer, single).segments == 0
+    assert TASKS["xcomp"].sample_size(Sample(tiny.moving(1), None, TURNS), tokenizer, single).segments == 0
     nothing = Shape(0, SHAPE.row_length, 1, 1)
     batch = TASKS["xcomp"].collate([Sample(tiny.moving(1, 3), None, TURNS)], tokenizer, single, nothing)
     assert (batch.memory_index_BL == -1).all(), "an image takes nothing of the pool, whatever a clip is"
     with pytest.raises(ValueError, match="no frames"):
-        NEEDS["xcomp"](Sample(tiny.moving(1)[:0], None, TURNS), tokenizer, MICRO)
+        TASKS["xcomp"].sample_size(Sample(tiny.moving(1)[:0], None, TURNS), tokenizer, MICRO)
 
 
 def test_training_lowers_the_loss_and_leaves_the_tower_alone(tokenizer):
@@ -140,7 +141,7 @@ def test_training_lowers_the_loss_and_leaves_the_tower_alone(tokenizer):
         state, metrics = run(state, frozen, micro)
         losses.append(float(metrics.loss))
     assert losses[-1] < losses[0] - 0.1 and int(state.skipped) == 0
-    assert flops.of_step(MICRO, micro, rates) > 0
+    assert TASKS["xcomp"].step_flops(MICRO, micro, rates) > 0
 
 
 def test_a_subset_is_the_second_slice():

@@ -19,17 +19,18 @@ from safetensors.numpy import save_file
 from convert import hf_export
 from examples.tiny_reference import shapes, tensor
 from tempo_jax.models import config as cfg
+from tempo_jax.models import presets
 
-VOCAB = cfg.TINY.llm.vocab_size
+VOCAB = presets.TINY.llm.vocab_size
 SMALL = 9472  # just holds the Yes row
 
 
 def tiny_config(memory_tokens: int = 16, vocab: int = VOCAB) -> cfg.TempoConfig:
-    svlm = cfg.TINY.compressor
+    svlm = presets.TINY.compressor
     return dataclasses.replace(
-        cfg.TINY,
+        presets.TINY,
         memory_tokens=memory_tokens,
-        llm=dataclasses.replace(cfg.TINY.llm, vocab_size=vocab),
+        llm=dataclasses.replace(presets.TINY.llm, vocab_size=vocab),
         compressor=dataclasses.replace(svlm, text=dataclasses.replace(svlm.text, vocab_size=vocab)),
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo_jax import demo_tokenizer
+from tempo_jax.data import demo_tokenizer
 
 # XLA optimises for longer than these programs ever run. The same in all processes, for equal bits.
 UNOPTIMISED = "JAX_DISABLE_MOST_OPTIMIZATIONS"
@@ -53,7 +53,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def architecture(vocabulary: int):
-    from tempo_jax.models.config import TINY
+    from tempo_jax.models.presets import TINY
 
     small = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
     decoder = {**small, "num_kv_heads": 2, "num_layers": 2, "vocab_size": vocabulary}
@@ -122,7 +122,9 @@ class Batches:
         return jax.tree.map(join, *parts)
 
     def _one(self, shard, number):
-        from tempo_jax.data.collate import Sample, Shape, collate
+        from tempo_jax.data.batch_packing import Shape
+        from tempo_jax.data.samples import Sample
+        from tempo_jax.tasks.tempo import collate
 
         batch = self.config.batch
         shape = Shape(batch.pool, batch.row_length, batch.conversations, batch.length)
@@ -283,8 +285,8 @@ def curve(workdir: Path) -> list[tuple[float, float]]:
 
 if __name__ == "__main__":
     model, workdir, hook, changes, *process = sys.argv[1:]
-    from tempo_jax import cli_options
     from tempo_jax.training import peers
+    from tempo_jax.utils import command_line
     from train import STATUS
 
     def main() -> int:
@@ -294,4 +296,4 @@ if __name__ == "__main__":
         with joined:
             return STATUS[train(Path(model), Path(workdir), hook, **json.loads(changes))]
 
-    sys.exit(cli_options.run("train", main))
+    sys.exit(command_line.run("train", main))

@@ -11,8 +11,9 @@ import numpy as np
 
 from convert import mapping
 from tempo_jax.models import build
-from tempo_jax.models.config import XCOMP_TINY, UMTConfig, XCompConfig
-from tempo_jax.trees import nest
+from tempo_jax.models.config import UMTConfig, XCompConfig
+from tempo_jax.models.presets import XCOMP_TINY
+from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp.engine import XComp
 from tests.systems import GOLDEN
 
@@ -59,7 +60,7 @@ def parameters() -> dict[str, np.ndarray]:
 @functools.cache
 def model(stacked: bool = False):
     params = nest({path: jnp.asarray(x) for path, x in parameters().items()})
-    return build.build(XCOMP_TINY, params if stacked else build.unstack(params))
+    return build.build(XCOMP_TINY, params if stacked else build.unstack_layers(params))
 
 
 def visual(seed: int, frames: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Data: builders and pipelines for training, and the minireel world."""
+"""Data: preparing sets, the loader, and the minireel world."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_jax.data.shape import Shape
+from tempo_jax.data.batch_packing import Shape
 from tempo_jax.errors import TempoError
 
 # Rows there are for each that a full pool of longest conversations takes: with fewer, rows run out before the

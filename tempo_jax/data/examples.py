@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from tempo_jax.data.readers.record import Entry, Medium, id_of, media_of
 from tempo_jax.data.readers.record import Source as Origin
 from tempo_jax.data.readers.turns import check_text, conversation
 from tempo_jax.data.records import to_example
-from tempo_jax.errors import TempoError
+from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.utils import gcs
+from tempo_jax.utils import paths as places
 from tempo_jax.video import Source, open_video
 
 # What a video's warnings say when frames are missing; other warnings are no reason to skip it.
@@ -43,6 +46,8 @@ class Preparer:
             return [self._example(record, sample_id, self.sources[entry.source])]
         except BadSample as error:
             reason, message = error.reason, str(error)
+        except TryAgain:
+            raise  # a storage that does not answer is no fault of the sample's
         except Exception as error:  # one odd file must not end a run of many hours; it is reported by name
             reason, message = "unexpected error", f"{type(error).__name__}: {error}"
         return [Skipped(entry.where, _printable(sample_id), reason, _printable(message))]
@@ -116,16 +121,40 @@ def _paths(files: Sequence[Medium], root: Path, stack: contextlib.ExitStack) -> 
     folder = None
     paths = []
     for number, medium in enumerate(files):
-        if medium.data is None:
+        if medium.data is None and not places.remote(root):
             paths.append(media_path(root, medium.name))
             continue
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prepare-")))
+        if medium.data is None:
+            paths.append(_fetched(root, medium.name, folder / f"{number}"))
+            continue
         ending = media_names.ending(medium.name) or _ending_of(medium.data)
         path = folder / f"{number}{ending}"
         path.write_bytes(medium.data)
         paths.append(path)
     return paths
+
+
+def _fetched(root: places.AnyPath, name: str, folder: Path) -> Path:
+    """A copy of a file in gs://, or of a folder of frames; BadSample unless it is there and inside `root`."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise BadSample("media outside its folder", f"{name} is outside the media folder")
+    found = places.files(root / name)  # of a folder; nothing of a file
+    if found:
+        gcs.fetch(root / name, folder / parts.name)
+        return folder / parts.name
+    where = root / name
+    if not where.is_file() and not media_names.ending(name):
+        endings = (where.with_name(where.name + ending) for ending in media_names.MEDIA)
+        where = next((path for path in endings if path.is_file()), where)
+    if not where.is_file():
+        raise BadSample("missing media", f"there is no {name} in the media folder")
+    folder.mkdir()
+    with gcs.as_sentences(str(where)):
+        gcs.filesystem().get_file(os.fspath(where), str(folder / where.name))
+    return folder / where.name
 
 
 def _ending_of(data: bytes) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tempo_jax.data import resize
 from tempo_jax.data.records import Encoding, to_sample
+from tempo_jax.data.samples import llm_tokens
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import TempoConfig, VideoConfig, XCompConfig
 from tempo_jax.video import image_size, model_size, segment_count
@@ -114,13 +115,13 @@ class Limit:
         visual = self._visual_tokens(example)
         if self.tokenizer is None:
             return visual
-        from tempo_jax.data.needs import tempo_need
-
         stored = example | {name: example[name].encode() for name in ("conversations", "fps", "times")}
         sample = to_sample(stored)
+        ids, _ = self.tokenizer.training_prompt(sample.conversation)
         if example["kind"] == "text" or isinstance(self.config, XCompConfig):
-            return visual + len(self.tokenizer.training_prompt(sample.conversation)[0])
-        return tempo_need(sample, self.tokenizer, self.config).tokens
+            return visual + len(ids)
+        times = sample.segments(self.config.video.segment_frames)
+        return llm_tokens(ids, times, self.tokenizer, self.config.memory_tokens)
 
     def _visual_tokens(self, example: dict[str, Any]) -> int:
         """Memory tokens in the LLM, of segments or clips."""

@@ -6,29 +6,29 @@
 SOURCE: records in any format of docs/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON, parquet,
 webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that configs
 name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when all
-is done; an interrupted run leaves nothing that loads. Exit status: 0 success, 2 a user's mistake, 130
+is done; the same command goes on with what an interrupted run has made, in other processes, on other hosts
+(--hosts) or on a Ray cluster (--ray). Exit status: 0 success, 2 a user's mistake, 130
 interrupted, 1 a bug of ours (TEMPO_JAX_TRACEBACK=1 shows where).
 """
 
 import argparse
 import collections
 import contextlib
-import dataclasses
-import io
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tempo_jax import cli_options as options
-from tempo_jax import folders
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
-from tempo_jax.paths import local
+from tempo_jax.models import presets
+from tempo_jax.utils import command_line, folders, paths
+from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.progress import Reporter
+from tempo_jax.utils.text import count
 from tempo_jax.video.sampling import check_limits
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from tempo_jax.data.preparation import Limit, Settings
 
 SKIPPED = folders.SKIPPED
+STOPPED = "stopped by {signal}; what is finished is kept, and the same command goes on with it"
 # readers.FORMATS, which a test holds this to: they need not be loaded to say --help.
 FORMATS = (
     "auto", "videochat2", "messages", "llava", "sharegpt", "pairs", "parquet", "webdataset", "mixture",
 )  # fmt: skip
 WHOLE = (models.TempoConfig, models.XCompConfig)
-MODELS = tuple(name for name, config in models.PRESETS.items() if isinstance(config, WHOLE))
+MODELS = tuple(name for name, config in presets.PRESETS.items() if isinstance(config, WHOLE))
 
 
 def prepare(
@@ -49,78 +50,135 @@ def prepare(
     target: str | os.PathLike,
     overwrite: bool | str = False,
     keep: Sequence[str | os.PathLike] = (),
+    *,
+    workers: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    ray: str = "",
+    report: Reporter | None = None,
 ) -> str:
-    """Runs a builder (Llava or Minireel, waiting for its data_dir) and returns a report, one paragraph.
+    """Prepares what a builder (Llava or Minireel) says and returns a report, one paragraph.
 
-    `target` appears when everything is in it. `overwrite`: as for `folders.replacing`; `keep`: what is read
-    from, which the target may lie in but not contain. TempoError for a target that is there already, or
-    where nothing is usable.
+    `target` appears when everything is in it; what an interrupted run has made is not made again.
+
+    Args:
+      builder: called without arguments.
+      target: the folder of the set, on a disk that all hosts share or in gs://.
+      overwrite: as for `folders.replacing`.
+      keep: what is read from, which the target may lie in but not contain.
+      workers: processes of this host; 0: in this one.
+      host: which of `hosts` this is, from 0.
+      hosts: how many share the work, each started with the same arguments but `host`.
+      ray: the address of a Ray cluster that does it instead.
+      report: of progress.
+
+    Raises:
+      TempoError: a target that is there already, or nothing is usable.
     """
-    from tempo_jax.data.records import FRAME_COUNTS
+    from tempo_jax.data import prepared_set, preparing
 
-    target = local("the target", target)
+    target, report = paths.absolute(paths.path("the target", target)), report or Reporter()
     for source in keep:
         folders.check_apart(target, source, inside=True)
-    with folders.replacing(target, overwrite) as fresh:
-        work = fresh / "work"
-        built = builder(data_dir=work)
-        # TFDS would speak of downloads.
-        with contextlib.redirect_stdout(io.StringIO()), _failed_writing(target):
-            built.download_and_prepare()
-        if not built.counts["samples"]:
-            raise TempoError(f"There is nothing to prepare: {_skipped_sentence(built)}; nothing is written.")
-        for path in Path(built.data_dir).iterdir():
-            path.rename(fresh / path.name)
-        shutil.rmtree(work)
-        lines = (json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n" for bad in built.skipped)
-        (fresh / SKIPPED).write_text("".join(lines), encoding="utf-8")
-        (fresh / FRAME_COUNTS).write_text(json.dumps(built.frame_counts) + "\n", encoding="utf-8")
-    return _report(built, target)
+    built = builder()
+    identity = built.identity()
+    if text := _ready(target, identity):
+        return text
+    under_way = paths.remote(target) and (target / prepared_set.PLAN).exists()
+    if not under_way:
+        folders.check_replaceable(target, overwrite)
+        if paths.remote(target):
+            paths.remove(target, folders.LAST)
+    shards = preparing.shards_of(built, host, hosts)
+    with folders.put_together(target, shared=hosts > 1) as (folder, finish):
+        begun = (folder / prepared_set.PLAN).exists()
+        if hosts == 1 and (not begun or (overwrite and not _is_of(folder, identity))):
+            _clear(folder)
+        with prepared_set.opened(folder, built.name, len(built.shards())) as unfinished:
+            unfinished.begin(identity)
+            if ray:
+                preparing.on_ray(built, unfinished, shards, ray, report)
+            else:
+                preparing.here(built, unfinished, shards, workers, report)
+            there = len(unfinished.have())
+            if there < unfinished.shards:
+                if text := _ready(target, identity):  # another host was the last one
+                    return text
+                return (
+                    f"{target}: the part of host {host} is prepared; {there} of {unfinished.shards} shards "
+                    "are there. The host that ends last makes the set of them."
+                )
+            try:
+                total = unfinished.merge(identity, built.metadata)
+            except FileNotFoundError:
+                if text := _ready(target, identity):
+                    return text
+                raise
+        if not total["counts"].get("samples"):
+            _clear(folder)
+            raise TempoError(f"There is nothing to prepare: {_skipped_sentence(total)}; nothing is written.")
+        if not overwrite:
+            folders.check_replaceable(target, paths.remote(target))
+        finish()
+    return _report(total, target)
 
 
-@contextlib.contextmanager
-def _failed_writing(target: Path) -> Iterator[None]:
-    """array_record knows RuntimeError only; a full disk is the user's."""
-    try:
-        yield
-    except RuntimeError as error:
-        failure = re.search(r"failed: (.*?); writing", str(error))
-        if failure is None:
-            raise
-        raise TempoError(f"{target} cannot be written: {failure[1]}; choose another place.") from error
+def _ready(target: AnyPath, identity: str) -> str:
+    """What to say of a set that is there, whole and the very same; "" for any other."""
+    from tempo_jax.data import prepared_set
+
+    found = prepared_set.finished(target)
+    if found is None or found.get("identity") != identity:
+        return ""
+    samples = sum(shard["samples"] for shard in found["shards"])
+    return f"{target}: {count(samples, 'sample')} prepared already, with the same options."
 
 
-def _report(built: "Preparing", target: Path) -> str:
-    counts = built.counts
+def _is_of(folder: AnyPath, identity: str) -> bool:
+    from tempo_jax.data import prepared_set
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads((folder / prepared_set.PLAN).read_text(encoding="utf-8"))["identity"] == identity
+    return False
+
+
+def _clear(folder: AnyPath) -> None:
+    if paths.remote(folder):
+        paths.remove(folder, folders.LAST)
+        return
+    for path in folder.iterdir():
+        paths.remove(path)
+
+
+def _report(total: dict[str, Any], target: AnyPath) -> str:
+    counts = total["counts"]
     kinds = ", ".join(f"{counts[key]} {key.split()[1]}" for key in sorted(counts) if key.startswith("kind "))
     sizes = [(n, key.split()[1]) for key, n in counts.items() if key.startswith("size ")]
     common = ", ".join(f"{size} ({n})" for n, size in sorted(sizes, reverse=True)[:5])
     more = f" and {len(sizes) - 5} more sizes" if len(sizes) > 5 else ""
     text = (
-        f"{target}: {options.count(counts['samples'], 'sample')} prepared ({kinds}), "
-        f"{options.count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
-        f"on average, height x width {common}{more}. {_skipped_sentence(built).capitalize()}"
+        f"{target}: {count(counts['samples'], 'sample')} prepared ({kinds}), "
+        f"{count(counts['frames'], 'frame')} of {counts['bytes'] / counts['frames'] / 1024:.1f} KiB "
+        f"on average, height x width {common}{more}. {_skipped_sentence(total).capitalize()}"
     )
-    return text + (f"; each is named in {target / SKIPPED}." if built.skipped else ".")
+    return text + (f"; each is named in {target / SKIPPED}." if total["skipped"] else ".")
 
 
-def _skipped_sentence(built: "Preparing") -> str:
-    reasons = collections.Counter(bad.reason for bad in built.skipped)
+def _skipped_sentence(total: dict[str, Any]) -> str:
+    skipped = total["skipped"]
+    reasons = collections.Counter(bad["reason"] for bad in skipped)
     listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
     if not reasons:
         return "no sample was skipped"
-    named = "" if built.counts["samples"] else f" (first, {_first(built)})"
-    return f"{options.count(len(built.skipped), 'sample')} skipped: {listed}{named}"
-
-
-def _first(built: "Preparing") -> str:
-    return f"{built.skipped[0].where}: {built.skipped[0].message}"
+    first = f"(first, {skipped[0]['where']}: {skipped[0]['message']})"
+    named = "" if total["counts"].get("samples") else f" {first}"
+    return f"{count(len(skipped), 'sample')} skipped: {listed}{named}"
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = options.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
-    whole, above_0 = options.number(int, 1), options.number(float, 0, open_end=True)
+    parser = command_line.Parser("tempo_jax.data.prepare", description=__doc__, formatter_class=raw)
+    whole, above_0 = command_line.number(int, 1), command_line.number(float, 0, open_end=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--source", type=Path, metavar="FILE", help="records: a file, a folder of them, or a .yaml mixture"
@@ -137,11 +195,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", type=Path, required=True, metavar="DIR", help="data set to write")
     folders.add_overwrite(parser)
     add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
+    add("--hosts", type=whole, default=1, metavar="N", help="how many hosts share the work (1)")
+    add(
+        "--host",
+        type=command_line.number(int, 0),
+        default=0,
+        metavar="I",
+        help="which of them this is, from 0",
+    )
+    add("--ray", default="", metavar="ADDRESS", help="a Ray cluster that does it: auto, HOST:PORT or local")
     reels = parser.add_argument_group("minireel")
     reels.add_argument("--count", type=whole, default=100, metavar="N", help="reels (100)")
-    reels.add_argument("--start", type=options.number(int, 0), default=0, metavar="N", help="first one (0)")
+    reels.add_argument(
+        "--start", type=command_line.number(int, 0), default=0, metavar="N", help="first one (0)"
+    )
     reels.add_argument("--seconds", type=above_0, metavar="S", help="length of each (default: it varies)")
-    reels.add_argument("--size", type=options.number(int, 32), default=96, metavar="PX", help="drawn at (96)")
+    reels.add_argument(
+        "--size", type=command_line.number(int, 32), default=96, metavar="PX", help="drawn at (96)"
+    )
     reels.add_argument("--forms", default="choice", metavar="F,…", help="choice, text or both (choice)")
     model = parser.add_argument_group("model and frames")
     add = model.add_argument
@@ -150,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=above_0, default=2.0, metavar="F", help="frames to take per second of video (2)")
     add("--min-frames", type=whole, default=4, metavar="N", help="take no fewer of a video (4)")
     add("--max-frames", type=whole, default=384, metavar="N", help="take no more of a video (384)")
-    add("--sampling", choices=options.SAMPLINGS, default="time", help=options.SAMPLING_HELP)
+    add("--sampling", choices=command_line.SAMPLINGS, default="time", help=command_line.SAMPLING_HELP)
     add(
         "--source-fps",
         type=above_0,
@@ -186,7 +257,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompConfig, Path | None]:
     """The model's architecture and, of a checkpoint, the folder of its tokenizer."""
     if args.checkpoint is None:
-        return models.PRESETS[args.model or "tempo-6b"], None
+        return presets.PRESETS[args.model or "tempo-6b"], None
     if args.model:
         raise TempoError("--model and --checkpoint exclude each other: leave one out.")
     from tempo_jax import checkpoint
@@ -197,19 +268,17 @@ def _model(args: argparse.Namespace) -> tuple[models.TempoConfig | models.XCompC
     return model.config, checkpoint.tokenizer_path(args.checkpoint)
 
 
-def _builder(args: argparse.Namespace, report: Any) -> Callable[..., "Preparing"]:
+def _builder(args: argparse.Namespace) -> Callable[..., "Preparing"]:
     """The builder that the arguments ask for, still without its folder."""
     from tempo_jax.data import builders
 
     settings, limit = _settings(args)
-    common = {"settings": settings, "limit": limit, "workers": args.workers, "report": report}
+    common = {"settings": settings, "limit": limit}
     if args.source is not None:
-        return lambda **where: builders.Llava(
-            source=args.source, media=args.media, form=args.format, **common, **where
-        )
+        return lambda: builders.Llava(source=args.source, media=args.media, form=args.format, **common)
     chosen = {name: getattr(args, name) for name in ("count", "start", "seconds", "size")}
     chosen |= {"split": args.minireel, "forms": tuple(args.forms.split(","))}
-    return lambda **where: builders.Minireel(**chosen, **common, **where)
+    return lambda: builders.Minireel(**chosen, **common)
 
 
 def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
@@ -234,7 +303,7 @@ def _settings(args: argparse.Namespace) -> tuple["Settings", "Limit"]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    from tempo_jax import progress
+    from tempo_jax.utils import progress
 
     try:
         args = _parser().parse_args(argv)
@@ -242,13 +311,27 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
 
     def command() -> int:
-        with progress.reporter() as report:
+        if args.host >= args.hosts:
+            raise TempoError(f"--host is {args.host}: it must be from 0 to {args.hosts - 1} (--hosts).")
+        if args.hosts > 1 and args.overwrite:
+            raise TempoError("--overwrite and --hosts exclude each other: remove the target first.")
+        with progress.reporter(per_second="records") as report:
             read = [path for path in (args.source, args.media, args.checkpoint) if path is not None]
-            text = prepare(_builder(args, report), args.target, args.overwrite, read)
+            text = prepare(
+                _builder(args),
+                args.target,
+                args.overwrite,
+                read,
+                workers=args.workers,
+                host=args.host,
+                hosts=args.hosts,
+                ray=args.ray,
+                report=report,
+            )
         print(text)
         return 0
 
-    return options.run_on_cpu("prepare", command)
+    return command_line.run_on_cpu("prepare", command, STOPPED)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
-
-if TYPE_CHECKING:  # with it comes jax, which the processes that only write examples do without
-    from tempo_jax.data.collate import Sample
+from tempo_jax.utils import paths
 
 KINDS = ("image", "video", "text")
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP"}  # as we name them -> as Pillow does
@@ -140,10 +138,8 @@ def to_example(
     }
 
 
-def to_sample(example: dict[str, Any]) -> "Sample":
+def to_sample(example: dict[str, Any]) -> Sample:
     """The Sample of an example as stored (text in UTF-8); its frames are EncodedFrames."""
-    from tempo_jax.data.collate import Sample
-
     fps = example["fps"].decode()
     times = json.loads(example.get("times", b"") or b"{}")  # sets that were prepared earlier have none
     return Sample(
@@ -165,7 +161,7 @@ class Prepared:
     def __init__(self, folder: str):
         import tensorflow_datasets as tfds
 
-        self.folder = folder
+        self.folder, place = folder, paths.path("the prepared data set", folder)
         builder = tfds.builder_from_directory(folder)
         self.metadata: dict = dict(builder.info.metadata or {})
         self.lengths: list[int] = builder.info.splits[SPLIT].shard_lengths
@@ -174,12 +170,12 @@ class Prepared:
         self._source = builder.as_data_source(split=SPLIT)
         self.name = folder
         self.fingerprint = self.metadata.get("fingerprint") or _fingerprint(self.metadata, self.lengths)
-        self.frame_counts = _frame_counts(Path(folder), len(self))
+        self.frame_counts = _frame_counts(place, len(self))
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> "Sample":
+    def __getitem__(self, index: int) -> Sample:
         """TempoError where the record cannot be read."""
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -235,8 +231,7 @@ def open_prepared(folder: str | os.PathLike) -> Prepared:
 
     Raises TempoError, one sentence, where it is missing, empty, damaged or of another kind.
     """
-    check_local("The prepared data set", folder)
-    path = Path(folder)
+    path = paths.path("the prepared data set", folder)  # array_record would wait for a bucket for ever
     if not path.is_dir():
         raise TempoError(f"There is no prepared data set {path}: make one with {PREPARE}.")
     if not (path / "dataset_info.json").is_file():

@@ -2,7 +2,7 @@
 
     open_source(ConfigDict({"kind": "minireel", "split": "train", "count": 1000, "seconds": (16, 32)}))
 
-A source is a random-access object: `len(source)`, and `source[i]` is a collate.Sample, always the same
+A source is a random-access object: `len(source)`, and `source[i]` is a samples.Sample, always the same
 one for the same i, or None where there is none. It must survive pickling (for worker processes) and
 being read by several threads at once. A sample's `frames` may be lazy: anything with `shape` whose
 items are frames, uint8 [H, W, 3]; they are made when the sample's batch is.
@@ -12,11 +12,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.snippets import SnippetSource
-from tempo_jax.data.minireel.source import EvidenceSource, MinireelSource
-from tempo_jax.data.minireel.told import NotedSource, ToldSource
+from tempo_jax.data.minireel.sources import EvidenceSource, MinireelSource, SnippetSource
+from tempo_jax.data.minireel.text_sources import NotedSource, ToldSource
+from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset
 from tempo_jax.errors import TempoError
 

@@ -5,6 +5,7 @@ misread gives numbers that look like any others.
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import re
@@ -14,11 +15,11 @@ from typing import Any
 
 from pyarrow import parquet
 
-from tempo_jax.cli_options import clean_text
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import subtitles
 from tempo_jax.evaluation.benchmarks import Benchmark
-from tempo_jax.paths import check_local
+from tempo_jax.utils import paths
+from tempo_jax.utils.text import clean_text
 
 OPTION = re.compile(r"\(([A-E])\)\s*(.+)")  # a line of a question that is one of its options
 NOT_OFFERED = "N/A"  # stands in LongVideoBench's option columns where there are fewer than five
@@ -53,8 +54,7 @@ def read(
     pattern: of the annotation file(s) below the folder, instead of the benchmark's usual ones.
     subtitles: prompts begin with those of `folder`/subtitles.
     """
-    check_local("config.data.path", folder)
-    folder = Path(folder).expanduser()
+    folder = annotated(paths.path("config.data.path", folder), benchmark, pattern)
     if not folder.is_dir():
         raise TempoError(f"There is no folder {folder}: give that of {benchmark.title} as config.data.path.")
     questions: dict[str, Question] = {}
@@ -70,6 +70,23 @@ def read(
             question = here.question(questions)
             questions[question.id] = question
     return list(questions.values())
+
+
+def annotated(folder: paths.AnyPath, benchmark: Benchmark, pattern: str = "") -> Path:
+    """A local folder of the annotations: of gs:// a copy of those and the subtitles, without the videos."""
+    if not paths.remote(folder):
+        return folder
+    patterns = (pattern,) if pattern else benchmark.annotations
+
+    def wanted(name: str) -> bool:
+        return name.startswith("subtitles/") or any(fnmatch.fnmatch(name, one) for one in patterns)
+
+    copy = paths.fetched(folder, wanted)
+    if not any(copy.iterdir()):
+        raise TempoError(
+            f"{folder} has no annotation file of {benchmark.title} (looked for {', '.join(patterns)})"
+        )
+    return copy
 
 
 def fingerprint(questions: list[Question]) -> str:

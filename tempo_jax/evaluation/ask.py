@@ -19,7 +19,7 @@ from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
-from tempo_jax.inference.answering import Turn
+from tempo_jax.runtime.session import GenerationRequest
 
 Pair = tuple[Question, Setting]
 Batch = list[Pair]  # of one reading of one video
@@ -79,7 +79,7 @@ class Asker:
             why = rows.UNDECODABLE if state else rows.MISSING  # moved away since it was looked for
             yield from self._failures(batches, done, error, why, state)
             return
-        wait = clip.waited_seconds
+        wait = clip.decode_wait_seconds
         spent = {
             "decode": found.decode_seconds,
             "wait": wait,
@@ -99,13 +99,16 @@ class Asker:
         """Questions read one after the other, their answers written together."""
         started = time.perf_counter()
         new = self.benchmark.new_tokens
-        turns = [Turn(question.prompt, self.system.options(setting, new)) for question, setting in batch]
+        turns = [
+            GenerationRequest(question.prompt, self.system.options(setting, new))
+            for question, setting in batch
+        ]
         clip.answer(turns)
         compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
         share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
         return [self._answered(*pair, turn, share) for pair, turn in zip(batch, turns, strict=True)]
 
-    def _answered(self, question: Question, setting: Setting, turn: Turn, seconds: float) -> Row:
+    def _answered(self, question: Question, setting: Setting, turn: GenerationRequest, seconds: float) -> Row:
         if isinstance(turn.error, TempoError):
             return self._failed(question, setting, str(turn.error), rows.REFUSED)
         if turn.error:

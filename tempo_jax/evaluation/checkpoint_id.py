@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo_jax import checkpoint
+from tempo_jax.utils import paths
 
 ENDS = 1 << 20  # bytes at either end of a file that are looked at: a 6B's arrays are never read whole
 
@@ -25,14 +26,16 @@ def identify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     Raises:
       TempoError: for a folder that is no native checkpoint, or one of another kind.
     """
-    folder = Path(folder)
+    folder = paths.path("the checkpoint", folder)
     origin = checkpoint.read_model_json(folder, kind=kind).origin
-    files = [folder / "model.json", *(folder / "params").rglob("*"), *(folder / "tokenizer").rglob("*")]
     digest = hashlib.sha256()
-    for file in sorted(path for path in files if path.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with open(file, "rb") as data:
+    for name, size in paths.files(folder).items():
+        if name != "model.json" and not name.startswith(("params/", "tokenizer/")):
+            continue
+        if name.endswith("/commit_success.txt"):  # says where it was written, which does not count
+            continue
+        digest.update(f"{name}\0{size}\0".encode())
+        with (folder / name).open("rb") as data:
             digest.update(data.read(ENDS))
             if size > ENDS:
                 data.seek(max(ENDS, size - ENDS))

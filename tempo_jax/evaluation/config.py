@@ -12,8 +12,8 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import settings
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.systems import SYSTEMS
-from tempo_jax.inference.options import FLOOR
-from tempo_jax.paths import MOUNT, url
+from tempo_jax.tempo.options import MIN_TOKENS
+from tempo_jax.utils.paths import MOUNT, check_scheme, remote, url
 from tempo_jax.video.sources import SAMPLINGS
 
 REUSE = ("vision", "prefix")
@@ -48,7 +48,7 @@ def default() -> ConfigDict:
     config.max_frames = (1024,)
     config.budget = (8192,)
     config.strategy = ("head",)  # of the system's, or none: no compression
-    config.min_tokens = (FLOOR,)
+    config.min_tokens = (MIN_TOKENS,)
     config.max_tokens = (0,)  # 0: all that the model has
     config.drop_ratio = 0.5  # of the strategies prune-*
     config.seed = 0  # of the strategy random, and of random options for replies without a letter
@@ -86,8 +86,15 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     for name, value in (("checkpoint", config.checkpoint), ("data.path", config.data.path)):
         if not value:
             yield f"config.{name} is empty: give a folder"
-        elif found := url(value):
-            yield f"config.{name} is the URL {found}: {MOUNT}"
+        elif wrong := check_scheme(f"config.{name}", value):
+            yield wrong
+    if found := url(config.data.videos):
+        yield f"config.data.videos is the URL {found}: {MOUNT}"
+    elif remote(config.data.path) and not config.data.videos:
+        yield (
+            "config.data.path is in gs://, from where no video is opened: give the folder that has them as "
+            "config.data.videos"
+        )
     for name, allowed in (("reuse", REUSE), ("dtype", DTYPES), ("sampling", SAMPLINGS)):
         if config[name] not in allowed:
             yield f"config.{name} is {config[name]!r}: use one of {', '.join(filter(None, allowed))}"

@@ -4,7 +4,8 @@ import jax
 from ml_collections import ConfigDict
 
 import tempo_jax
-from tempo_jax import cli_options, sharding
+from tempo_jax import sharding
+from tempo_jax.utils import command_line
 
 
 def load(config: ConfigDict) -> "tempo_jax.Tempo":
@@ -21,8 +22,8 @@ def load(config: ConfigDict) -> "tempo_jax.Tempo":
 def mesh(sizes: dict[str, int]) -> jax.sharding.Mesh | None:
     """A mesh of this process's own devices, -1 taking what the other axes leave; None for one device."""
     devices = jax.local_devices()
-    sizes = sharding.filled(sizes, len(devices), "config.mesh.")
+    sizes = sharding.fill_axis_sizes(sizes, len(devices), "config.mesh.")
     made = sharding.make_mesh(**sizes, devices=devices)
-    if note := sharding.left_out(made, len(devices), "config.mesh."):
-        cli_options.say(f"note: {note}")
+    if note := sharding.unused_devices_note(made, len(devices), "config.mesh."):
+        command_line.say(f"note: {note}")
     return made if made.size > 1 else None

@@ -1,27 +1,35 @@
 """A run's results as files: report.json, report.md and, of several settings, accuracy.png."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tempo_jax.cli_options import count
 from tempo_jax.evaluation import figure, published
 from tempo_jax.evaluation.results import STAGES
 from tempo_jax.evaluation.rows import MISSING, REFUSED, UNDECODABLE
+from tempo_jax.utils import paths
+from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.text import count
 
 LOST = {MISSING: "videos missing", UNDECODABLE: "videos not decodable", REFUSED: "questions refused"}
 SECONDS = "## Seconds per answer"  # nothing above this line depends on the machine's speed
 
 
-def write(workdir: Path, results: dict[str, Any], seconds: dict[str, Any], with_published: bool) -> None:
-    """Writes all of them; whoever does it last has written the same, but for seconds."""
-    text = json.dumps({"results": results, "seconds": seconds}, ensure_ascii=False, indent=1, allow_nan=False)
-    replace(workdir / "report.json", text + "\n")
-    replace(workdir / "report.md", markdown(results, seconds, with_published))
+def write(
+    workdir: AnyPath,
+    results: dict[str, Any],
+    seconds: dict[str, Any],
+    with_published: bool,
+    hosts: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes all of them; whoever does it last has written the same, but for seconds and hosts."""
+    values = {"results": results, "seconds": seconds, "hosts": list(hosts)}
+    text = json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False)
+    paths.write_text(workdir / "report.json", text + "\n")
+    paths.write_text(workdir / "report.md", markdown(results, seconds, with_published, hosts))
     if figure.worth_drawing(results):
-        figure.draw(results, workdir / "accuracy.png")
+        with paths.staged(workdir) as place:
+            figure.draw(results, place / "accuracy.png")
 
 
 def lost(unanswered: Mapping[str, int]) -> str:
@@ -29,14 +37,12 @@ def lost(unanswered: Mapping[str, int]) -> str:
     return ", ".join(f"{count(n, 'answer')} ({LOST[kind]})" for kind, n in unanswered.items() if n)
 
 
-def replace(path: Path, text: str) -> None:
-    """Writes a file of which nobody sees a half, whoever else writes it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
-
-
-def markdown(results: Mapping[str, Any], seconds: Mapping[str, Any], with_published: bool) -> str:
+def markdown(
+    results: Mapping[str, Any],
+    seconds: Mapping[str, Any],
+    with_published: bool,
+    hosts: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The report for reading."""
     return "\n".join(
         [
@@ -46,6 +52,7 @@ def markdown(results: Mapping[str, Any], seconds: Mapping[str, Any], with_publis
             *_groups(results),
             *_settings(results),
             *_seconds(seconds),
+            *_hosts(hosts),
         ]
     )
 
@@ -161,6 +168,25 @@ def _seconds(seconds: Mapping[str, Any]) -> Iterator[str]:
         "decode and vision: a video's, shared out among its answers. decode is the decoders' own time; wait "
         "is what of it the device stood still for."
     )
+    yield ""
+
+
+def _hosts(hosts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(hosts) < 2:
+        return
+    yield "## Hosts"
+    yield ""
+    yield _line(
+        "process", "host", "videos", "answers", "answers per minute", "at work, s", "waited for frames, s",
+        "waited for the last one, s",
+    )  # fmt: skip
+    yield "|---" * 8 + "|"
+    for row in hosts:
+        waited = _number(row["waited_at_the_end"], 1) if row["ended"] else "not done"
+        yield _line(
+            row["process"], row["host"], row["videos"], row["answers"], _number(row["answers_per_minute"], 2),
+            _number(row["seconds"], 1), _number(row["waited_for_frames"], 1), waited,
+        )  # fmt: skip
     yield ""
 
 

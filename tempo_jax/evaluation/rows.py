@@ -7,6 +7,9 @@ from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.training import owner
+from tempo_jax.utils import paths
+from tempo_jax.utils.mirror import Mirror
+from tempo_jax.utils.paths import AnyPath
 
 Row = dict[str, Any]
 # Why a question has no answer: its video is not there, its video cannot be decoded, or it cannot be asked so.
@@ -28,10 +31,11 @@ def unanswered(row: Row) -> str:
     return row.get("unanswered") or (MISSING if failure.startswith(NO_VIDEO) else UNDECODABLE)
 
 
-def read(workdir: Path) -> dict[tuple[str, str], Row]:
+def read(workdir: AnyPath) -> dict[tuple[str, str], Row]:
     """The whole rows that any process has written, by their keys; of one asked again, the answer."""
     found: dict[tuple[str, str], Row] = {}
-    for file in sorted(_folder(workdir).glob("*.jsonl")):
+    folder = paths.fetched(_folder(workdir), lambda name: name.endswith(".jsonl"))
+    for file in sorted(folder.glob("*.jsonl")):
         for row in _whole(file):
             if not unanswered(row) or unanswered(found.get(key(row), row)):
                 found[key(row)] = row
@@ -39,12 +43,15 @@ def read(workdir: Path) -> dict[tuple[str, str], Row]:
 
 
 class Writer:
-    """Appends a process's own rows; each is in the file when `write` returns."""
+    """Appends a process's own rows; each is in the file when `write` returns, in gs:// 30 s later."""
 
-    def __init__(self, workdir: Path, process: int):
+    def __init__(self, workdir: AnyPath, process: int):
         """TempoError where another one writes the same part's: it would cut off what that one writes."""
-        path = _folder(workdir) / f"{process}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        name = f"{process}.jsonl"
+        if not paths.remote(workdir):
+            _folder(workdir).mkdir(parents=True, exist_ok=True)
+        self._mirror = Mirror(_folder(workdir), (name,))
+        path = self._mirror.folder / name
         self._file = open(path, "ab")  # noqa: SIM115
         if owner.lock(self._file.fileno()) is False:
             self._file.close()
@@ -62,9 +69,10 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
+        self._mirror.close()
 
 
-def _folder(workdir: Path) -> Path:
+def _folder(workdir: AnyPath) -> AnyPath:
     return workdir / "rows"
 
 

@@ -7,24 +7,31 @@ so a run may be killed at any moment, and processes share the videos without tal
 import itertools
 import json
 import os
-import time
 from collections import Counter
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tempo_jax.errors import TempoError
-from tempo_jax.evaluation import annotations, checkpoint_id, report, results, rows, settings
+from tempo_jax.errors import TempoError, TryAgain
+from tempo_jax.evaluation import annotations, checkpoint_id, hosts, report, results, rows, settings
 from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation.ask import Asker, Key, Pair, file_state, missing
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.videos import Videos
 from tempo_jax.evaluation.watch import Watch
-from tempo_jax.paths import check_local
 from tempo_jax.training.checkpoints import code_version
+from tempo_jax.utils import paths
 
-POLL_SECONDS = 0.5
+LONGEST_SECONDS = 7 * 24 * 3600  # that processes may be apart
 MOST_MISSING = 0.01  # of the videos: more are an archive that was not unpacked, or the wrong folder
+
+
+def _wait_for_the_others() -> None:
+    """Until all processes have asked their part; jax.distributed ends the rest where one of them dies."""
+    from jax._src import distributed
+
+    if distributed.global_state.client is not None:
+        distributed.global_state.client.wait_at_barrier("tempo/eval/end", LONGEST_SECONDS * 1000)
 
 
 class Run:
@@ -32,17 +39,17 @@ class Run:
 
     def __init__(self, config: ConfigDict, workdir: str | os.PathLike, process: int = 0, processes: int = 1):
         configs.check(config)
-        check_local("the workdir", workdir)
         if not 0 <= process < processes:
             raise TempoError(f"--process is {process}: it must be from 0 to {processes - 1} (--processes).")
-        self.config, self.workdir = config, Path(workdir)
+        self.config, self.workdir = config, paths.path("the workdir", workdir)
         self.process, self.processes = process, processes
         self.benchmark, self.grid = benchmark(config.benchmark, config.system), settings.grid(config)
         everything = annotations.read(
             self.benchmark, config.data.path, config.data.annotations, subtitles=config.subtitles
         )
         self.questions = everything[: config.limit or None]
-        self.videos = Videos(self.benchmark, config.data.path, config.data.videos)
+        where = (config.data.path, config.data.videos)
+        self.videos = Videos(self.benchmark, *(where[1:] if paths.remote(where[0]) else where))
         self.about = {
             "model": checkpoint_id.identify(config.checkpoint, config.system),
             "annotations": {"fingerprint": annotations.fingerprint(everything), "questions": len(everything)},
@@ -64,7 +71,7 @@ class Run:
             if path.exists():
                 configs.check_same_run(json.loads(path.read_text("utf-8")), now, self.workdir)
                 return
-            report.replace(path, json.dumps(now, indent=1) + "\n")
+            paths.write_text(path, json.dumps(now, indent=1) + "\n")
         except OSError as error:
             raise TempoError(f"{self.workdir} cannot be written ({error.strerror}).") from error
         except json.JSONDecodeError as error:
@@ -93,14 +100,19 @@ class Run:
         if not todo:
             return
         writer = rows.Writer(self.workdir, self.process)
+        note = hosts.Note(self.workdir, self.process, self.processes)
+        ended = False
         watch = Watch(len(mine) - todo, len(mine), shown=self.process == 0)
         try:
             for row in Asker(self.config, self.benchmark, self.videos).rows(mine, done):
                 writer.write(row)
+                note.answered(row)
                 watch.answered(row["right"])
+            ended = True
         finally:
             watch.close()
             writer.close()
+            note.close(ended)
 
     def _settled(self, found: dict[Key, rows.Row]) -> dict[Key, rows.Row]:
         """Without what is to be asked again: of videos that have come since, or are other files now."""
@@ -159,7 +171,7 @@ class Run:
         done = rows.read(self.workdir)
         found = results.results(self.benchmark, self.questions, self.grid, done, self.about)
         seconds = results.seconds(self.grid, self.questions, done)
-        report.write(self.workdir, found, seconds, self.config.published)
+        report.write(self.workdir, found, seconds, self.config.published, hosts.read(self.workdir))
         return report.table(found)
 
     def finish(self, wait: bool) -> list[str]:
@@ -167,10 +179,15 @@ class Run:
 
         The lines to print.
         """
-        while missing(self.pairs, rows.read(self.workdir)):
-            if not wait:
-                return [f"This part is done; the others of {self.processes} go on with {self.workdir}."]
-            time.sleep(POLL_SECONDS)
-        if wait and self.process:
-            return []
+        if wait:
+            _wait_for_the_others()
+            if self.process:
+                return []
+        if left := len(missing(self.pairs, rows.read(self.workdir))):
+            if wait:
+                raise TryAgain(f"{left} answers are missing in {self.workdir}: run the same command again")
+            return [
+                f"This part is done; the others of {self.processes} go on with {self.workdir}, where {left} "
+                "answers are missing. The last one writes the report; --report writes that of what is there."
+            ]
         return [*self.report(), f"The report: {self.workdir / 'report.md'}"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tempo_jax.inference.results import Segment
+from tempo_jax.runtime.results import Segment
 
 Z95 = 1.959964  # standard normal quantile of a two-sided 95 %
 

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tempo_jax.cli_options import bug, clean_text
 from tempo_jax.errors import TempoError
+from tempo_jax.utils.command_line import bug
+from tempo_jax.utils.text import clean_text
 
 LOADING = ("dtype", "context_length")
 OPENING = ("fps", "min_frames", "max_frames")

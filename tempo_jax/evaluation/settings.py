@@ -7,10 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tempo_jax.inference.options import FLOOR, PRUNING
+from tempo_jax.tempo.options import MIN_TOKENS, PRUNE_STRATEGIES
 
 UNCOMPRESSED = "none"  # a strategy of ours: every memory token of every segment
-FREE_SPENDING = (UNCOMPRESSED, *PRUNING)  # strategies that no budget changes
+FREE_SPENDING = (UNCOMPRESSED, *PRUNE_STRATEGIES)  # strategies that no budget changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Setting:
         parts = [f"{self.max_frames} frames", self.strategy]
         if self.budget is not None:
             parts.append(f"budget {self.budget}")
-        if (self.min_tokens, self.max_tokens) != (FLOOR, 0):
+        if (self.min_tokens, self.max_tokens) != (MIN_TOKENS, 0):
             parts.append(f"{self.min_tokens} to {self.max_tokens or 'all'} a segment")
         return ", ".join(parts)
 
@@ -60,7 +60,7 @@ def _all(config: ConfigDict) -> Iterator[Setting]:
         if setting.strategy in FREE_SPENDING:
             setting = dataclasses.replace(setting, budget=None)
         if setting.strategy == UNCOMPRESSED:
-            setting = dataclasses.replace(setting, min_tokens=FLOOR, max_tokens=0)
+            setting = dataclasses.replace(setting, min_tokens=MIN_TOKENS, max_tokens=0)
         yield setting
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tempo_jax.cli_options import clean_text
 from tempo_jax.errors import TempoError
+from tempo_jax.utils.text import clean_text
 
 MOMENTS = 512  # evenly spread; a line that none falls into is left out (facts/xcomp.md §5.1)
 

@@ -6,10 +6,10 @@ from ml_collections import ConfigDict
 
 from tempo_jax.evaluation import ahead, model
 from tempo_jax.evaluation.settings import AXES, UNCOMPRESSED, Setting
-from tempo_jax.inference.options import PRUNING, STRATEGIES, Options
+from tempo_jax.tempo.options import PRUNE_STRATEGIES, STRATEGIES, Options
 from tempo_jax.video import Reading, Source
 from tempo_jax.xcomp import options as xcomp
-from tempo_jax.xcomp.sampling import VIDEO, sample_indices
+from tempo_jax.xcomp.layout import VIDEO_CONFIG, sample_indices
 
 
 def _reading(config: ConfigDict) -> Reading:
@@ -38,7 +38,7 @@ class TempoSystem:
         return self.model.open(source, keep=True, prefix_cache=prefix, questions=batch)
 
     def options(self, setting: Setting, new_tokens: int) -> Options:
-        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNING else {}
+        drop = {"drop_ratio": self.config.drop_ratio} if setting.strategy in PRUNE_STRATEGIES else {}
         return Options(**setting.options(), **drop, max_new_tokens=new_tokens, seed=self.config.seed)
 
 
@@ -54,7 +54,7 @@ class XCompSystem:
     def sampling(self, max_frames: int) -> ahead.Sampling:
         config = self.config
         limits = (config.fps, config.min_frames, max_frames)
-        return ahead.Sampling(*limits, VIDEO, sample_indices, _reading(config))
+        return ahead.Sampling(*limits, VIDEO_CONFIG, sample_indices, _reading(config))
 
     def open(self, source: Source) -> Any:
         """A clip that has read the source."""

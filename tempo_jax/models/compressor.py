@@ -1,8 +1,8 @@
-"""The query-conditioned compressor: a small VLM that writes a segment into memory tokens.
+"""The query-conditioned compressor: a small vision-language model that compresses a segment to memory tokens.
 
-Prompt order: system | video | question | assistant header | memory tokens, plain causal attention
-(facts/tempo.md §1.1). Everything up to the end of the video does not depend on the question; its
-keys and values are the *prefix*, which an open video may keep for further questions.
+Prompt order: system | video | question | assistant header | memory tokens, under plain causal attention
+(docs/reference/tempo.md#compressor). What precedes the question does not depend on it: the keys and values of
+this *prefix* can be cached for further questions.
 """
 
 import jax
@@ -12,15 +12,15 @@ from flax import nnx
 from tempo_jax.models.config import Qwen3VLConfig
 from tempo_jax.models.decoder import KV
 from tempo_jax.models.layers import Embedding
-from tempo_jax.models.qwen3_vl import Qwen3VL, Rows, Visual
-from tempo_jax.sharding import apart
+from tempo_jax.models.qwen3_vl import PromptBatch, Qwen3VL, VisionOutput
+from tempo_jax.sharding import ENCODER_RULES
 
 
 class Compressor(Qwen3VL):
-    """Qwen3-VL with memory tokens and the Yes/No direction of the base model."""
+    """Qwen3-VL with memory tokens and a relevance head; all of it sharded by ENCODER_RULES."""
 
     def __init__(self, config: Qwen3VLConfig, memory_tokens: int, *, rngs: nnx.Rngs, stacked: bool = True):
-        super().__init__(config, rngs=rngs, stacked=stacked)
+        super().__init__(config, rngs=rngs, stacked=stacked, text_rules=ENCODER_RULES)
         self.memory = Embedding(memory_tokens, config.text.hidden_size, rngs=rngs)
         self.relevance = RelevanceHead(config.text.hidden_size)
 
@@ -28,55 +28,62 @@ class Compressor(Qwen3VL):
     def memory_tokens(self) -> int:
         return self.memory.embedding.shape[0]
 
-    @apart()
-    def __call__(self, visual: Visual, rows: Rows, length_S, *, remat: bool = False):
-        """Memory [S, K, D] and relevance float32 [S] in one pass over whole rows (training).
+    @jax.named_scope("compressor")
+    def __call__(self, visual: VisionOutput, prompts: PromptBatch, prompt_length_S, *, remat: bool = False):
+        """Memory [S, K, D] and relevance float32 [S] in one pass over whole prompts (training).
 
-        rows must leave room for the memory tokens: they take places length_S .. length_S + K - 1,
-        right after each row's last token (facts §1.3).
+        prompts: padded by at least K: the memory tokens come right after each prompt's last token, at
+          index prompt_length_S (docs/reference/tempo.md#memory-tokens).
         """
-        x, deepstack = self.embed(visual, rows)
-        offset = jnp.arange(x.shape[1]) - length_S[:, None]
+        x, deepstack = self.embed(visual, prompts)
+        offset = jnp.arange(x.shape[1]) - prompt_length_S[:, None]
         is_memory = (offset >= 0) & (offset < self.memory_tokens)
         memory = self.memory(jnp.clip(offset, 0, self.memory_tokens - 1)).astype(x.dtype)
         x = jnp.where(is_memory[..., None], memory, x)
-        hidden = self.text(x, rows.positions_3SL, deepstack_FBLD=deepstack, remat=remat)
-        places = length_S[:, None] + jnp.arange(-1, self.memory_tokens)
-        picked = jnp.take_along_axis(hidden, places[..., None], axis=1)
-        return picked[:, 1:], self.relevance(picked[:, 0])
+        hidden = self.text(x, prompts.positions_3SL, deepstack_FBLD=deepstack, remat=remat)
+        positions = prompt_length_S[:, None] + jnp.arange(-1, self.memory_tokens)
+        outputs = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        return outputs[:, 1:], self.relevance(outputs[:, 0])
 
-    @apart()
-    def prefix(self, visual: Visual, rows: Rows) -> list[KV]:
-        """Keys and values of the rows' question-independent part, per layer [S, L, kv_heads, H]."""
-        x, deepstack = self.embed(visual, rows)
-        return self.text.prefill(x, rows.positions_3SL, deepstack_FBLD=deepstack)[1]
+    @jax.named_scope("compressor_prefill")
+    def prefill(self, visual: VisionOutput, prompts: PromptBatch) -> list[KV]:
+        """Keys and values of the prompts' question-independent prefix, per layer [S, L, kv_heads, H]."""
+        x, deepstack = self.embed(visual, prompts)
+        return self.text.prefill(x, prompts.positions_3SL, deepstack_FBLD=deepstack)[1]
 
-    @apart()
-    def answer(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
-        """Memory [S, K, D] and relevance float32 [S] of a question asked of every prefix.
+    @jax.named_scope("compressor_question")
+    def compress(self, prefix: list[KV], prefix_length_S, next_position_S, question_ids_Q, question_length):
+        """Memory [S, K, D] and relevance float32 [S] of every prefix, given a question.
 
-        question_ids_Q: int32, right-padded, the tokens after the video, the same for all segments;
-        question_length: how many are real (may be traced). next_position_S: the rope position after
-        each prefix. Text and memory share one running position on all three axes (facts §1.4).
+        Args:
+          prefix: Keys and values as `prefill` returns them.
+          prefix_length_S: Tokens of each prefix.
+          next_position_S: The RoPE position after each prefix. Question and memory tokens share one running
+            position on all three axes (docs/reference/tempo.md#positions).
+          question_ids_Q: int32, the tokens after the video, the same for all segments; right-padded.
+          question_length: How many of them are real; may be traced.
         """
         segments, total = prefix_length_S.shape[0], question_ids_Q.shape[0] + self.memory_tokens
-        place = jnp.arange(total)
-        offset = place - question_length
+        position = jnp.arange(total)
+        offset = position - question_length
         is_memory = (offset >= 0) & (offset < self.memory_tokens)
         ids = jnp.pad(question_ids_Q, (0, self.memory_tokens))
         memory = self.memory(jnp.clip(offset, 0, self.memory_tokens - 1))
         embedded = self.text.embed(ids)
         x = jnp.where(is_memory[:, None], memory.astype(embedded.dtype), embedded)
         x = jnp.broadcast_to(x, (segments, *x.shape))
-        positions = jnp.broadcast_to(next_position_S[:, None] + place, (3, segments, total))
-        hidden = self.text.after(x, positions, prefix, prefix_length_S)
+        positions = jnp.broadcast_to(next_position_S[:, None] + position, (3, segments, total))
+        hidden = self.text.extend(x, positions, prefix, prefix_length_S)
         start = question_length - 1
-        picked = jax.lax.dynamic_slice_in_dim(hidden, start, self.memory_tokens + 1, axis=1)
-        return picked[:, 1:], self.relevance(picked[:, 0])
+        outputs = jax.lax.dynamic_slice_in_dim(hidden, start, self.memory_tokens + 1, axis=1)
+        return outputs[:, 1:], self.relevance(outputs[:, 0])
 
 
 class RelevanceHead(nnx.Module):
-    """sigmoid((w_yes - w_no) . h) in float32, with the *base* model's rows (facts §3.1)."""
+    """sigmoid((w_yes - w_no) . h) in float32, w: rows of the *base* model's language-model head.
+
+    See docs/reference/tempo.md#relevance.
+    """
 
     def __init__(self, size: int):
         self.direction = RelevanceDirection(jnp.zeros(size))
@@ -86,4 +93,4 @@ class RelevanceHead(nnx.Module):
 
 
 class RelevanceDirection(nnx.Variable):
-    """Not a Param: it is never trained and keeps float32 whatever the model's dtype."""
+    """No nnx.Param: it is never trained, and stays float32 whatever the model's dtype."""

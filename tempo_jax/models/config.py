@@ -1,18 +1,18 @@
-"""Architectures as frozen dataclasses, and the presets of the published systems.
+"""Architectures as frozen dataclasses; `presets` has those of the papers and of this project.
 
-Sources: facts/tempo.md §1.2 (Qwen3-VL-2B), §1.6 (Qwen3-4B), §1.3-1.5 (memory tokens, projector);
-facts/xcomp.md §1 (VideoChat-Flash-2B), §2 (compression in the LLM).
+Sources: docs/reference/tempo.md#compressor, docs/reference/tempo.md#global-llm,
+docs/reference/xcomp.md#components, docs/reference/xcomp.md#schedule.
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
-# Stands on padding and under memory tokens: in every vocabulary, and nothing attends to it.
+# Id of padding and under memory tokens: it is in every vocabulary, and no token attends to it.
 PADDING_ID = 0
 
 
 class SpecialIds(NamedTuple):
-    """Ids of the tokens that give a prompt its structure (facts §1.3, §1.9, §3.1)."""
+    """Ids of the tokens that structure prompts, and of the words that relevance is computed from."""
 
     end_of_text: int
     im_start: int
@@ -26,7 +26,7 @@ class SpecialIds(NamedTuple):
     newline: int
 
 
-# Of every Qwen2.5/Qwen3/Qwen3-VL vocabulary.
+# The same in every Qwen2.5, Qwen3 and Qwen3-VL vocabulary.
 QWEN_IDS = SpecialIds(151_643, 151_644, 151_645, 151_652, 151_653, 151_655, 151_656, 9454, 2753, 198)
 
 
@@ -58,8 +58,8 @@ class VisionConfig:
     depth: int
     num_heads: int
     out_hidden_size: int
-    num_position_embeddings: int  # a square grid, resampled to each frame's own
-    deepstack_layers: tuple[int, ...]  # blocks whose outputs are merged too, in the mergers' order
+    num_position_embeddings: int  # of a square grid, which is resampled to each frame's grid
+    deepstack_layers: tuple[int, ...]  # blocks whose outputs also become features, in the mergers' order
     patch_size: int = 16
     temporal_patch_size: int = 2
     spatial_merge_size: int = 2
@@ -71,20 +71,22 @@ class VisionConfig:
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
-    def factor(self) -> int:
-        """Pixels of one merged visual token's side."""
+    def merged_patch_pixels(self) -> int:
+        """Side of one visual token (of merged patches) in pixels."""
         return self.patch_size * self.spatial_merge_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3VLConfig:
+    """Qwen3-VL: vision tower and text decoder."""
+
     vision: VisionConfig
     text: DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoConfig:
-    """Segmentation and frame-size limits (facts §2.2, §2.3); areas in pixels."""
+    """Segmentation and limits of frame sizes (docs/reference/tempo.md#frame-sizes); areas in pixels."""
 
     segment_frames: int = 8
     max_side: int = 512
@@ -96,6 +98,8 @@ class VideoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TempoConfig:
+    """Tempo: compressor, projector and global LLM."""
+
     compressor: Qwen3VLConfig
     llm: DecoderConfig
     memory_tokens: int = 128
@@ -107,7 +111,7 @@ class TempoConfig:
 
 @dataclasses.dataclass(frozen=True)
 class UMTConfig:
-    """The UMT vision tower of VideoChat-Flash; `depth` counts the blocks that run (xcomp §1.2)."""
+    """The UMT vision tower of VideoChat-Flash (docs/reference/xcomp.md#vision-tower)."""
 
     hidden_size: int
     intermediate_size: int
@@ -118,212 +122,55 @@ class UMTConfig:
     in_channels: int = 3
 
     @property
-    def side(self) -> int:
-        """Patches of one frame's side."""
+    def patches_per_side(self) -> int:
+        """Patches per side of a frame."""
         return self.image_size // self.patch_size
 
 
 @dataclasses.dataclass(frozen=True)
 class LPCompConfig:
-    """How a frame's tokens become fewer from layer to layer (xcomp §2.1-2.3); facts in xcomp/schedule.py."""
+    """How LP-Comp drops a frame's tokens between layers (docs/reference/xcomp.md#schedule)."""
 
     schedule: str = "cosine"  # or "steps", "none"
-    rounding: str = "round"  # of the cosine: "round" as released, "ceil" as in the paper
+    rounding: str = "round"  # of the cosine: "round" as in the reference code, "ceil" as in the paper
     keep: str = "suffix"  # or "uniform", or "stride", which goes with "steps"
-    step_layers: tuple[int, ...] = (10, 20)  # "steps": after these layers one token in `stride` stays
+    step_layers: tuple[int, ...] = (10, 20)  # of "steps": before these layers, one token in `stride` is kept
     stride: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class XCompConfig:
-    """VideoChat-Flash's architecture with compression in the LLM, which adds no weights (xcomp §1, §2)."""
+    """VideoChat-Flash with LP-Comp in the LLM, which adds no weights (docs/reference/xcomp.md#components)."""
 
     vision: UMTConfig
     llm: DecoderConfig
-    clip_frames: int = 8  # seen together by the vision tower; the released evaluation runs 4 (§1.3)
+    clip_frames: int = 8  # encoded together; the reference evaluates with 4
     frame_tokens: int = 16  # visual tokens of a frame, on average over its clip
     compression: LPCompConfig = LPCompConfig()
-    score_layers: tuple[int, int] = (6, 24)  # first layer, from 0, and one past the last that score frames
+    score_layers: tuple[int, int] = (6, 24)  # range of the layers that score frames, from 0
     context_length: int = 32_768
     eos_ids: tuple[int, ...] = (QWEN_IDS.im_end, QWEN_IDS.end_of_text)
 
     @property
     def memory_tokens(self) -> int:
-        """Visual tokens of a clip: what a batch's pool holds for each, as of Tempo's segments."""
+        """Visual tokens of a clip; named as the tokens of Tempo's segments, which batches treat alike."""
         return self.clip_frames * self.frame_tokens
 
-
-QWEN3_VL_2B = Qwen3VLConfig(
-    vision=VisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        depth=24,
-        num_heads=16,
-        out_hidden_size=2048,
-        num_position_embeddings=2304,
-        deepstack_layers=(5, 11, 17),
-    ),
-    text=DecoderConfig(
-        vocab_size=151_936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_layers=28,
-        num_heads=16,
-        num_kv_heads=8,
-        head_dim=128,
-        rope_theta=5_000_000.0,
-        mrope_sections=(24, 20, 20),
-    ),
-)
-
-QWEN3_4B = DecoderConfig(
-    vocab_size=151_936,
-    hidden_size=2560,
-    intermediate_size=9728,
-    num_layers=36,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rope_theta=1_000_000.0,
-)
-
-TEMPO_6B = TempoConfig(compressor=QWEN3_VL_2B, llm=QWEN3_4B)
-
-TINY = TempoConfig(
-    compressor=Qwen3VLConfig(
-        vision=VisionConfig(
-            hidden_size=48,
-            intermediate_size=96,
-            depth=4,
-            num_heads=4,
-            out_hidden_size=64,
-            num_position_embeddings=64,
-            deepstack_layers=(0, 1, 2),
-        ),
-        text=DecoderConfig(
-            vocab_size=151_936,
-            hidden_size=64,
-            intermediate_size=128,
-            num_layers=4,
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=16,
-            rope_theta=5_000_000.0,
-            mrope_sections=(4, 2, 2),
-        ),
-    ),
-    llm=DecoderConfig(
-        vocab_size=151_936,
-        hidden_size=80,
-        intermediate_size=160,
-        num_layers=3,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        rope_theta=5_000_000.0,
-    ),
-    memory_tokens=16,
-)
-
-# Trained from nothing on minireel (configs/demo_*.py); its vocabulary is that world's own.
-DEMO = TempoConfig(
-    compressor=Qwen3VLConfig(
-        vision=VisionConfig(
-            hidden_size=96,
-            intermediate_size=288,
-            depth=4,
-            num_heads=3,
-            out_hidden_size=128,
-            num_position_embeddings=64,
-            deepstack_layers=(1,),
-            patch_size=8,
-        ),
-        text=DecoderConfig(
-            vocab_size=1024,
-            hidden_size=128,
-            intermediate_size=384,
-            num_layers=4,
-            num_heads=2,
-            num_kv_heads=2,
-            head_dim=64,
-            rope_theta=10_000.0,
-            mrope_sections=(16, 8, 8),
-        ),
-    ),
-    llm=DecoderConfig(
-        vocab_size=1024,
-        hidden_size=160,
-        intermediate_size=480,
-        num_layers=5,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=32,
-        rope_theta=100_000.0,
-    ),
-    memory_tokens=16,
-    context_length=8192,
-    eos_ids=(2,),
-    video=VideoConfig(
-        max_side=128, min_pixels=4096, max_pixels=4096, image_min_pixels=4096, image_max_pixels=4096
-    ),
-)
-
-XCOMP_2B = XCompConfig(
-    vision=UMTConfig(hidden_size=1024, intermediate_size=4096, depth=23, num_heads=16),
-    llm=DecoderConfig(
-        vocab_size=151_936,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_layers=28,
-        num_heads=12,
-        num_kv_heads=2,
-        head_dim=128,
-        rope_theta=1_000_000.0,
-        qk_norm=False,
-        qkv_bias=True,
-    ),
-)
-
-XCOMP_TINY = XCompConfig(
-    vision=UMTConfig(hidden_size=128, intermediate_size=512, depth=2, num_heads=2),
-    llm=dataclasses.replace(
-        XCOMP_2B.llm, hidden_size=64, intermediate_size=128, num_heads=4, num_kv_heads=2, head_dim=16
-    ),
-)
-
-# Of minireel's world, as DEMO; of a size that two CPU cores can train.
-XCOMP_DEMO = XCompConfig(
-    vision=UMTConfig(
-        hidden_size=128, intermediate_size=384, depth=3, num_heads=2, image_size=64, patch_size=8
-    ),
-    llm=dataclasses.replace(DEMO.llm, qk_norm=False, qkv_bias=True),
-    clip_frames=1,  # of 8, three trainings from nothing learned no shapes (docs/xcomp.md)
-    score_layers=(1, 4),
-    context_length=8192,
-    eos_ids=(2,),
-)
-
-PRESETS = {
-    "demo": DEMO,
-    "qwen3-vl-2b": QWEN3_VL_2B,
-    "qwen3-4b": QWEN3_4B,
-    "tempo-6b": TEMPO_6B,
-    "tiny": TINY,
-    "xcomp-2b": XCOMP_2B,
-    "xcomp-demo": XCOMP_DEMO,
-    "xcomp-tiny": XCOMP_TINY,
-}
 
 KINDS = {"tempo": TempoConfig, "qwen3": DecoderConfig, "qwen3-vl": Qwen3VLConfig, "xcomp": XCompConfig}
 
 
 def to_dict(config: Any) -> dict:
-    """A config as plain JSON values."""
+    """Returns a config as plain JSON values."""
     return dataclasses.asdict(config)
 
 
 def from_dict(cls: type, values: dict) -> Any:
-    """The inverse of `to_dict`; unknown or missing keys raise TypeError."""
+    """Returns the config of `to_dict`'s result.
+
+    Raises:
+      TypeError: Keys are unknown or missing.
+    """
     types = {f.name: f.type for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(types))
     if unknown:

@@ -1,35 +1,45 @@
-"""One decoder for Qwen2.5, Qwen3 and the text half of Qwen3-VL (facts/tempo.md §1.2, §1.6)."""
+"""One decoder for Qwen2.5, Qwen3 and the text half of Qwen3-VL (docs/reference/tempo.md#global-llm)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.models import rope
-from tempo_jax.models.attention import attention, platform
 from tempo_jax.models.config import DecoderConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     Linear,
     RMSNorm,
-    by_rows,
-    layer,
-    layer_count,
+    get_layer,
     make_layers,
+    num_layers,
     scan_layers,
 )
-from tempo_jax.sharding import spec, spread
+from tempo_jax.models.tpu_workarounds import constrain_cache_layout, matvec_as_matmul
+from tempo_jax.sharding import DEFAULT_RULES, ShardingRules
 
 KV = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, S, kv_heads, head_dim]
+
+
+class QKV(NamedTuple):
+    """Inputs of attention: normed and rotated queries and keys, and values, [B, L, heads, head_dim] each."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    scale: float  # still to be applied to the scores; 1.0 where the queries are scaled
 
 
 class Attention(nnx.Module):
     """Projections of grouped-query attention, with q/k norm (Qwen3) or q/k/v bias (Qwen2.5)."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, rules: ShardingRules = DEFAULT_RULES):
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.head_dim = config.head_dim
+        self.head_dim, self.rules = config.head_dim, rules
         self.q = Linear(config.hidden_size, q_size, bias=config.qkv_bias, rngs=rngs)
         self.k = Linear(config.hidden_size, kv_size, bias=config.qkv_bias, rngs=rngs)
         self.v = Linear(config.hidden_size, kv_size, bias=config.qkv_bias, rngs=rngs)
@@ -37,61 +47,71 @@ class Attention(nnx.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
-    def project(self, x_BLD, angles_BLR):
-        """Rotated queries and keys, and values, [B, L, heads, head_dim] each; and what is still to be
-        multiplied with scores, where it is not the usual head_dim^-0.5."""
-        q, k, v = (f(x_BLD) for f in (self.q, self.k, self.v))
-        if head_layout := self._kernels(x_BLD):
-            q = head_layout.apart(q, norm=self.q_norm, angles_BLR=angles_BLR, times=self.head_dim**-0.5)
-            k = head_layout.apart(k, norm=self.k_norm, angles_BLR=angles_BLR)
-            return *(x.swapaxes(1, 2) for x in (q, k, head_layout.apart(v))), 1.0
+    @jax.named_scope("qkv")
+    def qkv(self, x_BLD, angles_BLR) -> QKV:
+        q, k, v = (projection(x_BLD) for projection in (self.q, self.k, self.v))
+        scale = self.head_dim**-0.5
+        if kernels := self._qkv_kernels(x_BLD):
+            q = kernels.to_head_major(
+                q, norm=self.q_norm, angles_BLR=angles_BLR, scale=scale, rules=self.rules
+            )
+            k = kernels.to_head_major(k, norm=self.k_norm, angles_BLR=angles_BLR, rules=self.rules)
+            v = kernels.to_head_major(v, rules=self.rules)
+            return QKV(*(x.swapaxes(1, 2) for x in (q, k, v)), 1.0)
         q, k, v = (x.reshape(*x.shape[:2], -1, self.head_dim) for x in (q, k, v))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v, None
+        return QKV(rope.rotate(q, angles_BLR), rope.rotate(k, angles_BLR), v, scale)
 
-    def step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
-        """One token a row, after those in the first `position_B` slots of the cache, [B, kv_heads, S, H];
-        what it gives, and the cache with the token."""
-        rows = jnp.arange(x_B1D.shape[0])
+    def decode_step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
+        """Attention of one new token per sequence, whose cache holds `position_B` tokens.
+
+        cache: [B, kv_heads, S, H]. Returns the block's output [B, 1, D] and the cache with the new token.
+        """
+        batch = jnp.arange(x_B1D.shape[0])
 
         def write(k_BKH, v_BKH) -> KV:
             new = zip(cache, (k_BKH, v_BKH), strict=True)
-            return tuple(_by_head(old.at[rows, :, position_B].set(x)) for old, x in new)
+            return tuple(
+                constrain_cache_layout(old.at[batch, :, position_B].set(x), self.rules) for old, x in new
+            )
 
-        if decode_attention := _kernel_of_one(x_B1D.dtype, self.head_dim):
-            projected = tuple(f(x_B1D) for f in (self.q, self.k, self.v))
+        if kernel := _decode_kernel(x_B1D.dtype, self.head_dim):
+            projected = tuple(projection(x_B1D) for projection in (self.q, self.k, self.v))
             norms = None if self.q_norm is None else (self.q_norm, self.k_norm)
-            y, k = decode_attention.attend(projected, cache, position_B, angles_B1R, norms=norms)
-            k, v = (x.reshape(len(rows), -1, self.head_dim) for x in (k, projected[2]))
+            y, k = kernel.attend(projected, cache, position_B, angles_B1R, norms=norms, rules=self.rules)
+            k, v = (x.reshape(len(batch), -1, self.head_dim) for x in (k, projected[2]))
             return self.o(y), write(k, v)
-        q, k, v, scale = self.project(x_B1D, angles_B1R)
-        written = write(k[:, 0], v[:, 0])
-        valid = jnp.arange(written[0].shape[2]) <= position_B[:, None]
-        k, v = (x.swapaxes(1, 2) for x in written)
-        return self.out(attention(q, k, v, scale=scale, kv_valid_BS=valid)), written
+        q, k, v, scale = self.qkv(x_B1D, angles_B1R)
+        cache_with_token = write(k[:, 0], v[:, 0])
+        valid = jnp.arange(cache_with_token[0].shape[2]) <= position_B[:, None]
+        k, v = (x.swapaxes(1, 2) for x in cache_with_token)
+        out = attention(q, k, v, scale=scale, kv_valid_BS=valid, rules=self.rules)
+        return self.output_projection(out), cache_with_token
 
-    def out(self, x_BLNH):
-        if head_layout := self._kernels(x_BLNH):
-            return self.o(head_layout.together(x_BLNH.swapaxes(1, 2)))
+    @jax.named_scope("output_projection")
+    def output_projection(self, x_BLNH):
+        if kernels := self._qkv_kernels(x_BLNH):
+            return self.o(kernels.from_head_major(x_BLNH.swapaxes(1, 2), rules=self.rules))
         return self.o(x_BLNH.reshape(*x_BLNH.shape[:2], -1))
 
-    def _kernels(self, x_BL):
-        """The module that turns projections to heads and back on a TPU, where it takes these."""
+    def _qkv_kernels(self, x_BL):
+        """The module that norms, rotates and transposes heads on a TPU; None where it does not apply."""
         if platform() != "tpu":
             return None
-        from tempo_jax.models import head_layout  # Pallas: nobody else need import it
+        from tempo_jax.models.kernels import qk_norm_rope  # imports Pallas, which other platforms do not need
 
-        return head_layout if head_layout.fits(x_BL.dtype, x_BL.shape[1], self.head_dim) else None
+        supported = qk_norm_rope.is_supported(x_BL.dtype, x_BL.shape[1], self.head_dim)
+        return qk_norm_rope if supported else None
 
 
-def _kernel_of_one(dtype, size: int):
-    """The module that attends to one token a row on a TPU, where it takes heads of `size`."""
+def _decode_kernel(dtype, head_dim: int):
+    """The module of the decode attention kernel on a TPU; None where it does not apply."""
     if platform() != "tpu":
         return None
-    from tempo_jax.models import decode_attention
+    from tempo_jax.models.kernels import decode_attention
 
-    return decode_attention if decode_attention.fits(dtype, size) else None
+    return decode_attention if decode_attention.is_supported(dtype, head_dim) else None
 
 
 class MLP(nnx.Module):
@@ -102,28 +122,35 @@ class MLP(nnx.Module):
         self.up = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
         self.down = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x):
         return self.down(nnx.silu(self.gate(x)) * self.up(x))
 
 
-class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP with residuals; what is attended to is the caller's business."""
+# (queries, keys, values, scale of the scores) -> [B, L, N, H]; masks and caches are the caller's.
+AttentionFunction = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP with residual connections."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, rules: ShardingRules = DEFAULT_RULES):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs, rules=rules)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config, rngs=rngs)
 
-    def __call__(self, x_BLD, angles_BLR, attend: Callable):
-        """attend(q, k, v, scale) -> [B, L, N, H], of what `Attention.project` gives."""
-        projected = self.attention.project(self.attention_norm(x_BLD), angles_BLR)
-        x_BLD = x_BLD + self.attention.out(attend(*projected))
+    @jax.named_scope("decoder_layer")
+    def __call__(self, x_BLD, angles_BLR, attend: AttentionFunction):
+        qkv = self.attention.qkv(self.attention_norm(x_BLD), angles_BLR)
+        x_BLD = x_BLD + self.attention.output_projection(attend(*qkv))
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
-    def step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
-        """One token a row, as `Attention.step`."""
-        attended, cache = self.attention.step(self.attention_norm(x_B1D), angles_B1R, cache, position_B)
+    @jax.named_scope("decoder_layer")
+    def decode_step(self, x_B1D, angles_B1R, cache: KV, position_B) -> tuple[jax.Array, KV]:
+        """One new token per sequence, as `Attention.decode_step`."""
+        x_normed = self.attention_norm(x_B1D)
+        attended, cache = self.attention.decode_step(x_normed, angles_B1R, cache, position_B)
         x_B1D = x_B1D + attended
         return x_B1D + self.mlp(self.mlp_norm(x_B1D)), cache
 
@@ -131,15 +158,25 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """Token embedding, decoder layers, final norm and language-model head.
 
-    Hidden states returned are post final norm. Positions are int [B, L], or [3, B, L] for M-RoPE.
-    Rows are right-padded: under causal attention no real token ever sees its row's padding.
+    Hidden states are returned after the final norm. Positions are int [B, L], or [3, B, L] for M-RoPE.
+    Sequences are right-padded: under causal attention no token attends to the padding after it.
     """
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, stacked: bool = True):
-        self.config = config
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        rngs: nnx.Rngs,
+        stacked: bool = True,
+        rules: ShardingRules = DEFAULT_RULES,
+    ):
+        self.config, self.rules = config, rules
         self.embed = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = make_layers(
-            lambda rngs: DecoderLayer(config, rngs=rngs), config.num_layers, stacked=stacked, rngs=rngs
+            lambda rngs: DecoderLayer(config, rngs=rngs, rules=rules),
+            config.num_layers,
+            stacked=stacked,
+            rngs=rngs,
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = (
@@ -150,110 +187,105 @@ class Decoder(nnx.Module):
         frequencies = rope.inverse_frequencies(self.config.head_dim, self.config.rope_theta)
         return rope.angles(positions, frequencies, self.config.mrope_sections)
 
-    def __call__(self, x_BLD, positions, *, deepstack_FBLD=None, document_BL=None, remat: bool | str = False):
-        """All positions at once under causal attention, no cache; hidden states [B, L, D].
+    def __call__(
+        self, x_BLD, positions, *, deepstack_FBLD=None, segment_ids_BL=None, remat: bool | str = False
+    ):
+        """All positions at once under causal attention, without a cache; hidden states [B, L, D].
 
-        deepstack_FBLD: features added after layers 0..F-1, zero where a position is not visual.
-        document_BL: int, for rows that hold several texts, which do not see each other.
+        Args:
+          x_BLD: Input embeddings.
+          positions: int [B, L], or [3, B, L] for M-RoPE.
+          deepstack_FBLD: Features added after layers 0..F-1, zero where a position is not visual.
+          segment_ids_BL: int, of packed examples, which do not attend to each other.
+          remat: Name in layers.REMAT_POLICIES, or True for "full".
         """
         angles = self.angles(positions)
-        features = 0 if deepstack_FBLD is None else deepstack_FBLD.shape[0]
+        num_features = 0 if deepstack_FBLD is None else deepstack_FBLD.shape[0]
 
         def attend(q, k, v, scale):
-            return attention(q, k, v, scale=scale, causal=True, document_BT=document_BL)
+            return attention(
+                q, k, v, scale=scale, causal=True, segment_ids_BT=segment_ids_BL, rules=self.rules
+            )
 
-        def body(x, block, index):
-            x = block(x, angles, attend)
-            return _add_deepstack(x, deepstack_FBLD, index) if features else x
+        def body(x, layer, index):
+            x = layer(x, angles, attend)
+            return _add_deepstack(x, deepstack_FBLD, index) if num_features else x
 
-        count = layer_count(self.layers)
-        return self.norm(scan_layers(body, x_BLD, self.layers, 0, count, remat=remat))
+        count = num_layers(self.layers)
+        x_BLD = scan_layers(body, x_BLD, self.layers, 0, count, remat=remat, rules=self.rules)
+        return self.norm(x_BLD)
 
     def prefill(self, x_BLD, positions, *, deepstack_FBLD=None) -> tuple[jax.Array, list[KV]]:
-        """Like a plain call, and the keys and values of every layer ([B, L, kv_heads, head_dim])."""
+        """As a plain call, and the keys and values of every layer, [B, L, kv_heads, head_dim]."""
         caches: list[KV] = []
 
         def attend(q, k, v, scale):
             caches.append((k, v))
-            return attention(q, k, v, scale=scale, causal=True)
+            return attention(q, k, v, scale=scale, causal=True, rules=self.rules)
 
-        def run(block, x, angles, index):
-            return block(x, angles, attend)
+        def run(layer, x, angles, index):
+            return layer(x, angles, attend)
 
         return self._unrolled(x_BLD, positions, run, deepstack_FBLD), caches
 
-    def after(self, x_BLD, positions, prefix: list[KV], prefix_length_B):
-        """Continues rows whose first tokens are in `prefix` (padded; lengths given); hidden [B, L, D]."""
-        padded = prefix[0][0].shape[1]
-        valid = jnp.arange(padded) < prefix_length_B[:, None]
+    def extend(self, x_BLD, positions, prefix: list[KV], prefix_length_B):
+        """Hidden states [B, L, D] of the tokens that follow a prefix, given its (padded) keys and values."""
+        padded_length = prefix[0][0].shape[1]
+        valid = jnp.arange(padded_length) < prefix_length_B[:, None]
         valid = jnp.concatenate([valid, jnp.ones((valid.shape[0], x_BLD.shape[1]), bool)], axis=1)
 
         def attend_with(cache: KV):
             def attend(q, k, v, scale):
                 k, v = jnp.concatenate([cache[0], k], axis=1), jnp.concatenate([cache[1], v], axis=1)
-                return attention(q, k, v, scale=scale, causal=True, kv_valid_BS=valid)
+                return attention(q, k, v, scale=scale, causal=True, kv_valid_BS=valid, rules=self.rules)
 
             return attend
 
-        def run(block, x, angles, index):
-            return block(x, angles, attend_with(prefix[index]))
+        def run(layer, x, angles, index):
+            return layer(x, angles, attend_with(prefix[index]))
 
         return self._unrolled(x_BLD, positions, run)
 
-    def step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
-        """One token per row, written to slot `position` of the cache buffers [B, kv_heads, S, head_dim].
+    def decode_step(self, x_B1D, position, cache: list[KV]) -> tuple[jax.Array, list[KV]]:
+        """One token per sequence, written to slot `position` of the caches [B, kv_heads, S, head_dim].
 
-        position: int [B], or [layers, B] where layers hold different numbers of tokens (xcomp/lp_comp.py).
+        position: int [B], or [layers, B] where layers hold different numbers of tokens (LP-Comp).
         """
-        per_layer = position.ndim == 2
-        slots = list(position) if per_layer else [position] * len(cache)
-        written: list[KV] = []
+        is_per_layer = position.ndim == 2
+        positions_per_layer = list(position) if is_per_layer else [position] * len(cache)
+        new_cache: list[KV] = []
 
-        def run(block, x, angles, index):
-            x, kv = block.step(x, angles, cache[index], slots[index])
-            written.append(kv)
+        def run(layer, x, angles, index):
+            x, kv = layer.decode_step(x, angles, cache[index], positions_per_layer[index])
+            new_cache.append(kv)
             return x
 
-        positions = [slot[:, None] for slot in slots] if per_layer else position[:, None]
-        return self._unrolled(x_B1D, positions, run), written
+        positions = [p[:, None] for p in positions_per_layer] if is_per_layer else position[:, None]
+        return self._unrolled(x_B1D, positions, run), new_cache
 
+    @jax.named_scope("logits")
     def logits(self, hidden) -> jax.Array:
         """Next-token logits, float32 [..., vocab]."""
         kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
-        return by_rows(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
+        return matvec_as_matmul(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
 
     def _unrolled(self, x, positions, run: Callable, deepstack=None):
-        """run: one layer, of (it, x, angles, its index). positions: of all layers, or a list of each's."""
-        count = layer_count(self.layers)
+        """Runs run(layer, x, angles, index) layer by layer. positions: of all layers, or a list of each's."""
+        count = num_layers(self.layers)
         angles = (
             [self.angles(p) for p in positions]
             if isinstance(positions, list)
             else [self.angles(positions)] * count
         )
         for index in range(count):
-            x = run(layer(self.layers, index), x, angles[index], index)
+            x = run(get_layer(self.layers, index), x, angles[index], index)
             if deepstack is not None and index < deepstack.shape[0]:
                 x = x + deepstack[index]
         return self.norm(x)
 
 
-def _by_head(x_BKSH):
-    """x, which a TPU is to hold head by head, as one query reads it: left alone, XLA would turn every cache
-    around as its loop begins and ends."""
-    if platform() != "tpu":
-        return x_BKSH
-    from jax.experimental.layout import Layout, with_layout_constraint  # nobody else need import it
-
-    def hold(x):
-        return with_layout_constraint(x, Layout((0, 1, 2, 3)))
-
-    axes = ("none", "heads", "none", "none")  # left to XLA, chips would gather them
-    where = spec(axes, x_BKSH.shape, jax.sharding.get_abstract_mesh())
-    return spread(hold, where, where)(x_BKSH)
-
-
 def _add_deepstack(x, deepstack_FBLD, index):
-    """Adds feature map `index` while there is one; `index` may be traced (inside a scan)."""
+    """Adds feature map `index`, if there is one; `index` may be traced (inside a scan)."""
     count = deepstack_FBLD.shape[0]
     features = deepstack_FBLD[jnp.minimum(index, count - 1)]
     return x + jnp.where(index < count, features, jnp.zeros_like(features))

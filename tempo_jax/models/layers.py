@@ -1,6 +1,6 @@
 """Building blocks: affine maps, norms, embeddings, and stacks of equal layers.
 
-Parameters carry their own dtype and computation follows it; norms work in float32 inside.
+Parameters carry their own dtype and computation follows it; norms compute in float32.
 """
 
 import math
@@ -11,73 +11,67 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.attention import platform
-from tempo_jax.models.quantised import matmul
-from tempo_jax.sharding import constrain
+from tempo_jax.models.quantized import matmul
+from tempo_jax.models.tpu_workarounds import matvec_as_matmul
+from tempo_jax.sharding import DEFAULT_RULES, ShardingRules, constrain
 
 
 def initial_std(width: int) -> float:
-    """Of random kernels with `width` inputs and of embeddings that wide: 0.02, as Qwen, at its widths."""
+    """Standard deviation of random kernels with `width` inputs and of embeddings of that width.
+
+    At Qwen's widths it is about Qwen's own 0.02.
+    """
     return width**-0.5
 
 
-def by_rows(product: Callable, x: jax.Array) -> jax.Array:
-    """product(x), for x [..., in] with a weight [in, out]; on a TPU a single row is multiplied twice.
-
-    XLA:TPU computes one row outside the matrix unit, which by its own estimate takes four times as long as
-    two rows, which it multiplies while the next weights arrive (docs/plans.md).
-    """
-    if platform() != "tpu" or math.prod(x.shape[:-1]) != 1:
-        return product(x)
-    y = product(jnp.broadcast_to(x.reshape(1, -1), (2, x.shape[-1])))
-    return y[:1].reshape(*x.shape[:-1], -1)
-
-
 class Linear(nnx.Module):
-    """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight; maybe in 8 bits."""
+    """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight, possibly quantized."""
 
-    def __init__(self, in_size: int, out_size: int, *, bias: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(initial_std(in_size))
-        self.kernel = nnx.Param(init(rngs.params(), (in_size, out_size), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(out_size)) if bias else None
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(initial_std(in_features))
+        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...]
-        y = by_rows(lambda x: matmul(x, kernel), x)
+        y = matvec_as_matmul(lambda x: matmul(x, kernel), x)
         return y if self.bias is None else y + self.bias[...]
 
-    def heads(self, x: jax.Array, count: int, *, part: int = 0, parts: int = 1) -> jax.Array:
-        """Part `part` of `parts` equal ones of y, as [..., count, size]: heads of a projection, maybe fused.
+    def project_heads(self, x: jax.Array, heads: int, *, part: int = 0, parts: int = 1) -> jax.Array:
+        """Part `part` of `parts` equal parts of y, as [..., heads, head_dim]: one of fused q, k, v.
 
-        Weights are cut and shaped, which are small, not y, which a TPU would copy into another layout.
+        It slices and reshapes the weights, which are small, and not y, which a TPU would relayout.
         """
 
-        def own(w: jax.Array) -> jax.Array:
-            return w.reshape(*w.shape[:-1], parts, count, -1)[..., part, :, :]
+        def select(w: jax.Array) -> jax.Array:
+            return w.reshape(*w.shape[:-1], parts, heads, -1)[..., part, :, :]
 
-        y = jax.lax.dot_general(x, own(self.kernel[...]), (((x.ndim - 1,), (0,)), ((), ())))
-        return y if self.bias is None else y + own(self.bias[...])
+        y = jax.lax.dot_general(x, select(self.kernel[...]), (((x.ndim - 1,), (0,)), ((), ())))
+        return y if self.bias is None else y + select(self.bias[...])
 
-    def split(self, x: jax.Array, parts: int) -> list[jax.Array]:
-        """Equal parts of x @ kernel, [..., size] each, a product each; the bias is not added."""
+    def split_outputs(self, x: jax.Array, parts: int) -> list[jax.Array]:
+        """Equal parts of x @ kernel, [..., out / parts] each, by one matmul each; the bias is not added."""
         return [x @ kernel for kernel in jnp.split(self.kernel[...], parts, axis=1)]
 
-    def of_heads(self, x: jax.Array) -> jax.Array:
-        """y of heads [..., count, size] side by side."""
+    def merge_heads(self, x: jax.Array) -> jax.Array:
+        """y of x given as heads, [..., heads, head_dim]."""
         kernel = self.kernel[...].reshape(*x.shape[-2:], -1)
         y = jax.lax.dot_general(x, kernel, (((x.ndim - 2, x.ndim - 1), (0, 1)), ((), ())))
         return y if self.bias is None else y + self.bias[...]
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """GELU by erf, as PyTorch's; float32 inside. With JAX's own, by erfc, an MLP takes a TPU over three times
-    as long by XLA's estimate (docs/plans.md)."""
+    """GELU by erf, as PyTorch's, in float32.
+
+    JAX's own, by erfc, makes an MLP over three times as slow on a TPU by XLA's estimate
+    (docs/results/optimization-log.md).
+    """
     x32 = x.astype(jnp.float32)
     return (0.5 * x32 * (1 + jax.lax.erf(x32 * math.sqrt(0.5)))).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis; rounds to x's dtype before the scale, as Qwen does."""
+    """RMS norm over the last axis; rounds to x's dtype before the scale is applied, as Qwen does."""
 
     def __init__(self, size: int, eps: float):
         self.eps = eps
@@ -99,8 +93,8 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
-        centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        centered = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+        normed = centered * jax.lax.rsqrt(jnp.mean(centered * centered, axis=-1, keepdims=True) + self.eps)
         y = normed * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
         return y.astype(x.dtype)
 
@@ -117,10 +111,10 @@ class Embedding(nnx.Module):
 
 
 _ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
-# What the backward pass of scanned layers computes again instead of keeping it: everything ("full"), all but
-# what splash attention gave ("attention": as full where there is none), all but that and the results of
-# matrix products with weights ("dots"), nothing ("none").
-REMAT: dict[str, Callable | None] = {
+# What the backward pass of scanned layers recomputes: everything ("full"), everything but the outputs of
+# splash attention ("attention"; the same as "full" without that kernel), everything but those and the outputs
+# of matmuls with weights ("dots"), or nothing ("none").
+REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -130,23 +124,29 @@ REMAT: dict[str, Callable | None] = {
 }
 
 
-def remat_of_parts(remat: bool | str, count: int) -> list[bool | str]:
-    """Names in REMAT of `count` stacks of layers: one for all of them, or one each, as "full,full,attention".
+def parse_remat_policies(remat: bool | str, num_stacks: int) -> list[bool | str]:
+    """Names in REMAT_POLICIES for each of `num_stacks` stacks of layers.
 
-    TempoError where there are as many as neither, or one that REMAT has not.
+    Args:
+      remat: One name for all stacks, or one for each, as in "full,full,attention"; or a bool for all.
+      num_stacks: Number of stacks of layers.
+
+    Raises:
+      TempoError: The number of names is neither 1 nor `num_stacks`, or a name is unknown.
     """
     names = remat.split(",") if isinstance(remat, str) else [remat]
-    if isinstance(remat, str) and (len(names) not in (1, count) or not REMAT.keys() >= set(names)):
-        each = f", or {count} of them with commas between" if count > 1 else ""
-        raise TempoError(f"config.remat is {remat!r}: use one of {', '.join(REMAT)}{each}")
-    return names * count if len(names) == 1 else names
+    valid = len(names) in (1, num_stacks) and REMAT_POLICIES.keys() >= set(names)
+    if isinstance(remat, str) and not valid:
+        each = f", or {num_stacks} of them with commas between" if num_stacks > 1 else ""
+        raise TempoError(f"config.remat is {remat!r}: use one of {', '.join(REMAT_POLICIES)}{each}")
+    return names * num_stacks if len(names) == 1 else names
 
 
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):
     """`count` equal layers: one module with a leading layer axis (training, checkpoints), or a list.
 
-    The list is for inference: per-layer buffers let a KV cache stay out of `lax.scan`, which would
-    hold it twice (facts/anchors.md §0, fact 4), and spare the loop a copy of every slice.
+    Inference uses the list: with separate buffers per layer a KV cache stays out of `lax.scan`, which would
+    hold it twice, and the loop copies no slices of weights.
     """
     keys = jax.random.split(rngs.params(), count)
     if stacked:
@@ -154,33 +154,42 @@ def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: 
     return nnx.List([make(nnx.Rngs(key)) for key in keys])
 
 
-def layer_count(layers) -> int:
+def num_layers(layers) -> int:
     return len(layers) if isinstance(layers, nnx.List) else jax.tree.leaves(layers)[0].shape[0]
 
 
-def layer(layers, index: int):
-    """Layer `index` of a stack or a list."""
+def get_layer(layers, index: int):
+    """Layer `index` of stacked layers or of a list."""
     return layers[index] if isinstance(layers, nnx.List) else jax.tree.map(lambda x: x[index], layers)
 
 
-def scan_layers(body: Callable, carry, layers, start: int, stop: int, *, remat: bool | str = False):
+def scan_layers(
+    body: Callable,
+    carry,
+    layers,
+    start: int,
+    stop: int,
+    *,
+    remat: bool | str = False,
+    rules: ShardingRules = DEFAULT_RULES,
+):
     """Runs `carry = body(carry, layer, index)` over layers start..stop-1.
 
-    A stack is scanned, with the rematerialisation of REMAT (True: "full"); a list is unrolled. Between layers
-    chips hold their own rows of the carry, [rows, ...]: left alone, XLA splits its width as the weights are
-    over fsdp, and moves activations where it should gather the weights of one layer at a time.
+    Stacked layers are scanned, with a policy of REMAT_POLICIES (True: "full"); a list is unrolled. Between
+    layers the carry, [batch, ...], is sharded over its batch: left alone, XLA shards its width as fsdp shards
+    the weights, and communicates activations where it should all-gather the weights of one layer at a time.
     """
-    carry = constrain(carry, "segments")
+    carry = constrain(carry, "batch", rules)
     if isinstance(layers, nnx.List):
         for index in range(start, stop):
-            carry = constrain(body(carry, layers[index], index), "segments")
+            carry = constrain(body(carry, layers[index], index), "batch", rules)
         return carry
-    if (start, stop) != (0, layer_count(layers)):
+    if (start, stop) != (0, num_layers(layers)):
         layers = jax.tree.map(lambda x: x[start:stop], layers)
 
-    def step(carry, scanned):
-        return constrain(body(carry, *scanned), "segments"), None
+    def step(carry, layer_and_index):
+        return constrain(body(carry, *layer_and_index), "batch", rules), None
 
-    policy = REMAT[{True: "full", False: "none"}.get(remat, remat)]
+    policy = REMAT_POLICIES[{True: "full", False: "none"}.get(remat, remat)]
     step = step if policy is None else jax.checkpoint(step, prevent_cse=False, policy=policy)
     return jax.lax.scan(step, carry, (layers, jnp.arange(start, stop)))[0]

@@ -1,16 +1,16 @@
-"""Frames to model size and to the range that towers take, on the device, from uint8.
+"""Resizes uint8 frames to the model's size, and normalizes pixels, on the device.
 
-Bicubic resampling as separable matmuls with weights built on the host. Three published resamplers
-differ only in their arithmetic (facts/tempo.md §2.3, §2.5):
+Bicubic resampling as separable matmuls with weights computed on the host. The reference implementations use
+three resamplers, which differ only in their arithmetic (docs/reference/tempo.md#frame-sizes):
 
 * Pillow (steps A and B of a video): 22-bit integer weights, rounded to 8 bits after the horizontal
-  pass and again after the vertical one, halves up. Horizontal first, as in every Pillow the
-  published system ran on; Pillow 13 turns the passes round where height shrinks more than width.
+  pass and again after the vertical one, halves up. Horizontal first, as in the Pillow versions of
+  the reference; Pillow 13 swaps the passes where height shrinks more than width.
 * torchvision v1 (step C): float32 throughout, rounded once at the end (`torch_resize`).
 * torchvision v2 (single images): as Pillow, with 16-bit weights.
 
-Integer weights are split into parts so small that float32 sums of their products with uint8 are
-exact integers. So the integer resamplers are reproduced bit by bit on every backend.
+Integer weights are split into parts so small that float32 sums of their products with uint8 are exact
+integers, so that integer resamplers are reproduced bit by bit on every backend.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Size = tuple[int, int]  # (height, width)
 
 PILLOW_BITS = 22  # fixed-point precision of Pillow's weights for 8-bit pixels
 PART_BITS = 11  # a part's products with uint8, summed over a window, stay below 2**24
-BLOCK = 64  # outputs computed together: they read only their neighbourhood of the input
+BLOCK = 64  # outputs computed together: they read only their neighborhood of the input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Band:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -0.5, which Pillow and torch's antialiased bicubic share."""
+    """The cubic kernel with a = -0.5, which Pillow and torch's antialiased bicubic share."""
     a, x = -0.5, np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
@@ -48,9 +48,9 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per output: first input, one past the last, and float64 weights [size_out, taps] summing to 1.
+    """For each output: first input, one past the last, and float64 weights [size_out, taps] that sum to 1.
 
-    When shrinking, the kernel is stretched by the scale, which is what removes aliasing.
+    When shrinking, the kernel is stretched by the scale, which prevents aliasing.
     """
     scale = size_in / size_out
     stretch = max(scale, 1.0)
@@ -66,7 +66,7 @@ def windows(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def torch_bits(largest: float) -> int:
-    """Precision of torch's 16-bit weights: the most bits that keep the largest below 2**15."""
+    """Precision of torch's 16-bit weights: the maximum bits with which the largest is below 2**15."""
     bits = 0
     while bits < 22 and int(0.5 + largest * (1 << (bits + 1))) < 1 << 15:
         bits += 1
@@ -79,7 +79,7 @@ def fixed_point(weights: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
-    """Integer weights as float32 parts, the highest first, each of at most PART_BITS (see module)."""
+    """Splits integer weights into float32 parts, the highest first, of at most PART_BITS each."""
     if bits <= 15:
         return (weights.astype(np.float32),)
     high = (weights + (1 << (PART_BITS - 1))) >> PART_BITS
@@ -88,7 +88,7 @@ def _split(weights: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], int]:
-    """The resampling matrix of one axis as bands of BLOCK outputs, and its fixed-point bits."""
+    """The resampling matrix of one axis, in bands of BLOCK outputs, and its fixed-point bits."""
     first, last, weights = windows(size_in, size_out)
     bits = {"pillow": PILLOW_BITS, "torch_uint8": torch_bits(weights.max())}[mode]
     bands = []
@@ -105,7 +105,7 @@ def _bands(size_in: int, size_out: int, mode: str) -> tuple[tuple[_Band, ...], i
 
 
 def _round(parts: list[jax.Array], bits: int) -> jax.Array:
-    """Part sums to pixels: (sum + half) >> bits, clipped to 0..255; float32."""
+    """Rounds the sums of parts to pixels: (sum + half) >> bits, clipped to 0..255; float32."""
     if len(parts) == 2:
         total = (parts[0].astype(jnp.int32) << PART_BITS) + parts[1].astype(jnp.int32)
     else:
@@ -145,8 +145,8 @@ def _resize_chain(frames: jax.Array, steps: Sequence[tuple[Size, str]]) -> jax.A
 def resize_video(frames_u8: jax.Array, steps: Sequence[Size]) -> jax.Array:
     """uint8 [..., H, W, 3] to float32 [..., h, w, 3] of whole values 0..255.
 
-    `steps`: the three sizes (height, width) of `tempo_jax.video.resize_steps`: Pillow, Pillow,
-    torchvision. Pure and traceable; the sizes are static.
+    steps: the three sizes (height, width) of `tempo_jax.video.resize_steps`: Pillow, Pillow, torchvision;
+      static.
     """
     return _resize_chain(frames_u8, list(zip(steps, ("pillow", "pillow", "torch_float"), strict=True)))
 
@@ -154,20 +154,20 @@ def resize_video(frames_u8: jax.Array, steps: Sequence[Size]) -> jax.Array:
 def resize_image(image_u8: jax.Array, size: Size) -> jax.Array:
     """One uint8 image [..., H, W, 3] to float32 [..., h, w, 3] of whole values 0..255.
 
-    `size`: (height, width) of `tempo_jax.video.image_size`. The resampler is that of the Qwen2-VL
-    image processor, a single torchvision v2 bicubic on uint8.
+    size: (height, width) of `tempo_jax.video.image_size`. The resampler is that of the Qwen2-VL image
+      processor, a single torchvision v2 bicubic on uint8.
     """
     return _resize_chain(image_u8, [(size, "torch_uint8")])
 
 
 def resize_direct(frames_u8: jax.Array, size: Size) -> jax.Array:
-    """uint8 [..., H, W, 3] to float32 [..., h, w, 3] of whole values: one Pillow bicubic, whatever the shape.
+    """uint8 [..., H, W, 3] to float32 [..., h, w, 3] of whole values by one Pillow bicubic.
 
-    What XComp's tower sees (facts/xcomp.md §1.2): no aspect ratio is kept.
+    The aspect ratio is not preserved, as in XComp (docs/reference/xcomp.md#vision-tower).
     """
     return _resize_chain(frames_u8, [(size, "pillow")])
 
 
-def normalise(frames: jax.Array) -> jax.Array:
-    """Pixels in 0..255 to -1..1, float32."""
+def normalize(frames: jax.Array) -> jax.Array:
+    """Maps pixels from 0..255 to -1..1, float32."""
     return (frames.astype(jnp.float32) / 255.0 - 0.5) / 0.5

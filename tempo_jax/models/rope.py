@@ -8,9 +8,9 @@ import numpy as np
 def inverse_frequencies(size: int, theta: float) -> np.ndarray:
     """1 / theta^(2i/size) for i < size/2, float32 [size/2].
 
-    Each step is rounded to float32, as PyTorch does it: one unit in the last place of a frequency
-    is a rotation by 5e-4 rad at position 8,000. The power is correctly rounded by way of float64
-    (NumPy's float32 power differs from PyTorch's in a fifth of the entries, this in one of 64).
+    Each step is rounded to float32, as in PyTorch: one unit in the last place of a frequency is a rotation by
+    5e-4 rad at position 8,000. The power is computed in float64 and rounded (NumPy's float32 power differs
+    from PyTorch's in a fifth of the entries, this one in one of 64).
     """
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     powers = np.power(np.float64(theta), exponents.astype(np.float64))
@@ -18,10 +18,10 @@ def inverse_frequencies(size: int, theta: float) -> np.ndarray:
 
 
 def section_axes(sections: tuple[int, int, int]) -> np.ndarray:
-    """Which position axis (0 time, 1 height, 2 width) turns each rotary pair; int [sum(sections)].
+    """The position axis (0 time, 1 height, 2 width) of each rotary pair; int [sum(sections)].
 
-    Interleaved M-RoPE (Qwen3-VL): pairs go t,h,w,t,h,w,… until the h and w sections are used up,
-    the rest is time.
+    Interleaved M-RoPE (Qwen3-VL): pairs are t, h, w, t, h, w, ... until the h and w sections are used up; the
+    rest is time.
     """
     axes = np.zeros(sum(sections), np.int32)
     for axis in (1, 2):
@@ -42,9 +42,9 @@ def angles(positions: jax.Array, frequencies, sections: tuple[int, int, int] | N
 
 
 def rotate(x_BLNH: jax.Array, angles_BLR: jax.Array) -> jax.Array:
-    """Rotates pairs (i, i + H/2) of each head by the angles; float32 inside, x's dtype out."""
+    """Rotates pairs (i, i + H/2) of each head by the angles (rotate-half), in float32; returns x's dtype."""
     both = jnp.concatenate([angles_BLR, angles_BLR], axis=-1)[:, :, None]
     x = x_BLNH.astype(jnp.float32)
     x1, x2 = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-x2, x1], axis=-1)
-    return (x * jnp.cos(both) + turned * jnp.sin(both)).astype(x_BLNH.dtype)
+    rotated_half = jnp.concatenate([-x2, x1], axis=-1)
+    return (x * jnp.cos(both) + rotated_half * jnp.sin(both)).astype(x_BLNH.dtype)

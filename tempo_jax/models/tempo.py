@@ -1,4 +1,4 @@
-"""Tempo: compressor, projector and global LLM (facts/tempo.md §1.1, §1.5, §1.6)."""
+"""Tempo: compressor, projector and global LLM (docs/reference/tempo.md#data-flow)."""
 
 import re
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import pool
+from tempo_jax.models import embeddings
 from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, TempoConfig
 from tempo_jax.models.decoder import Decoder
@@ -15,7 +15,7 @@ from tempo_jax.models.qwen3_vl import Qwen3VL
 
 
 def projector_layers(kind: str) -> list[int]:
-    """Places of the affine maps in PyTorch's Sequential: linear -> [0], mlp2x_gelu -> [0, 2], ..."""
+    """Indices of the affine maps in PyTorch's Sequential: linear -> [0], mlp2x_gelu -> [0, 2], ..."""
     if kind == "identity":
         return []
     if kind == "linear":
@@ -27,24 +27,25 @@ def projector_layers(kind: str) -> list[int]:
 
 
 class Projector(nnx.Module):
-    """Compressor width to LLM width: `linear`, `mlpNx_gelu` (exact GELU between) or `identity`."""
+    """From the compressor's width to the LLM's: `linear`, `mlpNx_gelu` (exact GELU between) or `identity`."""
 
-    def __init__(self, kind: str, in_size: int, out_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, kind: str, in_features: int, out_features: int, *, rngs: nnx.Rngs):
         self.layers = nnx.Dict(
             {
-                str(place): Linear(in_size if place == 0 else out_size, out_size, bias=True, rngs=rngs)
-                for place in projector_layers(kind)
+                str(i): Linear(in_features if i == 0 else out_features, out_features, bias=True, rngs=rngs)
+                for i in projector_layers(kind)
             }
         )
 
+    @jax.named_scope("projector")
     def __call__(self, x):
-        for place, linear in sorted(self.layers.items(), key=lambda item: int(item[0])):
-            x = linear(x if place == "0" else exact_gelu(x))
+        for index, linear in sorted(self.layers.items(), key=lambda item: int(item[0])):
+            x = linear(x if index == "0" else exact_gelu(x))
         return x
 
 
 class Tempo(nnx.Module):
-    """The assembled system. Pure: the engine and the trainer decide what runs when."""
+    """All networks of Tempo: parameters and pure functions, which the engine and the trainer call."""
 
     def __init__(self, config: TempoConfig, *, rngs: nnx.Rngs, stacked: bool = True):
         self.config = config
@@ -54,14 +55,16 @@ class Tempo(nnx.Module):
         )
         self.llm = Decoder(config.llm, rngs=rngs, stacked=stacked)
 
-    def assemble(self, token_ids_BL, memory_index_BL, memory_MD, shards: int = 1) -> jax.Array:
+    def assemble(self, token_ids_BL, memory_index_BL, memory_MD, num_shards: int = 1) -> jax.Array:
         """The LLM's input embeddings [B, L, D] by index.
 
-        memory_MD: a pool of memory tokens (compressor width, not yet projected) shared by all rows;
-        memory_index_BL: a row of the pool, -1 for text. shards: see pool.take.
+        memory_MD: a buffer of memory tokens (compressor width, before the projector) of all sequences;
+        memory_index_BL: its rows, -1 for text. num_shards: as in embeddings.gather_rows.
         """
         text = self.llm.embed(token_ids_BL)
-        rows = pool.take(self.projector(memory_MD).astype(text.dtype), memory_index_BL, shards)
+        rows = embeddings.gather_rows(
+            self.projector(memory_MD).astype(text.dtype), memory_index_BL, num_shards
+        )
         return jnp.where((memory_index_BL >= 0)[..., None], rows, text)
 
 

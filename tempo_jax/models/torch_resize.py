@@ -1,10 +1,10 @@
-"""PyTorch's antialiased bicubic on float32, to the last bit.
+"""PyTorch's antialiased bicubic on float32, bit by bit.
 
-Step C of the published resizing (facts/tempo.md §2.3) runs `torchvision` on float32 copies of uint8
-pixels and rounds once. Upsampling by simple ratios puts many exact sums on x.5, where the result
-depends on every rounding on the way. So weights and sums take PyTorch's own steps (2.13, x86): weights
-in float32 with fused multiply-adds, then one fused multiply-add per tap, horizontal pass first. The
-fused operations are built from error-free transformations, hence the same on every backend.
+The last step of the reference's resizing (docs/reference/tempo.md#frame-sizes) runs `torchvision` on float32
+copies of uint8 pixels and rounds once. When upsampling by simple ratios, many exact sums are x.5, where the
+result depends on every intermediate rounding. So weights and sums follow PyTorch's own steps (2.13, x86):
+weights in float32 with fused multiply-adds, then one fused multiply-add per tap, horizontal pass first. The
+fused operations are built from error-free transformations and thus the same on every backend.
 """
 
 import functools
@@ -16,7 +16,7 @@ import numpy as np
 
 @functools.lru_cache(maxsize=64)
 def weights(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """First input of each output, int [size_out], and float32 weights [size_out, taps]."""
+    """For each output: first input, int [size_out], and float32 weights [size_out, taps]."""
     f32 = np.float32
     scale = f32(size_in) / f32(size_out)
     stretch = max(scale, f32(1))
@@ -36,7 +36,7 @@ def weights(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray]:
 def resize_float(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """float32 [..., H, W] of whole values 0..255 to [..., h, w], rounded to whole values.
 
-    A loop for each pass: fused into the second pass, XLA would recompute the first for every tap
+    Each pass has a loop of its own: XLA would fuse the first into the second and recompute it for every tap
     (17 times slower on CPU, whose compiler ignores an optimization barrier here).
     """
     planes = x.reshape(-1, *x.shape[-2:])
@@ -59,7 +59,7 @@ def _pass(x: jax.Array, axis: int, size_out: int) -> jax.Array:
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -0.5 for x >= 0, in float32 with fused multiply-adds."""
+    """The cubic kernel with a = -0.5 for x >= 0, in float32 with fused multiply-adds."""
     near = np_fma(np_fma(1.5, x, -2.5) * x, x, 1.0)
     far = np_fma(np_fma(x - np.float32(5), x, 8.0), x, -4.0) * np.float32(-0.5)
     return np.where(x < 1, near, np.where(x < 2, far, np.float32(0)))
@@ -91,7 +91,7 @@ def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """float32 as the sum of two values of 12 significant bits, by masking the low bits."""
+    """Splits float32 into two values of 12 significant bits, by masking the low bits."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & np.uint32(0xFFFFF000)
     high = jax.lax.bitcast_convert_type(bits, jnp.float32)
     return high, x - high

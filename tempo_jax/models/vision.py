@@ -1,7 +1,7 @@
-"""The Qwen3-VL vision tower (facts/tempo.md §1.2).
+"""The Qwen3-VL vision tower (docs/reference/tempo.md#compressor).
 
 Attention stays within a temporal slice (two frames), so slices are a plain batch axis: no ragged
-attention and no block-diagonal mask. Patches come in merge order: rows (H/32, W/32, 2, 2).
+attention and no block-diagonal mask. Patches are in merge order: [H/32, W/32, 2, 2], flattened.
 """
 
 import jax
@@ -9,19 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tempo_jax.models import patches, rope
-from tempo_jax.models.attention import attention, platform
+from tempo_jax.models import embeddings, rope
 from tempo_jax.models.config import VisionConfig
+from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     LayerNorm,
     Linear,
     exact_gelu,
-    layer,
+    get_layer,
     make_layers,
     scan_layers,
 )
-from tempo_jax.models.resize import normalise
+from tempo_jax.models.resize import normalize
+from tempo_jax.sharding import ENCODER_RULES
 
 
 class VisionAttention(nnx.Module):
@@ -32,21 +33,24 @@ class VisionAttention(nnx.Module):
 
     def __call__(self, x_BND, angles_1NR):
         if platform() == "tpu":
-            from tempo_jax.models import vision_attention  # Pallas: nobody else need import it
+            from tempo_jax.models.kernels import (
+                vision_attention,  # imports Pallas, which other platforms do not need
+            )
 
-            if vision_attention.fits(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
-                qkv, bias = self.qkv.split(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
+            if vision_attention.is_supported(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
+                qkv, bias = self.qkv.split_outputs(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
                 return self.proj(vision_attention.attend(qkv, bias, self.num_heads, angles_1NR[0]))
-        q, k, v = (self.qkv.heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
+        q, k, v = (self.qkv.project_heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
         q, k = (rope.rotate(x, angles_1NR) for x in (q, k))
-        return self.proj.of_heads(attention(q, k, v))
+        return self.proj.merge_heads(attention(q, k, v, rules=ENCODER_RULES))
 
 
 class VisionMLP(nnx.Module):
-    def __init__(self, in_size: int, hidden_size: int, out_size: int, *, rngs: nnx.Rngs):
-        self.fc1 = Linear(in_size, hidden_size, bias=True, rngs=rngs)
-        self.fc2 = Linear(hidden_size, out_size, bias=True, rngs=rngs)
+    def __init__(self, in_features: int, hidden_size: int, out_features: int, *, rngs: nnx.Rngs):
+        self.fc1 = Linear(in_features, hidden_size, bias=True, rngs=rngs)
+        self.fc2 = Linear(hidden_size, out_features, bias=True, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x):
         return self.fc2(nnx.gelu(self.fc1(x), approximate=True))
 
@@ -58,15 +62,16 @@ class VisionBlock(nnx.Module):
         self.norm2 = LayerNorm(config.hidden_size)
         self.mlp = VisionMLP(config.hidden_size, config.intermediate_size, config.hidden_size, rngs=rngs)
 
+    @jax.named_scope("vision_block")
     def __call__(self, x_BND, angles_1NR):
         x_BND = x_BND + self.attention(self.norm1(x_BND), angles_1NR)
         return x_BND + self.mlp(self.norm2(x_BND))
 
 
 class PatchMerger(nnx.Module):
-    """2x2 patches to one visual token; GELU is exact here, unlike in the blocks.
+    """Merges 2x2 patches to one visual token; its GELU is exact, unlike the blocks'.
 
-    The final merger norms each patch, the deepstack mergers norm the four together.
+    The final merger norms each patch; the deepstack mergers norm the four together.
     """
 
     def __init__(self, config: VisionConfig, *, norm_after_merge: bool, rngs: nnx.Rngs):
@@ -85,7 +90,7 @@ class PatchMerger(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Patches to visual tokens and deepstack features."""
+    """Patches to visual tokens and deepstack features; sharded by ENCODER_RULES."""
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, stacked: bool = True):
         self.config = config
@@ -104,13 +109,14 @@ class VisionTower(nnx.Module):
             )
 
     def embed(self, frames_BTHWC) -> jax.Array:
-        """Slices of frames, 0..255, [B, T=2, H, W, 3], to patches in merge order, embedded: [B, N, D]."""
+        """Embeds slices of frames, 0..255, [B, T=2, H, W, 3]: patches in merge order [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
-        x = patches.embed(normalise(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        x = embeddings.patch_embed(normalize(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape
         x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)
 
+    @jax.named_scope("vision_tower")
     def __call__(self, x_BND, grid: tuple[int, int], *, remat: bool = False):
         """Visual tokens [B, N/4, out] and deepstack features [F, B, N/4, out].
 
@@ -119,27 +125,33 @@ class VisionTower(nnx.Module):
         x = x_BND + self._positions(grid).astype(x_BND.dtype)
         angles = self._angles(grid)
 
-        def body(x, block, _):
-            return block(x, angles)
+        def run_blocks(x, start: int, stop: int):
+            def body(x, block, _):
+                return block(x, angles)
+
+            return scan_layers(body, x, self.blocks, start, stop, remat=remat, rules=ENCODER_RULES)
 
         features, start = [], 0
-        taps = self.config.deepstack_layers  # the mergers' order; features come in that of the blocks
+        taps = self.config.deepstack_layers  # in the mergers' order; features are in the blocks' order
         for tap in sorted(taps):
-            x = scan_layers(body, x, self.blocks, start, tap + 1, remat=remat)
-            features.append(layer(self.deepstack, taps.index(tap))(x))
+            x = run_blocks(x, start, tap + 1)
+            features.append(get_layer(self.deepstack, taps.index(tap))(x))
             start = tap + 1
-        x = scan_layers(body, x, self.blocks, start, self.config.depth, remat=remat)
+        x = run_blocks(x, start, self.config.depth)
         tokens = self.merger(x)
         return tokens, jnp.stack(features) if features else jnp.zeros((0, *tokens.shape), tokens.dtype)
 
     def _positions(self, grid):
-        """The learned square grid, bilinearly resampled (corners aligned) to `grid`; [N, D] float32."""
+        """The learned square grid of position embeddings, resampled bilinearly to `grid` (corners aligned).
+
+        float32 [N, D].
+        """
         indices, weights = _bilinear(grid, self.config)
         rows = self.position.embedding[...].astype(jnp.float32)[indices]
         return jnp.sum(rows * weights[..., None], axis=0)
 
     def _angles(self, grid):
-        """Row angles then column angles for half of the head each; float32 [1, N, head_dim/2]."""
+        """RoPE angles, half of each head by rows and half by columns; float32 [1, N, head_dim/2]."""
         half = self.config.hidden_size // self.config.num_heads // 2
         frequencies = rope.inverse_frequencies(half, self.config.rope_theta)
         rows, columns = _merge_order(grid, self.config.spatial_merge_size)
@@ -157,17 +169,17 @@ def _merge_order(grid, merge: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bilinear(grid, config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The four neighbours of every patch in the learned grid and their weights: [4, N] each."""
+    """The four neighbors of every patch in the learned grid and their weights: [4, N] each."""
     side = int(config.num_position_embeddings**0.5)
     rows, columns = _merge_order(grid, config.spatial_merge_size)
 
-    def neighbours(count, index):
-        place = np.linspace(0, side - 1, count, dtype=np.float32)[index]
-        low = place.astype(np.int32)
-        return low, np.minimum(low + 1, side - 1), place - low
+    def neighbors(count, index):
+        position = np.linspace(0, side - 1, count, dtype=np.float32)[index]
+        low = position.astype(np.int32)
+        return low, np.minimum(low + 1, side - 1), position - low
 
-    top, bottom, dy = neighbours(grid[0], rows)
-    left, right, dx = neighbours(grid[1], columns)
+    top, bottom, dy = neighbors(grid[0], rows)
+    left, right, dx = neighbors(grid[1], columns)
     corners = [(top, left), (top, right), (bottom, left), (bottom, right)]
     indices = np.stack([r * side + c for r, c in corners])
     weights = np.stack([(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx])
@@ -175,10 +187,10 @@ def _bilinear(grid, config: VisionConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def output_tokens(grid: tuple[int, int], config: VisionConfig) -> int:
-    """Visual tokens of one slice."""
+    """Number of visual tokens of one slice."""
     return grid[0] * grid[1] // config.spatial_merge_size**2
 
 
 def grid_of(height: int, width: int, config: VisionConfig) -> tuple[int, int]:
-    """Patch grid of a frame of this model size in pixels."""
+    """Patch grid (rows, columns) of a frame of this size in pixels."""
     return height // config.patch_size, width // config.patch_size

@@ -1,6 +1,6 @@
-"""What a program takes on TPUs nobody has rented: real compilations for real topologies, read and costed.
+"""Plans memory and time on TPU slices without a TPU: real compilations for real topologies, analyzed.
 
-chips.py has the facts of each chip, topology.py compile-only devices, programs.py what is compiled, hlo.py
-and memory.py read the result, cost.py turns it into seconds, report.py prints it; rows.py, lessons.py and
-page.py make docs/plans.md.
+chips.py describes the TPU generations, topology.py makes compile-only devices, programs*.py makes the
+programs of a config, hlo.py and memory.py parse what libtpu compiles, cost.py estimates seconds, and
+report.py prints them; tools/plans_page.py makes docs/results/plans.md.
 """

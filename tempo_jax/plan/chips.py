@@ -1,8 +1,8 @@
-"""The TPU generations as a table: what the planner knows of each and where it is from.
+"""TPU generations: peak FLOP/s, HBM, and interconnect.
 
-Peaks, bandwidths: cloud.google.com/tpu/docs and the scaling book's table of TPUs. Clocks are those at
-which the matrix units' FLOP per cycle make the peak. Usable HBM and the matmul ceiling are what libtpu
-itself says (compiled for each chip with libtpu 0.0.42.1).
+Peaks and bandwidths are from cloud.google.com/tpu/docs and the scaling book's table of TPUs. Clocks follow
+from the peak and the matrix units' FLOPs per cycle. Usable HBM and the cycles of a matmul are libtpu's own
+(compiled for each chip with libtpu 0.0.42.1).
 """
 
 import dataclasses
@@ -12,26 +12,43 @@ GB, GIB = 1e9, 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One JAX device of a generation: a chip, but for v7x, where it is half of one."""
+    """One JAX device of a generation: a chip, or half of one for v7x.
+
+    Attributes:
+      name: Google's name.
+      topology: libtpu's name of the generation.
+      torus_dims: Dimensions of the torus: 2 or 3.
+      peak: FLOP/s, bfloat16, dense.
+      clock: Hz.
+      matmul_per_cycle: FLOPs per cycle of an 8192^3 bfloat16 matmul, by the compiler's own estimate.
+      mxu_size: Side of the matrix unit.
+      hbm: Bytes of HBM that the compiler may use.
+      hbm_bandwidth: Bytes/s.
+      ici_bandwidth: Bytes/s of an inter-chip link, in one direction.
+      wraparound_min: Minimum chips of an axis that closes to a ring.
+      dcn_bandwidth: Bytes/s between slices, per device: a host's network is shared by its devices.
+      per_chip: JAX devices of a chip.
+      options: Options of the topology.
+    """
 
     name: str
-    topology: str  # libtpu's name of the generation
-    axes: int  # of the torus: 2 or 3
-    peak: float  # FLOP/s, bfloat16, dense
-    clock: float  # Hz
-    matmul_per_cycle: float  # FLOP of an 8192^3 bfloat16 matmul per cycle, the compiler's own estimate
-    matrix_unit: int  # its side
-    hbm: float  # bytes the compiler may use
-    hbm_bandwidth: float  # bytes/s
-    link: float  # bytes/s of an inter-chip link, one way
-    wrap: int  # chips of an axis from which on it closes to a ring
-    dcn: float  # bytes/s between slices, per device: a host's network shared by its devices
-    per_chip: int = 1  # JAX devices
-    options: tuple[tuple[str, str], ...] = ()  # of the topology
+    topology: str
+    torus_dims: int
+    peak: float
+    clock: float
+    matmul_per_cycle: float
+    mxu_size: int
+    hbm: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    wraparound_min: int
+    dcn_bandwidth: float
+    per_chip: int = 1
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
-    def ceiling(self) -> float:
-        """Share of the peak that the compiler expects of its best matmul."""
+    def matmul_efficiency(self) -> float:
+        """Fraction of the peak that the compiler expects of its best matmul."""
         return self.matmul_per_cycle * self.clock / self.peak
 
     def seconds(self, cycles: float) -> float:
@@ -51,18 +68,18 @@ CHIPS: dict[str, Chip] = {
     )
 }  # fmt: skip
 
-# Pallas kernels carry no estimate. Splash attention is costed at this share of the matmul ceiling, times
-# the part of a matrix unit's side that the head dimension fills. An assumption, to be replaced by a
-# measurement: published recipes for these kernels give no table of it (facts/anchors.md D.2).
+# XLA has no estimate of Pallas kernels. FLOPs of attention kernels are assumed to run at this fraction of the
+# best matmul, times the fraction of a matrix unit's side that the head dimension fills; to be replaced by a
+# measurement.
 KERNEL_EFFICIENCY = 0.5
 
-# Kernels that only move and scale arrays are costed by their bytes, at this share of the HBM bandwidth: what
-# XLA expects of its own elementwise fusions of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
-MOVE_EFFICIENCY = 0.36
+# Kernels that only move and scale arrays are assumed to reach this fraction of the HBM bandwidth: what XLA
+# expects of its own elementwise fusions of 200 MB (v5p 36%, v7x 38%, v4 39%, v6e 40%, v5e 41%).
+COPY_BANDWIDTH_FRACTION = 0.36
 
-# The kernel that reads caches likewise, at what XLA expects of its own product of two rows with 194 MB of
+# The kernel that reads KV caches likewise: what XLA expects of its own matmul of two rows with 194 MB of
 # weights (v5p 58%, v7x 67%, v5e and v4 71%, v6e 82%).
-READ_EFFICIENCY = 0.58
+CACHE_READ_BANDWIDTH_FRACTION = 0.58
 
-# However little a kernel does: what XLA expects of its own smallest fusion.
+# Minimum of a kernel: what XLA expects of its own smallest fusion.
 LAUNCH_CYCLES = 1826

@@ -1,4 +1,4 @@
-"""What chips say to each other: bytes of each collective, the mesh axes it spans, its time on the torus."""
+"""Collectives: their bytes, the mesh axes they span, and their modeled time on the torus."""
 
 import math
 import re
@@ -9,8 +9,8 @@ import numpy as np
 from tempo_jax.plan.chips import Chip
 from tempo_jax.plan.hlo import Instruction, nbytes, shapes
 
-# Collective -> bytes that pass a chip, from (bytes of its result, bytes of its operand, group size), as a
-# ring does it; a permutation sends its operand once.
+# Collective -> bytes through a chip, from bytes of its result and group size, with a ring algorithm; a
+# permutation sends its operand once.
 TRAFFIC = {
     "all-gather": lambda out, size: out * (size - 1) / size,
     "all-reduce": lambda out, size: 2 * out * (size - 1) / size,
@@ -19,38 +19,43 @@ TRAFFIC = {
     "collective-permute": lambda out, size: out,
     "ragged-all-to-all": lambda out, size: out * (size - 1) / size,
 }
-# As XLA prints groups along axes of a mesh of its own: sizes, order of the devices, axes.
+# Groups along axes of a mesh, as XLA prints them: sizes, order of the devices, axes.
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
 )
-HOP = 1e-6  # seconds from chip to chip, however little is sent: about that, says the scaling book
+# From chip to chip, however small the message: about that, says the scaling book.
+HOP_LATENCY_SECONDS = 1e-6
 
 
 class Collective(NamedTuple):
-    kind: str
+    """A collective of a program."""
+
+    kind: str  # a key of TRAFFIC
     axes: tuple[str, ...]  # of the mesh
-    bytes: float  # through one chip, of all its executions
+    bytes: float  # through one chip, in all executions
     seconds: float
-    asynchronous: bool  # the compiler may run it behind computation
+    asynchronous: bool  # whether the compiler may overlap it with computation
     count: float  # executions
-    source: str  # of our program
+    source: str  # operation of our program
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """A name as in TRAFFIC; None: no collective, or the end of one already counted."""
-    between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
-    if between:  # slices talk through their hosts, each way once
-        return between[1].lower().replace("_", "-") if instruction.op == "send" else None
+    """A key of TRAFFIC; None for other instructions, and for the end of an asynchronous collective."""
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+    if transfer:  # between slices, by way of the hosts; printed once per direction
+        return transfer[1].lower().replace("_", "-") if instruction.op == "send" else None
     base = instruction.op.removesuffix("-start")
     return base if base in TRAFFIC else None
 
 
-def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous: bool) -> Collective:
-    """Of one instruction that runs `trips` times. mesh: a jax Mesh of topology devices."""
+def estimate_collective(
+    instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous: bool
+) -> Collective:
+    """The collective of an instruction that runs `trips` times. mesh: a Mesh of topology devices."""
     kind = kind_of(instruction)
     devices = mesh.devices.flatten()
-    slices = instruction.op == "send"
-    group = _one_of_each_slice(devices) if slices else _group(instruction.rest, len(devices))
+    between_slices = instruction.op == "send"
+    group = _one_of_each_slice(devices) if between_slices else _group(instruction.rest, len(devices))
     index = np.unravel_index(group, mesh.devices.shape)
     axes = tuple(
         name for name, places in zip(mesh.axis_names, index, strict=True) if len(set(places.tolist())) > 1
@@ -59,14 +64,20 @@ def read(instruction: Instruction, mesh, chip: Chip, trips: float, asynchronous:
     traffic = TRAFFIC.get(kind, TRAFFIC["all-gather"])(_result(instruction), size) if size > 1 else 0.0
     members = [devices[i] for i in group]
     bandwidth = _bandwidth(members, devices, chip, ring=kind != "collective-permute")
-    seconds = traffic / bandwidth + HOP * _hops(kind, members, devices, chip)
+    seconds = traffic / bandwidth + HOP_LATENCY_SECONDS * _hops(kind, members, devices, chip)
     return Collective(
-        kind, axes, traffic * trips, seconds * trips, asynchronous or slices, trips, instruction.op_name
+        kind,
+        axes,
+        traffic * trips,
+        seconds * trips,
+        asynchronous or between_slices,
+        trips,
+        instruction.op_name,
     )
 
 
 def _result(instruction: Instruction) -> float:
-    """Bytes of the result; a started collective's tuple also has its operand and counters."""
+    """Bytes of the result; the start of an asynchronous collective also returns its operand and counters."""
     if instruction.op == "send":
         name, sizes = shapes(instruction.shape)[0]
         return nbytes(f"{name}[{','.join(map(str, sizes))}]")
@@ -88,7 +99,7 @@ def _one_of_each_slice(devices) -> list[int]:
 
 
 def _group(text: str, devices: int) -> list[int]:
-    """The first group of devices that exchange something; for permutations the first pair."""
+    """The first group of devices of a collective; of a permutation, the first pair."""
     pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text)
     if pairs:
         return sorted({int(pairs[1]), int(pairs[2])})
@@ -113,32 +124,32 @@ def _group(text: str, devices: int) -> list[int]:
         last = [list(sizes).index(name) for name in along]
         order = np.moveaxis(order.reshape(list(sizes.values())), last, range(-len(last), 0))
         return order.reshape(-1, math.prod(sizes[name] for name in along))[0].tolist()
-    return list(range(devices))  # no groups: all of them
+    return list(range(devices))  # no groups: all devices
 
 
-def _hops(kind: str, members: list, everyone: list, chip: Chip) -> int:
-    """Chips that a message passes one after the other: half around a ring, to the end of a line; and back
-    again for a sum that everyone gets."""
+def _hops(kind: str, members: list, devices: list, chip: Chip) -> int:
+    """Number of hops of a message: half of a ring, or all of a line; twice that for an all-reduce."""
     if len(members) < 2 or "permute" in kind:
         return len(members) - 1
     hops = 0
     for axis in range(3):
         length = len({device.coords[axis] for device in members})
-        ring = len({device.coords[axis] for device in everyone}) >= chip.wrap
+        ring = len({device.coords[axis] for device in devices}) >= chip.wraparound_min
         hops += length // 2 if ring else length - 1
     return max(hops, 1) * (2 if kind == "all-reduce" else 1)
 
 
-def _bandwidth(members: list, everyone: list, chip: Chip, ring: bool) -> float:
-    """Bytes/s through one chip: both directions of every torus axis the group extends along.
+def _bandwidth(members: list, devices: list, chip: Chip, ring: bool) -> float:
+    """Bytes/s through one chip: both directions of every torus axis that the group extends along.
 
-    An axis shorter than chip.wrap is no ring and counts half; a permutation takes one link one way. Groups
-    across slices are limited by the data-centre network. Two devices of one v7x chip: as a link.
+    An axis shorter than chip.wraparound_min is no ring and counts half; a permutation uses one link in one
+    direction. Groups across slices are limited by the data-center network. The two devices of a v7x chip
+    count as connected by a link.
     """
     if len({getattr(device, "slice_index", 0) for device in members}) > 1:
-        return chip.dcn
+        return chip.dcn_bandwidth
     along = [axis for axis in range(3) if len({device.coords[axis] for device in members}) > 1]
     if not ring or not along:
-        return chip.link
-    lengths = [len({device.coords[axis] for device in everyone}) for axis in along]
-    return math.fsum(chip.link * (2 if length >= chip.wrap else 1) for length in lengths)
+        return chip.ici_bandwidth
+    lengths = [len({device.coords[axis] for device in devices}) for axis in along]
+    return math.fsum(chip.ici_bandwidth * (2 if length >= chip.wraparound_min else 1) for length in lengths)

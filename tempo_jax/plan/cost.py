@@ -1,46 +1,72 @@
-"""Seconds of a compiled program: estimated cycles of every instruction times how often it runs.
+"""Estimated time of a compiled program: cycles of every instruction times how often it runs.
 
-XLA:TPU writes its own estimate beside each fusion and each matrix product; a loop's body stands in the text
-once, so it is multiplied by the loop's trip count. Two things have no estimate and are costed here:
-collectives (bytes over the torus) and Pallas kernels (FLOPs at an assumed efficiency).
+XLA:TPU writes its own estimate beside each fusion and each matmul. A loop's body is printed once, so its
+cycles are multiplied by the loop's trip count. Two kinds of instruction have no estimate and are modeled
+here: collectives (bytes over the torus) and Pallas kernels (FLOPs and bytes at assumed efficiencies).
 """
 
 import dataclasses
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tempo_jax.models import decode_attention, head_layout, vision_attention
-from tempo_jax.models.splash import HEADS, block_sizes
+from tempo_jax.models.kernels import decode_attention, qk_norm_rope, splash, vision_attention
+from tempo_jax.models.kernels.cost import CostFunction, KernelArray, KernelCost
 from tempo_jax.plan import collectives, hlo
-from tempo_jax.plan.chips import KERNEL_EFFICIENCY, LAUNCH_CYCLES, MOVE_EFFICIENCY, READ_EFFICIENCY, Chip
+from tempo_jax.plan.chips import (
+    CACHE_READ_BANDWIDTH_FRACTION,
+    COPY_BANDWIDTH_FRACTION,
+    KERNEL_EFFICIENCY,
+    LAUNCH_CYCLES,
+    Chip,
+)
 from tempo_jax.plan.collectives import Collective
 
-_PRODUCTS = ("convolution", "dot")
-_OURS = re.compile(rf"{vision_attention.NAME}_(\d+)")  # the size of a head
-LONGEST = 12  # places that a plan names
+_MATMULS = ("convolution", "dot")
+MAX_HOTSPOTS = 12
+
+# Part of a kernel's name in a compiled program -> its cost; the first match counts.
+KERNELS: dict[str, CostFunction] = {
+    vision_attention.NAME: vision_attention.cost,
+    qk_norm_rope.NAME: qk_norm_rope.cost,
+    decode_attention.NAME: decode_attention.cost,
+    splash.NAME: splash.cost,
+}
+UNKNOWN_KERNEL = KernelCost(0.0, splash.SUPPORTED_HEAD_DIMS[-1])
 
 
-class Time(NamedTuple):
-    """What instructions of one place in our program take together."""
+class Hotspot(NamedTuple):
+    """Total time of the instructions of one operation of our program."""
 
     seconds: float
-    what: str  # hlo.Instruction.source, and the shape of one result
+    source: str  # hlo.Instruction.source, and the shape of one result
 
 
 class Cost(NamedTuple):
-    """Of one run of a program on one chip; where it has loops of unknown length, of one turn of them."""
+    """Time of one run of a program on one chip, in seconds.
 
-    matmul_seconds: float  # fusions around matrix products
-    other_seconds: float  # the rest of what has an estimate
-    kernel_seconds: float  # Pallas kernels, assumed
-    kernels: int  # of them in the text
+    If the program has loops of unknown length, it is the time of one iteration of them.
+
+    Attributes:
+      matmul_seconds: Fusions that contain matmuls.
+      other_seconds: The other instructions that have an estimate.
+      kernel_seconds: Pallas kernels, modeled.
+      kernels: Number of Pallas kernels in the program's text.
+      collectives: All collectives.
+      dynamic_loops: Number of loops whose length is not a constant.
+      overhead_seconds: Time of what runs once, outside dynamic loops.
+      hotspots: The operations that take the most time, without collectives.
+    """
+
+    matmul_seconds: float
+    other_seconds: float
+    kernel_seconds: float
+    kernels: int
     collectives: tuple[Collective, ...]
-    open_loops: int  # loops whose length is not a constant
-    once_seconds: float = 0.0  # beside open loops: what runs before and after them
-    longest: tuple[Time, ...] = ()  # of everything but collectives
+    dynamic_loops: int
+    overhead_seconds: float = 0.0
+    hotspots: tuple[Hotspot, ...] = ()
 
     @property
     def compute_seconds(self) -> float:
@@ -48,10 +74,10 @@ class Cost(NamedTuple):
 
     @property
     def exposed_seconds(self) -> float:
-        """Of communication: synchronous collectives, and what does not hide behind all computation."""
-        hidden = sum(c.seconds for c in self.collectives if c.asynchronous)
+        """Communication that does not overlap: synchronous collectives, and what exceeds all computation."""
+        overlapped = sum(c.seconds for c in self.collectives if c.asynchronous)
         return sum(c.seconds for c in self.collectives if not c.asynchronous) + max(
-            0.0, hidden - self.compute_seconds
+            0.0, overlapped - self.compute_seconds
         )
 
     @property
@@ -59,167 +85,189 @@ class Cost(NamedTuple):
         return self.compute_seconds + self.exposed_seconds
 
 
+@dataclasses.dataclass(frozen=True)
+class _Context:
+    """How the instructions of a computation run.
+
+    Attributes:
+      trips: How often they run.
+      in_fusion: Whether they are part of a fusion, whose own estimate covers them.
+      asynchronous: Whether they may overlap with other instructions.
+      in_dynamic_loop: Whether they are in a loop of unknown length.
+    """
+
+    trips: float = 1.0
+    in_fusion: bool = False
+    asynchronous: bool = False
+    in_dynamic_loop: bool = False
+
+    def nested(self, *, trips: float = 1.0, **flags: bool) -> "_Context":
+        """The context of a computation that is called `trips` times; flags only ever become true."""
+        flags = {name: value or getattr(self, name) for name, value in flags.items()}
+        return dataclasses.replace(self, trips=self.trips * trips, **flags)
+
+
 class _Run(NamedTuple):
-    """An instruction, how often it runs, and whether in an asynchronous fusion."""
+    """An instruction that runs."""
 
     instruction: hlo.Instruction
     computation: str
-    trips: float
-    inside: bool  # a fusion whose own estimate covers it
-    asynchronous: bool
-    turning: bool = False  # in a loop of unknown length
+    context: _Context
 
 
-def of(module: hlo.Module, mesh, chip: Chip, labels: float = 1.0) -> Cost:
-    """labels: share of the runs of a conditional that take its expensive branch (loss.cross_entropy)."""
-    runs = list(_walk(module, module.entry, 1.0, labels))
-    turning = [run for run in runs if run.turning]
-    if not turning:
-        return _sum(runs, module, mesh, chip)
-    once = _sum([run for run in runs if not run.turning], module, mesh, chip)
+class _Visitor:
+    """Visits every instruction that runs, with how often it does.
+
+    label_fraction: fraction of the runs of a conditional that take its expensive branch
+      (losses.cross_entropy skips chunks without labels).
+    """
+
+    def __init__(self, module: hlo.Module, label_fraction: float):
+        self.module, self.label_fraction = module, label_fraction
+
+    def visit(self, computation: str, context: _Context = _Context()) -> Iterator[_Run]:
+        for instruction in self.module[computation]:
+            started = instruction.op.endswith("-start") or "async_collective" in instruction.rest
+            yield _Run(instruction, computation, context.nested(asynchronous=started))
+            if instruction.op == "while":
+                yield from self._loop(instruction, context)
+            elif instruction.op == "conditional":
+                yield from self._conditional(instruction, context)
+            elif instruction.op in ("fusion", "custom-call"):
+                for called in instruction.calls:
+                    yield from self._fusion(called, context)
+            elif instruction.op in ("call", "async-start", "call-start"):  # the last: on SparseCores
+                asynchronous = instruction.op != "call"
+                for called in instruction.calls:
+                    yield from self.visit(called, context.nested(asynchronous=asynchronous))
+
+    def _loop(self, instruction: hlo.Instruction, context: _Context) -> Iterator[_Run]:
+        trips = self.module.trips(instruction)
+        body = context.nested(trips=trips or 1, in_dynamic_loop=trips is None)
+        yield from self.visit(instruction.attribute("body"), body)
+
+    def _conditional(self, instruction: hlo.Instruction, context: _Context) -> Iterator[_Run]:
+        """The branch with the most cycles, in its fraction of the runs."""
+        names = re.findall(r"%([\w.\-]+)", instruction.attribute("branch_computations") or "")
+        names = names or [instruction.attribute(f"{branch}_computation") for branch in ("true", "false")]
+        cycles = {
+            name: sum(run.instruction.cycles * run.context.trips for run in self.visit(name))
+            for name in names
+        }
+        if cycles:
+            yield from self.visit(max(cycles, key=cycles.get), context.nested(trips=self.label_fraction))
+
+    def _fusion(self, name: str, context: _Context) -> Iterator[_Run]:
+        """What a fusion contains, for its collectives.
+
+        A collective that is fused with the matmuls it overlaps with is printed in all of their fusions, from
+        the one that starts it to the one that ends it; it is counted in the first. An all-reduce of which a
+        chip keeps its shard moves half of the bytes.
+        """
+        instructions = self.module[name]
+        starts = any('"AsyncCollectiveStart"' in instruction.rest for instruction in instructions)
+        for run in self.visit(name, context.nested(in_fusion=True, asynchronous=starts)):
+            instruction = run.instruction
+            if collectives.kind_of(instruction) and "chain_id=" in instruction.rest and not starts:
+                continue
+            if instruction.op == "all-reduce" and name.startswith("all-reduce-scatter"):
+                shard = instructions[-1].shape
+                run = run._replace(
+                    instruction=dataclasses.replace(instruction, op="reduce-scatter", shape=shard)
+                )
+            yield run
+
+
+def estimate_cost(module: hlo.Module, mesh, chip: Chip, label_fraction: float = 1.0) -> Cost:
+    """The cost of a compiled program.
+
+    Args:
+      module: The program.
+      mesh: The mesh it was compiled for.
+      chip: The chip it was compiled for.
+      label_fraction: As `abstract.Program.label_fraction`.
+    """
+    runs = list(_Visitor(module, label_fraction).visit(module.entry))
+    in_loops = [run for run in runs if run.context.in_dynamic_loop]
+    if not in_loops:
+        return _total(runs, module, mesh, chip)
+    outside = _total([run for run in runs if not run.context.in_dynamic_loop], module, mesh, chip)
     loops = sum(run.instruction.op == "while" and module.trips(run.instruction) is None for run in runs)
-    return _sum(turning, module, mesh, chip)._replace(open_loops=loops, once_seconds=once.seconds)
+    in_loops = _total(in_loops, module, mesh, chip)
+    return in_loops._replace(dynamic_loops=loops, overhead_seconds=outside.seconds)
 
 
-def _sum(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
-    matmul = other = assumed = 0.0
+def _total(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
+    matmul_seconds = other_seconds = kernel_seconds = 0.0
     kernels = 0
-    found = []
-    places: dict[str, float] = defaultdict(float)
+    found_collectives = []
+    by_source: dict[str, float] = defaultdict(float)
     for run in runs:
-        instruction = run.instruction
+        instruction, trips = run.instruction, run.context.trips
         if collectives.kind_of(instruction):
-            found.append(collectives.read(instruction, mesh, chip, run.trips, run.asynchronous))
+            found_collectives.append(
+                collectives.estimate_collective(instruction, mesh, chip, trips, run.context.asynchronous)
+            )
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
-            work = kernel(instruction, module[run.computation])
-            moving = (work.moved / MOVE_EFFICIENCY + work.read / READ_EFFICIENCY) / chip.hbm_bandwidth
-            computing = work.flops / _kernel_rate(work.size, chip)
-            seconds = run.trips * (computing + moving + chip.seconds(LAUNCH_CYCLES))
+            seconds = trips * _kernel_seconds(kernel_cost(instruction, module[run.computation]), chip)
             kernels += 1
-            assumed += seconds
-            places[_place(instruction)] += seconds
-        if not run.inside and instruction.cycles:
-            seconds = chip.seconds(instruction.cycles) * run.trips
-            places[_place(instruction)] += seconds
-            if _is_product(module, instruction):
-                matmul += seconds
+            kernel_seconds += seconds
+            by_source[_source(instruction)] += seconds
+        if not run.context.in_fusion and instruction.cycles:
+            seconds = chip.seconds(instruction.cycles) * trips
+            by_source[_source(instruction)] += seconds
+            if _contains_matmul(module, instruction):
+                matmul_seconds += seconds
             else:
-                other += seconds
-    longest = sorted((Time(seconds, what) for what, seconds in places.items()), reverse=True)[:LONGEST]
-    return Cost(matmul, other, assumed, kernels, tuple(found), 0, longest=tuple(longest))
-
-
-def _place(instruction: hlo.Instruction) -> str:
-    kind, size = next(iter(hlo.shapes(instruction.shape)), ("", ()))
-    return f"{instruction.source} {kind}[{','.join(map(str, size))}]"
-
-
-def _walk(module: hlo.Module, name: str, trips: float, labels: float) -> Iterator[_Run]:
-    """Every instruction that runs, loops unrolled into `trips`; fusions are entered for collectives alone."""
-    for instruction in module[name]:
-        started = instruction.op.endswith("-start") or "async_collective" in instruction.rest
-        yield _Run(instruction, name, trips, False, started)
-        if instruction.op == "while":
-            turns = module.trips(instruction)
-            for run in _walk(module, instruction.attribute("body"), trips * (turns or 1), labels):
-                yield run._replace(turning=run.turning or turns is None)
-        elif instruction.op == "conditional":
-            yield from _branches(module, instruction, trips, labels)
-        elif instruction.op in ("fusion", "custom-call"):
-            for called in instruction.calls:
-                yield from _fused(module, called, trips, labels)
-        elif instruction.op in ("call", "async-start", "call-start"):  # the last: on SparseCores
-            for called in instruction.calls:
-                for run in _walk(module, called, trips, labels):
-                    yield run._replace(asynchronous=run.asynchronous or instruction.op != "call")
-
-
-def _fused(module: hlo.Module, name: str, trips: float, labels: float) -> Iterator[_Run]:
-    """What a fusion holds. A collective that is fused with the products it hides behind stands in all of
-    them, from one that starts it to one that ends it; a sum of which a chip keeps its part moves half."""
-    starts = any('"AsyncCollectiveStart"' in instruction.rest for instruction in module[name])
-    for run in _walk(module, name, trips, labels):
-        instruction = run.instruction
-        if collectives.kind_of(instruction) and "chain_id=" in instruction.rest and not starts:
-            continue
-        if instruction.op == "all-reduce" and name.startswith("all-reduce-scatter"):
-            instruction = dataclasses.replace(instruction, op="reduce-scatter", shape=module[name][-1].shape)
-        yield run._replace(instruction=instruction, inside=True, asynchronous=run.asynchronous or starts)
-
-
-def _branches(module: hlo.Module, instruction: hlo.Instruction, trips: float, labels: float):
-    """The branch with the most work, in its share of the runs."""
-    names = re.findall(r"%([\w.\-]+)", instruction.attribute("branch_computations") or "")
-    names = names or [instruction.attribute(f"{which}_computation") for which in ("true", "false")]
-    work = {
-        name: sum(run.instruction.cycles * run.trips for run in _walk(module, name, 1.0, labels))
-        for name in names
-    }
-    if work:
-        yield from _walk(module, max(work, key=work.get), trips * labels, labels)
-
-
-def _is_product(module: hlo.Module, instruction: hlo.Instruction) -> bool:
-    if instruction.op in _PRODUCTS:
-        return True
-    return instruction.op == "fusion" and any(
-        _is_product(module, inner) for called in instruction.calls for inner in module[called]
+                other_seconds += seconds
+    hotspots = sorted((Hotspot(seconds, source) for source, seconds in by_source.items()), reverse=True)
+    return Cost(
+        matmul_seconds,
+        other_seconds,
+        kernel_seconds,
+        kernels,
+        tuple(found_collectives),
+        0,
+        hotspots=tuple(hotspots[:MAX_HOTSPOTS]),
     )
 
 
-class Kernel(NamedTuple):
-    flops: float
-    size: int  # of a head
-    moved: float = 0.0  # bytes, of what computes next to nothing
-    read: float = 0.0  # bytes, of what reads far more than it writes
+def _source(instruction: hlo.Instruction) -> str:
+    dtype, size = next(iter(hlo.shapes(instruction.shape)), ("", ()))
+    return f"{instruction.source} {dtype}[{','.join(map(str, size))}]"
 
 
-UNKNOWN = Kernel(0.0, HEADS[-1])
+def _contains_matmul(module: hlo.Module, instruction: hlo.Instruction) -> bool:
+    if instruction.op in _MATMULS:
+        return True
+    return instruction.op == "fusion" and any(
+        _contains_matmul(module, inner) for called in instruction.calls for inner in module[called]
+    )
 
 
-def kernel(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> Kernel:
-    """Read off its name and arrays.
-
-    head_layout's kernels move their operands and results; decode_attention reads caches, here to their ends.
-
-    Splash attention: queries [B, N, T, H], keys [B, K, S, H]: forward 2 products of T x S x H a head, fused
-    backward (dkv) 5. A causal kernel has the queries' positions, s32[rows, 128], as an operand and skips
-    blocks that are masked away. The vision towers' kernel gives [B, T, N x H], or gradients [3, B, T, N x H].
-    """
-    ours = _OURS.search(instruction.name)
-    if ours:
-        *_, rows, length, width = hlo.shapes(instruction.shape)[0][1]
-        products = 5 if "backward" in instruction.name else 2
-        return Kernel(products * 2.0 * rows * length**2 * width, int(ours[1]))
-    by_name = {other.name: other.shape for other in computation}
-    given = [by_name[name] for name in instruction.operands if name in by_name]
-    if head_layout.NAME in instruction.name:
-        return Kernel(0.0, HEADS[-1], sum(map(hlo.nbytes, [*given, instruction.shape])))
-    if decode_attention.NAME in instruction.name:
-        return Kernel(0.0, HEADS[-1], read=sum(map(hlo.nbytes, given)))
-    if "splash" not in instruction.name:
-        return UNKNOWN
-    operands = [array for shape in given for array in hlo.shapes(shape)]
-    heads = [shape for kind, shape in operands if kind in ("bf16", "f32") and len(shape) >= 3]
-    heads = [shape for shape in heads if shape[-1] in HEADS]
-    if len(heads) < 2:
-        return UNKNOWN
-    (*lead, length, size), keys = heads[0], heads[1][-2]
-    causal = any(kind == "s32" and len(shape) == 2 for kind, shape in operands)
-    backward = "dkv" in instruction.name
-    share = _seen(length, keys, backward) if causal else 1.0
-    products = 5 if backward else 2
-    return Kernel(products * share * 2.0 * math.prod(lead) * length * keys * size, size)
+def kernel_cost(instruction: hlo.Instruction, computation: list[hlo.Instruction]) -> KernelCost:
+    """The cost of a Pallas kernel, by its name in KERNELS and its arrays; nothing for one that is unknown."""
+    shapes = {other.name: other.shape for other in computation}
+    operands = [array for name in instruction.operands if name in shapes for array in _arrays(shapes[name])]
+    cost_fn = next((cost for name, cost in KERNELS.items() if name in instruction.name), None)
+    cost = cost_fn and cost_fn(instruction.name, operands, _arrays(instruction.shape))
+    return cost or UNKNOWN_KERNEL
 
 
-def _seen(queries: int, keys: int, backward: bool) -> float:
-    """Share of a causal kernel's blocks in which a query sees a key; the queries are the last of the keys."""
-    sizes = block_sizes(queries, keys, causal=True)
-    q, kv = (sizes.block_q_dkv, sizes.block_kv_dkv) if backward else (sizes.block_q, sizes.block_kv)
-    ends = range(q + keys - queries, keys + 1, q)
-    return sum(-(-end // kv) for end in ends) / (len(ends) * (keys // kv))
+def _arrays(shape: str) -> list[KernelArray]:
+    return [KernelArray(dtype, size, hlo.array_bytes(dtype, size)) for dtype, size in hlo.shapes(shape)]
 
 
-def _kernel_rate(size: int, chip: Chip) -> float:
-    """FLOP/s assumed: a head narrower than the matrix unit leaves the rest of it idle."""
-    return chip.peak * chip.ceiling * KERNEL_EFFICIENCY * min(1.0, size / chip.matrix_unit)
+def _kernel_seconds(cost: KernelCost, chip: Chip) -> float:
+    """Modeled time: a head narrower than the matrix unit leaves part of it idle."""
+    flops_per_second = (
+        chip.peak * chip.matmul_efficiency * KERNEL_EFFICIENCY * min(1.0, cost.head_dim / chip.mxu_size)
+    )
+    bytes_at_full_bandwidth = (
+        cost.copied_bytes / COPY_BANDWIDTH_FRACTION + cost.cache_bytes / CACHE_READ_BANDWIDTH_FRACTION
+    )
+    return (
+        cost.flops / flops_per_second
+        + bytes_at_full_bandwidth / chip.hbm_bandwidth
+        + chip.seconds(LAUNCH_CYCLES)
+    )

@@ -1,6 +1,6 @@
-"""Optimised HLO as XLA:TPU prints it: computations, instructions, loops and what they repeat.
+"""Parses optimized HLO as XLA:TPU prints it (`compiled.as_text()`): computations, instructions, trip counts.
 
-Only what costing needs is read; the grammar is XLA's (`compiled.as_text()`).
+Only what the cost model needs is parsed.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ NO_ESTIMATE = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """One instruction."""
+
     name: str
     shape: str  # as printed, layout included
     op: str
@@ -31,13 +33,13 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's estimate; 0 where it has none, as of a scatter that it hands to a SparseCore."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return int(found[1]) if found and int(found[1]) != NO_ESTIMATE else 0
+        """The compiler's estimate; 0 where it has none, such as for a scatter on a SparseCore."""
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(match[1]) if match and int(match[1]) != NO_ESTIMATE else 0
 
     @property
     def bytes(self) -> float:
-        """Of its result, padding not counted."""
+        """Bytes of its result, without padding."""
         return nbytes(self.shape)
 
     @property
@@ -49,19 +51,19 @@ class Instruction:
         return _CALLS.findall(self.rest)
 
     def attribute(self, name: str) -> str | None:
-        """A computation's name, or the text in braces."""
-        found = re.search(rf"\b{name}=(?:%([\w.\-]+)|\{{(.*?)\}}(?=[,\s]|$))", self.rest)
-        return found and (found[1] or found[2])
+        """An attribute: a computation's name, or the text in braces."""
+        match = re.search(rf"\b{name}=(?:%([\w.\-]+)|\{{(.*?)\}}(?=[,\s]|$))", self.rest)
+        return match and (match[1] or match[2])
 
     @property
     def op_name(self) -> str:
-        """Where in our program it comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ""
+        """The operation of our program that it implements, as a path of scopes."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
 
     @property
     def source(self) -> str:
-        """The end of that path, without what tracing adds."""
+        """The end of that path, without the scopes that transformations add."""
         parts = [p for p in self.op_name.split("/") if not _TRACED.match(p)]
         return "/".join(parts[-3:]) or self.op
 
@@ -75,12 +77,14 @@ class Module:
         return self.computations[name]
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a while loop's body runs: the constant its condition compares with; None: not constant.
+        """How often a while loop's body runs: the constant that its condition compares with; None without
+        one.
 
-        Loops of ours and of XLA count from 0 by 1.
+        Loops of JAX and of XLA count from 0 by 1.
         """
-        found = [int(x) for text in self._texts(loop.attribute("condition")) for x in _CONSTANT.findall(text)]
-        return max(found) if found else None
+        texts = self._texts(loop.attribute("condition"))
+        constants = [int(x) for text in texts for x in _CONSTANT.findall(text)]
+        return max(constants) if constants else None
 
     def _texts(self, name: str) -> Iterator[str]:
         for instruction in self[name]:
@@ -91,7 +95,11 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """ValueError where there is no entry computation."""
+    """Parses a module.
+
+    Raises:
+      ValueError: The text has no entry computation.
+    """
     lines: dict[str, list[str]] = {}
     entry, current = None, None
     for line in text.splitlines():
@@ -123,17 +131,17 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis at the start of the text is closed."""
+    """Index at which the parenthesis at the start of the text is closed."""
     depth = 0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if not depth:
-            return place
+            return index
     raise ValueError(f"a parenthesis is never closed in {text[:80]}")
 
 
 def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """[("bf16", (8, 128)), …] of every array in a printed shape."""
+    """Data type and size of every array in a printed shape: [("bf16", (8, 128)), ...]."""
     return [
         (kind, tuple(int(n) for n in sizes.split(",") if n))
         for kind, sizes in _ARRAY.findall(text)
@@ -142,5 +150,9 @@ def shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def nbytes(text: str) -> float:
-    """Of all arrays in a printed shape."""
-    return sum(BYTES[kind] * math.prod(sizes) for kind, sizes in shapes(text))
+    """Bytes of all arrays in a printed shape."""
+    return sum(array_bytes(dtype, size) for dtype, size in shapes(text))
+
+
+def array_bytes(dtype: str, size: tuple[int, ...]) -> float:
+    return BYTES[dtype] * math.prod(size)

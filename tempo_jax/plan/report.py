@@ -1,87 +1,88 @@
-"""A plan as text for people and as JSON for scripts."""
+"""Prints a plan as text, and as JSON for scripts."""
 
 from collections import defaultdict
 from typing import Any
 
 from tempo_jax.plan.chips import GIB
-from tempo_jax.plan.compile import Finding, Plan
+from tempo_jax.plan.compile import Plan, ProgramReport
 
-SHOWN = 6  # of the longest times; JSON has them all
-MANY = 0.9  # of HBM: above it a program fits with no room for what the runtime takes
+MAX_SHOWN = 6  # hotspots in the text; JSON has more
+CROWDED_FRACTION = 0.9  # of HBM: above it there is little left for the runtime
 
 
-def text(plan: Plan) -> str:
-    """The whole plan, a block per program."""
+def to_text(plan: Plan) -> str:
+    """The whole plan, one block per program."""
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     head = f"{plan.topology}: {plan.topology.chips} chips, mesh {mesh}"
-    return "\n\n".join([head, *map(_block, plan.findings), _total(plan)])
+    return "\n\n".join([head, *map(_block, plan.reports), _summary(plan)])
 
 
-def _block(found: Finding) -> str:
-    if found.refusal:
-        return f"{found.name}\n  HBM        {found.refusal}"
-    memory, costs = found.memory, found.cost
-    usage = found.hbm_bytes / found.chip.hbm
-    crowded = f", above {MANY:.0%}: no room to spare" if usage > MANY else ""
+def _block(report: ProgramReport) -> str:
+    if report.oom:
+        return f"{report.name}\n  HBM        {report.oom}"
+    memory, cost = report.memory, report.cost
+    fraction = report.hbm_bytes / report.chip.hbm
+    crowded = ""
+    if fraction > CROWDED_FRACTION:
+        crowded = f", above {CROWDED_FRACTION:.0%}: little left for the runtime"
     lines = [
-        found.name,
-        f"  HBM        {found.hbm_bytes / GIB:.2f} of {found.chip.hbm / GIB:.2f} GiB ({usage:.0%}{crowded}): "
-        f"arguments {memory.arguments / GIB:.2f}, temporary {memory.temporary / GIB:.2f}, weights of other "
-        f"programs {found.beside_bytes / GIB:.2f}",
-        *(f"             {b.bytes / GIB:6.2f} GiB {b.shape} {b.what}" for b in memory.biggest),
-        f"  FLOPs      {found.flops / 1e12:,.3g} TFLOP of the model, {found.tokens:,} tokens",
-        f"  time       {_time(found.seconds)}: matrix products {_time(costs.matmul_seconds)}, "
-        f"other fusions {_time(costs.other_seconds)}, {costs.kernels} kernels {_time(costs.kernel_seconds)} "
-        f"(assumed), communication in the open {_time(costs.exposed_seconds)}",
-        *(f"             {_time(one.seconds)} {one.what}" for one in costs.longest[:SHOWN]),
-        *(f"             {line}" for line in _traffic(found)),
-        f"  bound      {found.bound}; no faster than {_time(found.floor_seconds)} "
-        f"({found.seconds / found.floor_seconds:.2f} x that)",
-        f"  predicted  MFU {found.mfu:.1%} (the compiler's best matmul: {found.chip.ceiling:.0%}), "
-        f"{_per_chip(found):,.0f} tokens/s/chip, {found.runs:g} runs",
-        f"             compiled in {found.compile_seconds:.0f} s",
+        report.name,
+        f"  HBM        peak {report.hbm_bytes / GIB:.2f} of {report.chip.hbm / GIB:.2f} GiB "
+        f"({fraction:.0%}{crowded}): arguments {memory.arguments / GIB:.2f}, temporary "
+        f"{memory.temporary / GIB:.2f}, weights of other programs {report.resident_bytes / GIB:.2f}",
+        *(f"             {b.bytes / GIB:6.2f} GiB {b.shape} {b.source}" for b in memory.biggest),
+        f"  FLOPs      {report.flops / 1e12:,.3g} TFLOP of the model, {report.tokens:,} tokens",
+        f"  time       {_time(report.seconds)}: matmuls {_time(cost.matmul_seconds)}, "
+        f"non-matmul fusions {_time(cost.other_seconds)}, {cost.kernels} Pallas kernels "
+        f"{_time(cost.kernel_seconds)} (modeled), exposed communication {_time(cost.exposed_seconds)}",
+        *(f"             {_time(hotspot.seconds)} {hotspot.source}" for hotspot in cost.hotspots[:MAX_SHOWN]),
+        *(f"             {line}" for line in _collective_lines(report)),
+        f"  bottleneck {report.bound}; roofline {_time(report.roofline_seconds)} "
+        f"(achieved/roofline {report.seconds / report.roofline_seconds:.2f}x)",
+        f"  predicted  MFU {report.mfu:.1%} (the compiler's best matmul: "
+        f"{report.chip.matmul_efficiency:.0%}), {_tokens_per_chip(report):,.0f} tokens/s/chip, "
+        f"{report.runs:g} runs",
+        f"             compiled in {report.compile_seconds:.0f} s",
     ]
-    if costs.open_loops:
-        once = _time(costs.once_seconds)
-        lines.append(f"  note       a turn of its loop; before and after it, once a call, {once}")
+    if cost.dynamic_loops:
+        overhead = _time(cost.overhead_seconds)
+        lines.append(f"  note       one iteration of its loop; one-time overhead per call {overhead}")
     return "\n".join(lines)
 
 
-def _per_chip(found: Finding) -> float:
-    return found.tokens / found.seconds / (found.devices / found.chip.per_chip)
+def _tokens_per_chip(report: ProgramReport) -> float:
+    """Tokens per second and chip, with padding."""
+    return report.tokens / report.seconds / (report.devices / report.chip.per_chip)
 
 
-def _traffic(found: Finding) -> list[str]:
+def _collective_lines(report: ProgramReport) -> list[str]:
     return [
-        f"{row['kind']} over {' x '.join(row['axes']) or 'one chip'}: {row['bytes'] / GIB:.2f} GiB a chip, "
-        f"{_time(row['seconds'])}{'' if row['hidden'] else ', in the open'}"
-        for row in traffic(found)
+        f"{row['kind']} over {' x '.join(row['axes']) or 'one chip'}: {row['bytes'] / GIB:.2f} GiB per chip, "
+        f"{_time(row['seconds'])}{'' if row['hidden'] else ', exposed'}"
+        for row in collective_rows(report)
     ]
 
 
-def traffic(found: Finding) -> list[dict[str, Any]]:
-    """Collectives by kind, axes and whether computation may hide them, the longest first."""
+def collective_rows(report: ProgramReport) -> list[dict[str, Any]]:
+    """Collectives by kind, mesh axes and whether they may overlap with computation, the longest first."""
     groups: dict[tuple, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for one in found.cost.collectives:
-        total = groups[one.kind, one.axes, one.asynchronous]
-        total[0] += one.bytes
-        total[1] += one.seconds
+    for collective in report.cost.collectives:
+        total = groups[collective.kind, collective.axes, collective.asynchronous]
+        total[0] += collective.bytes
+        total[1] += collective.seconds
     rows = [
-        {"kind": kind, "axes": list(axes), "hidden": hidden, "bytes": size, "seconds": seconds}
-        for (kind, axes, hidden), (size, seconds) in groups.items()
+        {"kind": kind, "axes": list(axes), "hidden": asynchronous, "bytes": nbytes, "seconds": seconds}
+        for (kind, axes, asynchronous), (nbytes, seconds) in groups.items()
     ]
     return sorted(rows, key=lambda row: -row["seconds"])
 
 
-def _total(plan: Plan) -> str:
+def _summary(plan: Plan) -> str:
     if not plan.fits:
         return "does not fit: take more chips, a smaller batch.pool, or remat=full"
     if plan.training:
-        return f"step time {_time(plan.seconds)} (data input and checkpoints not counted)"
-    return (
-        f"an hour-long video and a question: {_time(plan.seconds)} on the chips (decoding the file, which "
-        "runs beside it, is not counted)"
-    )
+        return f"Step time {_time(plan.seconds)} (without data input and checkpoints)"
+    return f"End-to-end latency of a video and a question: {_time(plan.seconds)} (excluding video decoding)"
 
 
 def _time(seconds: float) -> str:
@@ -99,32 +100,37 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "mesh": plan.mesh,
         "fits": plan.fits,
         "seconds": plan.seconds if plan.fits else None,
-        "programs": [_json(found) for found in plan.findings],
+        "programs": [_program_json(report) for report in plan.reports],
     }
 
 
-def _json(found: Finding) -> dict[str, Any]:
-    common = {"name": found.name, "runs": found.runs, "flops": found.flops, "tokens": found.tokens}
-    if found.refusal:
-        return common | {"fits": False, "refusal": str(found.refusal)}
-    costs, memory = found.cost, found.memory
+def _program_json(report: ProgramReport) -> dict[str, Any]:
+    common = {
+        "name": report.name,
+        "runs": report.runs,
+        "flops": report.flops,
+        "tokens": report.tokens,
+    }
+    if report.oom:
+        return common | {"fits": False, "refusal": str(report.oom)}
+    cost, memory = report.cost, report.memory
     return common | {
         "fits": True,
-        "hbm_bytes": found.hbm_bytes,
-        "beside_bytes": found.beside_bytes,
-        "hbm_available_bytes": found.chip.hbm,
-        "biggest": [b._asdict() for b in memory.biggest],
-        "seconds": found.seconds,
-        "matmul_seconds": costs.matmul_seconds,
-        "other_seconds": costs.other_seconds,
-        "kernel_seconds": costs.kernel_seconds,
-        "exposed_seconds": costs.exposed_seconds,
-        "once_seconds": costs.once_seconds,
-        "floor_seconds": found.floor_seconds,
-        "longest": [one._asdict() for one in costs.longest],
-        "collectives": traffic(found),
-        "bound": found.bound,
-        "mfu": found.mfu,
-        "tokens_per_second_per_chip": _per_chip(found),
-        "compile_seconds": found.compile_seconds,
+        "hbm_bytes": report.hbm_bytes,
+        "resident_bytes": report.resident_bytes,
+        "hbm_available_bytes": report.chip.hbm,
+        "biggest": [{"bytes": b.bytes, "shape": b.shape, "what": b.source} for b in memory.biggest],
+        "seconds": report.seconds,
+        "matmul_seconds": cost.matmul_seconds,
+        "other_seconds": cost.other_seconds,
+        "kernel_seconds": cost.kernel_seconds,
+        "exposed_seconds": cost.exposed_seconds,
+        "overhead_seconds": cost.overhead_seconds,
+        "roofline_seconds": report.roofline_seconds,
+        "longest": [{"seconds": hotspot.seconds, "what": hotspot.source} for hotspot in cost.hotspots],
+        "collectives": collective_rows(report),
+        "bound": report.bound,
+        "mfu": report.mfu,
+        "tokens_per_second_per_chip": _tokens_per_chip(report),
+        "compile_seconds": report.compile_seconds,
     }

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tempo_jax.errors import TempoError
 from tempo_jax.plan.chips import CHIPS, Chip
 
-# What libtpu wants to know before it loads on a host without TPUs (facts/anchors.md A.4): the first two keep
-# it from asking a metadata server, the last lets several processes compile at once.
+# What libtpu needs to load on a host without TPUs: without the first two it queries a metadata server; the
+# fifth lets several processes compile at once.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -25,7 +25,7 @@ MISSING = (
 
 
 class Topology(NamedTuple):
-    """A slice, or several equal ones: `v5p:4x4x4`."""
+    """A TPU slice, or several equal ones, such as `v5p:4x4x4`."""
 
     chip: Chip
     shape: tuple[int, ...]  # chips along each axis
@@ -45,25 +45,29 @@ class Topology(NamedTuple):
 
 
 def parse(text: str, slices: int = 1) -> Topology:
-    """`NAME:AxB` or `NAME:AxBxC`; TempoError for what is no topology."""
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
-    if not found or found[1] not in CHIPS:
+    """Parses `NAME:AxB` or `NAME:AxBxC`.
+
+    Raises:
+      TempoError: The text names no topology.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
+    if not match or match[1] not in CHIPS:
         raise TempoError(
             f"{text!r} is no topology: give a chip of {', '.join(CHIPS)} and its axes, as in v5p:4x4x4"
         )
-    chip, shape = CHIPS[found[1]], tuple(int(size) for size in found[2].split("x"))
-    if len(shape) != chip.axes or min(shape) < 1:
-        raise TempoError(f"{text!r} has {len(shape)} axes, but a slice of {chip.name} has {chip.axes}")
+    chip, shape = CHIPS[match[1]], tuple(int(size) for size in match[2].split("x"))
+    if len(shape) != chip.torus_dims or min(shape) < 1:
+        raise TempoError(f"{text!r} has {len(shape)} axes, but a slice of {chip.name} has {chip.torus_dims}")
     if slices < 1:
         raise TempoError(f"{slices} slices make no topology: give at least 1")
     return Topology(chip, shape, slices)
 
 
 def prepare() -> None:
-    """Sets the environment; before jax is imported or at least before its first TPU topology."""
+    """Sets environment variables; must run before jax makes its first TPU topology."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the planner takes no accelerator from its user
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves the user's accelerator alone
 
 
 def available() -> bool:
@@ -74,7 +78,11 @@ def available() -> bool:
 
 
 def devices(topology: Topology) -> list:
-    """Compile-only jax devices; TempoError without libtpu or where the generation has no such slice."""
+    """Compile-only jax devices of a topology.
+
+    Raises:
+      TempoError: libtpu is not installed, or the generation has no such slice.
+    """
     prepare()
     if not available():
         raise TempoError(MISSING)
@@ -82,17 +90,17 @@ def devices(topology: Topology) -> list:
 
     chip, shape = topology.chip, topology.shape
     padded = (*shape, 1, 1)[:3]
-    # A host's chips, along each axis: what the generation's hosts have, less where the slice is smaller.
-    bounds = tuple(min(size, most) for size, most in zip(padded, (2, 2, 1), strict=True))
+    # Chips of a host along each axis: those of the generation's hosts, fewer where the slice is smaller.
+    bounds = tuple(min(size, maximum) for size, maximum in zip(padded, (2, 2, 1), strict=True))
     options = dict(chip.options) | {"chips_per_host_bounds": bounds}
     if topology.slices > 1:
         options["num_slices"] = topology.slices
     name = f"{chip.topology}:{'x'.join(map(str, shape))}"
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except Exception as error:  # whatever libtpu says of a slice it does not know
+        tpu_devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+    except Exception as error:  # libtpu raises various types for a slice that it does not know
         reason = str(error).splitlines()[0][:200]
         raise TempoError(
             f"libtpu has no topology {topology} ({reason}): choose a slice that exists"
         ) from error
-    return list(found)
+    return list(tpu_devices)

@@ -75,6 +75,8 @@ def _add_session(api: APIRouter, state: State) -> None:
         for clip in state.clips.items(me):
             state.clips.close(clip)
         await run_in_threadpool(state.uploads.forget, me)
+        if not me.fresh:
+            sessions.end(me.session)
         return Response(status_code=204, headers={"set-cookie": sessions.clearing(request.scope)})
 
 

@@ -7,6 +7,7 @@ and what is left is bounded like any other body.
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from tempo_jax.serve.data_uris import DataUris
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.limits import MIB, Limits
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, or one of two halves
 PIECE_BYTES = 1 << 18  # data: URIs are decoded so much at a time
 
 
@@ -87,9 +89,24 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
 
 def _parse(text: bytearray) -> Any:
     try:
-        return json.loads(text)
+        said = text.decode("utf-8-sig")
+        found = json.loads(said)
+        return _clean(found) if _SURROGATE.search(said) else found
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"The request is not JSON in UTF-8 ({error.reason}).", "invalid_json") from error
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The request is not JSON ({error}).", "invalid_json") from error
+
+
+def _clean(value: Any) -> Any:
+    """The same with half characters, which JSON can have and no text, replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {_clean(name): _clean(item) for name, item in value.items()}
+    return value
 
 
 def checked(body: Any, fields: dict[str, type | tuple[type, ...]]) -> dict:

@@ -8,7 +8,7 @@ from typing import Any
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Message
 from tempo_jax.serve import fields, settings
-from tempo_jax.serve.data_uris import DataUris, bad
+from tempo_jax.serve.data_uris import MOST_FILES, DataUris, bad
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.files import Library
 from tempo_jax.serve.model import Model
@@ -50,7 +50,15 @@ class Files:
     def find(self, address: Address) -> VideoFile:
         """The file of a data: URI, an id, a path or file: URI; or of a list of frames."""
         if isinstance(address, tuple):
-            return self.inline.frames([Path(self._one(part).path) for part in address]).video()
+            pictures = [Path(self._one(part).path) for part in address]
+            if any(path.is_dir() for path in pictures):
+                raise ApiError(
+                    400,
+                    "A list of frames has several pictures in one data: URI: send one each.",
+                    "invalid_data_uri",
+                    "url",
+                )
+            return self.inline.frames(pictures).video()
         return self._one(address)
 
     def _one(self, address: str) -> VideoFile:
@@ -251,6 +259,10 @@ def _address(part: dict, kind: str, where: str, place: str, chosen: fields.Setti
         for name in settings.SETTINGS:
             chosen.add(name, given.get(name), f"{at}.{name}")
     if isinstance(value, list) and value and all(isinstance(frame, str) and frame for frame in value):
+        if len(value) > MOST_FILES:
+            raise ApiError(
+                400, f"There are more than {MOST_FILES} frames in a list: send fewer.", "too_many", where
+            )
         return tuple(value)
     if not isinstance(value, str) or not value:
         raise ApiError(

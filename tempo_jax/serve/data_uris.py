@@ -1,6 +1,7 @@
 """data: URIs in base64, taken out of JSON text as it comes and written to files.
 
-Understood are all common forms of base64: with line breaks (as JSON or percent escapes), URL-safe, unpadded.
+Understood are all common forms of base64: with line breaks (as JSON or percent escapes), URL-safe, unpadded;
+and pictures joined by commas, which are the frames of a video, as vLLM's clients send them.
 """
 
 import binascii
@@ -17,6 +18,7 @@ MOST_FILES = 4096  # of one request: frames of a list
 HEAD_BYTES = 160  # longest beginning of a URI
 # What data: URIs call a file -> the suffix it is kept with; only its contents decide what it is.
 SUFFIX_OF = {"video/mp4": ".mp4", "image/gif": ".gif", "image/png": ".png", "image/jpeg": ".jpg"}
+FRAMES = ("video/jpeg", "video/jpg", "video/png", "video/webp")  # pictures, joined by commas
 # A JSON string that begins so, its slashes escaped or not.
 _BEGINS = re.compile(
     rb'"\s{0,8}data:((?:[^",\\;]|\\/){0,60})((?:;[^",\\;]{0,40}){0,2});base64,', re.IGNORECASE
@@ -84,6 +86,10 @@ class DataUris:
         self._uploads, self._most = uploads, most
         self._prefix = f"tempo-inline:{secrets.token_hex(8)}:"
         self._files: list[Upload] = []
+        self._joined = False  # what is being read is pictures
+        self._first = 0  # the first file of the URI that is being read
+        self._address = ""  # what stands for it
+        self._addresses: dict[str, Upload] = {}
         self._buffer = b""
         self._writing = None  # the file whose URI is being read
         self._decoder: Base64 | None = None
@@ -96,12 +102,12 @@ class DataUris:
         while True:
             if self._decoder is not None:
                 end = self._buffer.find(b'"')
-                self._decoder.feed(self._buffer if end < 0 else self._buffer[:end])
+                self._read(self._buffer if end < 0 else self._buffer[:end])
                 if end < 0:
                     self._buffer = b""
                     return bytes(text)
                 self._finish()
-                text += self._files_address() + b'"'
+                text += self._address.encode() + b'"'
                 self._buffer = self._buffer[end + 1 :]
             found = self._begin()
             if found is None:
@@ -109,7 +115,7 @@ class DataUris:
                 text += self._pass_on(len(self._buffer) - keep)
                 return bytes(text)
             text += self._pass_on(found.start()) + b'"'
-            self._start(found[1].replace(b"\\", b"").decode("latin-1").strip().lower())
+            self._begin_uri(found[1].replace(b"\\", b"").decode("latin-1").strip().lower())
             self._buffer = self._buffer[found.end() - found.start() :]
 
     def end(self) -> bytes:
@@ -137,19 +143,18 @@ class DataUris:
 
     def take(self, address: str) -> Upload | None:
         """The file that an address of this request stands for; of a URI that was not taken out, too."""
-        if address.startswith(self._prefix):
-            number = address.removeprefix(self._prefix)
-            return self._files[int(number)] if number.isdigit() and int(number) < len(self._files) else None
+        if address in self._addresses:
+            return self._addresses[address]
         head = _URI.match(address)
         if head is None:
             return None
-        self._start(head[1].strip().lower())
+        self._begin_uri(head[1].strip().lower())
         try:
-            self._decoder.feed(address[head.end() :].encode("utf-8", "replace"))
+            self._read(address[head.end() :].encode("utf-8", "replace"))
             self._finish()
+            return self._addresses[self._address]
         finally:
             self._abandon()
-        return self._files[-1]
 
     def inside(self, text: str) -> bool:
         """Whether a URI stood in this text."""
@@ -168,6 +173,19 @@ class DataUris:
         self._before = (self._before + text)[-64:]
         return text
 
+    def _begin_uri(self, kind: str) -> None:
+        self._joined, self._first = kind in FRAMES, len(self._files)
+        self._address = f"{self._prefix}{len(self._addresses)}"
+        self._start(kind)
+
+    def _read(self, text: bytes) -> None:
+        """More of a URI's base64."""
+        for number, picture in enumerate(text.split(b",") if self._joined else [text]):
+            if number:
+                self._keep()
+                self._start(FRAMES[0])
+            self._decoder.feed(picture)
+
     def _start(self, kind: str) -> None:
         if len(self._files) >= MOST_FILES:
             raise ApiError(
@@ -180,14 +198,19 @@ class DataUris:
         self._writing.write(data)
 
     def _finish(self) -> None:
+        """The end of a URI."""
+        self._keep()
+        if self._joined:
+            self.frames([file.path for file in self._files[self._first :]])
+        self._addresses[self._address] = self._files[-1]
+
+    def _keep(self) -> None:
+        """The end of a file."""
         self._decoder.end()
         with self._writing as writing:
             self._most = max(1, self._most - writing.size)
             self._files.append(writing.done_within_a_request())
         self._writing = self._decoder = None
-
-    def _files_address(self) -> bytes:
-        return f"{self._prefix}{len(self._files) - 1}".encode()
 
 
 def bad() -> ApiError:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import prefetch
+from tempo_jax.runtime import prefetch
 from tempo_jax.serve import decoder_child
 from tempo_jax.video.sources import Source
 
@@ -132,7 +132,7 @@ class _Reader:
             if self._cancelled():
                 raise Cancelled
             if self._patience < 0 or not self._pipe.poll(0):
-                with prefetch.waiting.get()():
+                with prefetch.while_waiting.get()():
                     self._wait()
             return self._pipe.recv_bytes()
         except (EOFError, ConnectionError) as error:

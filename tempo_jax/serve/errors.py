@@ -26,7 +26,13 @@ class ApiError(Exception):
 
     def body(self) -> dict:
         kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else one_line(self.param)
+        return {"error": {"message": one_line(self.message), "type": kind, "param": param, "code": self.code}}
+
+
+def one_line(text: str) -> str:
+    """What clients have named may have line ends, control characters and half characters in it."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def api_error(error: Exception) -> ApiError:

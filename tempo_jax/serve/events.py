@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tempo_jax.inference.results import Answer
+from tempo_jax.runtime.results import Answer
 from tempo_jax.serve.store import Opened
 
 

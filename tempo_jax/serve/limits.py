@@ -36,3 +36,8 @@ class Limits:
     open_bytes: int = 4 * GIB
     batch: int = 4
     stored_bytes: int = 8 * GIB
+
+    @property
+    def answers(self) -> int:
+        """Questions being answered at a time: one batch, and as many that need not wait for its end."""
+        return 2 * self.batch

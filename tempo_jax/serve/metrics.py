@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from tempo_jax.runtime.compiling import COMPILE_COUNTER
 from tempo_jax.serve.events import Done, Event
 from tempo_jax.serve.service import Service
 
@@ -21,6 +22,8 @@ class Metrics:
             "tempo_stage_seconds", "Seconds of a stage.", ["stage"], buckets=SECONDS, **new
         )
         gauges = {
+            "tempo_compiled_programs": ("Programs compiled since the start.", lambda: COMPILE_COUNTER.count),
+            "tempo_compiling_seconds": ("Seconds that took.", lambda: COMPILE_COUNTER.seconds),
             "tempo_queue_waiting": ("Questions waiting.", lambda: service.waiting),
             "tempo_queue_running": ("Questions being answered.", lambda: service.running),
             "tempo_open_videos": ("Videos held open.", lambda: len(service.store)),

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
-from tempo_jax.inference.options import Options
 from tempo_jax.models.config import VideoConfig, XCompConfig
 from tempo_jax.serve.store import Frames
+from tempo_jax.tempo.options import Options
+from tempo_jax.utils import paths
 from tempo_jax.video.sources import Source
 
 Progress = Callable[[str, int, int], None]
 
 
 class Model(Protocol):
-    """One model on one set of devices; called from one thread only, but for `options`."""
+    """One model on one set of devices; called from one thread at a time, but for `options`."""
 
     name: str
     video: VideoConfig
@@ -23,6 +24,7 @@ class Model(Protocol):
     frames: Frames  # how it looks at a video unless told otherwise
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
+    together: bool  # whether several questions about a video are answered at a time
 
     def options(self, **values: Any) -> Any:
         """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
@@ -43,6 +45,7 @@ class TempoModel:
     sampler = None
     frames = Frames()
     strategies = (*KEEP_STRATEGIES, "uniform")
+    together = True
 
     def __init__(self, tempo: Any, name: str):
         self.tempo, self.name = tempo, name
@@ -54,7 +57,7 @@ class TempoModel:
 
     def prepare(self, source: Source, keep_bytes: int) -> Any:
         """Keeps the compressor's prefix where it fits, else the vision tower's output."""
-        from tempo_jax.inference.clip import Clip
+        from tempo_jax.tempo.clip import Clip
 
         prefix = prefix_bytes(self.tempo.open(source, keep=False)) <= keep_bytes
         clip = Clip(self.tempo, source, keep=True, prefix_cache=prefix)
@@ -62,7 +65,7 @@ class TempoModel:
         return clip
 
     def open(self, clip: Any, progress: Progress) -> None:
-        clip.read(progress, settled=True)
+        clip.encode(progress, synchronous=True)
 
     def held_bytes(self, clip: Any) -> int:
         return sum(clip.held_bytes.values())
@@ -71,19 +74,21 @@ class TempoModel:
 def prefix_bytes(clip: Any) -> int:
     """Device memory that the compressor's keys and values of a video would take."""
     text, itemsize = clip.tempo.config.compressor.text, clip.tempo.dtype.itemsize
-    tokens = sum(chunk.rows.token_ids_SL.size for chunk in clip.layout.chunks)
+    tokens = sum(chunk.prompts.token_ids_SL.size for chunk in clip.layout.chunks)
     return tokens * text.num_layers * text.num_kv_heads * text.head_dim * 2 * itemsize
 
 
 class XCompModel:
     """`xcomp.engine.XComp` for the service: one question after the other."""
 
+    together = False
+
     def __init__(self, xcomp: Any, name: str):
-        from tempo_jax.xcomp import options, sampling
+        from tempo_jax.xcomp import layout, options
 
         self.xcomp, self.name = xcomp, name
-        self.video, self.sampler = sampling.VIDEO, sampling.sample_indices
-        self.frames = Frames(sampling.FPS, sampling.MIN_FRAMES, sampling.MAX_FRAMES)
+        self.video, self.sampler = layout.VIDEO_CONFIG, layout.sample_indices
+        self.frames = Frames(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
         self._options = options.Options
@@ -99,11 +104,11 @@ class XCompModel:
         return clip
 
     def open(self, clip: Any, progress: Progress) -> None:
-        clip.read(progress)
+        clip.encode(progress)
 
     def held_bytes(self, clip: Any) -> int:
         """Visual tokens, once for each way in which scoring may cut the video into clips."""
-        return clip.frames.pool(0).nbytes * clip.frames.per_clip
+        return clip.frames.visual_tokens(0).nbytes * clip.frames.per_clip
 
 
 def load(
@@ -115,7 +120,7 @@ def load(
     """
     import tempo_jax
 
-    system, folder = tempo_jax.load(checkpoint, dtype=dtype), checkpoint.resolve().name
+    system, folder = tempo_jax.load(checkpoint, dtype=dtype), paths.absolute(checkpoint).name
     kind, model = ("xcomp", XCompModel) if isinstance(system.config, XCompConfig) else ("tempo", TempoModel)
     loaded = model(system, name or (folder if folder.startswith(kind) else f"{kind}-{folder}"))
     loaded.frames = dataclasses.replace(loaded.frames, sampling=sampling)

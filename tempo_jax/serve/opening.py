@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tempo_jax.inference import prefetch
+from tempo_jax.runtime import prefetch
 from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
@@ -71,7 +71,7 @@ class Opening:
         )
         thumbnails = Thumbnails(model.video.segment_frames)
         started = time.perf_counter()
-        prefetch.waiting.set(self._lent)  # in this thread's context
+        prefetch.while_waiting.set(self._lent)  # in this thread's context
         tell = self._service.progress(self.jobs)
 
         def progress(stage: str, done: int, total: int) -> None:

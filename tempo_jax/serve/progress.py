@@ -6,11 +6,11 @@ from tempo_jax.serve.events import Progress
 
 # What systems call their stages -> what the API calls it, and what is counted.
 STAGES = {
-    "reading the video": ("open", "chunks"),
-    "looking at the frames": ("open", "chunks"),
+    "decoding": ("open", "chunks"),
+    "encoding frames": ("open", "chunks"),
     "compressing": ("compress", "chunks"),
-    "choosing frames": ("compress", "chunks"),
-    "answering": ("answer", "tokens"),
+    "scoring frames": ("compress", "chunks"),
+    "generating": ("answer", "tokens"),
 }
 LEAST_SECONDS = 0.2  # between two that are told
 

@@ -1,24 +1,28 @@
-"""The service: a bounded queue of questions, one thread that answers them, a few that open videos.
+"""The service: a bounded queue of questions, a few threads that answer them, a few that open videos.
 
-Questions that wait for the same video are answered together. A video that is not open yet is opened by a
-thread of its own, chunk by chunk between answers (`device`), so that questions about open ones do not wait
-for it. What becomes of a question is told to its listener as events (`events`), called on the service's
-threads: the last one is Done, Ready (of a job without a question) or Failed, unless the job was cancelled.
+Questions that wait for the same video are answered together. All threads compute by turns (`device`): answers
+a slice of some tokens at a time, so that a short one need not wait for the end of a long one, and videos that
+are not open yet are opened chunk by chunk between them. What becomes of a question is told to its listener
+as events (`events`), called on the service's threads: the last one is Done, Ready (of a job without a
+question) or Failed, unless the job was cancelled.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.answering import Message, Turn
+from tempo_jax.runtime import prefetch
+from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
-from tempo_jax.serve.device import Device
+from tempo_jax.serve.device import Answering, Device
 from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.model import Model
@@ -31,6 +35,7 @@ FIRST_GUESS_SECONDS = 5.0  # of a question, before any has been answered
 STALLED_SECONDS = 5.0  # an opening that waits so long for frames lends its place to another
 MOST_STALLED = 4  # times as many openings as places, at most
 NEWCOMERS = 4  # places beyond the queue's for those who have none in it
+WRITING = "generating"  # what systems call that stage
 CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
 
 
@@ -72,6 +77,39 @@ class Job:
         return self.video, self.frames
 
 
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Jobs that are answered together.
+
+    reading: until their answers are being written; only one group at a time reads an open video.
+    """
+
+    jobs: list[Job]
+    turn: Answering
+    reading: bool = True
+
+    @property
+    def opened(self) -> Opened:
+        return self.jobs[0].opened
+
+    def cancelled(self) -> bool:
+        return all(job.cancelled.is_set() for job in self.jobs)
+
+    def check(self) -> None:
+        if self.cancelled():
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """While it compiles, others compute."""
+        held = self.turn.give()
+        try:
+            yield
+        finally:
+            if held:
+                self.turn.take(self.check)
+
+
 class Service:
     """Start it with `start`, end it with `close`; all other methods may be called from any thread."""
 
@@ -81,23 +119,28 @@ class Service:
         self.observers: list[Callable[[Event], None]] = []  # hear of every Done and Failed
         self._device = Device()
         self._waiting: list[Job] = []  # in the order of arrival; those whose video is being opened too
-        self._running: list[Job] = []
+        self._groups: list[Group] = []  # being answered
+        self._claimed = False  # a thread waits for its turn to answer something new
         self._openings: dict[Key, Opening] = {}
         self._served: dict[str, int] = {}  # client -> when it was last served, of those that wait
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
         self._seconds = FIRST_GUESS_SECONDS  # a question takes, lately
-        self._thread = threading.Thread(target=self._work, name="tempo-service", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"tempo-service-{number}", daemon=True)
+            for number in range(self.limits.answers)
+        ]
 
     def start(self) -> "Service":
         warm_up()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._closing
+        return not self._closing and all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting(self) -> int:
@@ -106,12 +149,19 @@ class Service:
     @property
     def running(self) -> int:
         """Questions being answered, and videos being opened."""
-        return len(self._running) + len(self._openings)
+        return len(self._running()) + len(self._openings)
 
     @property
     def computes(self) -> bool:
         """Whether a thread of it has not ended."""
-        return self._thread.is_alive() or any(o.thread.is_alive() for o in list(self._openings.values()))
+        return any(thread.is_alive() for thread in self._all_threads())
+
+    def _all_threads(self) -> list[threading.Thread]:
+        return [*self._threads, *(opening.thread for opening in list(self._openings.values()))]
+
+    def _running(self) -> list[Job]:
+        """Jobs being answered."""
+        return [job for group in list(self._groups) for job in group.jobs]
 
     def submit(self, job: Job) -> Job:
         """Queues the job. Raises Busy when the queue is full, Closing when the server is shutting down."""
@@ -120,7 +170,7 @@ class Service:
                 raise Closing("The server is shutting down: try again later.")
             new = all(other.client != job.client for other in self._waiting)
             if len(self._waiting) >= self.limits.waiting + (NEWCOMERS if new and self._waiting else 0):
-                seconds = self._seconds * (len(self._waiting) + len(self._running))
+                seconds = self._seconds * (len(self._waiting) + len(self._running()))
                 raise Busy(min(600, max(1, math.ceil(seconds))))
             job.number = next(self._numbers)
             self._waiting.append(job)
@@ -138,7 +188,7 @@ class Service:
     def forget(self, video: VideoFile, frames: Frames | None = None) -> None:
         """Lets go of what is held of a video (sampled so) unless a question about it waits."""
         with self._changed:
-            wanted = {job.key for job in (*self._waiting, *self._running)}
+            wanted = {job.key for job in (*self._waiting, *self._running())}
             self.store.drop(lambda key: key[0] == video and frames in (None, key[1]) and key not in wanted)
 
     def drain(self) -> None:
@@ -157,14 +207,12 @@ class Service:
         patience: seconds to wait for the threads to end after that; None: as long as it takes.
         """
         self.drain()
-        self._thread.join(grace)
-        for job in list(self._running):
+        _join(self._threads, grace)
+        for job in self._running():
             if not job.cancelled.is_set():
                 self._tell(job, Failed(Closing("The server has shut down before the answer was complete.")))
                 job.cancelled.set()
-        end = None if patience is None else time.monotonic() + patience
-        for thread in (self._thread, *(opening.thread for opening in list(self._openings.values()))):
-            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        _join(self._all_threads(), patience)
 
     # The queue; every method below that says "locked" is called with the lock held.
 
@@ -196,7 +244,7 @@ class Service:
         most = self.limits.openings
         if len(busy) >= most or len(self._openings) >= most * MOST_STALLED:
             return None
-        wanted = {job.key for job in self._waiting if job.opened is not None}
+        wanted = self._wanted()
         if busy and len(wanted) + len(busy) >= self.limits.open_videos:
             return None
         clients = [opening.client for opening in self._openings.values()]
@@ -207,6 +255,10 @@ class Service:
         for job in opening.jobs():
             self._tell(job, Started(False))
         return opening
+
+    def _wanted(self) -> set[Key]:
+        """Locked: what questions wait for, or are being answered about."""
+        return {job.key for job in (*self._waiting, *self._running()) if job.opened is not None}
 
     def _tell_places(self) -> None:
         """Locked: to those that wait for their turn and whose place has changed."""
@@ -229,8 +281,7 @@ class Service:
             if opened is not None:
                 for job in jobs:
                     job.opened = opened
-                wanted = {job.key for job in self._waiting if job.opened is not None}
-                self.store.put(opening.key, opened, wanted)
+                self.store.put(opening.key, opened, self._wanted())
                 for job in jobs:
                     if job.question is not None:
                         self._tell(job, Ready(opened, False))
@@ -245,58 +296,80 @@ class Service:
         with self._changed:
             return [job for job in self._waiting if job.key == key]
 
-    # Everything below runs on the service's own thread.
+    def _may_start(self) -> list[Job]:
+        """Locked: the jobs that may be answered together next, the first of which has waited its turn.
+
+        None of a video that others are reading now; of one client half of all places at most.
+        """
+        under_way = Counter(job.client for job in self._running())
+        room, together = self.limits.answers - under_way.total(), []
+        most = min(room, self.limits.batch if self.model.together else 1)
+        reading = [group.opened for group in self._groups if group.reading]
+        for job in sorted(self._waiting, key=self._order):
+            if len(together) >= most:
+                break
+            opened = job.opened
+            if opened is None or any(opened is other for other in reading):
+                continue
+            if together and opened is not together[0].opened:
+                continue
+            if under_way[job.client] < max(1, self.limits.answers // 2):
+                under_way[job.client] += 1
+                together.append(job)
+        return together
+
+    # Everything below runs on the service's own threads.
 
     def _work(self) -> None:
         while self._wait():
-            with self._device.answering():
-                jobs, started = self._next(), time.monotonic()
+            with self._device.answering() as turn:
+                group = self._next(turn)
                 try:
-                    if jobs:
-                        self._answer(jobs)
+                    if group.jobs:
+                        prefetch.while_waiting.set(group.lent)  # in this thread's context
+                        self._answer(group)
                 except Exception as error:
-                    self._fail(jobs, error)
+                    self._fail(group.jobs, error)
             with self._changed:
-                if jobs:
-                    seconds = (time.monotonic() - started) / len(jobs)
-                    self._seconds = 0.7 * self._seconds + 0.3 * seconds
-                self._running = []
+                if group.jobs:
+                    self._seconds = 0.7 * self._seconds + 0.3 * turn.used / len(group.jobs)
+                    self._groups.remove(group)
                 self._update()
 
-    def _ready(self) -> list[Job]:
-        return [job for job in self._waiting if job.opened is not None]
-
     def _wait(self) -> bool:
-        """Until something can be answered; False at the end."""
+        """Until something can be answered, and this thread is the one to do it; False at the end."""
         with self._changed:
-            while not self._ready():
+            while self._claimed or not self._may_start():
                 if self._closing:
                     return False
                 if not self._changed.wait(CHECK_SECONDS if self._openings else None):
                     self._update()
+            self._claimed = True
         return True
 
-    def _next(self) -> list[Job]:
+    def _next(self, turn: Answering) -> Group:
         """The job whose turn it is and those it can be answered with; none where all have gone."""
         with self._changed:
-            ready = sorted(self._ready(), key=self._order)
-            together = [job for job in ready if job.opened is ready[0].opened][: self.limits.batch]
-            for job in together:
+            self._claimed = False
+            group = Group(self._may_start(), turn)
+            for job in group.jobs:
                 self._waiting.remove(job)
                 self._served[job.client] = job.number
-            self._running = together
+            if group.jobs:
+                turn.cancelled = group.cancelled
+                self._groups.append(group)
             self._update()
-            return together
+            return group
 
-    def _answer(self, jobs: list[Job]) -> None:
-        """Answers jobs, which is self._running, about one open video."""
-        opened = jobs[0].opened
+    def _answer(self, group: Group) -> None:
+        """Answers jobs about one open video."""
+        jobs, opened = group.jobs, group.opened
         for job in jobs:
             if job.reused:
                 self._tell(job, Started(True))
                 self._tell(job, Ready(opened, True))
-        turns = [self._turn(job) for job in jobs]
-        if not all(turn.cancelled() for turn in turns):
+        turns = [self._turn(group, job) for job in jobs]
+        if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
@@ -305,16 +378,30 @@ class Service:
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
-    def _turn(self, job: Job) -> Turn:
-        return Turn(
+    def _turn(self, group: Group, job: Job) -> GenerationRequest:
+        return GenerationRequest(
             job.question,
             job.options,
-            piece=lambda text: self._tell(job, Piece(text)),
-            cancelled=job.cancelled.is_set,
-            progress=self.progress(lambda: [job]),
+            on_text=lambda text: self._tell(job, Piece(text)),
+            is_cancelled=job.cancelled.is_set,
+            progress=lambda *step: self._answering(group, job, *step),
             conversation=job.conversation,
             stop=job.stop,
         )
+
+    def _answering(self, group: Group, job: Job, stage: str, done: int, total: int) -> None:
+        """Passes progress on and ends the slice: what is next may be somebody else's."""
+        writing = stage == WRITING
+        # What is written together is the others' too.
+        if group.cancelled() if writing else job.cancelled.is_set():
+            raise Cancelled
+        self._tell(job, Progress(stage, done, total))
+        if writing and group.reading:
+            with self._changed:
+                group.reading = False
+                self._update()
+        if group.turn.give():
+            group.turn.take(group.check)
 
     # Telling
 
@@ -344,6 +431,13 @@ class Service:
             for observer in self.observers:
                 observer(event)
         job.listener(event)
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float | None) -> None:
+    """Waits for them to end, so many seconds for all together; None: as long as it takes."""
+    end = None if seconds is None else time.monotonic() + seconds
+    for thread in threads:
+        thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
 
 def internal(error: Exception) -> bool:

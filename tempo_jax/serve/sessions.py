@@ -10,6 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 
 COOKIE = "tempo_session"
 COOKIE_SECONDS = 30 * 24 * 3600
+MOST_ENDED = 10_000  # sessions that are remembered to have signed out
 _VALUE = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})")
 
 
@@ -57,6 +58,7 @@ class Sessions:
         self._token = token
         secret = secrets.token_bytes(32) if token is None else f"tempo_jax session\0{token}".encode()
         self._key = hashlib.sha256(secret).digest()
+        self._ended: dict[str, None] = {}  # sessions that have signed out, the latest last
 
     @property
     def token_required(self) -> bool:
@@ -64,7 +66,9 @@ class Sessions:
 
     def matches(self, token: str) -> bool:
         """Whether it is the server's token."""
-        return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
+        return self._token is not None and hmac.compare_digest(
+            token.encode("utf-8", "replace"), self._token.encode()
+        )
 
     def bearer(self, authorization: str) -> bool:
         """Whether an Authorization header has the server's token."""
@@ -80,7 +84,13 @@ class Sessions:
         found = _VALUE.fullmatch(morsel.value) if morsel else None
         if found is None or not hmac.compare_digest(found[2], self._mac(found[1])):
             return None
-        return found[1]
+        return None if found[1] in self._ended else found[1]
+
+    def end(self, session: str) -> None:
+        """Its cookie is worth nothing any more, whoever else has it (until the server starts anew)."""
+        self._ended[session] = None
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def cookie(self, session: str, scope: Mapping) -> str:
         """The Set-Cookie header that gives a session."""

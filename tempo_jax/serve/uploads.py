@@ -24,6 +24,7 @@ from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.limits import MIB, Limits
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.store import VideoFile, video_file
+from tempo_jax.video.images import SUFFIXES
 
 IDENTITY = re.compile(r"file-[0-9a-f]{24}")
 LOCK = "lock"
@@ -173,13 +174,14 @@ class Uploads:
             self.remove(item.id, who)
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of links to pictures, which counts as a video; to be released, as `use`."""
-        digest = hashlib.sha256("\n".join(map(str, pictures)).encode()).hexdigest()
+        """A folder of links to pictures, which counts as a video; to be released, as `use`.
+
+        ApiError 400 for a file that is none: it would be left out.
+        """
+        suffixes = [_picture_suffix(path, number) for number, path in enumerate(pictures, 1)]
+        digest = hashlib.sha256(b"\n".join(map(os.fsencode, pictures))).hexdigest()
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        for number, path in enumerate(pictures):
-            with path.open("rb") as file:
-                head = file.read(4)
-            suffix = next((s for magic, s in PICTURES.items() if head.startswith(magic)), path.suffix)
+        for number, (path, suffix) in enumerate(zip(pictures, suffixes, strict=True)):
             (folder / f"{number:06}{suffix}").symlink_to(path)
         return self.use(f"frames-{digest[:24]}", folder, "the frames", 0)
 
@@ -200,12 +202,30 @@ class Uploads:
             self._home.rmdir()  # unless others are in it
 
 
+def _picture_suffix(path: Path, number: int) -> str:
+    """By its first bytes or, of rarer forms, its name."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError:
+        head = b""
+    found = next((suffix for magic, suffix in PICTURES.items() if head.startswith(magic)), path.suffix)
+    if found.lower() not in SUFFIXES:
+        raise ApiError(
+            400,
+            f"Frame {number} cannot be read as an image: send JPEG, PNG, WebP, GIF or BMP.",
+            "invalid_frame",
+        )
+    return found
+
+
 class Writing:
     """A file being uploaded: gone unless `done` was called before the block ends."""
 
     def __init__(self, uploads: Uploads, name: str, owner: Owner | None, most: int):
         self._uploads, self._owner, self._most, self.size = uploads, owner, most, 0
-        self.name = Path(printable(name).replace("\\", "/")).name[:120] or "the video"
+        last = Path(printable(name).replace("\\", "/")).name[:120]
+        self.name = last if last.strip(". ") else "the video"
         suffix = Path(self.name).suffix.lower()
         safe = suffix if suffix[1:].isascii() and suffix[1:].isalnum() and len(suffix) < 8 else ""
         self._path = uploads.folder / (secrets.token_hex(12) + safe)

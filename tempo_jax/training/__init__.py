@@ -1,1 +1,1 @@
-"""Training Tempo: loss, parameter groups, optimiser, step."""
+"""The training loop around a task: parameter groups, optimizer, step, state, checkpoints, logs."""

@@ -6,7 +6,9 @@
                         and, as soon as they are taken, digests/<process>.json of all its files
 
 Orbax writes a step beside its place and renames it when it is whole: a save that is killed or finds the
-disk full leaves the earlier ones as they were. Every process calls everything. `restore` reads.
+disk full leaves the earlier ones as they were. In gs://, where nothing is renamed, or with --commit=marker,
+it writes in place and `commit_success.txt` last, without which a step is none. Every process calls
+everything. `restore` reads.
 """
 
 import base64
@@ -17,7 +19,7 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Awaitable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -25,29 +27,36 @@ from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 import tempo_jax
-from tempo_jax import checkpoint, digests, failures
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import FORCE, replacing
 from tempo_jax.training import peers
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils import digests, failures, gcs
+from tempo_jax.utils import paths as places
+from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.tree import flatten, nest
 
 FOLDER, DIGESTS = "checkpoints", "digests"
+COMMITTED = "commit_success.txt"  # Orbax's
 
 
 class Checkpoints:
     """Writes the checkpoints of a working directory, which the caller owns (`owner`).
 
-    keep: config.checkpoints. What an interrupted save left is taken away.
+    keep: config.checkpoints. commit: "marker" where renaming a folder is not atomic. What an interrupted
+    save left is taken away.
     """
 
-    def __init__(self, workdir: Path, keep: Any):
+    def __init__(self, workdir: AnyPath, keep: Any, commit: str = "auto"):
         self.workdir, self._saving, self._digesting = workdir, None, None
         self._trouble: list[Exception] = []
+        if places.remote(workdir):
+            _clean_up(workdir)
         # Orbax tells of every step it takes, and of a failure in its own words before it raises.
         logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
-            (workdir / FOLDER).resolve(),
-            context=_context(),
+            places.absolute(workdir / FOLDER),
+            context=_context(commit),
             preservation_policy=_preserved(keep),
             cleanup_tmp_directories=True,
         )
@@ -112,6 +121,8 @@ class Checkpoints:
         with self._failure_is_a_sentence(step):
             self._steps.wait()
         self._saving = None
+        if places.remote(self.workdir):
+            return  # it has checksums of its own
         thread = threading.Thread(target=self._digest, args=(step,), name="digests", daemon=True)
         self._digesting = step, thread
         thread.start()
@@ -152,6 +163,9 @@ class Checkpoints:
         except Exception as error:
             refused = failures.refusal(error)
             if refused is None:
+                about = f"the checkpoint of step {step} could not be written"
+                if said := gcs.sentence(error, about):
+                    raise type(said)(f"{said} ({self._whole})") from error
                 raise
             full = refused.code in failures.FULL
             raise TempoError(
@@ -164,8 +178,34 @@ class Checkpoints:
 def steps(workdir: Path) -> list[int]:
     """The steps that are written, the last one first; a save under way or cut off is none of them."""
     folder = workdir / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    if places.remote(folder):
+        names = [PurePath(name).parts for name in places.files(folder)]
+        found = [parts[0] for parts in names if len(parts) == 2 and parts[1] == COMMITTED]
+    else:
+        found = [path.name for path in folder.iterdir() if _whole(path)] if folder.is_dir() else []
+    return sorted((int(name) for name in found if name.isdigit()), reverse=True)
+
+
+def _whole(step: Path) -> bool:
+    """Whether a step on a disk was committed; one that --commit=marker began has its name before that."""
+    if (step / COMMITTED).exists():
+        return True
+    try:
+        told = json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return told["commit_timestamp_nsecs"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # damaged, which whoever restores it finds
+
+
+def _clean_up(workdir: AnyPath) -> None:
+    """Takes away what killed saves left in gs://: Orbax, doing so, trips over folders that vanish with it."""
+    if jax.process_index() == 0:
+        whole = set(steps(workdir))
+        names = {PurePath(name).parts[0] for name in places.files(workdir / FOLDER)}
+        for name in names:
+            if name.isdigit() and int(name) not in whole:
+                places.remove(workdir / FOLDER / name)
+    peers.exchange()
 
 
 def _preserved(keep: Any) -> Any:
@@ -215,7 +255,7 @@ def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: 
             with checkpoint.saving_context(), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
-            checkpoint.describe(folder, kind, config, tokenizer, origin)
+            checkpoint.write_metadata(folder, kind, config, tokenizer, origin)
 
 
 def check_frozen(folder: Path) -> None:
@@ -264,8 +304,10 @@ def code_digest() -> str:
     return f"{code_version()}, {crc:08x}"
 
 
-def _context() -> ocp.Context:
+def _context(commit: str = "auto") -> ocp.Context:
     context = checkpoint.saving_context()
+    if commit == "marker":
+        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     context.memory.deepcopy_host_arrays = True  # training goes on while they are written
     return context
 
@@ -293,7 +335,7 @@ class Shards:
         texts = {shard: json.dumps(_encode(state)) for shard, state in self.states.items()}
 
         async def write() -> None:
-            folder = Path(await directory.await_creation())
+            folder = await directory.await_creation()
             for shard, text in texts.items():
                 (folder / f"shard_{shard}.json").write_text(text, encoding="utf-8")
 
@@ -302,7 +344,7 @@ class Shards:
     async def load(self, directory: Any) -> Awaitable[None]:
         async def read() -> None:
             for shard in self.states:
-                text = (Path(directory) / f"shard_{shard}.json").read_text(encoding="utf-8")
+                text = (directory / f"shard_{shard}.json").read_text(encoding="utf-8")
                 self.states[shard] = _decode(json.loads(text))
 
         return read()

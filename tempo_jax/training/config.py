@@ -9,21 +9,23 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models.config import PRESETS
-from tempo_jax.models.layers import remat_of_parts
-from tempo_jax.paths import MOUNT, url
+from tempo_jax.models.layers import parse_remat_policies
+from tempo_jax.models.presets import PRESETS
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.groups import LEARNABLE
 from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimiser import KINDS
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.utils.paths import check_scheme
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
+COMMITS = ("auto", "marker")
 # What may differ when a run continues: nothing that changes a number of it on the same devices.
 FREE = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
-    "keep", "fallback", "watchdog", "validation", "loggers", "max_not_finite", "profile_step", "init",
+    "keep", "fallback", "commit", "watchdog", "validation", "loggers", "max_not_finite", "profile_step",
+    "init",
 )  # fmt: skip
 
 
@@ -31,10 +33,10 @@ def default() -> ConfigDict:
     """All fields with their types; a field that is not here is a mistake."""
     config = ConfigDict()
     config.seed = 0
-    config.task = "tempo"  # training.tasks.TASKS
-    config.model = ""  # a name in models.config.PRESETS; empty: the architecture of init.checkpoint
+    config.task = "tempo"  # tasks.TASKS
+    config.model = ""  # a name in models.presets.PRESETS; empty: the architecture of init.checkpoint
 
-    config.compression = ""  # task xcomp: a name in xcomp.schedule.VARIANTS; empty: as the model has it
+    config.compression = ""  # task xcomp: a name in token_compression.VARIANTS; empty: as the model has it
 
     config.init = ConfigDict()
     config.init.checkpoint = ""  # native checkpoint of the task's own kind
@@ -58,7 +60,7 @@ def default() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.shards = 1  # independent parts of the global batch, whoever builds them
     config.batch.micro_batches = 1  # whose gradients are added up
-    # Of one shard's one micro-batch (data.collate.Shape):
+    # Of one shard's one micro-batch (batch_packing.Shape):
     config.batch.pool = 16
     config.batch.row_length = 768
     config.batch.conversations = 1
@@ -70,7 +72,8 @@ def default() -> ConfigDict:
     config.data.sources = ()  # ConfigDicts {kind="prepared", path, weight} or {kind="minireel", split, …}
     config.data.window = 64  # samples looked at together for packing
     config.data.workers = 0  # processes that read ahead, per shard
-    config.data.threads = 4  # that read, per shard
+    # That read, per shard: so many hide the 40 ms of an object store (benchmarks/storage_read.py).
+    config.data.threads = 16
 
     config.validation = ConfigDict()
     config.validation.every = 0  # steps; 0 for never
@@ -84,8 +87,8 @@ def default() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # -1: whatever devices are left
     config.dtype = "bfloat16"  # of the computation; master weights are float32
-    # What the backward pass computes again (models.layers.REMAT): for all, or for each stack of layers in the
-    # order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
+    # What the backward pass computes again (models.layers.REMAT_POLICIES): for all, or for each stack of
+    # layers in the order in which they run, as "full,full,attention" for vision tower, compressor and LLM.
     config.remat = "full"
 
     config.log_every = 10  # steps, as the next ones
@@ -93,6 +96,9 @@ def default() -> ConfigDict:
     # Which checkpoints stay: the `latest`, those whose step is a multiple of `every`, the `best` by
     # validation loss (of steps that are both saved and validated); 0 for none.
     config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
+    # How a checkpoint becomes whole: "auto" (renamed on a disk, a marker in gs://) or "marker" everywhere,
+    # for file systems that do not rename folders at once (gcsfuse).
+    config.commit = "auto"
     config.fallback = True  # a damaged last checkpoint is set aside, and the one before is used
     # When nothing has moved for that many seconds: `say` who keeps the others waiting, `stop` with status 75.
     config.watchdog = ConfigDict({"say": 120.0, "stop": 1800.0})
@@ -114,7 +120,7 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         if value not in allowed:
             yield f"config.{name} is {value!r}: use one of {', '.join(allowed)}"
     try:
-        remat_of_parts(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
+        parse_remat_policies(config.remat, TASKS[config.task].stacks if config.task in TASKS else 1)
     except TempoError as error:
         yield str(error)
     if config.model and config.model not in PRESETS:
@@ -130,8 +136,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
     if not whole and (config.init.compressor or config.init.llm):
         yield "config.init.compressor and config.init.llm are for whole models: use config.init.checkpoint"
     for name, path in config.init.items():
-        if found := url(path):
-            yield f"config.init.{name} is the URL {found}: {MOUNT}"
+        if wrong := check_scheme(f"config.init.{name}", path):
+            yield wrong
     if not any(config.rates.values()):
         yield "config.rates are all 0: give at least one group a learning rate"
     if config.task != "xcomp" and config.batch.pool == 0:
@@ -140,6 +146,8 @@ def _problems(config: ConfigDict) -> Iterator[str]:
         value = _field(config, name)
         if not fine(value):
             yield f"config.{name} is {value}: it must be {wanted}"
+    if config.commit not in COMMITS:
+        yield f"config.commit is {config.commit!r}: it must be one of {', '.join(COMMITS)}"
     yield from _problems_of_validation(config)
     if list(config.mesh.values()).count(-1) > 1:
         yield "config.mesh has more than one -1: only one axis can take whatever is left"

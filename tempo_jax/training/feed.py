@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from tempo_jax import sharding
 from tempo_jax.data.buckets import buckets_of
 from tempo_jax.errors import TryAgain
+from tempo_jax.tasks import TASKS
 from tempo_jax.training.step import batch_specs
-from tempo_jax.training.tasks import TASKS
 
 AHEAD = 2  # batches that wait on the device
 LAST_READ_SECONDS = 20.0  # that the batch under way may take when a run ends
@@ -38,14 +38,16 @@ class Layout:
         self.uneven: list[int] = []  # numbers of rows that do not divide among the chips that share them
         for per_shard in sizes:
             rows = self.count * per_shard
-            spread = jax.NamedSharding(mesh, sharding.spec(("segments",), (rows,), mesh))
+            spread = jax.NamedSharding(mesh, sharding.partition_spec(("batch",), (rows,), mesh))
             if rows // spread.shard_shape((rows,))[0] < mesh.shape["data"] * mesh.shape["fsdp"]:
                 self.uneven.append(rows)
             for device, (index,) in spread.devices_indices_map((rows,)).items():
                 start, stop, _ = index.indices(rows)
                 shards = range(start // per_shard, -(-stop // per_shard))
                 needed.setdefault(device.process_index, set()).update(shards)
-        frames = "frames_PFHWC" in TASKS[config.task].batch._fields  # read by all chips (sharding.APART)
+        frames = (
+            "frames_PFHWC" in TASKS[config.task].batch._fields
+        )  # read by all chips (sharding.ENCODER_RULES)
         if frames and self.count * pool % mesh.size and self.count * pool not in self.uneven:
             self.uneven.append(self.count * pool)
         mine = jax.process_index()
@@ -62,8 +64,8 @@ class Layout:
         shape = list(local.shape)
         shape[axis] = per_shard * self.count
         names = ["none"] * len(shape)
-        names[axis] = "segments"
-        where = jax.NamedSharding(self.mesh, sharding.spec(names, shape, self.mesh))
+        names[axis] = "batch"
+        where = jax.NamedSharding(self.mesh, sharding.partition_spec(names, shape, self.mesh))
 
         def rows(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[axis].indices(shape[axis])

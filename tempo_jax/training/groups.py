@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.trees import flatten, nest
+from tempo_jax.utils.tree import flatten, nest
 
 # Group -> the native paths it owns. Every parameter of Tempo, or of a
 # backbone alone, belongs to exactly one.

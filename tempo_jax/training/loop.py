@@ -12,7 +12,6 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from tempo_jax import compilation_cache
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.training import config as configs
@@ -22,6 +21,7 @@ from tempo_jax.training.metrics import Log, Meter, say
 from tempo_jax.training.run import Run, opened, read_only
 from tempo_jax.training.validation import Validation
 from tempo_jax.training.watchdog import Watchdog
+from tempo_jax.utils import compilation_cache, paths
 
 FINISHED, PREEMPTED = "finished", "preempted"
 
@@ -29,11 +29,11 @@ FINISHED, PREEMPTED = "finished", "preempted"
 def train(config: ConfigDict, workdir: Path, make_batches: Callable[..., Any] | None = None) -> str:
     """Trains until config.steps and writes workdir/model; FINISHED, or PREEMPTED after SIGTERM.
 
-    make_batches: makes the iterator of batches; data.pipeline.Batches. TempoError for anything a user
+    make_batches: makes the iterator of batches; tasks.Batches. TempoError for anything a user
     can mend. Every process of a distributed run calls it.
     """
     if make_batches is None:
-        from tempo_jax.data.pipeline import Batches as make_batches
+        from tempo_jax.tasks import Batches as make_batches
     with opened(config, workdir) as run:
         outcome = _loop(run, make_batches) if run.state.step < config.steps else FINISHED
         with run.goodput.spending("save"):
@@ -88,6 +88,7 @@ def _loop(run: Run, make_batches: Callable[..., Any]) -> str:
             if due and not watch.not_finite:  # inside a streak of them the save waits for its end
                 dog(done, watchdog.SAVES)
                 with run.goodput.spending("save"):
+                    log.flush()
                     run.save(done, fed.states, watch.not_finite, loss)
                 saved, due = done, False
             run.checkpoints.check()
@@ -236,6 +237,6 @@ def profiled(run: Run, number: int) -> Iterator[None]:
         yield
         return
     jax.block_until_ready(run.state)
-    with jax.profiler.trace(str(run.workdir / "profile")):
+    with paths.staged(run.workdir / "profile") as place, jax.profiler.trace(str(place)):
         yield
         jax.block_until_ready(run.state)

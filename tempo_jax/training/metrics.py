@@ -4,69 +4,26 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tempo_jax.prompts import IGNORE
-from tempo_jax.training import flops, loggers, loss, loss_align, loss_llm, loss_svlm, loss_xcomp
+from tempo_jax.tasks import TASKS, flops
+from tempo_jax.tasks.base import Work
+from tempo_jax.training import loggers
 from tempo_jax.training.optimiser import OptimiserConfig, schedule
-
-
-class Work(NamedTuple):
-    """What of a host batch is no padding."""
-
-    tokens: int  # positions of the decoder that learns to answer
-    frames: int
-
-
-def work(batch: Any, memory_tokens: int) -> Work:
-    """Counts a host batch of any task (leaves [micro-batches, rows, ...])."""
-    return WORK[type(batch)](batch, memory_tokens)
-
-
-def _tempo(batch: Any, memory_tokens: int) -> Work:
-    segments = int((batch.memory_index_BL >= 0).sum()) // memory_tokens
-    return Work(_lengths(batch.labels_BL), segments * batch.frames_PFHWC.shape[2])
-
-
-def _of_segments(batch: Any, labels: np.ndarray) -> Work:
-    segments = int((labels != IGNORE).any(-1).sum())
-    return Work(_lengths(labels), segments * batch.frames_PFHWC.shape[2])
-
-
-def _xcomp(batch: Any, memory_tokens: int) -> Work:
-    """Visual tokens stand apart from the text."""
-    images, clip = int((batch.frames_B == 1).sum()), batch.frames_PFHWC.shape[-4]
-    visual = int((batch.memory_index_BL >= 0).sum()) + images * memory_tokens // clip
-    return Work(_lengths(batch.labels_BS) + visual, int(batch.frames_B.sum()))
-
-
-WORK: dict[type, Callable[[Any, int], Work]] = {
-    loss.Batch: _tempo,
-    loss_align.Batch: lambda batch, _: _of_segments(batch, batch.labels_PM),
-    loss_svlm.Batch: lambda batch, _: _of_segments(batch, batch.labels_PL),
-    loss_llm.Batch: lambda batch, _: Work(_lengths(batch.labels_BL), 0),
-    loss_xcomp.Batch: _xcomp,
-}
-
-
-def _lengths(labels: np.ndarray) -> int:
-    """Positions up to each row's last label, which ends its last turn."""
-    learned = labels != IGNORE
-    last = labels.shape[-1] - np.argmax(learned[..., ::-1], axis=-1)
-    return int(np.where(learned.any(-1), last, 0).sum())
+from tempo_jax.utils.mirror import Mirror
 
 
 class Meter:
     """Rates since the last line, in seconds of the wall clock: from the end of a step to that of another."""
 
     def __init__(self, config: ConfigDict, model: Any, mesh: jax.sharding.Mesh):
-        self._model, self._steps_to_do = model, config.steps
+        self._model, self._steps_to_do, self._task = model, config.steps, TASKS[config.task]
         self._rates = {name: rate for name, rate in config.rates.items() if rate > 0}
         self._schedule = schedule(optimiser_config(config), 1.0)
         self._chips, self._local = mesh.size, len(mesh.local_devices)
@@ -86,10 +43,10 @@ class Meter:
 
     def count(self, host: Any, waited: float) -> None:
         """One more step on this host batch; waited: seconds the device had nothing to do for it."""
-        done = work(host, getattr(self._model, "memory_tokens", 0))
+        done = self._task.counts(host, getattr(self._model, "memory_tokens", 0))
         self._work = Work(*(a + b for a, b in zip(self._work, done)))
         # A host batch is this process's share of the step.
-        self._flops += flops.of_step(self._model, host, self._rates) * jax.process_count()
+        self._flops += self._task.step_flops(self._model, host, self._rates) * jax.process_count()
         self._steps += 1
         self._waited += waited
         self._last_step = time.perf_counter()
@@ -103,7 +60,7 @@ class Meter:
         skipped: int,
         stats: Mapping[str, Any],
     ) -> dict:
-        """All values of one line, and a new start. stats: of data.pipeline.Batches.
+        """All values of one line, and a new start. stats: of tasks.Batches.
 
         Loss and gradient norm are this step's own, so that a resumed run repeats them bit for bit;
         rates are means over the steps counted since the last line, None where there are none.
@@ -163,8 +120,11 @@ class Log:
         """
         self._files: dict[str, TextIO] = {}
         self._loggers: list[loggers.Logger] = []
+        self._mirror: Mirror | None = None
         if jax.process_index() != 0:
             return
+        self._mirror = Mirror(workdir, ("log.jsonl", "validation.jsonl", "loggers.json"))
+        workdir = self._mirror.folder
         for name in ("log.jsonl", "validation.jsonl"):
             _truncate(workdir / name, step)
         self._workdir = workdir
@@ -201,12 +161,19 @@ class Log:
         for logger in self._loggers:
             logger.numbers(row["step"], numbers)
 
+    def flush(self) -> None:
+        """Before a checkpoint: what it goes on from is there."""
+        if self._mirror is not None:
+            self._mirror.flush()
+
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_) -> None:
         for opened in (*self._files.values(), *self._loggers):
             opened.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 import jax
 from jax._src import distributed
 
-from tempo_jax import cli_options
 from tempo_jax.errors import TempoError, TryAgain
 from tempo_jax.training import aborts, owner
+from tempo_jax.utils import command_line
 
 HEARTBEAT_SECONDS = 30  # without any, after which jax.distributed takes a process for dead
 POLL_SECONDS = 1.0
@@ -84,7 +84,7 @@ def _waiting(prog: str, seconds: int) -> Iterator[None]:
     def tell() -> None:
         began = time.monotonic()
         while not came.wait(10) and (waited := time.monotonic() - began) < seconds:
-            cli_options.say(f"{prog}: waiting for the other processes ({waited:.0f} s of {seconds} s)")
+            command_line.say(f"{prog}: waiting for the other processes ({waited:.0f} s of {seconds} s)")
 
     threading.Thread(target=tell, daemon=True).start()
     try:
@@ -187,14 +187,14 @@ def _fail(prog: str, error: BaseException) -> None:
                 distributed.global_state.client.key_value_set(_FAILED, json.dumps(mine))
             _hear()
         if text:
-            cli_options.say(f"{prog}: {text}")
+            command_line.say(f"{prog}: {text}")
         if not alone:
             _wait_for_the_others()
         _end(status)
 
 
 def _told(prog: str, error: BaseException) -> tuple[int, str]:
-    """Exit status and sentence, as cli_options.run has them."""
+    """Exit status and sentence, as command_line.run has them."""
     if isinstance(error, TempoError):
         return error.status, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -203,7 +203,7 @@ def _told(prog: str, error: BaseException) -> tuple[int, str]:
         return int(error.code or 0), ""
     if os.environ.get("TEMPO_JAX_TRACEBACK"):
         traceback.print_exception(error)
-    return 1, cli_options.bug(error)
+    return 1, command_line.bug(error)
 
 
 def _broken(error: BaseException) -> bool:
@@ -232,7 +232,7 @@ def _listen(prog: str, done: threading.Event) -> None:
             if distributed.global_state.process_id == 0 and failed["text"]:
                 who = f"process {failed['process']}"
                 named = failed["text"].startswith(f"{who} ")
-                cli_options.say(f"{prog}: {failed['text'] if named else f'{who}: ' + failed['text']}")
+                command_line.say(f"{prog}: {failed['text'] if named else f'{who}: ' + failed['text']}")
             _wait_for_the_others()
             _end(failed["status"])
 
@@ -263,7 +263,7 @@ def _ended_itself(prog: str, sentence: str) -> None:
     """jax.distributed wanted to abort this process, for what the sentence says."""
     if _decided:  # it was about to end, for what has been said
         _end(_decided[0])
-    cli_options.say(f"{prog}: {sentence}")
+    command_line.say(f"{prog}: {sentence}")
     _end(TryAgain.status)
 
 

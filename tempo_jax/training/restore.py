@@ -16,13 +16,15 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from tempo_jax import checkpoint, digests, failures
+from tempo_jax import checkpoint
 from tempo_jax.errors import TempoError
 from tempo_jax.training import config as configs
 from tempo_jax.training import peers
-from tempo_jax.training.checkpoints import DIGESTS, FOLDER, Shards, named, paths, steps
+from tempo_jax.training.checkpoints import COMMITTED, DIGESTS, FOLDER, Shards, named, paths, steps
 from tempo_jax.training.metrics import say
-from tempo_jax.trees import flatten
+from tempo_jax.utils import digests, failures, gcs
+from tempo_jax.utils import paths as places
+from tempo_jax.utils.tree import flatten
 
 ASIDE = "damaged"
 
@@ -104,8 +106,7 @@ def _tell(workdir: Path, damaged: dict[int, str], step: int, owned: bool) -> Non
                 where = where.with_name(f"{number}.{more}")
             peers.exchange()
             if jax.process_index() == 0:
-                where.parent.mkdir(exist_ok=True)
-                (workdir / FOLDER / f"{number}").rename(where)
+                places.move(workdir / FOLDER / f"{number}", where, (COMMITTED,))
         aside = f"it is set aside as {where}, and " if owned else ""
         say(f"the checkpoint of step {number} is damaged ({reason}): {aside}that of step {step} is used")
     peers.exchange()
@@ -173,11 +174,13 @@ def _load(step: Path, abstract: Any, shards: Sequence[int], complete: bool) -> t
 def _damage(step: Path, sound: bool = False) -> Iterator[None]:
     """Damaged for what cannot be understood; what the machine refuses is no damage and passes."""
     try:
-        with checkpoint.damage_is_a_sentence(step):
+        with checkpoint.report_corruption(step):
             yield
     except TempoError as error:
         cause = error.__cause__
         refused = failures.refusal(cause)
+        if cause is not None and gcs.sentence(cause):
+            raise
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             raise cause from None
         if sound or (refused and refused.code not in (errno.ENOENT, errno.ENOTDIR)):

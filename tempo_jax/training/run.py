@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax import checkpoint, failures, folders, sharding
+from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
 from tempo_jax.models import build
-from tempo_jax.paths import check_local
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import checkpoints, groups, optimiser, peers, restore, start, step
 from tempo_jax.training import config as configs
 from tempo_jax.training.checkpoints import Checkpoints
@@ -28,8 +28,8 @@ from tempo_jax.training.feed import Layout
 from tempo_jax.training.goodput import Goodput
 from tempo_jax.training.metrics import optimiser_config, say
 from tempo_jax.training.owner import Owner
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import nest
+from tempo_jax.utils import failures, folders, paths
+from tempo_jax.utils.tree import nest
 
 WRITTEN = ("frozen", "model", "checkpoints", "tokenizer")  # what a run replaces in its working directory
 
@@ -100,7 +100,7 @@ def opened(config: ConfigDict, workdir: Path) -> Iterator[Run]:
             with goodput.spending("restore"):
                 run = (resume if restore.agreed_steps(workdir) else begin)(config, workdir, mesh)
             run.goodput = goodput
-            with Checkpoints(workdir, config.checkpoints) as saved:
+            with Checkpoints(workdir, config.checkpoints, config.commit) as saved:
                 run.checkpoints, run.owner = saved, owner
                 _introduce(run)
                 yield run
@@ -118,7 +118,8 @@ def read_only(config: ConfigDict, workdir: Path) -> Iterator[Run]:
 @contextlib.contextmanager
 def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.sharding.Mesh]]:
     configs.check(config)
-    check_local("the working directory", workdir)
+    if wrong := paths.check_scheme("the workdir", workdir):
+        raise TempoError(wrong)
     peers.check_alike(
         {f"config.{name}": value for name, value in configs.leaves(configs.to_json(config)).items()}
         | {"--workdir": str(workdir), "the code": checkpoints.code_digest(), "jax": jax.__version__}
@@ -126,7 +127,7 @@ def _placed(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shard
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
     with placed, failures.as_sentences(), full_memory_is_a_sentence():
-        yield Path(workdir).resolve(), mesh
+        yield paths.absolute(paths.path("the workdir", workdir)), mesh
 
 
 @contextlib.contextmanager
@@ -178,8 +179,10 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     A mesh that leaves devices out is said, or refused where another process would have none.
     """
     count = jax.device_count() if devices is None else len(devices)
-    mesh = sharding.make_mesh(**sharding.filled(dict(config.mesh), count, "config.mesh."), devices=devices)
-    if note := sharding.left_out(mesh, count, "config.mesh."):
+    mesh = sharding.make_mesh(
+        **sharding.fill_axis_sizes(dict(config.mesh), count, "config.mesh."), devices=devices
+    )
+    if note := sharding.unused_devices_note(mesh, count, "config.mesh."):
         if jax.process_count() > 1:
             raise TempoError(f"{note}, as it must with several processes")
         if devices is None:
@@ -190,7 +193,7 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
 def begin(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
     """A run before its first step."""
     for source in config.init.values():
-        if source and Path(source).exists():
+        if source and (paths.remote(source) or Path(source).exists()):
             for name in WRITTEN:
                 folders.check_apart(workdir / name, source)
     model = start.architecture(config)
@@ -208,7 +211,7 @@ def begin(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Run:
     state = jax.jit(first, out_shardings=where, donate_argnums=0)(learning)
     if jax.process_index() == 0:
         text = json.dumps(configs.to_json(config), indent=1)
-        (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+        paths.write_text(workdir / "config.json", text + "\n")
     return _run(config, workdir, mesh, model, state, frozen, None, tx)
 
 

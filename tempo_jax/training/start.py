@@ -14,17 +14,20 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from tempo_jax import checkpoint, demo_tokenizer
+from tempo_jax import checkpoint
+from tempo_jax.data import demo_tokenizer
 from tempo_jax.data.minireel import tokenizer as minireel_tokenizer
 from tempo_jax.errors import TempoError
-from tempo_jax.folders import FORCE, replacing
 from tempo_jax.models import build
-from tempo_jax.models.config import KINDS, PRESETS, SpecialIds, TempoConfig
+from tempo_jax.models.config import KINDS, SpecialIds, TempoConfig
+from tempo_jax.models.presets import PRESETS
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding, tree_shardings
-from tempo_jax.training.tasks import TASKS
-from tempo_jax.trees import flatten, nest
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.tasks import TASKS
+from tempo_jax.utils import paths
+from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.tree import flatten, nest
+from tempo_jax.xcomp.token_compression import VARIANTS
 
 Flat = dict[str, jax.Array]
 # Names that config.init.tokenizer may have in place of a folder -> what writes it.
@@ -86,10 +89,11 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     if given in OWN_TOKENIZERS:
         with replacing(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
-                OWN_TOKENIZERS[given](folder)
-        return workdir / "tokenizer"
+                with paths.staged(folder) as place:
+                    OWN_TOKENIZERS[given](place)
+        return paths.fetched(workdir / "tokenizer")
     if given:
-        return Path(given)
+        return paths.fetched(paths.path("config.init.tokenizer", given))
     for source in (config.init.checkpoint, config.init.compressor):
         if source:
             return checkpoint.tokenizer_path(source)

@@ -10,11 +10,12 @@ from jax.sharding import PartitionSpec as P
 
 from tempo_jax.checkpoint import FLOAT32_ALWAYS
 from tempo_jax.models import build
-from tempo_jax.models.qwen3_vl import Rows
-from tempo_jax.sharding import RULES
+from tempo_jax.models.qwen3_vl import PromptBatch
+from tempo_jax.sharding import DEFAULT_RULES
+from tempo_jax.tasks import TASKS
+from tempo_jax.tasks.base import Task
+from tempo_jax.tasks.losses import Loss
 from tempo_jax.training.groups import group_of, join
-from tempo_jax.training.loss import Loss
-from tempo_jax.training.tasks import TASKS, Task
 
 Flat = dict[str, jax.Array]
 
@@ -38,9 +39,9 @@ class Metrics(NamedTuple):
 
 def batch_specs(task: Task = TASKS["tempo"]) -> Any:
     """How a batch of micro-batches lies on a mesh: segments and conversations over data x fsdp."""
-    spread = RULES["segments"]
+    spread = DEFAULT_RULES.batch
     row = P(None, spread)
-    rows = Rows(row, row, P(None, None, spread))
+    rows = PromptBatch(row, row, P(None, None, spread))
     return task.batch(**{name: rows if name == "rows" else row for name in task.batch._fields})
 
 
@@ -61,8 +62,8 @@ def make_step(
 
     Leaves of `batch` have a leading axis of micro-batches, whose gradients are summed before the one
     division by all labels: accumulation equals one big batch. dtype: of the computation. remat: what
-    models.layers.remat_of_parts takes for the task's stacks. shards: of which the batch was put together
-    (pool.take).
+    models.layers.parse_remat_policies takes for the task's stacks. shards: of which the batch was put
+    together (embeddings.gather_rows).
     """
     summed = _summed(config, task, dtype, remat, shards)
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.tasks import TASKS
 from tempo_jax.training import groups, peers, step
 from tempo_jax.training.run import Run
-from tempo_jax.training.tasks import TASKS
 from tempo_jax.video import open_video
 
 SHOWN_FRAMES, SHOWN_HEIGHT = 4, 128  # of a question's video
@@ -90,7 +90,7 @@ class Validation:
 
     def _system(self) -> Any:
         """What `tempo_jax.load` makes of a checkpoint, of the weights in training."""
-        from tempo_jax.inference.engine import Tempo
+        from tempo_jax.tempo.engine import Tempo
         from tempo_jax.xcomp.engine import XComp
 
         run, dtype = self._run, jnp.dtype(self._run.config.dtype)

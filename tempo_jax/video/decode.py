@@ -14,7 +14,7 @@ import numpy as np
 from tempo_jax.errors import TempoError
 from tempo_jax.video import declared, ffmpeg_log, pictures
 from tempo_jax.video.containers import open_container, packets
-from tempo_jax.video.index import VideoIndex
+from tempo_jax.video.file_index import VideoIndex
 
 # Decoding this many frames more is cheaper than a seek, which throws away those under way in the
 # decoder's threads.

@@ -326,7 +326,7 @@ def _open_path(video: str | Path, request: _Request) -> Source:
 
 def _open_file(path: Path, request: _Request) -> Source:
     from tempo_jax.video import decode
-    from tempo_jax.video.index import read_index, uneven_warning
+    from tempo_jax.video.indexing import read_index, uneven_warning
 
     index = read_index(path, request.progress)
     first = decode.first_frame(index)
@@ -359,7 +359,7 @@ def _stretch(pixel_aspect: float) -> float:
 
 def _open_animation(path: Path, request: _Request) -> Source:
     from tempo_jax.video import animations
-    from tempo_jax.video.index import uneven_warning
+    from tempo_jax.video.indexing import uneven_warning
 
     animation = animations.Animation(path)
     check_size(animation.height, animation.width, f"The frames of {path.name}")

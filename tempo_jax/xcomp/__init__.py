@@ -1,8 +1,9 @@
-"""XComp (arXiv 2604.14149): one token per highly selective frame. Facts: facts/xcomp.md, docs/xcomp.md.
+"""XComp (arXiv 2604.14149): one token per highly selective frame. See docs/reference/xcomp.md.
 
-umt, merging, model      vision tower, 16 tokens a frame, projector and LLM: VideoChat-Flash
-schedule, lp_comp        LP-Comp: a frame's tokens become one on their way through the LLM's layers
-sampling, chunks,
-scores, select           QC-Comp: the frames that matter to the question
-engine, clip, programs   asking, with the interface of `tempo_jax.inference`
+token_compression               LP-Comp: a frame's tokens are reduced to one through the LLM's layers
+frame_selection                 QC-Comp: frames are selected by the question's attention
+layout, frames                  which frames are sampled, the prompt around them, and their visual tokens
+engine, clip, steps, options    inference, with the interface of `tempo_jax.tempo`
+
+Its networks are `models.umt` and `models.xcomp`: VideoChat-Flash.
 """

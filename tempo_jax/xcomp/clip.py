@@ -1,116 +1,116 @@
-"""`Clip`: one opened video, and the way a question about it takes through XComp's programs."""
+"""`Clip`: a video opened with XComp, and the path of a question through the jitted steps."""
 
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference import buckets, generate
-from tempo_jax.inference.answering import OpenVideo, Progress, checked, timings
-from tempo_jax.inference.results import Answer, Inspection
-from tempo_jax.inference.text import finished_text
 from tempo_jax.prompts import Message
-from tempo_jax.xcomp import programs, prompts, select
-from tempo_jax.xcomp.frames import Frames
-from tempo_jax.xcomp.lp_comp import Room
-from tempo_jax.xcomp.options import SCORERS, Options
-from tempo_jax.xcomp.qc_comp import frame_scores
-from tempo_jax.xcomp.results import FrameSegment
+from tempo_jax.runtime import buckets, generate
+from tempo_jax.runtime.results import Answer, Inspection
+from tempo_jax.runtime.session import (
+    PrefilledRequest,
+    Progress,
+    System,
+    VideoSession,
+    answer_text,
+    timings,
+    validate_question,
+)
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frames import Frames, frame_scores
+from tempo_jax.xcomp.options import SCORERS, FrameSegment, Options
+from tempo_jax.xcomp.token_compression import RowCapacity
 
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class XCompRequest(PrefilledRequest):
+    """A prefilled request of XComp's.
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A question whose prompt the LLM has read."""
+    Attributes:
+      visual_tokens: Of the selected frames, then padding.
+      selected_N: Indices of the selected frames, in time order.
+      scores_F: Scores of all frames; None where they were not scored.
+    """
 
-    options: Options
-    text: prompts.Text
-    pool: Any  # visual tokens of the frames that stay, then padding
-    selected_N: np.ndarray  # sampled frames that stay, in time order
+    visual_tokens: Any
+    selected_N: np.ndarray
     scores_F: np.ndarray | None
-    prefilled: programs.Prefilled
-    sampling: generate.Sampling
-    budget: int  # visual tokens
-    warnings: tuple[str, ...]
-    started: float  # time.perf_counter() when asked
-    compressed: float  # … and when the frames were chosen
 
 
-class Clip(OpenVideo):
-    """An opened video of XComp's, made by `XComp.open`.
+class Clip(VideoSession):
+    """A video opened by `XComp.open`. It caches frames on the host (0.6 MB each) and visual tokens on the
+    device.
 
-    What it holds on to: the frames on the host (0.6 MB each) and the visual tokens on the device.
+    Attributes:
+      source: The video, from `tempo_jax.video.open_video`.
+      frames: Its sampled frames.
+      last_answer: The Answer of the latest question, also after `stream`.
     """
 
     options = Options
 
-    def __init__(self, system: "XComp", source: Any, *, keep: bool, least: int = 0):
+    def __init__(self, system: System, source: Any, *, keep: bool, min_frames: int = 0):
         super().__init__(system)
         self.source = source
-        self.frames = Frames(system, source, least=least)
+        self.frames = Frames(system, source, min_frames=min_frames)
         self._keep = keep
-        self._scored: tuple | None = None  # what was asked and the frames' scores
+        self._scored: tuple | None = None  # what the scores depend on, and the scores
 
     @property
     def is_image(self) -> bool:
         return self.source.kind == "image"
 
     @property
-    def waited_seconds(self) -> float:
-        """Spent on reading and decoding."""
+    def decode_wait_seconds(self) -> float:
+        """Time spent on decoding."""
         return self.frames.seconds
 
     @property
     def message(self) -> str | None:
-        """What the prompt says about the video."""
+        """The prompt's sentence about the video."""
         if self.is_image:
             return None
-        return prompts.time_message(self.source.duration_seconds, self.frames.count)
+        return layout.time_message(self.source.duration_seconds, self.frames.count)
 
-    def read(self, progress: Progress = None) -> None:
-        """Decodes and encodes the video if the clip does not hold it yet."""
+    def encode(self, progress: Progress = None) -> None:
+        """Decodes and encodes the video unless it is cached."""
         with self.system.place():
-            jax.block_until_ready(self.frames.pool(0, progress))
+            jax.block_until_ready(self.frames.visual_tokens(0, progress))
 
     def compile(self) -> None:
         """Compiles what depends on the size of the video's frames."""
         self.frames.compile()
 
     def scores(self, question: str, *, progress: Progress = None, **options: Any) -> np.ndarray:
-        """What the question pays each frame, float64 [F], however few there are (xcomp §3.4)."""
-        chosen = Options(**options)
-        question, _ = checked(question)
-        if SCORERS[chosen.strategy] is None:
-            raise TempoError(f"The strategy {chosen.strategy} scores nothing: use local or global.")
-        text = prompts.text(self.system.tokenizer, question, self.message)
+        """Scores of all frames, float64 [F], however few there are (docs/reference/xcomp.md#frame-scores)."""
+        options = Options(**options)
+        question, _ = validate_question(question)
+        if SCORERS[options.strategy] is None:
+            raise TempoError(f"The strategy {options.strategy} scores nothing: use local or global.")
+        text = layout.prompt_text(self.system.tokenizer, question, self.message)
         with self.system.place():
-            return self._scores(question, text, _padded(text), chosen, 0, progress)
+            return self._scores(question, text, _padded_prompt(text), options, 0, progress)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
-        """The numbers between video and answer; memory holds the visual tokens of the frames that stay."""
-        asked = self.prefill(question, Options(**options))
-        count, tokens, kept = self.frames.count, self.system.config.frame_tokens, len(asked.selected_N)
-        allocation = np.where(np.isin(np.arange(count), asked.selected_N), tokens, 0).astype(np.int32)
-        scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
+        """Returns intermediate values; `memory` has the selected frames' visual tokens."""
+        request = self.prefill(question, Options(**options))
+        count, tokens, kept = self.frames.count, self.system.config.frame_tokens, len(request.selected_N)
+        allocation = np.where(np.isin(np.arange(count), request.selected_N), tokens, 0).astype(np.int32)
+        scores = np.full(count, np.nan) if request.scores_F is None else request.scores_F
         return Inspection(
             relevance=scores.astype(np.float32),
             allocation=allocation[:0] if self.is_image else allocation,
-            memory=np.asarray(asked.pool)[: kept * tokens].reshape(kept, tokens, -1),
-            sequence_length=self._prompt_tokens(asked),
-            logits=np.asarray(asked.prefilled.logits_BV)[0],
-            warnings=asked.warnings,
+            memory=np.asarray(request.visual_tokens)[: kept * tokens].reshape(kept, tokens, -1),
+            sequence_length=request.prompt_tokens,
+            logits=np.asarray(request.prefilled.logits_BV)[0],
+            warnings=request.warnings,
         )
-
-    def _prompt_tokens(self, asked: Asked) -> int:
-        visual = len(asked.selected_N) * self.system.config.frame_tokens
-        return len(asked.text.prefix) + visual + len(asked.text.suffix)
 
     def prefill(
         self,
@@ -118,139 +118,173 @@ class Clip(OpenVideo):
         options: Options,
         progress: Progress = None,
         conversation: Sequence[Message] = (),
-    ) -> Asked:
-        """Everything up to the LLM's first logits."""
-        started, system, config = time.perf_counter(), self.system, self.system.config
-        question, warnings = checked(question)
-        text = prompts.text(system.tokenizer, question, self.message, conversation)
-        wanted, lowered = self._affordable(options, len(text.prefix) + len(text.suffix))
+    ) -> XCompRequest:
+        start_time, system, config = time.perf_counter(), self.system, self.system.config
+        question, warnings = validate_question(question)
+        text = layout.prompt_text(system.tokenizer, question, self.message, conversation)
+        text_tokens = len(text.prefix) + len(text.suffix)
+        max_frames, lowered = self._fit_frames_to_context(options, text_tokens)
         warnings += [lowered] if lowered else []
-        key = jax.random.key(options.seed)
-        sampling = generate.Sampling(jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key)
-        prompt = _padded(text)
+        sampling = generate.SamplingParams(
+            jnp.float32(options.temperature or 1.0),
+            jnp.float32(options.top_p),
+            jax.random.key(options.seed),
+        )
+        prompt = _padded_prompt(text)
         with system.place():
-            scores = self._scores(question, text, prompt, options, wanted, progress)
-            selected = self._selected(scores, wanted)
-            pool = self.frames.encode(selected, progress)
-            compressed = time.perf_counter()
+            scores = self._scores(question, text, prompt, options, max_frames, progress)
+            selected = self._select(scores, max_frames)
+            visual_tokens = self.frames.encode(selected, progress)
+            allocation_time = time.perf_counter()
             warnings += dict.fromkeys(self.source.warnings)
-            room = Room(
+            row_capacity = RowCapacity(
                 len(prompt.prefix_P) + len(prompt.suffix_Q),
                 1 if self.is_image else self.frames.bucket(len(selected)),
             )
-            prefilled = programs.prefill(
-                system.model, pool, jnp.int32(len(selected)), system.place.put(prompt), sampling,
-                room=room, plan=system.plan(options),
-                capacity=buckets.bucket(options.max_new_tokens, buckets.NEW_TOKENS),
-                greedy=options.greedy, eos=config.eos_ids,
-            )  # fmt: skip
-        asked_for = options.budget if options.compress and not lowered else None
-        budget = wanted * config.frame_tokens if asked_for is None else asked_for
+            prefilled = steps.prefill(
+                system.model,
+                visual_tokens,
+                jnp.int32(len(selected)),
+                system.place.put(prompt),
+                sampling,
+                row_capacity=row_capacity,
+                schedule=system.drop_schedule(options),
+                capacity=buckets.pick_bucket(options.max_new_tokens, buckets.NEW_TOKEN_BUCKETS),
+                greedy=options.greedy,
+                eos=config.eos_ids,
+            )
+        requested = options.budget if options.compress and not lowered else None
+        budget = max_frames * config.frame_tokens if requested is None else requested
         if not self._keep:
-            self.frames.forget()
-        return Asked(
-            options, text, pool, selected, scores, prefilled, sampling, int(budget), tuple(warnings), started,
-            compressed,
-        )  # fmt: skip
+            self.frames.clear()
+        return XCompRequest(
+            options=options,
+            sampling=sampling,
+            prefilled=prefilled,
+            budget=int(budget),
+            prompt_tokens=text_tokens + len(selected) * config.frame_tokens,
+            warnings=tuple(warnings),
+            start_time=start_time,
+            allocation_time=allocation_time,
+            visual_tokens=visual_tokens,
+            selected_N=selected,
+            scores_F=scores,
+        )
 
-    def _affordable(self, options: Options, text_tokens: int) -> tuple[int, str | None]:
-        """Frames that stay, and a sentence if the context holds fewer than asked for."""
+    def _fit_frames_to_context(self, options: Options, text_tokens: int) -> tuple[int, str | None]:
+        """Number of frames to keep, and a warning if the context holds fewer than requested."""
         config, sampled = self.system.config, self.frames.count
-        room = (config.context_length - text_tokens - options.max_new_tokens) // config.frame_tokens
-        least = 1 if self.is_image else min(select.GRAIN, sampled)
-        if room < least:
+        frame_tokens = config.frame_tokens
+        capacity = (config.context_length - text_tokens - options.max_new_tokens) // frame_tokens
+        minimum = 1 if self.is_image else min(frame_selection.FRAME_GROUP, sampled)
+        if capacity < minimum:
             raise TempoError(
                 f"The question ({text_tokens} tokens with the prompt's frame) and {options.max_new_tokens} "
                 f"new tokens leave no room for a video in a context of {config.context_length}: shorten the "
                 "question, or lower max_new_tokens."
             )
-        wanted = options.frames(sampled, config.frame_tokens)
-        if wanted < least and options.compress:
+        wanted = options.frame_budget(sampled, frame_tokens)
+        if wanted < minimum and options.compress:
             raise TempoError(
                 f"A budget of {options.budget} visual tokens holds {wanted} frames, but they come in eights "
-                f"of {config.frame_tokens} tokens each: give at least {least * config.frame_tokens}."
+                f"of {frame_tokens} tokens each: give at least {minimum * frame_tokens}."
             )
-        if min(wanted, sampled) <= room:
-            return sampled if self.is_image else select.affordable(sampled, wanted), None
+        if min(wanted, sampled) <= capacity:
+            if self.is_image:
+                return sampled, None
+            return frame_selection.round_to_frame_groups(sampled, wanted), None
         if not options.compress:
             raise TempoError(
-                f"Without compression the video takes {sampled * config.frame_tokens} tokens but the "
-                f"context of {config.context_length} has room for {room * config.frame_tokens}: turn "
+                f"Without compression the video takes {sampled * frame_tokens} tokens but the "
+                f"context of {config.context_length} has room for {capacity * frame_tokens}: turn "
                 "compression on or sample fewer frames (max_frames)."
             )
-        lowered = select.affordable(sampled, room)
+        lowered = frame_selection.round_to_frame_groups(sampled, capacity)
         return lowered, (
-            f"The budget is lowered from {min(wanted, sampled) * config.frame_tokens} to "
-            f"{lowered * config.frame_tokens} visual tokens to fit a context of {config.context_length}."
+            f"The budget is lowered from {min(wanted, sampled) * frame_tokens} to "
+            f"{lowered * frame_tokens} visual tokens to fit a context of {config.context_length}."
         )
 
-    def _scores(self, question, text, prompt, options: Options, wanted: int, progress) -> np.ndarray | None:
-        """The frames' scores; None where nothing has to be chosen, or not by the question."""
+    def _scores(
+        self,
+        question: str,
+        text: layout.PromptText,
+        prompt: steps.Prompt,
+        options: Options,
+        max_frames: int,
+        progress: Progress,
+    ) -> np.ndarray | None:
+        """The frames' scores; None where all frames are kept, or are selected regardless of the question."""
         windows = SCORERS[options.strategy]
-        if wanted >= self.frames.count or windows is None:
+        if max_frames >= self.frames.count or windows is None:
             return None
-        asked = (
-            *map(tuple, text[:2]), windows, options.repeats, options.causal_scoring, options.query_skip,
+        key = (
+            tuple(text.prefix),
+            tuple(text.suffix),
+            windows,
+            options.repeats,
+            options.causal_scoring,
+            options.query_skip,
             options.lp_comp,
-        )  # fmt: skip
-        if self._scored is None or self._scored[0] != asked:
-            found = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
-            self._scored = (asked, found) if self._keep else None
-            return found
+        )
+        if self._scored is None or self._scored[0] != key:
+            scores = frame_scores(self.system, self.frames, text, prompt, options, windows, progress)
+            self._scored = (key, scores) if self._keep else None
+            return scores
         return self._scored[1]
 
-    def _selected(self, scores: np.ndarray | None, wanted: int) -> np.ndarray:
+    def _select(self, scores: np.ndarray | None, max_frames: int) -> np.ndarray:
         count = self.frames.count
-        if wanted >= count:
+        if max_frames >= count:
             return np.arange(count)
-        if scores is None:  # evenly spread
-            return np.arange(wanted) * count // wanted
-        return select.keep(scores, wanted)
+        if scores is None:  # evenly spaced
+            return np.arange(max_frames) * count // max_frames
+        return frame_selection.top_frames(scores, max_frames)
 
-    def writing(self, options: Options) -> dict:
-        """The repetition penalty, traced: another value compiles nothing."""
+    def decode_kwargs(self, options: Options) -> dict:
+        """The repetition penalty; it is traced, so that another value compiles nothing."""
         return {"repetition_penalty": jnp.float32(options.repetition_penalty)}
 
-    def result(self, asked: Asked, ids: np.ndarray, first_token: float) -> Answer:
+    def result(self, request: XCompRequest, ids: np.ndarray, first_token_time: float) -> Answer:
         system, tokens = self.system, self.system.config.frame_tokens
-        visual = len(asked.selected_N) * tokens
+        visual_tokens = len(request.selected_N) * tokens
         return Answer(
-            text=finished_text(system.tokenizer, ids, system.config.eos_ids),
+            text=answer_text(system.tokenizer, ids, system.config.eos_ids),
             token_ids=[int(i) for i in ids],
-            segments=self._segments(asked),
+            segments=self._segments(request),
             usage={
                 "frames": self.frames.count,
                 "segments": 1 if self.is_image else self.frames.count,
-                "budget": asked.budget,
-                "visual_tokens": visual,
-                "tokens_per_frame": visual / self.frames.count,
-                "prompt_tokens": self._prompt_tokens(asked),
+                "budget": request.budget,
+                "visual_tokens": visual_tokens,
+                "tokens_per_frame": visual_tokens / self.frames.count,
+                "prompt_tokens": request.prompt_tokens,
                 "new_tokens": len(ids),
-                "frames_kept": len(asked.selected_N),
+                "frames_kept": len(request.selected_N),
             },
-            timings=timings(asked, self.frames.seconds, first_token),
-            warnings=asked.warnings,
+            timings=timings(request, self.frames.seconds, first_token_time),
+            warnings=request.warnings,
             token_limits=(0, tokens),
         )
 
     def _frame_times(self) -> np.ndarray:
-        """float64 [frames + 1]: when each frame begins, and the end of the last."""
+        """The start of each frame and the end of the last, in seconds, float64 [frames + 1]."""
         count, source = self.frames.count, self.source
         if not source.own_times:
             span = source.duration_seconds / count
             return source.shift_seconds + np.arange(count + 1) * span
-        own = source.seconds[self.frames.order]
-        end = max(float(own[-1]), source.start_seconds + source.duration_seconds)
-        return np.append(own, end)
+        starts = source.seconds[self.frames.sample_order]
+        end = max(float(starts[-1]), source.start_seconds + source.duration_seconds)
+        return np.append(starts, end)
 
-    def _segments(self, asked: Asked) -> tuple[FrameSegment, ...]:
+    def _segments(self, request: XCompRequest) -> tuple[FrameSegment, ...]:
         if self.is_image:
             return ()
         count, tokens = self.frames.count, self.system.config.frame_tokens
         starts = self._frame_times()
-        scores = np.full(count, np.nan) if asked.scores_F is None else asked.scores_F
+        scores = np.full(count, np.nan) if request.scores_F is None else request.scores_F
         best = max(float(np.max(scores)), 1e-30)
-        kept = np.isin(np.arange(count), asked.selected_N)
+        kept = np.isin(np.arange(count), request.selected_N)
         return tuple(
             FrameSegment(
                 index=i,
@@ -258,16 +292,16 @@ class Clip(OpenVideo):
                 end_seconds=float(starts[i + 1]),
                 relevance=float(scores[i]) / best,
                 tokens=tokens if kept[i] else 0,
-                frame=int(self.frames.numbers[i]),
+                frame=int(self.frames.frame_indices[i]),
                 score=float(scores[i]),
             )
             for i in range(count)
         )
 
 
-def _padded(text: prompts.Text) -> programs.Prompt:
+def _padded_prompt(text: layout.PromptText) -> steps.Prompt:
     suffix = np.asarray(text.suffix, np.int32)
-    padding = buckets.multiple(len(suffix), buckets.ROW) - len(suffix)
-    return programs.Prompt(
+    padding = buckets.round_up_to(len(suffix), buckets.PROMPT_ALIGNMENT) - len(suffix)
+    return steps.Prompt(
         np.asarray(text.prefix, np.int32), np.pad(suffix, (0, padding)), np.int32(len(suffix))
     )

@@ -1,4 +1,4 @@
-"""`XComp`: a loaded model that answers questions about videos, with `inference.engine.Tempo`'s interface."""
+"""`XComp`: a loaded model that answers questions about videos, with `tempo.engine.Tempo`'s interface."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -7,21 +7,27 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.placement import Placement
-from tempo_jax.inference.results import Answer, Inspection
 from tempo_jax.models import build
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.placement import Placement
+from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.video import Reading, open_video
-from tempo_jax.xcomp import sampling, schedule
+from tempo_jax.xcomp import layout, token_compression
 from tempo_jax.xcomp.clip import Clip
 from tempo_jax.xcomp.options import Options
 
-DEFAULT_CHUNK = 4  # clips of 8 frames per call of the vision tower on one device; more of shorter ones
+DEFAULT_CHUNK_CLIPS = 4  # clips of 8 frames per vision tower call and device; more of shorter clips
 
 
 class XComp:
-    """The system of one checkpoint on one mesh. Thread-compatible: one call at a time."""
+    """A loaded XComp on one device or mesh. Thread-compatible: one call at a time.
+
+    Attributes:
+      config: The architecture.
+      tokenizer: The model's tokenizer.
+      dtype: The parameters' dtype.
+    """
 
     def __init__(
         self,
@@ -30,58 +36,84 @@ class XComp:
         tokenizer: Tokenizer,
         *,
         mesh: jax.sharding.Mesh | None = None,
-        chunk_clips: int = DEFAULT_CHUNK,
+        chunk_clips: int = DEFAULT_CHUNK_CLIPS,
     ):
-        """params: parameter tree, stacked or one node per layer, already placed on the mesh."""
+        """Most users call `tempo_jax.load`.
+
+        Args:
+          config: The architecture.
+          params: Parameter tree, stacked or per layer, already placed on the mesh; emptied.
+          tokenizer: The model's.
+          mesh: From `sharding.make_mesh`; None for the default device.
+          chunk_clips: Clips of 8 frames per vision tower call and device.
+        """
         self.config, self.tokenizer = config, tokenizer
-        if sampling.GRAIN % config.clip_frames:
+        if layout.FRAME_GROUP % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
-            self.model = build.build(config, build.unstack(params))
+            self.model = build.build(config, build.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
-        self._plan(config.compression)  # odd settings show before a video is read
+        self._drop_schedule(config.compression)  # validates the settings before a video is decoded
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
-        self.chunk_clips = chunk_clips * (sampling.GRAIN // config.clip_frames) * self.place.segment_shards
+        self.chunk_clips = (
+            chunk_clips * (layout.FRAME_GROUP // config.clip_frames) * self.place.segment_shards
+        )
 
-    def plan(self, options: Options) -> schedule.Plan:
-        """Which tokens of a frame each layer sees."""
+    def drop_schedule(self, options: Options) -> token_compression.DropSchedule:
+        """Which tokens of a frame each layer processes."""
         name = options.lp_comp if options.compress else "none"
-        return self._plan(self.config.compression if name is None else schedule.VARIANTS[name])
+        return self._drop_schedule(
+            self.config.compression if name is None else token_compression.VARIANTS[name]
+        )
 
-    def _plan(self, settings: LPCompConfig) -> schedule.Plan:
-        return schedule.plan(settings, self.config.llm.num_layers, self.config.frame_tokens)
+    def _drop_schedule(self, settings: LPCompConfig) -> token_compression.DropSchedule:
+        return token_compression.make_schedule(settings, self.config.llm.num_layers, self.config.frame_tokens)
 
     def open(
         self,
         video: Any,
         *,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         keep: bool = True,
         repeat_short: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
         **reading: Unpack[Reading],
     ) -> Clip:
-        """Decodes a video and runs the vision tower, once for all further questions.
+        """Decodes and encodes a video for repeated questions.
 
-        keep: False puts off both until a question is asked and keeps nothing of it.
-        repeat_short: frames of a video with fewer than min_frames are repeated, as in the released
-          evaluation with selection (xcomp §1.7).
-        **reading: how the file is read, see `video.Reading`.
-        Other arguments as in `ask`.
+        Args:
+          video: As in `ask`.
+          fps: Sampling rate in frames per second.
+          min_frames: Minimum number of sampled frames.
+          max_frames: Maximum number of sampled frames.
+          keep: If False, defers decoding to each question and caches nothing.
+          repeat_short: Repeats frames of a video that has fewer than min_frames, as the reference does in
+            evaluation with selection (docs/reference/xcomp.md#frame-sampling-of-xcomp).
+          progress: Called with (stage, done, total).
+          **reading: How the file is read, see `video.Reading`.
+
+        Returns:
+          A Clip whose `ask` and `stream` reuse the encoded video.
+
+        Raises:
+          TempoError: The video cannot be read, or an argument is invalid.
         """
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-        sampler = sampling.sample_indices
+        sampler = layout.sample_indices
         source = open_video(video, **limits, sampler=sampler, progress=progress, **reading)
         short = repeat_short and source.kind == "video"
         clip = Clip(
-            self, source, keep=keep, least=min_frames // sampling.GRAIN * sampling.GRAIN if short else 0
+            self,
+            source,
+            keep=keep,
+            min_frames=min_frames // layout.FRAME_GROUP * layout.FRAME_GROUP if short else 0,
         )
         if keep:
-            clip.read(progress)
+            clip.encode(progress)
         return clip
 
     def ask(
@@ -89,9 +121,9 @@ class XComp:
         video: Any,
         question: str,
         budget: int | None = None,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         strategy: str = "local",
         compress: bool = True,
         max_new_tokens: int = 1024,
@@ -104,18 +136,31 @@ class XComp:
     ) -> Answer:
         """Answers one question about one video.
 
-        video: as for Tempo. Arrays, .npy files and folders count as recorded at `fps`.
-        budget: most visual tokens that enter the LLM, 16 a frame; frames beyond it are left out by their
-          scores. None: videos of 1024 frames or more keep 512, shorter ones all (§3.1).
-        fps, min_frames, max_frames: sampling rate in frames per second and its limits, in eights.
-        strategy: which frames stay: "local" (the paper's), "global" (its ablation) or "uniform" (evenly
-          spread ones, whatever the question).
-        compress: False keeps every frame and all tokens in all layers.
-        lp_comp (None): which tokens of a frame the LLM's layers see, a name in schedule.VARIANTS; None as the
-          checkpoint has it.
-        repeats (2), causal_scoring (True), query_skip (None), repetition_penalty (1.0), top_p (1.0): of
-          scoring and decoding; docs/xcomp.md has the released values.
-        sampling, source_fps, exif, square_pixels: how the file is read, see `video.Reading`.
+        Args:
+          video: As in Tempo's `ask`. Arrays, .npy files and folders count as recorded at `fps`.
+          question: The question.
+          budget: Maximum number of visual tokens that enter the LLM, 16 per frame; frames are selected by
+            their scores. None: videos of 1024 sampled frames or more keep 512, shorter ones all
+            (docs/reference/xcomp.md#selection).
+          fps: Sampling rate in frames per second.
+          min_frames: Minimum number of sampled frames, rounded down to a multiple of 8.
+          max_frames: Maximum number of sampled frames, rounded down to a multiple of 8.
+          strategy: How frames are selected: "local" (the paper's), "global" (its ablation) or "uniform"
+            (evenly spaced frames, whatever the question).
+          compress: If False, keeps all frames, and all tokens in all layers.
+          max_new_tokens: Maximum length of the answer.
+          temperature: 0.0 decodes greedily.
+          seed: Of sampling.
+          repeat_short: As in `open`.
+          progress: Called with (stage, done, total).
+          **options: lp_comp (None): how the LLM's layers drop visual tokens, a name in
+            token_compression.VARIANTS; None: as the checkpoint says. repeats (2), causal_scoring (True),
+            query_skip (None): of scoring. repetition_penalty (1.0), top_p (1.0): of decoding.
+            docs/guides/xcomp.md has the reference's values. sampling, source_fps, exif, square_pixels:
+            how the file is read, see `video.Reading`.
+
+        Raises:
+          TempoError: The video cannot be read, or an argument is invalid.
         """
         reading = {name: options.pop(name) for name in Reading.__annotations__ if name in options}
         clip = self.open(
@@ -145,12 +190,12 @@ class XComp:
         video: Any,
         question: str,
         budget: int | None = None,
-        fps: float = sampling.FPS,
-        min_frames: int = sampling.MIN_FRAMES,
-        max_frames: int = sampling.MAX_FRAMES,
+        fps: float = layout.FPS,
+        min_frames: int = layout.MIN_FRAMES,
+        max_frames: int = layout.MAX_FRAMES,
         **options: Any,
     ) -> Inspection:
-        """The numbers between video and answer (arguments as in `ask`)."""
+        """Returns the intermediate values between video and answer; arguments as in `ask`."""
         reading = {name: options.pop(name) for name in Reading.__annotations__ if name in options}
         limits = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         clip = self.open(video, **limits, keep=False, **reading)

@@ -1,126 +1,196 @@
-"""A video's sampled frames: read once, kept on the host at the model's size, seen clip by clip."""
+"""Sampled frames of a video: decoded once, kept on the host at model size, encoded and scored."""
 
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tempo_jax.inference import buckets
-from tempo_jax.inference.placement import SEGMENTS
-from tempo_jax.inference.prefetch import prefetch
-from tempo_jax.inference.program_cache import ProgramCache
-from tempo_jax.xcomp import programs
-from tempo_jax.xcomp.sampling import repeat
+from tempo_jax.errors import TempoError
+from tempo_jax.runtime import buckets
+from tempo_jax.runtime.buckets import ProgramCache
+from tempo_jax.runtime.placement import SEGMENT_AXES
+from tempo_jax.runtime.prefetch import prefetch
+from tempo_jax.runtime.session import Progress, System
+from tempo_jax.xcomp import frame_selection, layout, steps
+from tempo_jax.xcomp.frame_selection import FrameScores, Question, ScoringWindows
+from tempo_jax.xcomp.layout import repeat_indices
+from tempo_jax.xcomp.options import Options
 
-if TYPE_CHECKING:
-    from tempo_jax.xcomp.engine import XComp
-
-SIZES = ProgramCache((programs.resize,))
-READ_STEP = 8  # frames resized at a time
-Progress = Callable[[str, int, int], None] | None
-FRAMES = (8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096)  # buckets of frames in a prompt
+SIZES = ProgramCache((steps.resize,))
+RESIZE_BATCH = 8  # frames
+# Frames of a prompt.
+FRAME_BUCKETS = (
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+)
 
 
 class Frames:
-    """`count` frames, `numbers` of which say where in the video they are, `order` which of the sampled ones.
+    """The sampled frames of a video, and the visual tokens of their clips.
 
-    least: the frames of a shorter video are repeated to so many. The tower runs once per clip and alignment:
-    pools of visual tokens are kept by where their clips start, modulo the clips' length.
+    The vision tower runs once per clip and alignment: visual tokens are cached by the frame at which the
+    first clip starts, modulo the clips' length.
+
+    Attributes:
+      count: Number of frames, after repetition.
+      sample_order: For each frame, which of the sampled frames it is.
+      frame_indices: For each frame, its index in the video.
+      per_clip: Frames of a clip.
+      seconds: Time spent on decoding.
     """
 
-    def __init__(self, system: "XComp", source: Any, least: int = 0):
+    def __init__(self, system: System, source: Any, min_frames: int = 0):
+        """min_frames: the frames of a shorter video are repeated to so many."""
         self.system, self.source = system, source
-        numbers = np.asarray(source.indices)
-        self.order = repeat(len(numbers), least)
-        self.numbers = numbers[self.order]
-        self.count = len(self.numbers)
+        sampled_indices = np.asarray(source.indices)
+        self.sample_order = repeat_indices(len(sampled_indices), min_frames)
+        self.frame_indices = sampled_indices[self.sample_order]
+        self.count = len(self.frame_indices)
         self.per_clip = 1 if source.kind == "image" else system.config.clip_frames
-        self.seconds = 0.0  # spent on reading and decoding
+        self.seconds = 0.0
         self._pixels: np.ndarray | None = None
-        self._pools: dict[int, jax.Array] = {}
+        self._visual_tokens: dict[int, jax.Array] = {}
 
     @property
-    def clips(self) -> int:
+    def num_clips(self) -> int:
         return self.count // self.per_clip
 
     def bucket(self, frames: int) -> int:
-        return buckets.bucket(frames, FRAMES)
+        return buckets.pick_bucket(frames, FRAME_BUCKETS)
 
     def compile(self) -> None:
-        """Compiles what depends on the frames' own size, so that the device is not kept waiting for it."""
+        """Compiles what depends on the frames' own size, so that the device does not wait for it later."""
         size = (self.source.height, self.source.width)
         if not SIZES.use(size) or self.system.place.mesh is not None:
             return
         with self.system.place():
-            frames = jax.ShapeDtypeStruct((READ_STEP, 1, *size, 3), np.uint8)
-            programs.resize.lower(frames, size=self.system.config.vision.image_size).compile()
+            frames = jax.ShapeDtypeStruct((RESIZE_BATCH, 1, *size, 3), np.uint8)
+            steps.resize.lower(frames, size=self.system.config.vision.image_size).compile()
 
-    def forget(self) -> None:
-        """Gives back what is held."""
-        self._pixels, self._pools = None, {}
+    def clear(self) -> None:
+        """Drops cached frames and visual tokens."""
+        self._pixels, self._visual_tokens = None, {}
 
-    def pool(self, alignment: int = 0, progress: Progress = None) -> jax.Array:
+    def visual_tokens(self, alignment: int = 0, progress: Progress = None) -> jax.Array:
         """Visual tokens of all clips, the first starting at frame `alignment`; the last may wrap around."""
-        if alignment not in self._pools:
+        if alignment not in self._visual_tokens:
             order = (np.arange(self.count) + alignment) % self.count
-            self._pools[alignment] = self._see(order, progress)
-        return self._pools[alignment]
+            self._visual_tokens[alignment] = self._encode(order, progress)
+        return self._visual_tokens[alignment]
 
     def encode(self, selected_N: np.ndarray, progress: Progress = None) -> jax.Array:
-        """Visual tokens of these frames, in clips of consecutive selected ones (xcomp §3.4)."""
-        if len(selected_N) == self.count:
-            return self.pool(0, progress)
-        return self._see(selected_N, progress)
+        """Visual tokens of the selected frames, in clips of consecutive selected ones.
 
-    def _see(self, order: np.ndarray, progress: Progress) -> jax.Array:
+        See docs/reference/xcomp.md#frame-scores.
+        """
+        if len(selected_N) == self.count:
+            return self.visual_tokens(0, progress)
+        return self._encode(selected_N, progress)
+
+    def _encode(self, order: np.ndarray, progress: Progress) -> jax.Array:
         system, per_clip = self.system, self.per_clip
-        pixels = self._read(progress)
-        rows = self.bucket(len(order)) if self.source.kind != "image" else 1
-        clips = rows // per_clip
-        chunk = min(system.chunk_clips, buckets.power_of_two(clips))
-        chunk = buckets.multiple(chunk, system.place.segment_shards)
-        padded = buckets.multiple(clips, chunk)
-        tokens = system.config.frame_tokens * per_clip
+        pixels = self._decoded(progress)
+        clips = (self.bucket(len(order)) if self.source.kind != "image" else 1) // per_clip
+        chunk = min(system.chunk_clips, buckets.next_power_of_two(clips))
+        chunk = buckets.round_up_to(chunk, system.place.segment_shards)
+        padded_clips = buckets.round_up_to(clips, chunk)
+        clip_tokens = system.config.frame_tokens * per_clip
         width, dtype = system.config.llm.hidden_size, system.dtype
-        pool = system.place.put(np.zeros((padded * tokens, width), dtype))
+        buffer = system.place.put(np.zeros((padded_clips * clip_tokens, width), dtype))
         total = -(-len(order) // (chunk * per_clip))
         for index in range(total):
-            own = order[index * chunk * per_clip : (index + 1) * chunk * per_clip]
-            frames = pixels[np.pad(own, (0, chunk * per_clip - len(own)), mode="edge")]
+            indices = order[index * chunk * per_clip : (index + 1) * chunk * per_clip]
+            frames = pixels[np.pad(indices, (0, chunk * per_clip - len(indices)), mode="edge")]
             frames = frames.reshape(chunk, per_clip, *frames.shape[1:])
-            frames = system.place.put(frames, SEGMENTS)
-            pool = programs.see(system.model, pool, frames, jnp.int32(index * chunk * tokens))
+            frames = system.place.put(frames, SEGMENT_AXES)
+            buffer = steps.encode_frames(system.model, buffer, frames, jnp.int32(index * chunk * clip_tokens))
             if progress:
-                jax.block_until_ready(
-                    pool
-                )  # so that it tells what has been seen, not what has been asked for
-                progress("looking at the frames", index + 1, total)
-        return pool
+                jax.block_until_ready(buffer)  # so that completed work is reported, not dispatched work
+                progress("encoding frames", index + 1, total)
+        return buffer
 
-    def _read(self, progress: Progress) -> np.ndarray:
+    def _decoded(self, progress: Progress) -> np.ndarray:
         """All frames at the model's size, uint8 [count, size, size, 3]."""
         if self._pixels is None:
             started = time.perf_counter()
-            found = np.concatenate(list(self._resized(progress)))[: self.source.num_frames]
-            self._pixels = found if len(found) == self.count else found[self.order]
+            frames = np.concatenate(list(self._resized(progress)))[: self.source.num_frames]
+            self._pixels = frames if len(frames) == self.count else frames[self.sample_order]
             self.seconds = time.perf_counter() - started
         return self._pixels
 
     def _resized(self, progress: Progress) -> Iterator[np.ndarray]:
-        size, step = self.system.config.vision.image_size, READ_STEP
-        total = -(-self.source.num_frames // step)
-        waiting = None
-        for index, frames in enumerate(prefetch(self.source.chunks(step))):
-            missing = step - len(frames)
+        size, batch = self.system.config.vision.image_size, RESIZE_BATCH
+        total = -(-self.source.num_frames // batch)
+        previous = None
+        for index, frames in enumerate(prefetch(self.source.chunks(batch))):
+            missing = batch - len(frames)
             frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
-            resized = programs.resize(jnp.asarray(frames)[:, None], size=size)
-            if waiting is not None:
-                yield np.asarray(waiting)[:, 0]  # of the chunk before, while this one is computed
-            waiting = resized
+            resized = steps.resize(jnp.asarray(frames)[:, None], size=size)
+            if previous is not None:
+                yield np.asarray(previous)[:, 0]  # while the next batch is computed
+            previous = resized
             if progress:
-                progress("reading the video", index + 1, total)
-        if waiting is not None:
-            yield np.asarray(waiting)[:, 0]
+                progress("decoding", index + 1, total)
+        if previous is not None:
+            yield np.asarray(previous)[:, 0]
+
+
+def frame_scores(
+    system: System,
+    frames: Frames,
+    text: layout.PromptText,
+    prompt: steps.Prompt,
+    options: Options,
+    windows: ScoringWindows,
+    progress: Progress = None,
+) -> np.ndarray:
+    """Scores of all frames, float64 [F], by one pass of the LLM's scoring layers per chunk.
+
+    Nothing is generated, and the layers after the last scoring one are not run.
+    """
+    skip = text.question_start if options.query_skip is None else options.query_skip
+    if skip >= text.question_end:
+        raise TempoError(
+            f"query_skip is {skip}, but only {text.question_end} tokens follow the video: lower it "
+            "or leave it out."
+        )
+    count, config = frames.count, system.config
+    chunk_length = frame_selection.chunk_frames(count, windows)
+    starts = frame_selection.chunk_starts(count, options.repeats, windows)
+    layers = range(*config.score_layers)
+    question = Question(*map(np.int32, (skip, text.question_end, len(text.suffix))))
+    total = FrameScores(count, len(layers))
+    prompt, question = system.place.put(prompt), system.place.put(question)
+    for done, start in enumerate(starts, 1):
+        alignment = start % frames.per_clip
+        scores = steps.score(
+            system.model,
+            frames.visual_tokens(alignment, progress),
+            np.int32(start // frames.per_clip),
+            np.int32(frames.num_clips),
+            prompt,
+            question,
+            frames=chunk_length,
+            schedule=system.drop_schedule(options),
+            layers=layers,
+            windows=windows,
+            causal=options.causal_scoring,
+        )
+        total.add(start, np.asarray(scores, np.float64), windows)
+        if progress:
+            progress("scoring frames", done, len(starts))
+    return total.scores()

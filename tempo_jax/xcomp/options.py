@@ -1,26 +1,27 @@
-"""What may be asked of one question about a video, checked."""
+"""The options of one question to XComp, validated, and the frames in its answer."""
 
 import dataclasses
 from numbers import Real
 
-import numpy as np
-
 from tempo_jax.errors import TempoError
-from tempo_jax.inference.options import Options as TempoOptions
-from tempo_jax.xcomp.chunks import GLOBAL, LOCAL, Windows
-from tempo_jax.xcomp.schedule import VARIANTS
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options, check_integer
+from tempo_jax.runtime.results import Segment
+from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, ScoringWindows
+from tempo_jax.xcomp.token_compression import VARIANTS
 
-# How frames are chosen where they are more than the budget holds.
-SCORERS: dict[str, Windows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
-SCORED_FROM = 1024  # frames; shorter videos are kept whole unless a budget is given (xcomp §3.1)
-DEFAULT_FRAMES = 512  # that stay of longer ones
+# How frames are scored where they exceed the budget; None: not at all.
+SCORERS: dict[str, ScoringWindows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
+# shorter videos keep all frames unless a budget is given (docs/reference/xcomp.md#selection)
+MIN_SCORED_FRAMES = 1024
+DEFAULT_SELECTED_FRAMES = 512  # kept of longer videos
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """The per-question arguments of `XComp.ask`; TempoError for values that make no sense.
+class Options(DecodeOptions):
+    """The per-question arguments of `XComp.ask`, which documents them.
 
-    lp_comp: a name in schedule.VARIANTS; None: as model.json has it.
+    Raises:
+      TempoError: A value is invalid.
     """
 
     budget: int | None = None
@@ -42,16 +43,11 @@ class Options:
                 f"strategy {self.strategy!r} is none of XComp's, which chooses among whole frames: use one "
                 f"of {', '.join(SCORERS)}."
             )
-        TempoOptions(
-            1 if self.budget is None else self.budget,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-        )
-        for name, least, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise TempoError(f"{name} is {value!r}, but it must be a whole number of at least {least}.")
+        if self.budget is not None:
+            check_integer("budget", self.budget, minimum=1)
+        check_decode_options(self)
+        for name, minimum, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
+            check_integer(name, value, minimum=minimum)
         if self.lp_comp is not None and self.lp_comp not in VARIANTS:
             raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
         if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
@@ -59,12 +55,26 @@ class Options:
                 f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
             )
 
-    greedy = TempoOptions.greedy
-
-    def frames(self, sampled: int, per_frame: int) -> int:
-        """How many of the sampled frames may stay."""
+    def frame_budget(self, num_frames: int, frame_tokens: int) -> int:
+        """Maximum number of frames to keep of `num_frames` sampled ones."""
         if not self.compress:
-            return sampled
+            return num_frames
         if self.budget is None:
-            return DEFAULT_FRAMES if sampled >= SCORED_FROM else sampled
-        return self.budget // per_frame
+            return DEFAULT_SELECTED_FRAMES if num_frames >= MIN_SCORED_FRAMES else num_frames
+        return self.budget // frame_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSegment(Segment):
+    """One sampled frame; `tokens` is 16 if it was selected and 0 if not.
+
+    Attributes:
+      relevance: `score` divided by the highest score of a frame; NaN (JSON: null) where no frames were
+        scored.
+      frame: Index in the video.
+      score: Sum over layers of the mean attention weight from the question to the frame
+        (docs/reference/xcomp.md#frame-scores); NaN where no frames were scored.
+    """
+
+    frame: int = 0
+    score: float = float("nan")

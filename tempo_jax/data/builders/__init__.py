@@ -1,8 +1,6 @@
-"""TFDS builders of prepared data sets: `Llava` and `Minireel`, in array_record, without TensorFlow.
+"""What can be prepared: `Llava`, data sets as they lie on disk, and `Minireel`, made-up videos.
 
-    builder = Llava(source="data.jsonl", media="media", data_dir="prepared", workers=8)
-    builder.download_and_prepare()
-    builder.as_data_source("train")[0], builder.skipped
+    text = prepare.prepare(lambda: Llava(source="data.jsonl", media="media"), "prepared", workers=8)
 
 `tempo_jax.data.prepare` is the command around them; `tempo_jax.data.records.open_prepared` reads.
 """

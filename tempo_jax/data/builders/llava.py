@@ -1,4 +1,4 @@
-"""TFDS builder of data sets as they lie on disk."""
+"""Builder of data sets as they lie on disk."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ class Llava(Preparing):
         """`source`: a file or folder of readers.read, in the format `form`.
 
         `media`: the folder its names are relative to (default: its own).
-        `kwargs`: those of Preparing and of tfds builders. TempoError where a file or folder is missing.
+        `kwargs`: those of Preparing. TempoError where a file or folder is missing.
         """
         source, settings = Path(source), settings or Settings()
         data = readers.read(source, media, form)

@@ -1,4 +1,4 @@
-"""TFDS builder of minireel: reels rendered, not decoded, one example per question."""
+"""Builder of minireel: reels rendered, not decoded, one example per question."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Minireel(Preparing):
     ):
         """`fps`: of the recordings, `start`: index of the first; otherwise as in minireel.records.
 
-        `kwargs`: those of Preparing and of tfds builders. TempoError for a value out of range.
+        `kwargs`: those of Preparing. TempoError for a value out of range.
         """
         settings = settings or Settings()
         options = {"seconds": seconds, "size": size, "fps": fps}

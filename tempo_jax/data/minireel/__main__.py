@@ -11,25 +11,37 @@ import json
 import sys
 from pathlib import Path
 
-from tempo_jax import cli_options as options
 from tempo_jax.data.minireel import reel as reels
 from tempo_jax.data.minireel import world
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils import command_line, text
+from tempo_jax.utils.paths import check_local
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = options.Parser("minireel", description=__doc__, formatter_class=raw)
+    parser = command_line.Parser("minireel", description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("out", metavar="OUT", type=Path, help="folder to write to, made if it is not there")
     add("--split", choices=list(world.SPLITS), default="test", help="default: test")
-    add("--count", type=options.number(int, 1), default=10, metavar="N", help="videos (default 10)")
-    add("--start", type=options.number(int, 0), default=0, metavar="N", help="index of the first (default 0)")
-    above_0 = options.number(float, 0, open_end=True)
+    add("--count", type=command_line.number(int, 1), default=10, metavar="N", help="videos (default 10)")
+    add(
+        "--start",
+        type=command_line.number(int, 0),
+        default=0,
+        metavar="N",
+        help="index of the first (default 0)",
+    )
+    above_0 = command_line.number(float, 0, open_end=True)
     add("--seconds", type=above_0, metavar="S", help="length of each, 8 to 21600 (default: it varies)")
     add("--fps", type=above_0, default=2.0, metavar="F", help="frames per second recorded (default 2)")
-    add("--size", type=options.number(int, 32), default=96, metavar="P", help="height and width (default 96)")
+    add(
+        "--size",
+        type=command_line.number(int, 32),
+        default=96,
+        metavar="P",
+        help="height and width (default 96)",
+    )
     add("--overwrite", action="store_true", help="replace a question file of this name")
     return parser
 
@@ -51,7 +63,7 @@ def write(args: argparse.Namespace) -> int:
     fresh = target.with_name(f".{target.name}.incomplete")
     fresh.write_text("".join(lines), encoding="utf-8")
     fresh.replace(target)
-    print(f"{target}: {len(lines)} questions on {options.count(args.count, 'video')}")
+    print(f"{target}: {len(lines)} questions on {text.count(args.count, 'video')}")
     return 0
 
 
@@ -61,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    return options.run_on_cpu("minireel", lambda: write(args))
+    return command_line.run_on_cpu("minireel", lambda: write(args))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tempo_jax.data.minireel import draw, generate, texts
-from tempo_jax.data.minireel.forms import FORMS, check_names, turns
-from tempo_jax.data.minireel.questions import Question, questions
+from tempo_jax.data.minireel.questions import FORMS, Question, check_names, questions, turns
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
 from tempo_jax.video.encode import encode

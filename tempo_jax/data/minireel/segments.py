@@ -11,12 +11,27 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tempo_jax import prompts
-from tempo_jax.data.collate import Sample
 from tempo_jax.data.minireel import generate, world
-from tempo_jax.data.minireel.per_reel import PerReel
 from tempo_jax.data.minireel.questions import Question
 from tempo_jax.data.minireel.reel import Reel, make, relevance
 from tempo_jax.data.minireel.world import Event, Spec
+from tempo_jax.data.samples import Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class PerReel:
+    """`count` reels of a split, a sample from each; seconds: lengths of reels to choose from."""
+
+    split: str = "train"
+    count: int = 1000
+    seconds: Sequence[float] = (64,)
+
+    def __post_init__(self):
+        object.__setattr__(self, "seconds", tuple(self.seconds))
+
+    def __len__(self) -> int:
+        return self.count
+
 
 NOTHING = "nothing"
 HERE = "here"

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tempo_jax import prompts
+from tempo_jax.data.demo_tokenizer import PATTERN, SPECIAL, byte_characters, write_files
 from tempo_jax.data.minireel import segments, texts
-from tempo_jax.demo_tokenizer import PATTERN, SPECIAL, byte_characters, write_files
 
 SIZE = 768  # of the vocabulary, at most, before the times
 # Whole seconds of the centres of standard segments, for videos of up to 512 seconds and of 4096.

@@ -26,7 +26,7 @@ from tempo_jax.data.readers import (
 )
 from tempo_jax.data.readers.record import Entry, Source
 from tempo_jax.errors import TempoError
-from tempo_jax.paths import check_local
+from tempo_jax.utils import paths
 
 AUTO = "auto"
 
@@ -94,18 +94,35 @@ def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form
     Raises:
       TempoError: nothing can be read, or it holds no records.
     """
-    for what, path in (("--source", source), ("--media", media or "")):
-        check_local(what, path)
-    source = Path(source)
+    where = paths.path("--source", source)
+    root = None if media is None else paths.path("--media", media)
+    if paths.remote(where):
+        root = root or (where if where.is_dir() else where.parent)
+        if form == MIXTURE or where.suffix.lower() in mixture.SUFFIXES:
+            raise TempoError(
+                f"--source {where} is a mixture: give it as a local file, which may name gs:// ones."
+            )
+    source = _local(where).absolute()  # links are not followed; a task of a cluster runs in another folder
     if form not in FORMATS:
         raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
     if form == MIXTURE or (form == AUTO and source.suffix.lower() in mixture.SUFFIXES):
         return _mixture(source, media)
-    root = Path(media) if media is not None else source if source.is_dir() else source.parent
+    root = root or (source if source.is_dir() else source.parent)
+    root = root if paths.remote(root) else root.absolute()
     if not root.is_dir():
         raise TempoError(f"There is no media folder {root}: give the one that holds images and videos.")
     entries = _entries(source, form)
     return Data(entries, (Source(root, form if form in SHAPES else AUTO),))
+
+
+def _local(source: paths.AnyPath) -> Path:
+    """The file or folder of records itself, or a copy of it, without media."""
+    if not paths.remote(source):
+        return source
+    if source.is_file():
+        return paths.fetched(source.parent, lambda name: name == source.name) / source.name
+    suffixes = tuple(suffix for row in LAYOUTS.values() for suffix in row.suffixes)
+    return paths.fetched(source, lambda name: name.lower().removesuffix(".gz").endswith(suffixes))
 
 
 def _entries(source: Path, form: str) -> list[Entry]:

@@ -1,0 +1,1 @@
+"""Attention: one function that chooses an implementation, and Pallas kernels for TPUs."""

@@ -1,0 +1,41 @@
+"""Puts arrays on devices: with named shardings on a mesh, or on the default device."""
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from tempo_jax import sharding
+
+SEGMENT_AXES = sharding.ENCODER_RULES.batch  # mesh axes that segments and clips are split over
+
+
+class Placement:
+    """Puts host arrays on a mesh or the default device; calling it sets the mesh and matmul precision."""
+
+    def __init__(self, mesh: jax.sharding.Mesh | None, *, exact: bool):
+        self.mesh = mesh
+        self.exact = exact  # whether float32 matmuls are exact on accelerators, too
+
+    @property
+    def segment_shards(self) -> int:
+        """Number of devices that the segments of a video are split over."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @contextlib.contextmanager
+    def __call__(self):
+        with contextlib.ExitStack() as stack:
+            if self.mesh is not None:
+                stack.enter_context(jax.set_mesh(self.mesh))
+            # Splash attention in bfloat16 does not compile where the environment asks for a higher precision.
+            precision = "highest" if self.exact else "default"
+            stack.enter_context(jax.default_matmul_precision(precision))
+            yield
+
+    def put(self, x: Any, axes: Any = None) -> Any:
+        """Puts a host array (or pytree of them) on the devices, axis 0 split over mesh `axes`."""
+        if self.mesh is None:
+            return jax.tree.map(jax.device_put, x)  # jnp.asarray would compile a program per shape
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.P() if axes is None else jax.P(axes))
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)

@@ -1,0 +1,106 @@
+"""What every command line shares: a parser, exit statuses, lines on stderr. Imports nothing slow."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tempo_jax.errors import TempoError
+
+STOPPED = "stopped by {signal}; nothing is left of what was being written"
+MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
+SAMPLINGS = ("time", "index")
+SAMPLING_HELP = (
+    "of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
+    "or by frame number at the average rate, as released (index)"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors instead of a page of usage."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], Any]:
+    """An argparse type: an int32 or finite float that is at least `low` (or above it)."""
+    what = "a whole number" if kind is int else "a number"
+    bound = f"{'above' if open_end else 'of at least'} {low:g}"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        in_range = low < value if open_end else low <= value
+        if not in_range:  # NaN is in no range
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+        if value > MOST:
+            raise argparse.ArgumentTypeError(f"{text!r} is above {MOST}, the most there can be")
+        return value
+
+    return parse
+
+
+def utf8_stdout() -> None:
+    """JSON is UTF-8 whatever the terminal's encoding."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # file names need not be valid UTF-8
+
+
+def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
+    """Exit status: what `command` returns; 2 a mistake, 75 try again, 130 interrupted, 1 a bug of ours.
+
+    interrupted: said at Ctrl-C, where anything is.
+    """
+    try:
+        return command()
+    except TempoError as error:
+        say(f"{prog}: {error}")
+        return error.status
+    except KeyboardInterrupt:
+        if interrupted:
+            say(f"{prog}: {interrupted.format(signal='Ctrl-C')}")
+        return 130
+    except Exception as error:
+        if os.environ.get("TEMPO_JAX_TRACEBACK"):
+            raise
+        say(f"{prog}: {bug(error)}")
+        return 1
+
+
+def run_on_cpu(prog: str, command: Callable[[], int], stopped_words: str = STOPPED) -> int:
+    """The same for converting and preparing: what the system refuses them is a user's mistake.
+
+    A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for a terminal that closes.
+    """
+    from tempo_jax.utils import failures, signals
+
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
+
+    def refusals() -> int:
+        with failures.as_sentences():
+            return command()
+
+    try:
+        with signals.raising():
+            return run(prog, refusals, interrupted=stopped_words)
+    except signals.Stopped as stopped:
+        say(f"{prog}: {stopped_words.format(signal=stopped)}")
+        return stopped.status
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def bug(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    return (
+        f"internal error: {type(error).__name__}: {first_line} "
+        "(this is a bug; TEMPO_JAX_TRACEBACK=1 shows where it happened)"
+    )

@@ -1,0 +1,132 @@
+"""Digests of a checkpoint's array files: a byte that turned over on a disk or on the way is found.
+
+digests.json: {"block_bytes": B, "files": {path: {"bytes": n, "crc32": of its blocks of B bytes, 8 hexadecimal
+digits each}}}. CRC-32 finds every flipped bit and all but one in four billion of other damages, and is fast
+enough to be taken as files are written and looked at on every load; it is no protection against intent.
+"""
+
+import concurrent.futures
+import json
+import os
+import random
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
+
+FILE = "digests.json"
+BLOCK_BYTES = 16 << 20
+SAMPLE_BYTES = 1 << 30  # looked at by every load: all of a small checkpoint, some blocks of a large one
+_READ_BYTES = 256 << 10
+
+
+class Writing:
+    """Digests that are taken as a checkpoint grows: of each file while its bytes are still in memory."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, dict] = {}  # by name: Orbax moves its files to other folders, unchanged
+
+    def take(self, folder: Path) -> None:
+        """Of the data files that are new in `folder`."""
+        for file in folder.rglob("d/*"):
+            if file.name not in self._taken:
+                self._taken[file.name] = of_file(file)
+
+    def finish(self, folder: Path) -> None:
+        """Writes folder/digests.json for folder/params. TempoError where a file vanished meanwhile."""
+        files, left = {}, set(self._taken)
+        for file in sorted(path for path in (folder / "params").rglob("*") if path.is_file()):
+            known = self._taken.get(file.name) if file.parent.name == "d" else None
+            if known is not None and known["bytes"] != file.stat().st_size:
+                known = None
+            files[file.relative_to(folder).as_posix()] = known or of_file(file)
+            left.discard(file.name)
+        if left:
+            raise TempoError(
+                f"{folder / 'params'} lost {len(left)} of its files while it was written: try again"
+            )
+        values = {"block_bytes": BLOCK_BYTES, "files": files}
+        text = json.dumps(values, separators=(",", ":"))
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def of_file(path: Path) -> dict:
+    """What digests.json says of a file."""
+    size = path.stat().st_size
+    starts = range(0, size, BLOCK_BYTES)
+    crcs = [_crc32(path, start, min(BLOCK_BYTES, size - start)) for start in starts]
+    return {"bytes": size, "crc32": "".join(f"{crc:08x}" for crc in crcs)}
+
+
+def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
+    """Compares the files with their digests; TempoError naming those that differ, False without digests.
+
+    whole: every byte; otherwise at most SAMPLE_BYTES, in blocks that are drawn anew each time.
+    """
+    folder = paths.path("the checkpoint", folder)
+    path = folder / FILE
+    if not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        files = values["files"]
+        blocks = list(_blocks(files, int(values["block_bytes"])))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TempoError(
+            f"{path} is damaged ({error}): copy the model again, or delete that file to load without it"
+        ) from error
+    there = paths.files(folder) if paths.remote(folder) else {name: _size(folder / name) for name in files}
+    wrong = [name for name, said in files.items() if there.get(name, -1) != said["bytes"]]
+    sound = [block for block in blocks if block[0] not in wrong]
+    # gs:// checks what it sends by itself.
+    looked_at = sound if whole else [] if paths.remote(folder) else _drawn(sound)
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], looked_at)
+        wrong += [block[0] for block, same in zip(looked_at, found) if not same]
+    if wrong:
+        names = sorted(set(wrong))
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise TempoError(
+            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{more}: not the "
+            f"bytes that {FILE} is of): copy or convert the model again"
+        )
+    return True
+
+
+def _blocks(files: dict, block_bytes: int) -> Iterator[tuple[str, int, int, int]]:
+    """(file, start, bytes, CRC-32) of each block."""
+    for name, said in files.items():
+        for index, start in enumerate(range(0, int(said["bytes"]), block_bytes)):
+            size = min(block_bytes, said["bytes"] - start)
+            yield name, start, size, int(said["crc32"][8 * index : 8 * index + 8], 16)
+
+
+def _drawn(blocks: list[tuple]) -> list[tuple]:
+    """All, or as many as SAMPLE_BYTES hold: every process of a pod draws others."""
+    if sum(block[2] for block in blocks) > SAMPLE_BYTES:
+        random.SystemRandom().shuffle(blocks)
+        total, few = 0, []
+        for block in blocks:
+            total += block[2]
+            if total > SAMPLE_BYTES:
+                break
+            few.append(block)
+        return few
+    return blocks
+
+
+def _crc32(path: Path, start: int, size: int) -> int:
+    crc, buffer = 0, memoryview(bytearray(min(_READ_BYTES, size)))  # one, in the processor's cache
+    unbuffered = {} if paths.remote(path) else {"buffering": 0}
+    with path.open("rb", **unbuffered) as file:
+        file.seek(start)
+        while size and (count := file.readinto(buffer[: min(len(buffer), size)])):
+            crc = zlib.crc32(buffer[:count], crc)
+            size -= count
+    return crc
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
