@@ -57,9 +57,10 @@ WORDS = {
 
 
 def prose(path):
-    """(line, text) of comments and strings."""
+    """(line, text) of comments and strings; a string of one word is a name, as of fields in files."""
     for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
-        if token.type in (tokenize.COMMENT, tokenize.STRING):
+        name = token.type == tokenize.STRING and re.fullmatch(r"[\"'][\w.]+[\"']", token.string)
+        if token.type in (tokenize.COMMENT, tokenize.STRING) and not name:
             yield token.start[0], token.string
 
 

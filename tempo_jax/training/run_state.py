@@ -268,7 +268,7 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-# XLA options by platform; docs/plans.md has what they gain. The first one raises the VMEM of a fusion (KiB),
+# XLA options by platform (gains: docs/results/optimization-log.md). The first raises a fusion's VMEM (KiB)
 # so that large matmuls get better tiles; the others overlap the all-gathers of the next weights with matmuls.
 # Inference, whose matmuls are smaller, gains nothing from the first; the others were not tried there.
 COMPILER_OPTIONS = {
