@@ -1,6 +1,7 @@
 # make demo   ask an hour-long video several questions (installs, answers, plots where the model looked)
+# make check  lint, types and the fast tests, in under 3 minutes
 # make test   the tests but for the slowest (under 10 minutes)       make test-all  all tests
-# make lint   ruff, and the order of imports between packages
+# make lint   ruff, and the order of imports between packages        make types     mypy
 # make test-lower  media and colors with the oldest versions that pyproject.toml admits
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
@@ -17,7 +18,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser lint format bench plans docs clean
+.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser check lint types format bench plans docs clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -87,6 +88,17 @@ lint: $(SETUP_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+
+types: $(SETUP_TEST)
+	$(BIN)/mypy
+
+# Tests that compile no model: of options, prompts, sampling, files, messages and docs.
+FAST := ata checkpoint_id cli compiling configs convert_fields convert_docs docs docs_generated docs_language \
+	eval_annotations eval_config eval_parsing eval_scoring exit_status fields folders packing paths pipeline_parts plot \
+	prompts readers serve_refusals serve_ui video_sampling watch xcomp_letters xcomp_schedule
+check: lint types
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" \
+		$(foreach name,$(FAST),$(wildcard tests/test_$(name).py))
 
 format: $(SETUP_TEST)
 	$(BIN)/ruff check --fix .

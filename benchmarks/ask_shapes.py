@@ -5,7 +5,7 @@
 
 Ours: the engine's own programs (`tempo plan` compiles the same) on the first device that JAX has. Theirs:
 Hugging Face's Qwen3-VL and Qwen3 with SDPA attention on the same shapes; the question is computed with its
-segment, as in the published code. A process each; a median of --rounds after a first run that compiles.
+segment, as in the reference implementation. One process each; medians of --rounds after a run that compiles.
 Peaks are of a bfloat16 product of 8192^3 in each. Weights are bfloat16.
 """
 
@@ -31,13 +31,13 @@ STAGES = {  # of a row of the table -> the engine's programs
 
 def median(run: Callable, wait: Callable, rounds: int, given: Callable[[], tuple] = tuple) -> float:
     """Seconds of run(*given()), after one that is not counted; making what is given is not, either."""
-    found = []
+    records = []
     for _ in range(rounds + 1):
         args = wait(given())
         started = time.perf_counter()
         wait(run(*args))
-        found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])
+        records.append(time.perf_counter() - started)
+    return statistics.median(records[1:])
 
 
 def programs(args):
@@ -61,7 +61,7 @@ def ours(args) -> dict:
 
     from tempo_jax.runtime.placement import Placement
 
-    mesh, found = programs(args)
+    mesh, records = programs(args)
     key, weights, seconds, flops = jax.random.key(0), {}, {}, {}
 
     def fill(x):
@@ -79,7 +79,7 @@ def ours(args) -> dict:
         return weights[id(x)][1]
 
     with Placement(mesh, exact=False)():
-        for program in found:
+        for program in records:
             model, *rest = program.args
             model, runs = jax.tree.map(weight, model), program.runs
             decodes = program.name == "decode step"  # a loop: one run makes all tokens
@@ -120,7 +120,7 @@ def pytorch(args) -> dict:
     preset = PRESETS[args.model]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shapes = {program.name: (program.args, program.kwargs, program.runs) for program in programs(args)[1]}
-    reference.randomise = lambda *_: None  # Hugging Face's own initialisation is as good for times
+    reference.randomise = lambda *_: None  # Hugging Face's own initialization is as good for times
     torch.set_default_dtype(torch.bfloat16)
     with device:
         vlm, llm = reference.qwen3_vl(preset.compressor, 0), reference.qwen3(preset.llm, 0)
@@ -174,13 +174,13 @@ def pytorch(args) -> dict:
 SIDES = {"ours": ours, "pytorch": pytorch}
 
 
-def table(found: list[dict]) -> list[str]:
+def table(records: list[dict]) -> list[str]:
     """A line for each stage: seconds and share of each side's own matmul peak, then the ratio."""
-    flops = found[0]["flops"]
+    flops = records[0]["flops"]
     lines = []
     for stage in (*STAGES, "all"):
         cells = []
-        for side in found:
+        for side in records:
             seconds = sum(side["seconds"].values()) if stage == "all" else side["seconds"][stage]
             work = sum(flops.values()) if stage == "all" else flops[stage]
             cells.append((seconds, work / seconds / side["peak"]))
@@ -213,7 +213,7 @@ def main() -> None:
     if args.model == "tempo-6b" and not accelerator():
         print("not run: Tempo-6B wants a GPU; --model tiny tries the benchmark on a CPU")
         return
-    found = []
+    records = []
     for side in SIDES:
         # PyTorch's process takes shapes alone from JAX, and nothing of the GPU.
         environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if side == "pytorch" else {})
@@ -222,14 +222,14 @@ def main() -> None:
         if done.returncode:
             print(f"{side} did not run: what stopped it is above")
         else:
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    if not found or "flops" not in found[0]:
+            records.append(json.loads(done.stdout.splitlines()[-1]))
+    if not records or "flops" not in records[0]:
         sys.exit(1)
-    for side in found:
+    for side in records:
         memory = "unknown" if side["memory"] is None else f"{side['memory'] / 2**30:.1f} GiB"
         print(f"{side['name']} on {side['device']}: peak {side['peak'] / 1e12:.3g} TFLOP/s, memory {memory}")
     print(f"{args.model}, {args.frames} frames of {args.size}, {args.budget} visual tokens, bfloat16")
-    print("\n".join(table(found)))
+    print("\n".join(table(records)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the time of one `ask` goes, and how much of decoding hides behind computing; demo model.
+"""Time of one `ask` by stage, and the share of decoding that is overlapped with compute; demo model.
 
     python benchmarks/ask_stages.py [--checkpoint checkpoints/demo] [--seconds 600] [--budget 1024]
 
@@ -16,10 +16,10 @@ import numpy as np
 import tempo_jax
 from tempo_jax.tempo import layout
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 ROOT = Path(__file__).resolve().parent.parent
-QUESTION = "What colour is the ball?"
+QUESTION = "What color is the ball?"
 NEW_TOKENS = 16
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     options = {"budget": args.budget, "max_new_tokens": NEW_TOKENS}
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "video.mp4")
-        write_video(path, Clip(seconds=args.seconds, fps=25, height=360, width=640))
+        write_video(path, SyntheticVideo(seconds=args.seconds, fps=25, height=360, width=640))
         clip = tempo.open(path)
         clip.ask(QUESTION, **options)  # compiles
         frames, decoding = decoded(tempo, clip, path)

@@ -24,7 +24,7 @@ from tempo_jax.video import open_video
 
 def ask_all(tempo, xcomp, args) -> list[dict]:
     """One record per question and row."""
-    found, started = [], time.perf_counter()
+    records, started = [], time.perf_counter()
     for number in range(args.first, args.first + args.videos):
         reel = minireel.make("test", number, seconds=args.seconds, size=args.size)
         with tempfile.TemporaryDirectory() as folder:
@@ -34,16 +34,18 @@ def ask_all(tempo, xcomp, args) -> list[dict]:
             clip = tempo.open(source, prefix_cache=True, questions=1)
             for question in reel.questions:
                 for lp_comp in ("none", "suffix", "prefix"):
-                    found.append(_record(reel, question, f"LP-Comp {lp_comp}", clip, args, lp_comp=lp_comp))
+                    records.append(_record(reel, question, f"LP-Comp {lp_comp}", clip, args, lp_comp=lp_comp))
                 for share, strategy in args.selections if xcomp else ():
                     frames = source.num_frames // share
                     part = xcomp_selector.select_segments(
                         xcomp, source, question.prompt, frames, strategy=strategy
                     )
                     name = f"1/{share} of the frames, {strategy}"
-                    found.append(_record(reel, question, name, tempo.open(part, keep=False), args))
-        print(f"video {number + 1}: {len(found)} answers, {time.perf_counter() - started:.0f} s", flush=True)
-    return found
+                    records.append(_record(reel, question, name, tempo.open(part, keep=False), args))
+        print(
+            f"video {number + 1}: {len(records)} answers, {time.perf_counter() - started:.0f} s", flush=True
+        )
+    return records
 
 
 def _record(reel, question, row: str, clip, args, **options) -> dict:
@@ -57,24 +59,24 @@ def _record(reel, question, row: str, clip, args, **options) -> dict:
 
 
 def _seen(question, kept: list[tuple[float, float]]) -> float | None:
-    """Of a needle, whether any of what was kept shows it."""
+    """Whether a kept frame shows the needle."""
     if question.kind != "needle":
         return None
     return float(any(a < end and start < b for a, b in question.relevant_seconds for start, end in kept))
 
 
-def table(found: list[dict]) -> list[dict]:
+def table(records: list[dict]) -> list[dict]:
     rows = []
-    for row in dict.fromkeys(record["row"] for record in found):
-        own = [record for record in found if record["row"] == row]
-        right = sum(record["right"] for record in own)
-        low, high = scoring.wilson(right, len(own))
+    for row in dict.fromkeys(record["row"] for record in records):
+        row_records = [record for record in records if record["row"] == row]
+        right = sum(record["right"] for record in row_records)
+        low, high = scoring.wilson(right, len(row_records))
         mean = {
-            name: float(np.mean([r[name] for r in own if r[name] is not None]))
+            name: float(np.mean([r[name] for r in row_records if r[name] is not None]))
             for name in ("layer_tokens", "visual_tokens", "frames_kept", "found")
         }
         rows.append(
-            {"row": row, "questions": len(own), "right": right, "accuracy": right / len(own)}
+            {"row": row, "questions": len(row_records), "right": right, "accuracy": right / len(row_records)}
             | {"low": low, "high": high} | mean
         )  # fmt: skip
     return rows
@@ -118,12 +120,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     xcomp = tempo_jax.load(args.xcomp) if args.xcomp else None
-    found = ask_all(tempo_jax.load(args.checkpoint), xcomp, args)
-    rows = table(found)
+    records = ask_all(tempo_jax.load(args.checkpoint), xcomp, args)
+    rows = table(records)
     print(markdown(rows))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"table": rows, "records": found}, indent=0), encoding="utf-8")
+        args.out.write_text(json.dumps({"table": rows, "records": records}, indent=0), encoding="utf-8")
 
 
 if __name__ == "__main__":

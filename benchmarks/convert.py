@@ -1,4 +1,4 @@
-"""What converting a checkpoint costs against copying it, in one run.
+"""Time of converting a checkpoint relative to copying it.
 
     python benchmarks/convert.py [--folder DIR] [--layers 28] [--rounds 5]
 

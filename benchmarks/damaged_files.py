@@ -98,13 +98,13 @@ def originals(folder: Path) -> dict[str, Path]:
     """All files of FILES by name."""
     from tests.media_cases import CASES
 
-    found = {}
+    records = {}
     for name in (n for names in FILES.values() for n in names):
-        found[name] = REPO / "tests" / "golden" / "media" / name  # what only other tools can make
+        records[name] = REPO / "tests" / "golden" / "media" / name  # what only other tools can make
         if name in CASES:
-            found[name] = folder / name
-            CASES[name].make(found[name])
-    return found
+            records[name] = folder / name
+            CASES[name].make(records[name])
+    return records
 
 
 # --- in the child
@@ -112,7 +112,7 @@ def originals(folder: Path) -> dict[str, Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What was read of a file."""
+    """The frames read from a file."""
 
     pictures: np.ndarray  # uint8 [T, H, W, 3]
     duration: float

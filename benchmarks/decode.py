@@ -155,14 +155,14 @@ def best(methods: Iterable[str], path: Path, options: dict, repeat: int) -> dict
 
 
 def make(folder: Path, seconds: int, fps: int, height: int, noise: float) -> Path:
-    from tempo_jax.video.synthetic import Clip, write_video
+    from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
     width = {96: 128, 360: 640, 720: 1280}.get(height, height * 16 // 9 // 2 * 2)
     path = folder / f"bench_{seconds}s_{height}p_{fps}fps_noise{noise:g}.mp4"
     if not path.exists():
         print(f"making {path} ...", flush=True)
         partial = path.with_suffix(".partial.mp4")
-        clip = Clip(seconds=seconds, fps=fps, height=height, width=width, noise=noise)
+        clip = SyntheticVideo(seconds=seconds, fps=fps, height=height, width=width, noise=noise)
         write_video(partial, clip, gop=250)
         partial.rename(path)
     return path
@@ -178,8 +178,8 @@ def compare(path: Path, repeat: int) -> None:
             f"{m} {rates[m]:.1f} ({r['seconds']:.2f} s, {r['cpu_seconds']:.2f} CPU, {r['peak_mib']:.0f} MiB)"
             for m, r in results.items()
         ]
-        own = results["ours"]["cpu_seconds"]
-        ratios = [f"{m} {results[m]['cpu_seconds'] / own:.2f}" for m in methods]
+        row_records = results["ours"]["cpu_seconds"]
+        ratios = [f"{m} {results[m]['cpu_seconds'] / row_records:.2f}" for m in methods]
         same = results["ours"]["checksum"] == results["pyav"]["checksum"]
         count = results["ours"]["frames"]
         print(f"  {name:>10} = {count:4d} frames: {'  '.join(cells)}  -> {', '.join(ratios)}", end="")
@@ -199,8 +199,8 @@ def long(folder: Path) -> None:
 
 def open_hour(folder: Path, repeat: int) -> None:
     path = make(folder, 3600, 30, 96, 0.0)
-    found = best(OPENING, path, {}, repeat)
-    opened, demuxed = (found[name]["cpu_seconds"] for name in ("opening", "demuxing"))
+    records = best(OPENING, path, {}, repeat)
+    opened, demuxed = (records[name]["cpu_seconds"] for name in ("opening", "demuxing"))
     print(
         f"{path.name}: opened in {opened:.2f} CPU seconds, its packets read in {demuxed:.2f}: "
         f"{opened / demuxed:.2f}"

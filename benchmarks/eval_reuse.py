@@ -1,12 +1,12 @@
-"""What further questions about an open video cost: 15 on one video, with what is kept of it counted.
+"""Cost of further questions about an open video: 15 questions, with the size of the cached features.
 
     python benchmarks/eval_reuse.py [--seconds 64] [--questions 15]
 
 One run, no trained weights needed: random models of the demo's size and of thirteen times its
 parameters. Each answers all questions opening the video anew for every question, keeping the vision tower's
 output, keeping the compressor's prefix too (config.video_cache of eval.py), and that with the further answers
-written four at a time (config.decode_batch). All programs are compiled beforehand. Counted: how often the video was
-decoded, and chunks that went through the vision tower (a video of 64 s has 16 segments, in 2 chunks).
+written four at a time (config.decode_batch). All programs are compiled beforehand. Counted: how often the
+video was decoded, and chunks that went through the vision tower (a video of 64 s has 16 segments, in 2 chunks).
 """
 
 import argparse
@@ -27,9 +27,9 @@ from tempo_jax.runtime.session import GenerationRequest
 from tempo_jax.tempo import steps
 from tempo_jax.tempo.options import Options
 from tempo_jax.video import Source
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
-# What is kept, and how many further answers are written together.
+# What is kept, and how many further answers are decoded in a batch.
 WAYS = {
     "nothing": ({"keep": False}, 1),
     "vision": ({"keep": True}, 1),
@@ -132,18 +132,18 @@ def main() -> None:
     args = parser.parse_args()
     shapes = ("star", "cross", "arrow", "heart", "moon")
     questions = [f"When does the {shapes[i % 5]} appear, part {i}?" for i in range(args.questions)]
-    found, counts = {}, Counts()
+    results, counts = {}, Counts()
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
-        write_video(video, Clip(seconds=args.seconds, fps=4, height=128, width=128))
+        write_video(video, SyntheticVideo(seconds=args.seconds, fps=4, height=128, width=128))
         for name, config in (("demo", DEMO), ("larger", larger())):
             (Path(folder) / name).mkdir()
             tempo, parameters = random_model(Path(folder) / name, config)
-            found[name] = {"parameters": parameters, "rows": measure(tempo, video, questions, counts)}
+            results[name] = {"parameters": parameters, "rows": measure(tempo, video, questions, counts)}
             print(f"\n{name}: {parameters / 1e6:.1f} M parameters, {args.questions} questions\n")
             print("| kept | first, s | further, s each | further / first | decoded | chunks seen |")
             print("|---|---|---|---|---|---|")
-            for row in found[name]["rows"]:
+            for row in results[name]["rows"]:
                 print(
                     f"| {row['kept']} | {row['first_seconds']:.2f} | {row['further_seconds']:.3f} | "
                     f"{row['share']:.0%} | {row['decoded']} | {row['chunks_seen']} |",
@@ -151,7 +151,7 @@ def main() -> None:
                 )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,19 +57,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("more", nargs="*", help="further arguments of train.py, after --")
     args = parser.parse_args()
-    found: dict[str, list[float]] = {"empty": [], "warm": [], "no cache": []}
+    results: dict[str, list[float]] = {"empty": [], "warm": [], "no cache": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(args.repeats):
             cache = folder / f"cache{number}"
-            found["empty"].append(first_row(args.config, cache, folder, *args.more))
-            found["warm"].append(first_row(args.config, cache, folder, *args.more))
-            found["no cache"].append(first_row(args.config, cache, folder, "--no-cache", *args.more))
-            print({name: round(seconds[-1], 1) for name, seconds in found.items()}, flush=True)
-    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+            results["empty"].append(first_row(args.config, cache, folder, *args.more))
+            results["warm"].append(first_row(args.config, cache, folder, *args.more))
+            results["no cache"].append(first_row(args.config, cache, folder, "--no-cache", *args.more))
+            print({name: round(seconds[-1], 1) for name, seconds in results.items()}, flush=True)
+    medians = {name: statistics.median(seconds) for name, seconds in results.items()}
     ratio = medians["warm"] / medians["no cache"]
     args.out.write_text(
-        json.dumps({"seconds": found, "medians": medians, "warm / no cache": ratio}, indent=1) + "\n"
+        json.dumps({"seconds": results, "medians": medians, "warm / no cache": ratio}, indent=1) + "\n"
     )
     print(f"warm {medians['warm']:.1f} s, without {medians['no cache']:.1f} s: {ratio:.2f}")
 

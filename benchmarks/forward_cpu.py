@@ -2,7 +2,7 @@
 
     python benchmarks/forward_cpu.py [--frames 32] [--rounds 5]
 
-One process, the two by turns, in seconds of CPU, as the machine may be busy. Compilation is told apart.
+One process, the two by turns, in seconds of CPU, as the machine may be busy. Compilation is reported apart.
 Random weights; what both compute is compared first. Needs the test extra (PyTorch).
 """
 
@@ -63,9 +63,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rng, slices = np.random.RandomState(0), args.frames // 2
     config = Qwen3VLConfig(vision=VISION, text=TEXT)
-    theirs = reference.qwen3_vl(config, 0)
-    ours = reference.native("qwen3-vl", config, theirs)
-    theirs.set_attn_implementation("sdpa")
+    torch_model = reference.qwen3_vl(config, 0)
+    native_model = reference.native("qwen3-vl", config, torch_model)
+    torch_model.set_attn_implementation("sdpa")
 
     row = prompt(rng, slices)
     padded = pad_rows([row], len(row), (GRID[0] // 2, GRID[1] // 2))
@@ -81,11 +81,11 @@ def main() -> None:
     ids = torch.tensor(padded.token_ids_SL.astype(np.int64))
 
     def run_ours():
-        return jax.block_until_ready(ours_forward(ours, pixels, rows))
+        return jax.block_until_ready(ours_forward(native_model, pixels, rows))
 
     def run_theirs():
         with torch.inference_mode():
-            return theirs(ids, **arguments).logits[:, -1]
+            return torch_model(ids, **arguments).logits[:, -1]
 
     started = time.process_time()
     logits = run_ours()
@@ -99,7 +99,7 @@ def main() -> None:
             run()
             times[name].append(time.process_time() - started)
     medians = {name: statistics.median(found) for name, found in times.items()}
-    weights = sum(p.numel() for p in theirs.parameters())
+    weights = sum(p.numel() for p in torch_model.parameters())
     print(f"{weights / 1e6:.0f} M parameters, {args.frames} frames of 256x512, {len(row)} tokens, float32")
     print(f"logits differ by at most {apart:.1e} of the largest")
     for name, found in times.items():

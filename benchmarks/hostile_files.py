@@ -30,7 +30,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from benchmarks.damaged_files import KINDS, PLACES, damage  # noqa: E402
-from tempo_jax.video.synthetic import Clip, write_video  # noqa: E402
+from tempo_jax.video.synthetic import SyntheticVideo, write_video  # noqa: E402
 
 SEEDS = ("a.mp4", "b.gif", "c.png")
 FLAT_BYTES = 64 << 20  # what the second round may add
@@ -38,7 +38,7 @@ FLAT_BYTES = 64 << 20  # what the second round may add
 
 def originals(folder: Path) -> dict[str, bytes]:
     """Valid files to mutate."""
-    write_video(folder / "a.mp4", Clip(seconds=4, fps=4, height=48, width=64), faststart=True)
+    write_video(folder / "a.mp4", SyntheticVideo(seconds=4, fps=4, height=48, width=64), faststart=True)
     frames = [Image.fromarray(np.full((40, 60, 3), 40 * k, np.uint8)) for k in range(5)]
     frames[0].save(folder / "b.gif", save_all=True, append_images=frames[1:], duration=200)
     frames[2].save(folder / "c.png")
@@ -113,14 +113,14 @@ def main() -> int:
 def server() -> Iterator[tuple[subprocess.Popen, str]]:
     """`tempo serve` with the demo model, and its address; killed where it does not end by itself."""
     command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0"]
-    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that is not read would stop it
         process = subprocess.Popen(command, stderr=log)
         try:
-            while not (found := re.search(r"(http://\S+)/$", _read(log), re.MULTILINE)):
+            while not (match := re.search(r"(http://\S+)/$", _read(log), re.MULTILINE)):
                 if process.poll() is not None:
                     sys.exit(_read(log))
                 time.sleep(0.1)
-            yield process, found[1]
+            yield process, match[1]
         finally:
             process.kill()
             process.wait()

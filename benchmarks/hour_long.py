@@ -18,7 +18,7 @@ SECONDS = (600, 4101)
 CHILD = """
 import json, sys, time, tempo_jax
 tempo = tempo_jax.load(sys.argv[1])
-answer = tempo.ask(sys.argv[2], "What colour is the ball?", budget=4096, max_new_tokens=16)
+answer = tempo.ask(sys.argv[2], "What color is the ball?", budget=4096, max_new_tokens=16)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 mib = int(status["VmHWM"].split()[0]) // 1024
 print(json.dumps({"usage": answer.usage, "timings": answer.timings, "mib": mib}))

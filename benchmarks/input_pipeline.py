@@ -208,7 +208,7 @@ def assumed(frames: tuple[int, int] | None, size: tuple[int, int], rng: np.rando
         {"from": "human", "value": "<image>\n" + "?" * 40},
         {"from": "gpt", "value": "!" * int(rng.integers(10, 100))},
     ]
-    # Of zeros nobody looks at, the system makes no pages.
+    # Zeros that are not read take no memory pages.
     return Sample(np.zeros((count, *size, 3), np.uint8), None if frames is None else 2.0, turns)
 
 

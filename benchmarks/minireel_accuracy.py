@@ -1,11 +1,11 @@
-"""How often a model is right on held-out minireel videos, and what allocation is worth.
+"""Accuracy on held-out minireel videos, and its dependence on the allocation.
 
 Two parts, one run: accuracy by kind of question with relevance AUC, and a table of what the LLM gets to
 see (strategy x budget) on a part of the same questions. Videos are encoded as H.264 and read back.
 
     python benchmarks/minireel_accuracy.py --out build/accuracy.json --figure build/accuracy.png
 
-`eval.py --config=configs/eval_minireel.py` asks the same of videos that are there, and goes on where it was
+`eval.py --config=configs/eval_minireel.py` asks the same about existing videos, and resumes where it was
 killed. Several runs over different videos (--first) can share the work; --merge puts their files together.
 """
 
@@ -79,10 +79,10 @@ def summary(rows: list[dict], args) -> dict:
     for kind, some in kinds.items():
         right = sum(row["right"] for row in some)
         low, high = scoring.wilson(right, len(some))
-        found = [row["auc"] for row in some if row["auc"] is not None]
+        aucs = [row["auc"] for row in some if row["auc"] is not None]
         table[kind] = {
             "questions": len(some), "right": right, "accuracy": right / len(some), "low": low, "high": high,
-            "relevance_auc": float(np.mean(found)) if found else None,
+            "relevance_auc": float(np.mean(aucs)) if aucs else None,
         }  # fmt: skip
     settings = defaultdict(list)
     ablated = {row["reel"] for row in rows if row["strategy"] == FULL}
@@ -110,10 +110,10 @@ def as_json(result: dict, rows: list[dict]) -> str:
 def markdown(result: dict) -> str:
     lines = ["| questions | right | accuracy | 95 % | relevance AUC |", "|---|---|---|---|---|"]
     for kind, row in result["kinds"].items():
-        found = "-" if row["relevance_auc"] is None else f"{row['relevance_auc']:.3f}"
+        auc_text = "-" if row["relevance_auc"] is None else f"{row['relevance_auc']:.3f}"
         lines.append(
             f"| {kind} | {row['right']}/{row['questions']} | {row['accuracy']:.1%} | "
-            f"{row['low']:.0%} to {row['high']:.0%} | {found} |"
+            f"{row['low']:.0%} to {row['high']:.0%} | {auc_text} |"
         )
     lines += ["", "| strategy | budget | tokens per frame | accuracy | questions |", "|---|---|---|---|---|"]
     for row in result["ablation"]:

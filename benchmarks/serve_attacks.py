@@ -48,7 +48,7 @@ class Target:
         sock.sendall(data)
         return sock
 
-    def left(self) -> int:
+    def free_bytes(self) -> int:
         """Bytes of files in its folder."""
         return sum(p.stat().st_size for p in self.home.rglob("*") if p.is_file() and p.name != "lock")
 
@@ -106,8 +106,8 @@ def idle(target: Target, count: int) -> bool:
     socks = [target.connect() for _ in range(count)]
     answered = httpx.get(target.address + "/v1/models", timeout=30).status_code == 200
     time.sleep(13)
-    gone = all(closed(sock, 5) for sock in socks)
-    return answered and gone
+    num_closed = all(closed(sock, 5) for sock in socks)
+    return answered and num_closed
 
 
 def slow_headers(target: Target, count: int) -> bool:
@@ -124,18 +124,18 @@ def slow_headers(target: Target, count: int) -> bool:
 def slow_bodies(target: Target, count: int) -> bool:
     """Bodies that come at some 100 bytes a second."""
     socks = [target.connect(CHAT + b"Content-Length: 100000\r\n\r\n{") for _ in range(count)]
-    end, gone = time.monotonic() + 45, 0
-    while time.monotonic() < end and gone < count:
+    end, num_closed = time.monotonic() + 45, 0
+    while time.monotonic() < end and num_closed < count:
         time.sleep(1)
-        gone = 0
+        num_closed = 0
         for sock in socks:
             try:
                 sock.sendall(b" " * 100)
             except OSError:
-                gone += 1
+                num_closed += 1
     for sock in socks:
         sock.close()
-    return gone == count
+    return num_closed == count
 
 
 def broken_off(target: Target, count: int) -> bool:
@@ -236,9 +236,9 @@ def full_disk() -> bool | None:
                 statuses = [
                     httpx.post(target.address + "/v1/files", files=files).status_code for _ in range(3)
                 ]
-                left = target.left()
-            print(f"full disk: statuses {statuses}, {left / MIB:.1f} MiB kept")
-            return statuses == [200, 507, 507] and left == 20 * MIB
+                free_bytes = target.left()
+            print(f"full disk: statuses {statuses}, {free_bytes / MIB:.1f} MiB kept")
+            return statuses == [200, 507, 507] and free_bytes == 20 * MIB
         finally:
             subprocess.run(["umount", "-l", home], check=False)
 
@@ -247,14 +247,14 @@ def full_disk() -> bool | None:
 def server(home: Path) -> Iterator[Target]:
     """`tempo serve` with the demo model; killed where it does not end by itself."""
     command = [sys.executable, "-m", "tempo_jax.cli", "serve", "--port", "0"]
-    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+    with tempfile.NamedTemporaryFile("w+") as log:  # a pipe that is not read would stop it
         process = subprocess.Popen(command, stderr=log, env=os.environ | {"TMPDIR": str(home)})
         try:
-            while not (found := re.search(r"(http://\S+)/$", Path(log.name).read_text(), re.MULTILINE)):
+            while not (match := re.search(r"(http://\S+)/$", Path(log.name).read_text(), re.MULTILINE)):
                 if process.poll() is not None:
                     sys.exit(Path(log.name).read_text())
                 time.sleep(0.1)
-            yield Target(psutil.Process(process.pid), found[1], home, Path(log.name))
+            yield Target(psutil.Process(process.pid), match[1], home, Path(log.name))
             process.terminate()
             process.wait(60)
         finally:
@@ -280,7 +280,7 @@ def main() -> int:
     if disk is None:
         print("full disk: skipped, a small file system cannot be mounted here")
     slow = [name for seconds, _, _, name in report if seconds > args.patience]
-    dirty = [name for _, left, _, name in report if left]
+    dirty = [name for _, free_bytes, _, name in report if free_bytes]
     loud = [name for _, _, lines, name in report if lines]
     print(f"refused: {refused}; left something: {dirty}; logged: {loud}; slow: {slow}")
     return int(not refused or disk is False or bool(slow or dirty or loud))

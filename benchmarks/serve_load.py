@@ -1,4 +1,4 @@
-"""How long questions about open videos wait while a 20-minute video is opened: whole as before, and sliced.
+"""Queueing time of questions about open videos while a 20-minute video is opened, unsliced and sliced.
 
     python benchmarks/serve_load.py
 
@@ -29,11 +29,11 @@ import httpx2 as httpx
 from PIL import Image
 
 from tempo_jax.serve import app, device, model, run
-from tempo_jax.serve.files import Library
+from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.uploads import Uploads
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 REPO = Path(__file__).resolve().parent.parent
 REQUESTS = 60
@@ -177,11 +177,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         for name, seconds in (("a", 60), ("b", 60), ("long", int(60 * args.minutes))):
-            write_video(folder / f"{name}.mp4", Clip(seconds=seconds, fps=4, height=90, width=160))
+            write_video(folder / f"{name}.mp4", SyntheticVideo(seconds=seconds, fps=4, height=90, width=160))
         loaded = model.TempoModel(tempo_jax.load(REPO / "checkpoints" / "demo"), "demo")
         service = Service(loaded, Limits(waiting=64)).start()
         uploads = Uploads(service.limits)
-        made = app.create_app(service, Library([folder]), uploads, page=None)
+        made = app.create_app(service, MediaFolders([folder]), uploads, page=None)
         with run.running(made.state.guarded, service) as address:
             result = measure(address, args.clients)
         uploads.close()
@@ -193,17 +193,17 @@ def main() -> int:
     )
     worst = 0.0
     for name in ("whole", "sliced"):
-        found = result[name]
-        alone, crowded = found["opening_alone_s"], found["opening_among_60_s"]
+        result_of = result[name]
+        alone, crowded = result_of["opening_alone_s"], result_of["opening_among_60_s"]
         print(f"{SAID[name]}: opening {alone:.1f} s, among {REQUESTS} requests {crowded:.1f} s")
-        for what in ("wait_s", "answer_s", "other_s"):
-            values = found[what]
+        for metric in ("wait_s", "answer_s", "other_s"):
+            values = result_of[metric]
             p50, p95 = percentile(values, 0.5), percentile(values, 0.95)
-            chunks = f" = {p50 / chunk:.1f} / {p95 / chunk:.1f} chunks" if what == "wait_s" else ""
-            print(f"  {what[:-2]:7} p50 {p50:6.2f} s  p95 {p95:6.2f} s  of {len(values)}{chunks}")
-        for sentence in found["wrong"]:
+            chunks = f" = {p50 / chunk:.1f} / {p95 / chunk:.1f} chunks" if metric == "wait_s" else ""
+            print(f"  {metric[:-2]:7} p50 {p50:6.2f} s  p95 {p95:6.2f} s  of {len(values)}{chunks}")
+        for sentence in result_of["wrong"]:
             print("  WRONG:", sentence)
-        worst = percentile(found["wait_s"], 0.95) / chunk
+        worst = percentile(result_of["wait_s"], 0.95) / chunk
     print(f"p95 of the wait, before : after = {ratio(result):.1f} : 1")
     return int(worst >= 2 or bool(result["whole"]["wrong"] or result["sliced"]["wrong"]))
 
@@ -225,7 +225,7 @@ def measure(address: str, clients: int) -> dict:
             load.mixed(number)
         for name in "ab":
             load.ask(client, name, "Where is it?")
-        with ThreadPoolExecutor(clients) as crowd:  # answers written together have shapes of their own
+        with ThreadPoolExecutor(clients) as crowd:  # answers decoded in a batch have shapes of their own
             list(crowd.map(load.mixed, range(24)))
         seconds, chunks = opened(client, videos["long"])
     result = {"by_itself_s": seconds, "chunk_s": statistics.mean(chunks)}

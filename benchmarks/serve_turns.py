@@ -1,4 +1,4 @@
-"""How long short questions take while another client's long answer is written, or its programs are compiled.
+"""Latency of short questions while another client's long answer is decoded or its programs compile.
 
     python benchmarks/serve_turns.py
 
@@ -26,11 +26,11 @@ from serve_load import percentile
 import tempo_jax
 from tempo_jax.runtime import compiling
 from tempo_jax.serve import app, device, model, run
-from tempo_jax.serve.files import Library
+from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.uploads import Uploads
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 600
@@ -126,7 +126,7 @@ def main() -> int:
     found, sliced = {}, device.Device.answering
     with tempfile.TemporaryDirectory() as home:
         for name in "ab":
-            write_video(Path(home) / f"{name}.mp4", Clip(seconds=240, fps=4, height=90, width=160))
+            write_video(Path(home) / f"{name}.mp4", SyntheticVideo(seconds=240, fps=4, height=90, width=160))
         tempo = tempo_jax.load(REPO / "checkpoints" / "demo")
         unused = tempo.config.eos_ids[0] - 1  # so that answers end where they are cut, and not before
         tempo.config = dataclasses.replace(tempo.config, eos_ids=(unused,))
@@ -136,21 +136,21 @@ def main() -> int:
             device.Device.answering = answering
             service = Service(loaded, Limits(waiting=64)).start()
             uploads = Uploads(service.limits)
-            made = app.create_app(service, Library([Path(home)]), uploads, page=None)
+            made = app.create_app(service, MediaFolders([Path(home)]), uploads, page=None)
             with run.running(made.state.guarded, service) as address:
                 found[mode] = measure(address, args.rounds)
-                for what, seconds in found[mode].items():
+                for case, seconds in found[mode].items():
                     p50, p95 = percentile(seconds, 0.5), percentile(seconds, 0.95)
-                    said = (
+                    line = (
                         f"p50 {p50:6.2f} s  p95 {p95:6.2f} s  most {max(seconds):6.2f} s  of {len(seconds)}"
                     )
-                    print(f"{what:20} {mode:6} {said}", flush=True)
+                    print(f"{case:20} {mode:6} {line}", flush=True)
             uploads.close()
     good = True
-    for what in found["whole"]:
-        p95 = {mode: percentile(seconds[what], 0.95) for mode, seconds in found.items()}
-        print(f"{what:20} p95, before : after = {p95['whole'] / p95['slices']:.1f} : 1")
-        good = good and (what == "by itself" or p95["slices"] < p95["whole"])
+    for case in found["whole"]:
+        p95 = {mode: percentile(seconds[case], 0.95) for mode, seconds in found.items()}
+        print(f"{case:20} p95, before : after = {p95['whole'] / p95['slices']:.1f} : 1")
+        good = good and (case == "by itself" or p95["slices"] < p95["whole"])
     return int(not good)
 
 

@@ -10,6 +10,7 @@ ended, in how many seconds, what was said last, and whether the model has the bi
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def one(name: str, model: Path, proxy, expected: dict) -> dict:
 
 
 def kills(folder: Path, count: int) -> dict:
-    """SIGKILL at random moments: each start goes on after the last whole step, and the end is the same."""
+    """SIGKILL at random moments: each start resumes from the last whole step, and the result is the same."""
     from tempo_jax.training import checkpoints
     from tempo_jax.utils import paths
 
@@ -94,9 +95,10 @@ def kills(folder: Path, count: int) -> dict:
                 break
         run.stderr.read()
         run.wait()
-        begun = next((line for line in said if "going on after step" in line or ": beginning" in line), "")
-        expected = "beginning" if last is None else f"going on after step {last},"
-        rows.append({"went_on_as_expected": expected in begun, "status": run.returncode})
+        start = next((line for line in said if " parameters" in line), "")
+        step = re.search(r" step (\d+)", start)  # none: a new run
+        resumed = bool(start) and (int(step[1]) if step else None) == last
+        rows.append({"resumed_as_expected": resumed, "status": run.returncode})
         whole = checkpoints.steps(paths.path("the workdir", workdir))
         last = whole[0] if whole else None
         rows[-1]["last_whole_step"] = last

@@ -3,7 +3,7 @@
     python benchmarks/training_faults.py --kills=20 --out=build/faults.json
 
 Kills: the tiny stage 0 is killed by SIGKILL so many times, while it starts, steps or saves, and started again
-by the same command; its rows are compared with those of a run that nobody disturbed. Errors: two processes on
+by the same command; its rows are compared with those of an undisturbed run. Errors: two processes on
 loopback train the tests' tiny model until one of them meets what tests/tiny_training.py does to it, or the
 tiny stage 0 until a process that reads the data of one of them is killed; how long both took to end from
 there, their status, and what process 0 (or the one that is left) said. Of what does not fit together at the
@@ -40,8 +40,8 @@ def train(workdir: Path, steps: int) -> subprocess.Popen:
 def rows(workdir: Path) -> list[tuple]:
     """What of each logged step has to be repeated bit for bit."""
     path = workdir / "log.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [(row["step"], row["loss"], row["gradient_norm"], row["skipped"]) for row in found]
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(row["step"], row["loss"], row["gradient_norm"], row["skipped"]) for row in records]
 
 
 def lines(workdir: Path) -> int:
@@ -70,8 +70,8 @@ def kills(folder: Path, count: int, seed: int) -> dict:
         moments.append(lines(workdir))
         print(f"kill {number + 1}: {moments[-1]} rows", flush=True)
     last = train(workdir, steps)
-    told = last.communicate()[1]
-    assert last.returncode == 0, told
+    stderr = last.communicate()[1]
+    assert last.returncode == 0, stderr
     return {
         "kills": count,
         "rows_at_kills": moments,
@@ -83,14 +83,14 @@ def kills(folder: Path, count: int, seed: int) -> dict:
 def errors(folder: Path) -> list[dict]:
     """Each error of one of two processes."""
     tiny_training.write_model(folder)
-    found = []
+    results = []
     for hook in ERRORS:
         workdir = folder / hook
         limits = {"watchdog.say": 5.0, "watchdog.stop": 20.0} if hook == "hang_on_1" else {}
         pair = _pair(folder, [(workdir, hook, {"mesh.fsdp": 4} | limits)] * 2)
         _await_rows(workdir, pair)
-        found.append(_ended(hook, pair, 1 if hook == "kill_0" else 0))
-    found.append(_killed_reader(folder / "reader"))
+        results.append(_ended(hook, pair, 1 if hook == "kill_0" else 0))
+    results.append(_killed_reader(folder / "reader"))
     start = folder / "start"
     for error, sides in {
         "other_config_on_1": [(start, "", {}), (start, "", {"learning_rate.llm": 2e-3})],
@@ -100,8 +100,8 @@ def errors(folder: Path) -> list[dict]:
         places = [folder / f"host{rank}" for rank in range(2)] if error == "unshared_workdir" else [REPO] * 2
         for place in places:
             place.mkdir(exist_ok=True)
-        found.append(_ended(error, _pair(folder, sides, places)))
-    return found
+        results.append(_ended(error, _pair(folder, sides, places)))
+    return results
 
 
 def _pair(folder: Path, sides: list[tuple], places: list[Path] | None = None) -> list[subprocess.Popen]:
@@ -145,13 +145,13 @@ def _killed_reader(workdir: Path) -> dict:
 
 def _spawned(parent: int) -> list[int]:
     """The processes that multiprocessing started for it."""
-    found = []
+    descendants = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in map(int, children.read_text().split()):
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-            found += _spawned(child)
-    return found
+                descendants.append(child)
+            descendants += _spawned(child)
+    return descendants
 
 
 def _free_address() -> str:
@@ -170,19 +170,19 @@ def _ended(error: str, pair: list[subprocess.Popen], speaker: int = 0) -> dict:
     """How the processes of an error ended, from now on; none is left behind."""
     began = time.perf_counter()
     try:
-        told = [child.communicate(timeout=LONGEST_SECONDS)[1] for child in pair]
+        stderr = [child.communicate(timeout=LONGEST_SECONDS)[1] for child in pair]
     finally:
         for child in pair:
             child.kill()
-    sentences = re.findall(r"^train: (.*)", told[speaker], re.MULTILINE)
-    found = {
+    sentences = re.findall(r"^train: (.*)", stderr[speaker], re.MULTILINE)
+    results = {
         "error": error,
         "seconds": round(time.perf_counter() - began, 1),
         "status": [child.returncode for child in pair],
         "said": sentences[-1] if sentences else "",
     }
-    print(json.dumps(found), flush=True)
-    return found
+    print(json.dumps(results), flush=True)
+    return results
 
 
 def main() -> None:
@@ -194,9 +194,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = {"errors": errors(Path(folder)), **kills(Path(folder), args.kills, args.seed)}
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({name: value for name, value in found.items() if name != "errors"}))
+        results = {"errors": errors(Path(folder)), **kills(Path(folder), args.kills, args.seed)}
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in results.items() if name != "errors"}))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What XComp's prefill takes with LP-Comp, as a share of the same without; published shares beside it.
+"""FLOPs of XComp's prefill with LP-Comp relative to without, beside the paper's figures.
 
     python benchmarks/xcomp_cost.py
 
 Counted (tempo_jax/xcomp/cost.py), nothing is run: the LLM of XComp-2B, 863 text tokens, without the vision
-tower and scoring. Published are TFLOPs of the paper's table, rounded as printed there (facts/xcomp.md §5.4).
+tower and scoring. Published: TFLOPs of the paper's table, rounded (docs/reference/xcomp.md#cost).
 """
 
 import sys

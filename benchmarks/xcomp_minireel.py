@@ -1,4 +1,4 @@
-"""What LP-Comp costs a small XComp in accuracy, learned and not: the paper's ablation, on minireel.
+"""Accuracy of a small XComp with LP-Comp, tuned and not: the paper's ablation on minireel.
 
     python train.py --config=configs/xcomp_minireel_glimpse.py --workdir=build/xcomp/glimpse
     python train.py --config=configs/xcomp_minireel_see.py --workdir=build/xcomp/see
@@ -56,7 +56,7 @@ ASK = {"fps": 1.0, "min_frames": 8}
 
 def ask_all(systems: dict, args) -> list[dict]:
     """One record per question and row of ROWS."""
-    found, started = [], time.perf_counter()
+    records, started = [], time.perf_counter()
     for number in range(args.videos):
         reel = minireel.make("test", number, seconds=args.seconds, size=args.size)
         with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +68,13 @@ def ask_all(systems: dict, args) -> list[dict]:
                     if name not in clips:
                         continue
                     answer = clips[name].ask(question.prompt, lp_comp=variant, max_new_tokens=16)
-                    found.append({
+                    records.append({
                         "reel": reel.name, "kind": question.kind, "row": row, "text": answer.text,
                         "right": question.chosen(answer.text), "frames": answer.usage["frames"],
                     })  # fmt: skip
         if (number + 1) % 10 == 0:
             print(f"video {number + 1}/{args.videos}, {time.perf_counter() - started:.0f} s", flush=True)
-    return found
+    return records
 
 
 def nats(system, variant: str, args) -> float:
@@ -85,11 +85,11 @@ def nats(system, variant: str, args) -> float:
     model = build.build(config, build.parameters(system.model))
     shape = BatchShape(tuned.batch.segments, tuned.batch.compressor_length, 1, 1)
     run = jax.jit(lambda model, batch: xcomp.loss(model, batch, remat="none"))
-    found = [
+    records = [
         run(model, xcomp.collate([source[number]], system.tokenizer, config, shape))
         for number in range(args.videos)
     ]
-    return float(sum(one.total for one in found) / sum(one.tokens for one in found))
+    return float(sum(one.total for one in records) / sum(one.tokens for one in records))
 
 
 def tokens_a_frame(system, variant: str) -> float:
@@ -101,30 +101,33 @@ def tokens_a_frame(system, variant: str) -> float:
     return float(np.mean(plan.layer_tokens))
 
 
-def table(found: list[dict], systems: dict, args) -> list[dict]:
+def table(records: list[dict], systems: dict, args) -> list[dict]:
     rows = []
     for row, (name, variant) in ROWS.items():
-        own = [record for record in found if record["row"] == row]
-        if own:
-            right = sum(record["right"] for record in own)
-            low, high = scoring.wilson(right, len(own))
+        row_records = [record for record in records if record["row"] == row]
+        if row_records:
+            right = sum(record["right"] for record in row_records)
+            low, high = scoring.wilson(right, len(row_records))
             rows.append({
-                "row": row, "questions": len(own), "right": right, "accuracy": right / len(own), "low": low,
-                "high": high, "tokens_a_frame": tokens_a_frame(systems[name], variant),
-                "nats": nats(systems[name], variant, args), "kinds": by_kind(own),
+                "row": row, "questions": len(row_records), "right": right,
+                "accuracy": right / len(row_records), "low": low, "high": high,
+                "tokens_a_frame": tokens_a_frame(systems[name], variant),
+                "nats": nats(systems[name], variant, args), "kinds": by_kind(row_records),
             })  # fmt: skip
     return rows
 
 
 def by_kind(records: list[dict]) -> dict[str, str]:
     kinds = dict.fromkeys(record["kind"] for record in records)
-    own = {kind: [record["right"] for record in records if record["kind"] == kind] for kind in kinds}
-    return {kind: f"{sum(right)}/{len(right)}" for kind, right in own.items()}
+    correct_by_kind = {
+        kind: [record["right"] for record in records if record["kind"] == kind] for kind in kinds
+    }
+    return {kind: f"{sum(right)}/{len(right)}" for kind, right in correct_by_kind.items()}
 
 
-def compare(found: list[dict]) -> str:
+def compare(records: list[dict]) -> str:
     """A line per pair of PAIRS: questions that one of both has right and the other wrong, a sign test."""
-    right = {row: [record["right"] for record in found if record["row"] == row] for row in ROWS}
+    right = {row: [record["right"] for record in records if record["row"] == row] for row in ROWS}
     lines = []
     for first, second in PAIRS:
         if right[first] and right[second]:
@@ -164,12 +167,12 @@ def main() -> None:
     if not systems:
         print(f"nothing to ask: train {paths['base']} and the others first, as this file's head says")
         return
-    found = ask_all(systems, args)
-    rows = table(found, systems, args)
-    print(markdown(rows), compare(found), sep="\n\n")
+    records = ask_all(systems, args)
+    rows = table(records, systems, args)
+    print(markdown(rows), compare(records), sep="\n\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"table": rows, "records": found}, indent=0), encoding="utf-8")
+        args.out.write_text(json.dumps({"table": rows, "records": records}, indent=0), encoding="utf-8")
 
 
 if __name__ == "__main__":

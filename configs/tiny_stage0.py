@@ -15,7 +15,7 @@ Trainable parameters and peak learning rates (small models take larger ones than
     llm        frozen   the global LLM
 
 Data: 8 s of minireel, and what it is mostly about.
-With a prepared set of your own (docs/guides/training.md), name it after a colon; its texts get more room:
+With a prepared set of your own (docs/guides/data.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage0.py --workdir=build/tiny/stage0
     python train.py --config=configs/tiny_stage0.py:build/my_data --workdir=build/tiny/stage0

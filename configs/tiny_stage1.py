@@ -15,7 +15,7 @@ Trainable parameters and peak learning rates (small models take larger ones than
     llm        1e-3     the global LLM
 
 Data: 8 to 16 s of minireel, asked in words.
-With a prepared set of your own (docs/guides/training.md), name it after a colon; its texts get more room:
+With a prepared set of your own (docs/guides/data.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage1.py --workdir=build/tiny/stage1
     python train.py --config=configs/tiny_stage1.py:build/my_data --workdir=build/tiny/stage1

@@ -15,7 +15,7 @@ Trainable parameters and peak learning rates (small models take larger ones than
     llm        1e-3     the global LLM
 
 Data: 16 and 32 s of minireel, asked in words and with choices.
-With a prepared set of your own (docs/guides/training.md), name it after a colon; its texts get more room:
+With a prepared set of your own (docs/guides/data.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage2.py --workdir=build/tiny/stage2
     python train.py --config=configs/tiny_stage2.py:build/my_data --workdir=build/tiny/stage2

@@ -15,7 +15,7 @@ Trainable parameters and peak learning rates (small models take larger ones than
     llm        5e-4     the global LLM
 
 Data: 64 s of minireel, asked with choices.
-With a prepared set of your own (docs/guides/training.md), name it after a colon; its texts get more room:
+With a prepared set of your own (docs/guides/data.md), name it after a colon; its texts get more room:
 
     python train.py --config=configs/tiny_stage3.py --workdir=build/tiny/stage3
     python train.py --config=configs/tiny_stage3.py:build/my_data --workdir=build/tiny/stage3

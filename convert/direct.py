@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from convert import from_hf, hub, mapping
-from convert.source import Part, Source
+from convert.source import Source, SourceTensor
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.utils.tree import nest
@@ -24,9 +24,20 @@ def load_hf(
     base: str | os.PathLike | None = None,
     dtype: str = "source",
 ) -> tuple[Any, dict]:
-    """Config and native parameter tree of an HF checkpoint (tempo, qwen3, qwen3-vl), sharded over `mesh`.
+    """Loads a Hugging Face checkpoint onto a mesh.
 
-    `dtype`: "source", "bfloat16" or "float32". Raises TempoError like `from_hf.convert`.
+    Args:
+      model: one of `from_hf.MODELS` but tempo-init.
+      source: folder of the checkpoint, or its Hub id.
+      mesh: mesh over which parameters are sharded.
+      base: the Qwen3-VL of a Tempo, a folder or id.
+      dtype: "source", "bfloat16" or "float32".
+
+    Returns:
+      The config, and the native parameter tree of sharded arrays.
+
+    Raises:
+      TempoError: The checkpoint cannot be converted.
     """
     from_hf.check_arguments(model, base, dtype)
     if model == "tempo-init":
@@ -37,16 +48,16 @@ def load_hf(
         arrays = {part.tensor.native: _place(part, wanted, mesh) for part in opened.parts}
         if opened.kind == "tempo":
             direction = opened.direction()
-            where = sharding.param_sharding(mapping.DIRECTION, direction.shape, mesh)
+            param_sharding = sharding.param_sharding(mapping.DIRECTION, direction.shape, mesh)
             arrays[mapping.DIRECTION] = jax.make_array_from_callback(
-                direction.shape, where, lambda index: direction[index]
+                direction.shape, param_sharding, lambda index: direction[index]
             )
         return opened.config, nest(arrays)
 
 
-def _place(part: Part, dtype: np.dtype | None, mesh: jax.sharding.Mesh) -> jax.Array:
+def _place(part: SourceTensor, dtype: np.dtype | None, mesh: jax.sharding.Mesh) -> jax.Array:
     shape = part.tensor.shape
-    where = sharding.param_sharding(part.tensor.native, shape, mesh)
+    param_sharding = sharding.param_sharding(part.tensor.native, shape, mesh)
     target = np.dtype(jax.dtypes.canonicalize_dtype(dtype or part.dtype))
     read: dict[tuple, np.ndarray] = {}  # devices that hold the same shard share one reading
 
@@ -56,4 +67,4 @@ def _place(part: Part, dtype: np.dtype | None, mesh: jax.sharding.Mesh) -> jax.A
             read[key] = part.read_slice(target, index)
         return read[key]
 
-    return jax.make_array_from_callback(shape, where, shard)
+    return jax.make_array_from_callback(shape, param_sharding, shard)

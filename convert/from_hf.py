@@ -44,12 +44,22 @@ def convert(
     overwrite: bool | str = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Writes a native checkpoint to `target`; raises TempoError naming everything that is wrong.
+    """Converts a Hugging Face checkpoint to a native one.
 
-    `source`, `base`, `adapter`: folders or Hub ids, org/name[@revision]. `adapter`: a LoRA of PEFT to merge.
-    `dtype` "source" keeps every stack's own (mixed stacks become float32, without loss).
-    `memory_tokens` and `seed`: of the random initial values, for "tempo-init" only. `overwrite`: True
-    replaces what tempo_jax wrote, "force" any folder. `note` takes sentences about the reading.
+    Args:
+      model: one of MODELS.
+      source: folder of the checkpoint, or its id on the Hugging Face Hub, org/name[@revision].
+      target: folder to write.
+      base: the Qwen3-VL of a Tempo, a folder or id.
+      adapter: a LoRA of PEFT to merge, a folder or id.
+      dtype: "bfloat16", "float32", or "source": each stack keeps its own (mixed ones become float32).
+      memory_tokens: memory tokens of a new Tempo ("tempo-init").
+      seed: seed of the initial values of a new Tempo.
+      overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+      note: called with remarks about the source.
+
+    Raises:
+      TempoError: The source cannot be converted, for all reasons at once, or the target cannot be written.
     """
     from convert import native_io
 
@@ -88,7 +98,13 @@ def plan(
     overwrite: bool | str = False,
     **_: Any,
 ) -> list[str]:
-    """What `convert` would do, as sentences, with nothing written; raises TempoError as it would."""
+    """Describes what `convert` would do, without writing anything.
+
+    Takes the arguments of `convert`, and raises TempoError as it does.
+
+    Returns:
+      Lines of text: remarks, tensors and bytes to convert, space and time needed.
+    """
     check_arguments(model, base, dtype, memory_tokens)
     with _opened(model, source, base, adapter, memory_tokens) as (opened, read, _):
         place = paths.absolute(paths.path("the target", target))
@@ -123,7 +139,7 @@ def _free(place: paths.AnyPath) -> str:
 
 
 def _speed(opened: Source) -> float:
-    """Bytes a second: of reading and turning around the first arrays, halved for writing them."""
+    """Bytes per second of reading and transposing the first arrays, halved for writing them."""
     began, nbytes = time.monotonic(), 0
     for part in opened.parts:
         if nbytes and nbytes + part.nbytes > TRIED_BYTES:
@@ -138,15 +154,21 @@ def _opened(
     model: str, source: Any, base: Any, adapter: Any, memory_tokens: int
 ) -> Iterator[tuple[Source, list[Path], dict[str, Any]]]:
     """The source, the folders that are read, and what model.json says of where they are from."""
-    given = {"source": source, "base": base, "adapter": adapter}
-    places = {what: hub.locate(f"the {what}", path) for what, path in given.items() if path is not None}
-    origin = {what: f"{place.hub}@{place.commit}" for what, place in places.items() if place.hub}
-    at = {what: place.folder for what, place in places.items()}
+    sources = {"source": source, "base": base, "adapter": adapter}
+    located = {role: hub.locate(f"the {role}", path) for role, path in sources.items() if path is not None}
+    origin = {role: f"{location.hub}@{location.commit}" for role, location in located.items() if location.hub}
+    folders_by_role = {role: location.folder for role, location in located.items()}
     if adapter is not None:
-        origin.setdefault("adapter", at["adapter"].name)
-    with Source(model, at["source"], at.get("base"), memory_tokens, at.get("adapter")) as opened:
+        origin.setdefault("adapter", folders_by_role["adapter"].name)
+    with Source(
+        model,
+        folders_by_role["source"],
+        folders_by_role.get("base"),
+        memory_tokens,
+        folders_by_role.get("adapter"),
+    ) as opened:
         _check_reading(opened)
-        yield opened, list(at.values()), {"from": origin} if origin else {}
+        yield opened, list(folders_by_role.values()), {"from": origin} if origin else {}
 
 
 def _check_reading(opened: Source) -> None:
@@ -162,9 +184,9 @@ def _check_reading(opened: Source) -> None:
         ]
     for kind, config, folder, base in pairs:
         headless = opened.model == "tempo-init" and kind == "qwen3-vl"
-        found, _ = their_config.split(kind, config, folder, base, headless=headless)
-        if found:
-            raise TempoError(f"{folder}: config.json cannot be followed ({some(found, 3)})")
+        differing, _ = their_config.split(kind, config, folder, base, headless=headless)
+        if differing:
+            raise TempoError(f"{folder}: config.json cannot be followed ({some(differing, 3)})")
 
 
 def _written_bytes(opened: Source, dtype: str) -> int:
@@ -186,7 +208,7 @@ def _arrays(
 
 
 def _origin(opened: Source, dtype: str) -> dict[str, Any]:
-    """What `to_hf` needs to write back the very same files."""
+    """The origin in model.json, which `to_hf` needs to write byte-identical files."""
     embedding = next(p for p in reversed(opened.parts) if p.tensor.native.endswith("embed/embedding"))
     values = hf_config.read_json(opened.folder)
     values.pop("quantization_config", None)  # what is written is not quantized any more

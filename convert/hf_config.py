@@ -1,7 +1,7 @@
 """Hugging Face config.json -> our dataclasses; the way back is hf_export.
 
-Sources: facts/tempo.md §1.2-1.6, §8 (fields of Tempo's config), §1.9 (end-of-sequence ids);
-facts/xcomp.md §1.1-1.3.
+Reference: docs/reference/tempo.md#compressor to #global-llm and #tensor-names,
+docs/reference/xcomp.md#components.
 """
 
 import json
@@ -91,20 +91,20 @@ def parse(
         svlm = qwen3_vl(base_values, notes, headless=True, ids=tokenizer_ids(base))
         return tempo(values, svlm, names, read_json(folder, "generation_config.json", required=False), notes)
     except KeyError as error:
-        where = folder / "config.json" if base is None else f"config.json in {folder} or {base}"
-        raise TempoError(f"{where} lacks the field {error}: fetch it again") from error
+        location = folder / "config.json" if base is None else f"config.json in {folder} or {base}"
+        raise TempoError(f"{location} lacks the field {error}: fetch it again") from error
 
 
 def check_model_type(kind: str, values: dict, folder: Path) -> None:
     """TempoError where a config.json is of another kind of model."""
-    found = values.get("model_type")
-    if found not in MODEL_TYPES[kind]:
-        fits = [k for k, types in MODEL_TYPES.items() if found in types]
+    model_type = values.get("model_type")
+    if model_type not in MODEL_TYPES[kind]:
+        fits = [k for k, types in MODEL_TYPES.items() if model_type in types]
         advice = f"use --model={fits[0]}" if fits else f"expected {' or '.join(MODEL_TYPES[kind])}"
-        if isinstance(found, str) and found.endswith("_moe"):
+        if isinstance(model_type, str) and model_type.endswith("_moe"):
             advice = "models of mixed experts (MoE) are not supported, take a dense one"
         raise TempoError(
-            f"{folder} is a {found!r} model (model_type), which --model={kind} does not read: {advice}"
+            f"{folder} is a {model_type!r} model (model_type), which --model={kind} does not read: {advice}"
         )
 
 
@@ -159,7 +159,7 @@ def _decoder(fields: Fields, *, tied: bool, vl: bool = False) -> cfg.DecoderConf
 def qwen3_vl(
     values: dict, notes: list[str], *, headless: bool = False, ids: dict[str, int] | None = None
 ) -> cfg.Qwen3VLConfig:
-    """A Qwen3-VL; `headless`: its language head does not matter (Tempo deletes the compressor's, §1.2).
+    """A Qwen3-VL; `headless`: its language head does not matter (Tempo deletes the compressor's).
 
     `ids`: of the tokenizer beside it, by name; the published ones where there is none.
     """
@@ -233,11 +233,11 @@ def _vision_theta(fields: Fields) -> float:
     if kind not in ("default", "axial"):
         fields.refuse(f"{name}.rope_type={kind!r}")
     beside = fields.values.get("rope_theta", THETA)
-    theirs = params.get("rope_theta", beside)
-    if isinstance(theirs, bool) or not isinstance(theirs, int | float) or theirs <= 0:
-        fields.refuse(f"rope_theta={theirs!r}")
-        theirs = THETA
-    read = {4: THETA, 5: float(theirs)}
+    theta = params.get("rope_theta", beside)
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
+        fields.refuse(f"rope_theta={theta!r}")
+        theta = THETA
+    read = {4: THETA, 5: float(theta)}
     return fields.differ("rope_theta", read[fields.generation], read[9 - fields.generation])
 
 
@@ -245,14 +245,14 @@ def tempo(
     values: dict, svlm: cfg.Qwen3VLConfig, names: Collection[str], generation: dict, notes: list[str]
 ) -> cfg.TempoConfig:
     """The whole system; `svlm`: the base model's config."""
-    # rope_scaling of the global LLM is forced to None by the released code (facts §1.6).
+    # rope_scaling of the global LLM is forced to None by the authors' code.
     fields = Fields.of_file({k: v for k, v in values.items() if k != "rope_scaling"})
-    projector = values.get("mm_projector_type", "linear")  # the released code's default (facts §1.5)
-    found = projector_in(names)
-    if found is not None and found != projector:
+    projector = values.get("mm_projector_type", "linear")  # the default of the authors' code
+    stored_projector = projector_in(names)
+    if stored_projector is not None and stored_projector != projector:
         raise TempoError(
-            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a {found!r} "
-            "projector: correct config.json"
+            f"config.json says mm_projector_type={projector!r} but the checkpoint holds a "
+            f"{stored_projector!r} projector: correct config.json"
         )
     config = cfg.TempoConfig(
         compressor=svlm,
@@ -275,7 +275,7 @@ FIXED_XCOMP = {"mm_projector_type": ("tome16_mlp_hd64",), "mm_vision_tower": ("u
 
 
 def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
-    """The vision tower that the tensors show: config.json only names it (facts/xcomp.md §1.2).
+    """The vision tower that the tensors show: config.json only names it.
 
     `infos`: tensor name -> anything with a `.shape`.
     """
@@ -303,7 +303,7 @@ def umt(infos: Any, folder: Path) -> cfg.UMTConfig:
 
 
 def xcomp(values: dict, vision: cfg.UMTConfig, generation: dict, notes: list[str]) -> cfg.XCompConfig:
-    """facts/xcomp.md §1.1, §1.3; LP-Comp's settings are no part of config.json: as released."""
+    """The config of an XComp; LP-Comp's settings, which config.json lacks, are those of the authors' code."""
     fields = Fields.of_file(values | {"model_type": "qwen2"})
     fields.fixed(FIXED_XCOMP)
     config = cfg.XCompConfig(
@@ -319,24 +319,24 @@ def xcomp(values: dict, vision: cfg.UMTConfig, generation: dict, notes: list[str
 
 
 def projector_in(names: Collection[str]) -> str | None:
-    """The projector type that the tensor names show (facts §1.5); None without tensor names."""
+    """The projector type that the tensor names show; None without tensor names."""
     if not names:
         return None
-    found = [match for match in map(PROJECTOR_KEY.fullmatch, names) if match]
-    if not found:
+    matches = [match for match in map(PROJECTOR_KEY.fullmatch, names) if match]
+    if not matches:
         return "identity"
-    return "linear" if found[0][1] is None else f"mlp{len(found)}x_gelu"
+    return "linear" if matches[0][1] is None else f"mlp{len(matches)}x_gelu"
 
 
 def eos_ids(*configs: dict) -> tuple[int, ...]:
-    """End-of-sequence ids of all configs, always with <|im_end|> (facts §1.9), in a stable order."""
+    """End-of-sequence ids of all configs, always with <|im_end|>, in a stable order."""
     ids = [cfg.QWEN_IDS.im_end]
     for values in configs:
-        found = values.get("eos_token_id")
-        found = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(type(x) is int and x >= 0 for x in found):
+        token_ids = values.get("eos_token_id")
+        token_ids = token_ids if isinstance(token_ids, list) else [] if token_ids is None else [token_ids]
+        if not all(type(x) is int and x >= 0 for x in token_ids):
             raise TempoError(f"eos_token_id is {values['eos_token_id']!r}, not the number of a token")
-        ids += found
+        ids += token_ids
     return tuple(dict.fromkeys(ids))
 
 
@@ -349,5 +349,5 @@ def tokenizer_ids(folder: Path) -> dict[str, int]:
         added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", [])
         ids = {token["content"]: token["id"] for token in added}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # a tokenizer that is damaged is said where it is used
+        return {}  # a damaged tokenizer is reported where it is used
     return {name: ids[f"<|{name}|>"] for name in cfg.SpecialIds._fields if f"<|{name}|>" in ids}

@@ -35,20 +35,20 @@ def describes(kind: str, config: Any, values: dict) -> bool:
 
 
 def _reparse(kind: str, config: Any, values: dict) -> Any:
-    """What `values` mean, with everything that they do not say taken from `config`."""
+    """Parses `values`, with missing fields taken from `config`."""
     if kind == "qwen3":
         return hf_config.qwen3(values, [])
     if kind == "qwen3-vl":
         # Which ids stand for pictures is the tokenizer's business, and was checked where it is.
         return hf_config.qwen3_vl({k: v for k, v in values.items() if k not in hf_config.SPECIAL_IDS}, [])
     if kind == "xcomp":
-        found = hf_config.xcomp(values, config.vision, {}, [])
+        parsed = hf_config.xcomp(values, config.vision, {}, [])
         # of which config.json knows nothing
-        ours = ("frame_tokens", "compression", "score_layers", "eos_ids")
+        unstated_fields = ("frame_tokens", "compression", "score_layers", "eos_ids")
     else:
-        found = hf_config.tempo(values, config.compressor, (), {}, [])
-        ours = ("eos_ids", "video")
-    return dataclasses.replace(found, **{name: getattr(config, name) for name in ours})
+        parsed = hf_config.tempo(values, config.compressor, (), {}, [])
+        unstated_fields = ("eos_ids", "video")
+    return dataclasses.replace(parsed, **{name: getattr(config, name) for name in unstated_fields})
 
 
 def _generate(kind: str, config: Any) -> dict:

@@ -1,7 +1,7 @@
 """The fields of Hugging Face config.json files, read as transformers reads them, or refused by name.
 
 transformers 5 and 4.57 differ in a few places (`Written`): a file is read as the generation that wrote it
-does. What is wrong is collected, so that it is told at once. Sources: transformers 5.23 and 4.57.1,
+does. Problems are collected and reported at once. Sources: transformers 5.23 and 4.57.1,
 models/{qwen2,qwen3,qwen3_vl}/, modeling_rope_utils.py; both without PyTorch, and neither imported here.
 """
 
@@ -92,15 +92,15 @@ class Fields:
             shown = ", ".join(dict.fromkeys(self.problems))
             raise TempoError(f"{what} has {shown}, which is not supported")
 
-    def differ(self, name: str, ours: Any, theirs: Any) -> Any:
+    def differ(self, name: str, value: Any, other_value: Any) -> Any:
         """`ours`; noted where the other generation of transformers reads it as `theirs`."""
-        if ours != theirs:
+        if value != other_value:
             by = f"was written by {self.written}" if self.written else "does not say which wrote it"
             self.notes.append(
-                f"{self.section}{name} is {ours}, as transformers {self.generation} reads it "
-                f"(transformers {9 - self.generation}: {theirs}); the file {by}"
+                f"{self.section}{name} is {value}, as transformers {self.generation} reads it "
+                f"(transformers {9 - self.generation}: {other_value}); the file {by}"
             )
-        return ours
+        return value
 
     def _get(self, name: str, default: Any) -> Any:
         if default is REQUIRED and name not in self.values:
@@ -182,7 +182,7 @@ def _kind(generation: int, params: dict, vl: bool) -> Any:
 
 
 def sections(written: tuple[int, ...] | None, half: int) -> tuple[int, int, int]:
-    """How many of the `half` rotary pairs turn by time, height and width.
+    """Numbers of the `half` rotary pairs that are rotated by time, height and width.
 
     The pairs 1, 4, 7, ... below 3 x height turn by height, 2, 5, 8, ... below 3 x width by width and all
     others by time, whatever the first number says: so transformers reads the three numbers.
@@ -194,11 +194,21 @@ def sections(written: tuple[int, ...] | None, half: int) -> tuple[int, int, int]
 
 def check_layers(fields: Fields, layers: int) -> None:
     """A problem where a layer would see a sliding window only."""
-    given = fields.values.get("layer_types")
-    if given is not None:
-        if not isinstance(given, list) or len(given) != layers or set(given) - {"full_attention"}:
-            odd = sorted({str(x) for x in given} - {"full_attention"}) if isinstance(given, list) else given
-            fields.refuse(f"layer_types={odd or f'{len(given)} of them'} for num_hidden_layers={layers}")
+    layer_types = fields.values.get("layer_types")
+    if layer_types is not None:
+        if (
+            not isinstance(layer_types, list)
+            or len(layer_types) != layers
+            or set(layer_types) - {"full_attention"}
+        ):
+            odd = (
+                sorted({str(x) for x in layer_types} - {"full_attention"})
+                if isinstance(layer_types, list)
+                else layer_types
+            )
+            fields.refuse(
+                f"layer_types={odd or f'{len(layer_types)} of them'} for num_hidden_layers={layers}"
+            )
         return
     first = fields.whole("max_window_layers", 28, low=0)
     if (

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, or a model of the Hugging Face Hub by its id.
+"""Locates checkpoints: a folder, or a model id of the Hugging Face Hub.
 
 Ids go through huggingface_hub: its cache, its token (HF_TOKEN or `hf auth login`), HF_ENDPOINT and
 HF_HUB_OFFLINE count as everywhere. Only weights, configurations, tokenizer and texts are fetched.

@@ -1,11 +1,11 @@
-"""Initial values of what Tempo adds to its two backbones (facts/tempo.md §1.3, stage 0)."""
+"""Initial values of what Tempo adds to its two backbones (docs/reference/tempo.md#memory-tokens, stage 0)."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from convert.source import Part, Source
+from convert.source import Source, SourceTensor
 
 _ROWS = 8192  # of the vocabulary at a time
 
@@ -29,7 +29,7 @@ def arrays(opened: Source, dtype: np.dtype | None, seed: int) -> Iterator[tuple[
         yield f"projector/layers/0/{name}", values.astype(dtype)
 
 
-def _column_statistics(part: Part) -> tuple[np.ndarray, np.ndarray]:
+def _column_statistics(part: SourceTensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean and unbiased standard deviation over all rows, float64 [D]; blocks of rows at a time."""
     rows, width = part.tensor.shape
     total, squares = np.zeros(width), np.zeros(width)

@@ -1,4 +1,4 @@
-"""The same random tokens, image and video through a native checkpoint and through PyTorch, in float32.
+"""Compares logits of a native checkpoint and of PyTorch on random tokens, image and video, in float32.
 
     python -m convert.verify --native=DIR --hf=DIR [--base=DIR] --logits
 
@@ -56,7 +56,7 @@ def compare(
         from convert import torch_models as theirs
     except ImportError as error:
         raise TempoError(
-            f"--logits needs PyTorch and transformers ({error}): pip install 'tempo_jax[test]'"
+            f"--logits needs PyTorch and transformers ({error}): pip install -e '.[test]' in the clone"
         ) from error
     import jax
 
@@ -74,14 +74,17 @@ def compare(
         return [_comparison(what, *pair) for what, *pair in pairs]
 
 
-def _comparison(what: str, ours: Any, theirs: Any) -> Comparison:
-    ours, theirs = np.asarray(ours, np.float64), theirs.numpy().astype(np.float64)
-    scale = max(float(np.abs(theirs).max()), 1e-30)
-    p, q = _log_softmax(theirs), _log_softmax(ours)
-    likeliest = np.argsort(-theirs, axis=-1)[:, :TOP], np.argsort(-ours, axis=-1)[:, :TOP]
+def _comparison(what: str, native_logits: Any, torch_logits: Any) -> Comparison:
+    native_logits, torch_logits = (
+        np.asarray(native_logits, np.float64),
+        torch_logits.numpy().astype(np.float64),
+    )
+    scale = max(float(np.abs(torch_logits).max()), 1e-30)
+    p, q = _log_softmax(torch_logits), _log_softmax(native_logits)
+    likeliest = np.argsort(-torch_logits, axis=-1)[:, :TOP], np.argsort(-native_logits, axis=-1)[:, :TOP]
     return Comparison(
         what,
-        np.abs(ours - theirs).max(-1) / scale,
+        np.abs(native_logits - torch_logits).max(-1) / scale,
         np.maximum((np.exp(p) * (p - q)).sum(-1), 0),
         np.array([len(set(a) & set(b)) for a, b in zip(*likeliest)]),
     )

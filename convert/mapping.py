@@ -1,6 +1,6 @@
-"""Which Hugging Face tensor is which native array: one table for both directions.
+"""The mapping between Hugging Face tensors and native arrays: one table for both directions.
 
-Sources: facts/tempo.md §8 (key map), §1.2 (Qwen3-VL), §1.5 (projector), §1.6 (Qwen3); facts/xcomp.md §1.10.
+Reference: docs/reference/tempo.md#tensor-names and docs/reference/xcomp.md#weight-names.
 Reading, writing, verification and the expected shapes all come from `tensors(kind, config)`.
 """
 
@@ -21,14 +21,31 @@ PROJECTORS = re.compile(r"linear|identity|mlp([1-9]\d*)x_gelu")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table; `dims` names the sizes of the HF tensor's axes."""
+class TensorRule:
+    """One line of the table.
+
+    Example: with 2 layers, 4 heads of 8 and a width of 16, the rule
+
+        TensorRule("layers.{layer}.self_attn.q_proj.weight", "layers/attention/q/kernel", ("Q", "D"),
+                   "transpose")
+
+    makes one TensorSpec: native "layers/attention/q/kernel" of shape [2, 16, 32] consists of
+    layers.0.self_attn.q_proj.weight and layers.1.self_attn.q_proj.weight, [32, 16] each, which are
+    transposed and stacked.
+
+    Attributes:
+      hf: name of the HF tensor; "{layer}" is replaced by 0, 1, …
+      native: path of the native array.
+      dims: names of the sizes of the HF tensor's axes.
+      transform: one of the transforms below.
+      when: field of the component's config that must be true; empty: always.
+    """
 
     hf: str
     native: str
     dims: tuple[str, ...]
     transform: str = "copy"
-    when: str = ""  # a field of the component's config that must be true
+    when: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -36,7 +53,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """One native array and the HF tensors it consists of (one per layer when stacked)."""
 
     native: str
@@ -84,15 +101,17 @@ def to_hf(transform: str, native: np.ndarray, hf_shape: tuple[int, ...]) -> np.n
     return np.ascontiguousarray(matrix).reshape(hf_shape)
 
 
-def _linear(hf: str, native: str, out: str, inner: str) -> tuple[Row, Row]:
+def _linear(hf: str, native: str, out: str, inner: str) -> tuple[TensorRule, TensorRule]:
     return (
-        Row(f"{hf}.weight", f"{native}/kernel", (out, inner), "transpose"),
-        Row(f"{hf}.bias", f"{native}/bias", (out,)),
+        TensorRule(f"{hf}.weight", f"{native}/kernel", (out, inner), "transpose"),
+        TensorRule(f"{hf}.bias", f"{native}/bias", (out,)),
     )
 
 
-def _norm(hf: str, native: str, size: str) -> tuple[Row, Row]:
-    return Row(f"{hf}.weight", f"{native}/scale", (size,)), Row(f"{hf}.bias", f"{native}/bias", (size,))
+def _norm(hf: str, native: str, size: str) -> tuple[TensorRule, TensorRule]:
+    return TensorRule(f"{hf}.weight", f"{native}/scale", (size,)), TensorRule(
+        f"{hf}.bias", f"{native}/bias", (size,)
+    )
 
 
 _ATTENTION, _MLP = "layers.{layer}.self_attn", "layers.{layer}.mlp"
@@ -100,32 +119,32 @@ _ATTENTION, _MLP = "layers.{layer}.self_attn", "layers.{layer}.mlp"
 # Relative to "model." or "...language_model."; sizes: V vocabulary, D width, Q/K all query/key heads,
 # H one head, F MLP.
 DECODER = (
-    Row("embed_tokens.weight", "embed/embedding", ("V", "D")),
-    Row(f"{_ATTENTION}.q_proj.weight", "layers/attention/q/kernel", ("Q", "D"), "transpose"),
-    Row(f"{_ATTENTION}.k_proj.weight", "layers/attention/k/kernel", ("K", "D"), "transpose"),
-    Row(f"{_ATTENTION}.v_proj.weight", "layers/attention/v/kernel", ("K", "D"), "transpose"),
-    Row(f"{_ATTENTION}.o_proj.weight", "layers/attention/o/kernel", ("D", "Q"), "transpose"),
-    Row(f"{_ATTENTION}.q_proj.bias", "layers/attention/q/bias", ("Q",), when="qkv_bias"),
-    Row(f"{_ATTENTION}.k_proj.bias", "layers/attention/k/bias", ("K",), when="qkv_bias"),
-    Row(f"{_ATTENTION}.v_proj.bias", "layers/attention/v/bias", ("K",), when="qkv_bias"),
-    Row(f"{_ATTENTION}.q_norm.weight", "layers/attention/q_norm/scale", ("H",), when="qk_norm"),
-    Row(f"{_ATTENTION}.k_norm.weight", "layers/attention/k_norm/scale", ("H",), when="qk_norm"),
-    Row(f"{_MLP}.gate_proj.weight", "layers/mlp/gate/kernel", ("F", "D"), "transpose"),
-    Row(f"{_MLP}.up_proj.weight", "layers/mlp/up/kernel", ("F", "D"), "transpose"),
-    Row(f"{_MLP}.down_proj.weight", "layers/mlp/down/kernel", ("D", "F"), "transpose"),
-    Row("layers.{layer}.input_layernorm.weight", "layers/attention_norm/scale", ("D",)),
-    Row("layers.{layer}.post_attention_layernorm.weight", "layers/mlp_norm/scale", ("D",)),
-    Row("norm.weight", "norm/scale", ("D",)),
+    TensorRule("embed_tokens.weight", "embed/embedding", ("V", "D")),
+    TensorRule(f"{_ATTENTION}.q_proj.weight", "layers/attention/q/kernel", ("Q", "D"), "transpose"),
+    TensorRule(f"{_ATTENTION}.k_proj.weight", "layers/attention/k/kernel", ("K", "D"), "transpose"),
+    TensorRule(f"{_ATTENTION}.v_proj.weight", "layers/attention/v/kernel", ("K", "D"), "transpose"),
+    TensorRule(f"{_ATTENTION}.o_proj.weight", "layers/attention/o/kernel", ("D", "Q"), "transpose"),
+    TensorRule(f"{_ATTENTION}.q_proj.bias", "layers/attention/q/bias", ("Q",), when="qkv_bias"),
+    TensorRule(f"{_ATTENTION}.k_proj.bias", "layers/attention/k/bias", ("K",), when="qkv_bias"),
+    TensorRule(f"{_ATTENTION}.v_proj.bias", "layers/attention/v/bias", ("K",), when="qkv_bias"),
+    TensorRule(f"{_ATTENTION}.q_norm.weight", "layers/attention/q_norm/scale", ("H",), when="qk_norm"),
+    TensorRule(f"{_ATTENTION}.k_norm.weight", "layers/attention/k_norm/scale", ("H",), when="qk_norm"),
+    TensorRule(f"{_MLP}.gate_proj.weight", "layers/mlp/gate/kernel", ("F", "D"), "transpose"),
+    TensorRule(f"{_MLP}.up_proj.weight", "layers/mlp/up/kernel", ("F", "D"), "transpose"),
+    TensorRule(f"{_MLP}.down_proj.weight", "layers/mlp/down/kernel", ("D", "F"), "transpose"),
+    TensorRule("layers.{layer}.input_layernorm.weight", "layers/attention_norm/scale", ("D",)),
+    TensorRule("layers.{layer}.post_attention_layernorm.weight", "layers/mlp_norm/scale", ("D",)),
+    TensorRule("norm.weight", "norm/scale", ("D",)),
 )
-HEAD_ROW = Row(HEAD, "head/kernel", ("V", "D"), "transpose")  # only where embeddings are not tied
+HEAD_ROW = TensorRule(HEAD, "head/kernel", ("V", "D"), "transpose")  # only where embeddings are not tied
 
 # Relative to "...visual."; sizes: D width, F MLP, P positions, M merged width (4 D), O output width;
 # c, t, p: channels, temporal patch, patch side; Q: query, key and value together.
 _BLOCK, _DEEP = "blocks.{layer}", "deepstack_merger_list.{layer}"
 VISION = (
-    Row("patch_embed.proj.weight", "patch_embed/kernel", ("D", "c", "t", "p", "p"), "patch"),
-    Row("patch_embed.proj.bias", "patch_embed/bias", ("D",)),
-    Row("pos_embed.weight", "position/embedding", ("P", "D")),
+    TensorRule("patch_embed.proj.weight", "patch_embed/kernel", ("D", "c", "t", "p", "p"), "patch"),
+    TensorRule("patch_embed.proj.bias", "patch_embed/bias", ("D",)),
+    TensorRule("pos_embed.weight", "position/embedding", ("P", "D")),
     *_norm(f"{_BLOCK}.norm1", "blocks/norm1", "D"),
     *_norm(f"{_BLOCK}.norm2", "blocks/norm2", "D"),
     *_linear(f"{_BLOCK}.attn.qkv", "blocks/attention/qkv", "Q", "D"),
@@ -141,20 +160,20 @@ VISION = (
 )
 # XComp's tower, relative to "...encoder."; F MLP, the other sizes as in VISION. Keys have no bias.
 UMT = (
-    Row("patch_embed.proj.weight", "patch_embed/kernel", ("D", "c", "1", "p", "p"), "patch"),
-    Row("patch_embed.proj.bias", "patch_embed/bias", ("D",)),
+    TensorRule("patch_embed.proj.weight", "patch_embed/kernel", ("D", "c", "1", "p", "p"), "patch"),
+    TensorRule("patch_embed.proj.bias", "patch_embed/bias", ("D",)),
     *_norm(f"{_BLOCK}.norm1", "blocks/norm1", "D"),
     *_norm(f"{_BLOCK}.norm2", "blocks/norm2", "D"),
-    Row(f"{_BLOCK}.attn.qkv.weight", "blocks/attention/qkv/kernel", ("Q", "D"), "transpose"),
-    Row(f"{_BLOCK}.attn.q_bias", "blocks/attention/q_bias", ("D",)),
-    Row(f"{_BLOCK}.attn.v_bias", "blocks/attention/v_bias", ("D",)),
+    TensorRule(f"{_BLOCK}.attn.qkv.weight", "blocks/attention/qkv/kernel", ("Q", "D"), "transpose"),
+    TensorRule(f"{_BLOCK}.attn.q_bias", "blocks/attention/q_bias", ("D",)),
+    TensorRule(f"{_BLOCK}.attn.v_bias", "blocks/attention/v_bias", ("D",)),
     *_linear(f"{_BLOCK}.attn.proj", "blocks/attention/proj", "D", "D"),
     *_linear(f"{_BLOCK}.mlp.fc1", "blocks/mlp/fc1", "F", "D"),
     *_linear(f"{_BLOCK}.mlp.fc2", "blocks/mlp/fc2", "D", "F"),
     *_norm("vision_layernorm", "norm", "D"),
 )
 UMT_PREFIX, UMT_PROJECTOR = "model.vision_tower.vision_tower.encoder.", "model.mm_projector.mlp"
-MEMORY = (Row("compression_tokens", "memory/embedding", ("1", "K", "D"), "first"),)
+MEMORY = (TensorRule("compression_tokens", "memory/embedding", ("1", "K", "D"), "first"),)
 
 MODEL = "model."  # before the names of everything but the head; a bare model is saved without
 FIELDS = {
@@ -174,9 +193,9 @@ FIELDS = {
 
 
 def _expand(
-    rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int], where: str = ""
+    rows, hf: str, native: str, config: Any, dims: dict[str, int], counts: dict[str, int], section: str = ""
 ):
-    """where: the section of config.json that the sizes are in."""
+    """Expands rules to tensors; `section`: the section of config.json that has the sizes."""
     for row in rows:
         if row.when and not getattr(config, row.when):
             continue
@@ -185,11 +204,11 @@ def _expand(
             continue
         names = tuple(hf + row.hf.replace("{layer}", str(i)) for i in layers)
         shape = tuple(dims[d] for d in row.dims)
-        fields = tuple(where + FIELDS.get(d, "") for d in row.dims)
-        yield Tensor(native + row.native, names, shape, row.transform, row.stacked, fields)
+        fields = tuple(section + FIELDS.get(d, "") for d in row.dims)
+        yield TensorSpec(native + row.native, names, shape, row.transform, row.stacked, fields)
 
 
-def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, where: str = "") -> list[Tensor]:
+def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, section: str = "") -> list[TensorSpec]:
     dims = {
         "V": config.vocab_size,
         "D": config.hidden_size,
@@ -199,13 +218,13 @@ def decoder_tensors(config: cfg.DecoderConfig, hf: str, native: str, where: str 
         "H": config.head_dim,
     }
     counts = {"layers": config.num_layers}
-    out = list(_expand(DECODER, hf, native, config, dims, counts, where))
+    out = list(_expand(DECODER, hf, native, config, dims, counts, section))
     if not config.tie_embeddings:
-        out += _expand((HEAD_ROW,), "", native, config, dims, counts, where)
+        out += _expand((HEAD_ROW,), "", native, config, dims, counts, section)
     return out
 
 
-def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = "") -> list[Tensor]:
+def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, section: str = "") -> list[TensorSpec]:
     dims = {
         "D": config.hidden_size,
         "F": config.intermediate_size,
@@ -218,11 +237,11 @@ def vision_tensors(config: cfg.VisionConfig, hf: str, native: str, where: str = 
         "p": config.patch_size,
     }
     counts = {"blocks": config.depth, "deepstack": len(config.deepstack_layers)}
-    return list(_expand(VISION, hf, native, config, dims, counts, where))
+    return list(_expand(VISION, hf, native, config, dims, counts, section))
 
 
-def projector_tensors(config: cfg.TempoConfig) -> list[Tensor]:
-    """facts §1.5: `linear` is named without an index, the layers of `mlpNx_gelu` are 0, 2, 4, …"""
+def projector_tensors(config: cfg.TempoConfig) -> list[TensorSpec]:
+    """`linear` is named without an index, the layers of `mlpNx_gelu` are 0, 2, 4, …"""
     match = PROJECTORS.fullmatch(config.projector)
     if not match:
         raise TempoError(
@@ -232,14 +251,14 @@ def projector_tensors(config: cfg.TempoConfig) -> list[Tensor]:
     if config.projector == "identity":
         return []
     names = [("", 0)] if match[1] is None else [(f".{2 * i}", 2 * i) for i in range(int(match[1]))]
-    out: list[Tensor] = []
+    out: list[TensorSpec] = []
     for i, (suffix, index) in enumerate(names):
         rows = _linear(f"model.mm_projector{suffix}", f"projector/layers/{index}", "D", "D" if i else "I")
         out += _expand(rows, "", "", config, dims, {})
     return out
 
 
-def xcomp_tensors(config: cfg.XCompConfig) -> list[Tensor]:
+def xcomp_tensors(config: cfg.XCompConfig) -> list[TensorSpec]:
     vision = config.vision
     dims = {
         "D": vision.hidden_size,
@@ -261,15 +280,15 @@ def xcomp_tensors(config: cfg.XCompConfig) -> list[Tensor]:
     ]
 
 
-def tensors(kind: str, config: Any, *, bare: bool = False) -> list[Tensor]:
+def tensors(kind: str, config: Any, *, bare: bool = False) -> list[TensorSpec]:
     """Every native array that HF files hold; Tempo's relevance direction is not among them.
 
     `bare`: by the names of a model that was saved without its language head, which lack "model.".
     """
-    found = _tensors(kind, config)
+    rules = _tensors(kind, config)
     if not bare:
-        return found
-    return [dataclasses.replace(t, hf=tuple(bare_name(name) for name in t.hf)) for t in found]
+        return rules
+    return [dataclasses.replace(t, hf=tuple(bare_name(name) for name in t.hf)) for t in rules]
 
 
 def bare_name(name: str) -> str:
@@ -286,7 +305,7 @@ def is_bare(kind: str, names: Collection[str]) -> bool:
 TEXT_PREFIX = {"qwen3": "", "qwen3-vl": "language_model.", "tempo": "", "xcomp": ""}
 
 
-def _tensors(kind: str, config: Any) -> list[Tensor]:
+def _tensors(kind: str, config: Any) -> list[TensorSpec]:
     if kind == "qwen3":
         return decoder_tensors(config, MODEL, "")
     if kind == "qwen3-vl":
@@ -317,9 +336,9 @@ def native_shapes(kind: str, config: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def tied_heads(kind: str, config: Any, found: list[Tensor]) -> dict[str, str]:
+def tied_heads(kind: str, config: Any, tensors_list: list[TensorSpec]) -> dict[str, str]:
     """Redundant head tensors a checkpoint may store -> the embedding each must equal."""
-    embed = {t.native: t.hf[0] for t in found if t.native.endswith("embed/embedding")}
+    embed = {t.native: t.hf[0] for t in tensors_list if t.native.endswith("embed/embedding")}
     if kind == "qwen3":
         return {HEAD: embed["embed/embedding"]} if config.tie_embeddings else {}
     if kind == "qwen3-vl":

@@ -1,4 +1,4 @@
-"""What glibc does with the memory of large arrays that come and go; elsewhere nothing is done."""
+"""Settings of glibc's allocator for large temporary arrays; no effect elsewhere."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 
 
 def reuse() -> None:
-    """For a process of its own: glibc keeps one heap and the buffers that are freed in it.
+    """Makes glibc keep one heap and reuse freed buffers, for a process that only converts.
 
     Tensorstore's threads take a buffer for every chunk they write. Left alone, each is mapped anew, and the
     kernel clears its pages: a third of the processor time of a conversion.

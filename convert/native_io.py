@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from convert import memory
 from tempo_jax import checkpoint
 from tempo_jax.utils import digests, paths, signals
-from tempo_jax.utils.folders import LAST, replacing
+from tempo_jax.utils.folders import LAST, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 
 BATCH_BYTES = 64 << 20  # small arrays are written and read together
@@ -33,21 +33,22 @@ def saving(
     """Like `save`, one array at a time: yields `put(path, array)`, which keeps a few small ones at most.
 
     For one process. When the block raises, nothing is left of the checkpoint. `overwrite`, `keep`: as for
-    `folders.replacing`. Arrays are stored as they are: compressing takes most of the time, for a fifth.
+    `folders.atomic_directory`. Arrays are stored uncompressed: compression takes most of the time and saves
+    a fifth of the space.
     """
     context = checkpoint.saving_context(compress=False)
     with (
-        replacing(directory, overwrite, keep=keep) as target,
+        atomic_directory(directory, overwrite, keep=keep) as target,
         paths.staged(target, LAST) as folder,  # ocp.partial writes to disks only
         context,
         checkpoint.quiet(),
     ):
         waiting: dict[str, np.ndarray] = {}
-        written = digests.Writing()
+        written = digests.DigestWriter()
 
         def flush() -> None:
             if waiting:
-                with signals.held():  # Orbax's threads would go on writing
+                with signals.held():  # Orbax's threads would continue writing
                     ocp.partial.save(folder / "params", nest(waiting))
                 large = sum(x.nbytes for x in waiting.values()) > LARGE_BYTES
                 waiting.clear()
@@ -75,13 +76,13 @@ def stored_arrays(directory: str | os.PathLike, paths: Sequence[str]) -> Iterato
     for group in _groups([(path, shapes[path]) for path in paths]):
         with context, checkpoint.report_corruption(directory):
             abstract = nest(dict.fromkeys(group, np.ndarray))
-            found = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
+            arrays = flatten(ocp.load(checkpoint.params_folder(directory), abstract))
         for path in group:
-            yield found.pop(path)
+            yield arrays.pop(path)
 
 
 def _groups(leaves: list[tuple[str, Any]]) -> Iterator[list[str]]:
-    """Neighbours of together at most BATCH_BYTES, or one that is larger."""
+    """Neighbors of together at most BATCH_BYTES, or one that is larger."""
     group, size = [], 0
     for path, leaf in leaves:
         nbytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize

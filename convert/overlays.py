@@ -45,7 +45,7 @@ class Overlay:
         return self.read_matrix(name, shape, tuple(slice(None) for _ in shape))
 
     def read_matrix(self, name: str, shape: tuple[int, ...], index: Index) -> np.ndarray:
-        """As `Reader.read_matrix`."""
+        """Reads a matrix as `Reader.read_matrix` does."""
         raise NotImplementedError
 
 
@@ -91,23 +91,23 @@ class Fp8(Overlay):
 
 def fp8_block(values: dict) -> tuple[int, int] | None:
     """The block size of a config.json's quantization_config where `Fp8` reads it, else None."""
-    found = values.get("quantization_config")
+    quantization = values.get("quantization_config")
     if (
-        not isinstance(found, dict)
-        or found.get("quant_method") != "fp8"
-        or found.get("fmt", "e4m3") != "e4m3"
+        not isinstance(quantization, dict)
+        or quantization.get("quant_method") != "fp8"
+        or quantization.get("fmt", "e4m3") != "e4m3"
     ):
         return None
-    if found.get("scale_fmt", "float") != "float":
+    if quantization.get("scale_fmt", "float") != "float":
         return None
-    block = found.get("weight_block_size", [128, 128])
+    block = quantization.get("weight_block_size", [128, 128])
     good = isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)
     return tuple(block) if good else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What an adapter adds to a tensor: scale x (up @ down), transposed for embeddings."""
+    """The update of an adapter to a tensor: scale x (up @ down), transposed for embeddings."""
 
     up: str
     down: str

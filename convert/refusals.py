@@ -1,4 +1,4 @@
-"""What is not a Hugging Face checkpoint that converts, in one line that says what helps."""
+"""One-line errors for folders that are no supported Hugging Face checkpoint, with a remedy each."""
 
 import json
 import re
@@ -62,14 +62,14 @@ def check_folder(folder: Path) -> None:
         raise TempoError(
             f"{folder} is a Hugging Face cache (of {some(cached, 3)}): name the model, --source={cached[0]}"
         )
-    whole = (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+    has_weights = (folder / SINGLE).is_file() or (folder / INDEX).is_file()
     weights = [file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_")]
-    if (folder / "adapter_config.json").is_file() and not whole and not weights:
+    if (folder / "adapter_config.json").is_file() and not has_weights and not weights:
         base = _base_of(folder)
         raise TempoError(
             f"{folder} is a PEFT adapter, no whole model: --source={base} --adapter={folder} merges it"
         )
-    if not whole and not weights:
+    if not has_weights and not weights:
         for pattern, what, advice in OTHER_FILES:
             if any(folder.glob(pattern)):
                 raise TempoError(f"{folder} holds {what}: {advice}")
@@ -79,25 +79,25 @@ def check_folder(folder: Path) -> None:
 
 def check_quantization(values: dict, names: Collection[str], where: Path) -> None:
     """TempoError for quantized weights that cannot be read; those of `fp8.block_size` can."""
-    found = values.get("quantization_config") or values.get("compression_config")
+    quantization = values.get("quantization_config") or values.get("compression_config")
     names_it = next((name for name in names if QUANTIZED_NAMES.fullmatch(name)), None)
-    if found is None and names_it is None:
+    if quantization is None and names_it is None:
         return
-    if isinstance(found, dict):
-        method = str(found.get("quant_method", "unknown"))
-        said = METHODS.get(method.lower(), method)
-        said += f" ({found['fmt']})" if isinstance(found.get("fmt"), str) else ""
-        what = f"quantized by {said}, its quantization_config says"
+    if isinstance(quantization, dict):
+        method = str(quantization.get("quant_method", "unknown"))
+        method_name = METHODS.get(method.lower(), method)
+        method_name += f" ({quantization['fmt']})" if isinstance(quantization.get("fmt"), str) else ""
+        description = f"quantized by {method_name}, its quantization_config says"
     else:
-        what = f"quantized, as {names_it} shows" if names_it else "quantized (quantization_config)"
+        description = f"quantized, as {names_it} shows" if names_it else "quantized (quantization_config)"
     raise TempoError(
-        f"{where} is {what}: take the unquantized model (tempo quantizes at load, --dtype=int8 or fp8), or "
-        "one in block-scaled FP8 as Qwen publishes it"
+        f"{where} is {description}: take the unquantized model (tempo quantizes at load, --dtype=int8 or "
+        "fp8), or one in block-scaled FP8 as Qwen publishes it"
     )
 
 
 def foreign(names: Iterable[str]) -> tuple[str, str] | None:
-    """What tensors are, and what helps, where they are named as another program names them."""
+    """(program, remedy) if the tensors are named as another program names them."""
     names = list(names)
     for pattern, what, advice in FOREIGN_NAMES:
         if any(re.match(pattern, name) for name in names):

@@ -45,7 +45,7 @@ _READ_BYTES = 32 << 20  # rows read at a time for a column slice
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Where a tensor lies; `start` counts from the beginning of the file."""
+    """Position of a tensor; `start` is the offset from the beginning of the file."""
 
     file: Path
     dtype: str
@@ -239,7 +239,7 @@ def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
     """File -> tensors that an index announces, chosen as transformers chooses.
 
     `model.safetensors` comes before an index, which comes before a single file of another name; adapters,
-    optimizer states and consolidated copies beside them are nobody's.
+    optimizer states and consolidated copies beside them are ignored.
     """
     if source.is_file():
         return {source: []}
@@ -255,11 +255,11 @@ def _files(source: Path, weights: str | None = None) -> dict[Path, list[str]]:
         return {source / SINGLE: []}
     if (source / INDEX).is_file():
         return _indexed(source / INDEX)
-    found = sorted(path for path in source.glob("*.safetensors") if not path.name.startswith(OTHERS))
-    if len(found) == 1:
-        return {found[0]: []}
-    if found:
-        raise TempoError(f"{source} holds {len(found)} safetensors files but no {INDEX}: fetch that file too")
+    files = sorted(path for path in source.glob("*.safetensors") if not path.name.startswith(OTHERS))
+    if len(files) == 1:
+        return {files[0]: []}
+    if files:
+        raise TempoError(f"{source} holds {len(files)} safetensors files but no {INDEX}: fetch that file too")
     raise TempoError(f"{source} holds no safetensors file: give the folder of a Hugging Face checkpoint")
 
 
@@ -287,7 +287,7 @@ def _index(path: Path) -> dict[str, str]:
 
 
 def _header(path: Path) -> dict[str, Info]:
-    """The checked header of a file; a sentence when it is cut short or damaged."""
+    """The checked header of a file; a TempoError when it is cut short or damaged."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -330,5 +330,5 @@ def _check_offsets(path: Path, entries: list[tuple], data_bytes: int) -> None:
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first names and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    remainder = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + remainder

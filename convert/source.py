@@ -24,10 +24,10 @@ AnyReader = Reader | overlays.Overlay
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SourceTensor:
     """A native array and the file it comes from."""
 
-    tensor: mapping.Tensor
+    tensor: mapping.TensorSpec
     reader: AnyReader
 
     @property
@@ -45,11 +45,11 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        """Of the native array in its own dtype."""
+        """Size of the native array in its own dtype."""
         return math.prod(self.tensor.shape) * self.dtype.itemsize
 
     def read(self, dtype: np.dtype, seen: Callable[[int], None] = lambda nbytes: None) -> np.ndarray:
-        """The whole native array, read layer by layer; `seen` is told the bytes of each."""
+        """The whole native array, read layer by layer; `seen` is called with the bytes of each."""
         if not self.tensor.stacked:
             whole = self._layer(self.tensor.hf[0], ()).astype(dtype, copy=False)
             whole = contiguous(whole)
@@ -126,7 +126,7 @@ class Source:
         self.config = hf_config.parse(model, self.folder, self.reader.infos, base, self.notes)
         self.bare = mapping.is_bare(model, self.reader.infos)
         tensors = mapping.tensors(model, self.config, bare=self.bare)
-        self.parts = [Part(tensor, self.reader) for tensor in tensors]
+        self.parts = [SourceTensor(tensor, self.reader) for tensor in tensors]
         tied = mapping.tied_heads(model, self.config, tensors)
         problems = _problems(self.reader, tensors, set(tied))
         problems += self._tied_problems(tied)
@@ -143,7 +143,7 @@ class Source:
                 reader.__exit__()
 
     def direction(self) -> np.ndarray:
-        """w_yes - w_no of the base model, the difference formed in its dtype: float32 [D] (facts §3.1)."""
+        """w_yes - w_no of the base model in its dtype: float32 [D] (docs/reference/tempo.md#relevance)."""
         name = self._base_head()
         shape = self.base_reader.infos[name].shape
         yes, no = (
@@ -153,7 +153,7 @@ class Source:
         return (yes - no).astype(np.float32)
 
     def _open_init(self, memory_tokens: int) -> None:
-        """Stage 0 of training: a Qwen3 global LLM and a Qwen3-VL compressor (facts §1.3)."""
+        """Stage 0 of training: a Qwen3 global LLM and a Qwen3-VL compressor."""
         if self.base is None:
             raise TempoError(
                 "--model=tempo-init needs the compressor too: pass --base with a Qwen3-VL folder"
@@ -171,12 +171,14 @@ class Source:
             eos_ids=hf_config.eos_ids(values, generation),
         )
         self.bare = False  # of the Tempo that is exported
-        theirs = _within("compressor/", "qwen3-vl", svlm, self.base_reader)
-        ours = _within("llm/", "qwen3", llm, self.reader)
-        self.parts = [Part(t, self.base_reader) for t in theirs] + [Part(t, self.reader) for t in ours]
+        compressor_tensors = _within("compressor/", "qwen3-vl", svlm, self.base_reader)
+        llm_tensors = _within("llm/", "qwen3", llm, self.reader)
+        self.parts = [SourceTensor(t, self.base_reader) for t in compressor_tensors]
+        self.parts += [SourceTensor(t, self.reader) for t in llm_tensors]
         head = {mapping.HEAD} if llm.tie_embeddings else set()
-        problems = _problems(self.reader, ours, head) + _problems(self.base_reader, theirs, {mapping.HEAD})
-        problems += self._tied_problems(dict.fromkeys(head, ours[0].hf[0])) + self._base_problems()
+        problems = _problems(self.reader, llm_tensors, head)
+        problems += _problems(self.base_reader, compressor_tensors, {mapping.HEAD})
+        problems += self._tied_problems(dict.fromkeys(head, llm_tensors[0].hf[0])) + self._base_problems()
         _raise(f"{self.folder} and {self.base}", problems, self.reader, self.base_reader)
 
     def _tied_problems(self, tied: dict[str, str]) -> list[str]:
@@ -211,10 +213,10 @@ class Source:
         return [] if info.dtype in FLOATS else [f"wrong dtype in the base model: {name} is {info.dtype}"]
 
 
-def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapping.Tensor]:
+def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapping.TensorSpec]:
     """The tensors of a model that becomes a part of another."""
-    found = mapping.tensors(kind, config, bare=mapping.is_bare(kind, reader.infos))
-    return [dataclasses.replace(tensor, native=native + tensor.native) for tensor in found]
+    tensors = mapping.tensors(kind, config, bare=mapping.is_bare(kind, reader.infos))
+    return [dataclasses.replace(tensor, native=native + tensor.native) for tensor in tensors]
 
 
 def _open(kind: str, folder: Path, adapter: Path | None = None) -> AnyReader:
@@ -236,27 +238,29 @@ def open_folder(folder: Path, adapter: Path | None = None) -> AnyReader:
     return reader if adapter is None else overlays.Lora(reader, Path(adapter))
 
 
-def _problems(reader: AnyReader, tensors: list[mapping.Tensor], allowed: set[str]) -> list[str]:
+def _problems(reader: AnyReader, tensors: list[mapping.TensorSpec], allowed: set[str]) -> list[str]:
     """Missing, unexpected, wrongly shaped and wrongly typed tensors, as phrases."""
     expected = {name: tensor for tensor in tensors for name in tensor.hf}
-    found = reader.infos
-    out = _counts(found, tensors)
-    if missing := [n for n in expected if n not in found]:
+    infos = reader.infos
+    out = _counts(infos, tensors)
+    if missing := [n for n in expected if n not in infos]:
         out.append(f"missing: {some(missing)}")
-    if unexpected := [n for n in found if n not in expected and n not in allowed]:
+    if unexpected := [n for n in infos if n not in expected and n not in allowed]:
         out.append(f"unexpected: {some(unexpected)}")
-    if shapes := [n for n in expected if n in found and found[n].shape != expected[n].hf_shape]:
-        out.append(f"wrong shape: {some([_shape(n, found[n].shape, expected[n]) for n in shapes])}")
-    if types := [n for n in expected if n in found and found[n].dtype not in FLOATS]:
-        text = [f"{n} is {found[n].dtype}" for n in types]
+    if shapes := [n for n in expected if n in infos and infos[n].shape != expected[n].hf_shape]:
+        out.append(f"wrong shape: {some([_shape(n, infos[n].shape, expected[n]) for n in shapes])}")
+    if types := [n for n in expected if n in infos and infos[n].dtype not in FLOATS]:
+        text = [f"{n} is {infos[n].dtype}" for n in types]
         out.append(f"wrong dtype (expected one of {', '.join(FLOATS)}): {some(text)}")
     return out
 
 
-def _shape(name: str, found: tuple[int, ...], tensor: mapping.Tensor) -> str:
-    """What a tensor's shape is and should be, and the fields of config.json that say so."""
-    text = f"{name} is {list(found)}, expected {list(tensor.hf_shape)}"
-    pairs = zip(found, tensor.hf_shape, tensor.fields) if len(found) == len(tensor.hf_shape) else ()
+def _shape(name: str, stored_shape: tuple[int, ...], tensor: mapping.TensorSpec) -> str:
+    """A tensor's shape and the expected one, with the fields of config.json that determine it."""
+    text = f"{name} is {list(stored_shape)}, expected {list(tensor.hf_shape)}"
+    pairs = (
+        zip(stored_shape, tensor.hf_shape, tensor.fields) if len(stored_shape) == len(tensor.hf_shape) else ()
+    )
     fields = dict.fromkeys(field for have, want, field in pairs if have != want and not field.endswith("."))
     return f"{text} ({', '.join(fields)})" if any(fields) else text
 
@@ -269,24 +273,24 @@ COUNTED = (  # how layers are numbered -> the field that says how many there are
 )
 
 
-def _counts(found: Any, tensors: list[mapping.Tensor]) -> list[str]:
-    """Where the files hold another number of layers than config.json says."""
+def _counts(infos: Any, tensors: list[mapping.TensorSpec]) -> list[str]:
+    """Differences between the numbers of layers in the files and in config.json."""
     out = []
     names = [name for tensor in tensors for name in tensor.hf]
     for pattern, field in COUNTED:
         have, want = (
             {int(match[1]) for match in (re.match(pattern, name) for name in some_names) if match}
-            for some_names in (found, names)
+            for some_names in (infos, names)
         )
         if len(have) != len(want) and have:
             out.append(f"config.json's {field} makes {len(want)} layers where the files hold {len(have)}")
     return out
 
 
-def _raise(where: Any, problems: list[str], *readers: AnyReader) -> None:
+def _raise(location: Any, problems: list[str], *readers: AnyReader) -> None:
     if not problems:
         return
     for reader in readers:
         if known := refusals.foreign(reader.infos):
-            raise TempoError(f"{where} is {known[0]}: {known[1]}")
-    raise TempoError(f"{where} does not fit its config.json; " + "; ".join(problems))
+            raise TempoError(f"{location} is {known[0]}: {known[1]}")
+    raise TempoError(f"{location} does not fit its config.json; " + "; ".join(problems))

@@ -1,6 +1,6 @@
 """A checkpoint's configuration as transformers itself parses it, against that of a native checkpoint.
 
-Nothing of how `hf_config` reads is used here, so that a mistake of our reading shows. No PyTorch is needed.
+Nothing of how `hf_config` reads is used here, so that an error of our reading shows. No PyTorch is needed.
 """
 
 import copy
@@ -29,7 +29,7 @@ VISION = {
 
 
 def version() -> str:
-    """Of the transformers that is installed."""
+    """Version of the installed transformers."""
     import transformers
 
     return transformers.__version__
@@ -49,10 +49,14 @@ def split(
 ) -> tuple[list[str], list[str]]:
     """`differences`, and apart those that come of another generation of transformers having written it."""
     written = [generation(_read(path)) for path in (folder, base) if path is not None]
-    other = any(wrote != min(5, int(version().split(".")[0])) for wrote in written)
-    found = differences(kind, config, folder, base, headless=headless)
-    notes = [text for text in found if other and text.split(" ")[0].split(".")[-1] in GENERATIONS_DIFFER]
-    return [text for text in found if text not in notes], notes
+    other_generation = any(wrote != min(5, int(version().split(".")[0])) for wrote in written)
+    phrases = differences(kind, config, folder, base, headless=headless)
+    notes = [
+        text
+        for text in phrases
+        if other_generation and text.split(" ")[0].split(".")[-1] in GENERATIONS_DIFFER
+    ]
+    return [text for text in phrases if text not in notes], notes
 
 
 def differences(
@@ -63,7 +67,7 @@ def differences(
     *,
     headless: bool = False,
 ) -> list[str]:
-    """Where transformers reads a folder's config.json otherwise than `config`: a phrase each.
+    """Differences between `config` and how transformers parses a folder's config.json, a phrase each.
 
     `headless`: whether a Qwen3-VL's head is tied does not matter.
     """
@@ -75,14 +79,16 @@ def differences(
         if kind == "qwen3-vl":
             return _vl(transformers.Qwen3VLConfig.from_dict(values), config, headless)
         qwen2 = kind == "xcomp" or values.get("model_type") == "qwen2"
-        if kind == "tempo":  # the released code sets the LLM's rope_scaling to None
+        if kind == "tempo":  # the authors' code sets the LLM's rope_scaling to None
             values.pop("rope_scaling", None)
         values.pop("model_type", None)
         parsed = (transformers.Qwen2Config if qwen2 else transformers.Qwen3Config).from_dict(values)
-        found = _decoder(parsed, config if kind == "qwen3" else config.llm, parsed.tie_word_embeddings)
+        phrases = _decoder(parsed, config if kind == "qwen3" else config.llm, parsed.tie_word_embeddings)
         if kind == "tempo" and base is not None:
-            found += _vl(transformers.Qwen3VLConfig.from_dict(_read(base)), config.compressor, headless=True)
-        return found
+            phrases += _vl(
+                transformers.Qwen3VLConfig.from_dict(_read(base)), config.compressor, headless=True
+            )
+        return phrases
     except Exception as error:  # whatever its checks raise
         reason = " ".join(str(error).split())[:200]
         return [f"transformers {version()} does not read it: {reason}"]
@@ -95,8 +101,8 @@ def _read(folder: str | os.PathLike) -> dict:
 def _vl(parsed: Any, config: cfg.Qwen3VLConfig, headless: bool = False) -> list[str]:
     text, vision = parsed.text_config, parsed.vision_config
     tied = parsed.tie_word_embeddings if int(version().split(".")[0]) >= 5 else text.tie_word_embeddings
-    found = _decoder(text, config.text, None if headless else tied)
-    found += _compare(vision, config.vision, VISION, "vision_config.")
+    phrases = _decoder(text, config.text, None if headless else tied)
+    phrases += _compare(vision, config.vision, VISION, "vision_config.")
     pairs = {
         "hidden_act": (vision.hidden_act, "gelu_pytorch_tanh"),
         "deepstack_visual_indexes": (
@@ -108,7 +114,7 @@ def _vl(parsed: Any, config: cfg.Qwen3VLConfig, headless: bool = False) -> list[
             config.vision.rope_theta,
         ),
     }
-    return found + _unequal(pairs, "vision_config.")
+    return phrases + _unequal(pairs, "vision_config.")
 
 
 def _decoder(parsed: Any, config: cfg.DecoderConfig, tied: bool | None) -> list[str]:
@@ -143,15 +149,19 @@ def _rope(parsed: Any) -> tuple[Any, float, list | None]:
     return ("default" if kind == "axial" else kind), float(params["rope_theta"]), params.get("mrope_section")
 
 
-def _compare(parsed: Any, config: Any, table: dict[str, str], where: str) -> list[str]:
+def _compare(parsed: Any, config: Any, table: dict[str, str], prefix: str) -> list[str]:
     return _unequal(
-        {theirs: (getattr(parsed, theirs), getattr(config, ours)) for theirs, ours in table.items()}, where
+        {
+            hf_name: (getattr(parsed, hf_name), getattr(config, our_name))
+            for hf_name, our_name in table.items()
+        },
+        prefix,
     )
 
 
-def _unequal(pairs: dict[str, tuple], where: str) -> list[str]:
+def _unequal(pairs: dict[str, tuple], prefix: str) -> list[str]:
     return [
-        f"{where}{name} is {ours} in model.json, transformers {version()} reads {theirs}"
-        for name, (theirs, ours) in pairs.items()
-        if theirs != ours
+        f"{prefix}{name} is {our_value} in model.json, transformers {version()} reads {hf_value}"
+        for name, (hf_value, our_value) in pairs.items()
+        if hf_value != our_value
     ]

@@ -1,4 +1,4 @@
-"""Native checkpoint -> Hugging Face safetensors in the published layout, whole or one part of it.
+"""Native checkpoint -> Hugging Face safetensors in the layout of the released files, whole or one part.
 
     python -m convert.to_hf --source=DIR --target=DIR [--part=llm|compressor] [--max-shard-size=5GB]
 
@@ -38,10 +38,10 @@ OF_THE_LLM = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_to
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is written: `config` as config.json, `found` as the tensors `specs` (name, dtype name, shape)."""
+    """The files to write: `config` as config.json, `tensors` as `specs` (name, dtype name, shape)."""
 
     config: dict
-    found: list[mapping.Tensor]
+    tensors: list[mapping.TensorSpec]
     dtypes: dict[str, list[str]]
     copies: dict[str, str]
     specs: list[tuple[str, str, tuple[int, ...]]]
@@ -60,11 +60,18 @@ def convert(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool | str = False,
 ) -> None:
-    """Writes config.json, safetensors (with an index when sharded) and tokenizer files to `target`.
+    """Writes config.json, safetensors (with an index when sharded) and tokenizer files.
 
-    `part`: "llm" or "compressor" of a Tempo (or "llm" of an XComp) as a plain Qwen3 or Qwen3-VL folder.
-    `dtype` "source": each tensor in the dtype it is stored in, or came in. `overwrite`: True replaces what
-    tempo_jax wrote, "force" any folder. Raises TempoError.
+    Args:
+      source: folder of a native checkpoint.
+      target: folder to write.
+      part: "llm" or "compressor" of a Tempo, or "llm" of an XComp, as a plain Qwen3 or Qwen3-VL folder.
+      dtype: "bfloat16", "float32", or "source": the dtype of the original files, else the stored one.
+      max_shard_bytes: maximum size of a safetensors file.
+      overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+
+    Raises:
+      TempoError: The checkpoint cannot be read or has no such part, or the target cannot be written.
     """
     from convert import native_io
     from tempo_jax import checkpoint
@@ -72,14 +79,14 @@ def convert(
     planned = plan_export(source, part, dtype)
     folders.check_space(target, planned.nbytes)
     with (
-        folders.replacing(target, overwrite, keep=[source]) as place,
+        folders.atomic_directory(target, overwrite, keep=[source]) as place,
         paths.staged(place, folders.LAST) as folder,
         progress.reporter(in_bytes=True) as report,
     ):
         with Writer(folder, sorted(planned.specs, key=_natural), max_shard_bytes) as writer:
-            arrays = native_io.stored_arrays(source, [tensor.native for tensor in planned.found])
+            arrays = native_io.stored_arrays(source, [tensor.native for tensor in planned.tensors])
             done = 0
-            for tensor in planned.found:
+            for tensor in planned.tensors:
                 array = next(arrays)
                 _write(writer, tensor, planned.dtypes[tensor.native], array, planned.copies)
                 done += array.nbytes
@@ -93,33 +100,33 @@ def convert(
 
 
 def plan_export(source: str | os.PathLike, part: str | None = None, dtype: str = "source") -> Plan:
-    """What `convert` writes; TempoError where it would not."""
+    """Plans what `convert` writes; raises TempoError as it does."""
     from tempo_jax import checkpoint
 
     model = checkpoint.read_model_json(source)
     stored = checkpoint.param_shapes(source)
-    found = plan(model, stored)
+    tensors = plan(model, stored)
     origin = model.origin
     if part is not None:
-        model, found = _part(model, part)
+        model, tensors = _part(model, part)
         origin = {k: v for k, v in origin.items() if k == "mixed_dtypes"}
-    dtypes = _dtypes(origin, found, stored, dtype)
-    copies = {} if part else _copies(model, found)
-    specs = [(n, d, t.hf_shape) for t in found for n, d in zip(t.hf, dtypes[t.native], strict=True)]
+    dtypes = _dtypes(origin, tensors, stored, dtype)
+    copies = {} if part else _copies(model, tensors)
+    specs = [(n, d, t.hf_shape) for t in tensors for n, d in zip(t.hf, dtypes[t.native], strict=True)]
     by_name = {spec[0]: spec for spec in specs}
     specs += [(copy, *by_name[name][1:]) for name, copy in copies.items()]
-    embedding = next(t for t in reversed(found) if t.native.endswith("embed/embedding"))
+    embedding = next(t for t in reversed(tensors) if t.native.endswith("embed/embedding"))
     name = DTYPES[dtypes[embedding.native][0]].name
     config = hf_export.export(model.kind, model.config, {} if part else origin, name)
     if part:
-        whole = checkpoint.read_model_json(source).origin.get("config") or {}
+        full_config = checkpoint.read_model_json(source).origin.get("config") or {}
         config |= _part_fields(
-            model.kind, whole, paths.fetched(paths.path("the source", source) / "tokenizer")
+            model.kind, full_config, paths.fetched(paths.path("the source", source) / "tokenizer")
         )
-    return Plan(config, found, dtypes, copies, specs)
+    return Plan(config, tensors, dtypes, copies, specs)
 
 
-def plan(model: Any, stored: dict[str, Any]) -> list[mapping.Tensor]:
+def plan(model: Any, stored: dict[str, Any]) -> list[mapping.TensorSpec]:
     """The tensors of a native checkpoint; a TempoError when its arrays are not those of its config."""
     expected = mapping.native_shapes(model.kind, model.config)
     wrong = [
@@ -138,7 +145,7 @@ def is_bare(origin: dict) -> bool:
     return bool(origin.get("bare", "prefixes" in origin))
 
 
-def _part(model: Any, part: str) -> tuple[Any, list[mapping.Tensor]]:
+def _part(model: Any, part: str) -> tuple[Any, list[mapping.TensorSpec]]:
     """A part as a model of its own, and its tensors by the whole model's native paths."""
     parts = PARTS.get(model.kind, {})
     if part not in parts:
@@ -146,37 +153,41 @@ def _part(model: Any, part: str) -> tuple[Any, list[mapping.Tensor]]:
         raise TempoError(f"a {model.kind} model has no part {part!r}: {has}")
     kind, prefix = parts[part]
     config = getattr(model.config, part)
-    found = mapping.tensors(kind, config)
-    found = [dataclasses.replace(tensor, native=prefix + tensor.native) for tensor in found]
-    return dataclasses.replace(model, kind=kind, config=config), found
+    tensors = mapping.tensors(kind, config)
+    tensors = [dataclasses.replace(tensor, native=prefix + tensor.native) for tensor in tensors]
+    return dataclasses.replace(model, kind=kind, config=config), tensors
 
 
-def _part_fields(kind: str, whole: dict, tokenizer: Path) -> dict:
-    """What a part's config.json has from the whole model's, or from the tokenizer beside it."""
+def _part_fields(kind: str, full_config: dict, tokenizer: Path) -> dict:
+    """Fields of a part's config.json from the whole model's config or from the tokenizer."""
     if kind == "qwen3":
-        return {name: whole[name] for name in OF_THE_LLM if whole.get(name) is not None}
+        return {name: full_config[name] for name in OF_THE_LLM if full_config.get(name) is not None}
     ids = hf_config.tokenizer_ids(tokenizer)
     return {field: ids[token] for field, token in hf_config.SPECIAL_IDS.items() if token in ids}
 
 
-def _dtypes(origin: dict, found: list[mapping.Tensor], stored: dict, dtype: str) -> dict[str, list[str]]:
+def _dtypes(
+    origin: dict, tensors: list[mapping.TensorSpec], stored: dict, dtype: str
+) -> dict[str, list[str]]:
     """Native path -> dtype name of each HF tensor. Stacks made of mixed dtypes go back to those."""
     mixed = origin.get("mixed_dtypes", {})
     out = {}
-    for t in found:
-        own = CASTS[dtype] or NAMES[np.dtype(stored[t.native].dtype)]
-        out[t.native] = mixed.get(t.native, [own] * len(t.hf)) if dtype == "source" else [own] * len(t.hf)
+    for t in tensors:
+        dtype_name = CASTS[dtype] or NAMES[np.dtype(stored[t.native].dtype)]
+        out[t.native] = (
+            mixed.get(t.native, [dtype_name] * len(t.hf)) if dtype == "source" else [dtype_name] * len(t.hf)
+        )
     return out
 
 
-def _copies(model: Any, found: list[mapping.Tensor]) -> dict[str, str]:
+def _copies(model: Any, tensors: list[mapping.TensorSpec]) -> dict[str, str]:
     """Embedding -> the redundant head to store beside it, where the original files had one."""
-    tied = mapping.tied_heads(model.kind, model.config, found)
+    tied = mapping.tied_heads(model.kind, model.config, tensors)
     return {tied[head]: head for head in model.origin.get("tied_heads", []) if head in tied}
 
 
 def _write(
-    writer: Writer, tensor: mapping.Tensor, dtypes: list[str], array: np.ndarray, copies: dict
+    writer: Writer, tensor: mapping.TensorSpec, dtypes: list[str], array: np.ndarray, copies: dict
 ) -> None:
     for i, (name, dtype) in enumerate(zip(tensor.hf, dtypes, strict=True)):
         matrix = array[i] if tensor.stacked else array

@@ -95,10 +95,12 @@ class Tempo:
         values, state = hf_config.read_json(folder), tensors(folder)
         svlm = f"{mapping.SVLM}vlm."
         parts = {name.removeprefix(svlm): x for name, x in state.items() if name.startswith(svlm)}
-        own = {k: v for k, v in values.items() if k not in ("rope_scaling", "model_type")}
+        config_values = {k: v for k, v in values.items() if k not in ("rope_scaling", "model_type")}
         self.svlm = _part(_VL, transformers.Qwen3VLConfig.from_dict(hf_config.read_json(base)), parts)
         self.llm = _part(
-            transformers.Qwen3ForCausalLM, transformers.Qwen3Config.from_dict(copy.deepcopy(own)), state
+            transformers.Qwen3ForCausalLM,
+            transformers.Qwen3Config.from_dict(copy.deepcopy(config_values)),
+            state,
         )
         self.memory = state[f"{mapping.SVLM}compression_tokens"][0]
         names = sorted(n for n in state if n.startswith("model.mm_projector.") and n.endswith("weight"))
@@ -124,8 +126,10 @@ class XComp:
 
     def __init__(self, folder: Path):
         values, self.state = hf_config.read_json(folder), tensors(folder)
-        own = {k: v for k, v in values.items() if k != "model_type"}
-        self.llm = _part(transformers.Qwen2ForCausalLM, transformers.Qwen2Config.from_dict(own), self.state)
+        config_values = {k: v for k, v in values.items() if k != "model_type"}
+        self.llm = _part(
+            transformers.Qwen2ForCausalLM, transformers.Qwen2Config.from_dict(config_values), self.state
+        )
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Projected features [1, T*N, D] of normalized pixels [T, 3, H, W]."""

@@ -29,8 +29,8 @@ def rows(kind: str, config: Any) -> list[tuple[str, str, str, str]]:
             if tensor.stacked
             else tensor.hf[0]
         )
-        how = MADE_OF[tensor.transform] + (", layers stacked" if tensor.stacked else "")
-        out.append((tensor.native, " x ".join(map(str, tensor.shape)), name, how))
+        derivation = MADE_OF[tensor.transform] + (", layers stacked" if tensor.stacked else "")
+        out.append((tensor.native, " x ".join(map(str, tensor.shape)), name, derivation))
     if kind == "tempo":
         width = str(config.compressor.text.hidden_size)
         out.append((mapping.DIRECTION, width, "base model's head, row Yes minus row No", "float32 always"))
@@ -40,7 +40,10 @@ def rows(kind: str, config: Any) -> list[tuple[str, str, str, str]]:
 def table(kind: str, config: Any) -> str:
     """The rows as Markdown."""
     lines = ["| array | shape | Hugging Face tensor | stored |", "|---|---|---|---|"]
-    lines += [f"| `{path}` | {shape} | `{name}` | {how} |" for path, shape, name, how in rows(kind, config)]
+    lines += [
+        f"| `{path}` | {shape} | `{name}` | {derivation} |"
+        for path, shape, name, derivation in rows(kind, config)
+    ]
     return "\n".join(lines) + "\n"
 
 

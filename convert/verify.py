@@ -26,7 +26,7 @@ from tempo_jax.utils import command_line, digests, progress
 
 @dataclasses.dataclass
 class Report:
-    """`differing` holds one phrase per difference, `notes` what else to know."""
+    """The result of a comparison: `differing` has a phrase per difference, `notes` further remarks."""
 
     identical: int = 0
     cast: int = 0
@@ -45,21 +45,34 @@ def verify(
     base: str | os.PathLike | None = None,
     adapter: str | os.PathLike | None = None,
 ) -> Report:
-    """Compares; one stacked array and one HF tensor are in memory at a time. TempoError: unreadable."""
+    """Compares a native checkpoint with Hugging Face files, one stacked array at a time.
+
+    Args:
+      native: folder of the native checkpoint.
+      hf: folder of the Hugging Face checkpoint.
+      base: folder of the Qwen3-VL of a Tempo, to compare the relevance direction.
+      adapter: folder of a LoRA that was merged.
+
+    Returns:
+      Counts of identical and cast tensors, and all differences.
+
+    Raises:
+      TempoError: A checkpoint cannot be read.
+    """
     from convert import native_io
 
     model = checkpoint.read_model_json(native)
-    found = to_hf.plan(model, checkpoint.param_shapes(native))
+    tensors = to_hf.plan(model, checkpoint.param_shapes(native))
     report = Report(digests=digests.check(native, whole=True))
     _compare_configs(report, model, hf, base)
     reader = source.open_folder(Path(hf), None if adapter is None else Path(adapter))
     with reader, progress.reporter(in_bytes=True) as show:
-        found = mapping.tensors(model.kind, model.config, bare=mapping.is_bare(model.kind, reader.infos))
-        tied = mapping.tied_heads(model.kind, model.config, found)
-        _compare_names(report, reader, found, tied)
-        arrays = native_io.stored_arrays(native, [tensor.native for tensor in found])
-        total, done = sum(math.prod(tensor.shape) for tensor in found), 0
-        for tensor in found:
+        tensors = mapping.tensors(model.kind, model.config, bare=mapping.is_bare(model.kind, reader.infos))
+        tied = mapping.tied_heads(model.kind, model.config, tensors)
+        _compare_names(report, reader, tensors, tied)
+        arrays = native_io.stored_arrays(native, [tensor.native for tensor in tensors])
+        total, done = sum(math.prod(tensor.shape) for tensor in tensors), 0
+        for tensor in tensors:
             _compare(report, reader, tensor, next(arrays))
             done += math.prod(tensor.shape)
             show("comparing", done, total)
@@ -69,9 +82,18 @@ def verify(
                 _count(report, head, f"not equal to {embedding}", identical=same, equal=same)
     if base is not None and model.kind == "tempo":
         with source.Source("tempo", Path(hf), Path(base)) as opened:
-            theirs, (ours,) = opened.direction(), native_io.stored_arrays(native, [mapping.DIRECTION])
-            same = np.array_equal(theirs, ours)
-            _count(report, mapping.DIRECTION, _distance(ours, theirs), identical=same, equal=same)
+            source_direction, (native_direction,) = (
+                opened.direction(),
+                native_io.stored_arrays(native, [mapping.DIRECTION]),
+            )
+            same = np.array_equal(source_direction, native_direction)
+            _count(
+                report,
+                mapping.DIRECTION,
+                _distance(native_direction, source_direction),
+                identical=same,
+                equal=same,
+            )
     return report
 
 
@@ -80,20 +102,20 @@ def _compare_configs(report: Report, model: checkpoint.CheckpointInfo, hf: Any, 
     values = hf_config.read_json(Path(hf))
     if not hf_export.describes(model.kind, model.config, values):
         report.differing.append("config.json: another architecture than model.json's")
-    found, notes = their_config.split(model.kind, model.config, hf, base)
-    report.differing += [f"config.json: {text}" for text in found]
+    differing, notes = their_config.split(model.kind, model.config, hf, base)
+    report.differing += [f"config.json: {text}" for text in differing]
     report.notes += [f"config.json: {text}" for text in notes]
 
 
-def _compare_names(report: Report, reader: AnyReader, found: list[mapping.Tensor], tied: dict) -> None:
-    expected = {name for tensor in found for name in tensor.hf}
+def _compare_names(report: Report, reader: AnyReader, tensors: list[mapping.TensorSpec], tied: dict) -> None:
+    expected = {name for tensor in tensors for name in tensor.hf}
     have = reader.infos.keys()
     report.differing += [f"{name}: missing in the Hugging Face files" for name in sorted(expected - have)]
     extra = sorted(have - expected - tied.keys())
     report.differing += [f"{name}: missing in the native checkpoint" for name in extra]
 
 
-def _compare(report: Report, reader: AnyReader, tensor: mapping.Tensor, array: np.ndarray) -> None:
+def _compare(report: Report, reader: AnyReader, tensor: mapping.TensorSpec, array: np.ndarray) -> None:
     for i, name in enumerate(tensor.hf):
         info = reader.infos.get(name)
         if info is None:
@@ -103,21 +125,27 @@ def _compare(report: Report, reader: AnyReader, tensor: mapping.Tensor, array: n
                 f"{name}: {info.dtype} {list(info.shape)}, native {list(tensor.hf_shape)}"
             )
             continue
-        theirs = mapping.to_native(tensor.transform, reader.read(name))
-        ours = array[i] if tensor.stacked else array
-        equal = _same_bits(theirs.astype(ours.dtype, copy=False), ours)
+        source_array = mapping.to_native(tensor.transform, reader.read(name))
+        native_array = array[i] if tensor.stacked else array
+        equal = _same_bits(source_array.astype(native_array.dtype, copy=False), native_array)
         # Stacks of mixed dtypes are held in a wider one: as good as identical, nothing is lost.
-        lossless = equal and _same_bits(ours.astype(theirs.dtype, copy=False), theirs)
-        _count(report, name, "" if equal else _distance(ours, theirs), identical=lossless, equal=equal)
+        lossless = equal and _same_bits(native_array.astype(source_array.dtype, copy=False), source_array)
+        _count(
+            report,
+            name,
+            "" if equal else _distance(native_array, source_array),
+            identical=lossless,
+            equal=equal,
+        )
 
 
-def _count(report: Report, name: str, what: str, *, identical: bool, equal: bool) -> None:
+def _count(report: Report, name: str, difference: str, *, identical: bool, equal: bool) -> None:
     if identical:
         report.identical += 1
     elif equal:
         report.cast += 1
     else:
-        report.differing.append(f"{name}: {what}")
+        report.differing.append(f"{name}: {difference}")
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
@@ -125,9 +153,9 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a.view(bits), b.view(bits))
 
 
-def _distance(ours: np.ndarray, theirs: Any) -> str:
+def _distance(native: np.ndarray, source_array: Any) -> str:
     with np.errstate(invalid="ignore"):
-        gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+        gap = np.abs(native.astype(np.float64) - source_array.astype(np.float64))
     worst = float(np.max(gap)) if gap.size else 0.0
     return f"largest difference {worst:.3g} ({np.count_nonzero(gap)} of {gap.size} values)"
 

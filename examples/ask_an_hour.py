@@ -29,7 +29,7 @@ def main() -> int:
     rows = [json.loads(line) for line in (args.folder / "questions.jsonl").read_text("utf-8").splitlines()]
     began = time.perf_counter()
     clip = tempo_jax.load(args.checkpoint).open(str(args.folder / rows[0]["video"]))
-    print(f"{rows[0]['video']}: decoded and seen once in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{rows[0]['video']}: decoded and encoded once in {time.perf_counter() - began:.0f} s", flush=True)
     right = 0
     for number, row in enumerate(rows, start=1):
         began = time.perf_counter()
@@ -39,11 +39,11 @@ def main() -> int:
         best = sorted(answer.segments, key=lambda segment: -segment.relevance)
         looked = [best[0], *(segment for segment in best[1:3] if segment.relevance >= 0.5)]
         looked.sort(key=lambda segment: segment.start_seconds)
-        where = ", ".join(f"{clock(s.start_seconds)} to {clock(s.end_seconds)}" for s in looked)
+        spans = ", ".join(f"{clock(s.start_seconds)} to {clock(s.end_seconds)}" for s in looked)
         cost = f"{answer.usage['visual_tokens']} visual tokens, {time.perf_counter() - began:.0f} s"
         verdict = "right" if good else f"WRONG, it is {row['answer_text']}"
         print(
-            f"\n{number}. {row['text']}\n   {answer.text}: {verdict}\n   looked at {where}; {cost}",
+            f"\n{number}. {row['text']}\n   {answer.text}: {verdict}\n   looked at {spans}; {cost}",
             flush=True,
         )
         if args.plot and number == 1:

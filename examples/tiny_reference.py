@@ -35,7 +35,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 values of a tensor: the rule that the recorded runs were made with."""
+    """The float32 values of a tensor: the rule that the golden outputs were made with."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     x = np.random.RandomState(seed).standard_normal(size=tuple(shape)).astype(np.float32)
     if name.endswith(NORMS):

@@ -26,7 +26,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
 from tempo_jax.utils import digests, failures, gcs, paths, signals
-from tempo_jax.utils.folders import replacing
+from tempo_jax.utils.folders import atomic_directory
 from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.tree import flatten, nest
 
@@ -193,12 +193,12 @@ def save(
       params: Nested dict of arrays, stacked over layers.
       tokenizer_dir: Folder of Hugging Face tokenizer files to copy; None to write none.
       origin: Where the weights come from, as JSON values.
-      overwrite: As in `folders.replacing`.
+      overwrite: As in `folders.atomic_directory`.
 
     Raises:
       TempoError: The folder exists, or cannot be written.
     """
-    with replacing(directory, overwrite) as folder:
+    with atomic_directory(directory, overwrite) as folder:
         with saving_context(), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
@@ -242,14 +242,14 @@ def write_metadata(
     config: Any,
     tokenizer_dir,
     origin: dict | None,
-    written: digests.Writing | None = None,
+    written: digests.DigestWriter | None = None,
 ) -> None:
     """Writes all but the arrays: digests, the tokenizer, and last model.json, without which nothing loads."""
     if paths.remote(folder):
         pass  # object storage keeps checksums of its own, which every read verifies
     elif (folder / "params").is_dir():
         convert_layout(folder / "params")
-        (written or digests.Writing()).finish(folder)
+        (written or digests.DigestWriter()).finish(folder)
     if tokenizer_dir is not None:
         with paths.staged(folder / "tokenizer") as place:
             copy_tokenizer(Path(tokenizer_dir), place)
@@ -295,7 +295,7 @@ def report_corruption(directory: str | os.PathLike) -> Iterator[None]:
     except TempoError:
         raise
     except Exception as error:  # Orbax raises bare Exceptions for damaged arrays
-        if message := gcs.sentence(error, f"the parameters in {directory} cannot be read"):
+        if message := gcs.user_error(error, f"the parameters in {directory} cannot be read"):
             raise message from error
         os_error = failures.refusal(error)
         if os_error and os_error.code not in (errno.ENOENT, errno.ENOTDIR):

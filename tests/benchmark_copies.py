@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 SOUND, BROKEN = ("one", "two"), ("missing", "cut", "empty")
 ASKED = (*SOUND, *SOUND, *BROKEN)  # which video each question is about
@@ -25,8 +25,14 @@ def write_videos(folder: Path, suffix: str = ".mp4") -> None:
     """The sound and the broken ones; `missing` is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(SOUND):
-        write_video(folder / f"{name}{suffix}", Clip(seconds=4, fps=4, height=48, width=64, seed=seed), gop=4)
-    write_video(folder / "whole.mp4", Clip(seconds=8, fps=4, height=48, width=64), gop=4, faststart=True)
+        write_video(
+            folder / f"{name}{suffix}",
+            SyntheticVideo(seconds=4, fps=4, height=48, width=64, seed=seed),
+            gop=4,
+        )
+    write_video(
+        folder / "whole.mp4", SyntheticVideo(seconds=8, fps=4, height=48, width=64), gop=4, faststart=True
+    )
     whole = (folder / "whole.mp4").read_bytes()
     (folder / f"cut{suffix}").write_bytes(whole[: len(whole) * 2 // 3])
     (folder / f"empty{suffix}").write_bytes(b"")

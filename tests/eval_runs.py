@@ -78,7 +78,7 @@ def config_of(benchmark: str, folder: Path, checkpoint: Path, **changes) -> Conf
     """Of a small copy, one of whose videos is missing; decoded without worker processes unless told so."""
     config = configs.default()
     config.update(
-        {"benchmark": benchmark, "checkpoint": str(checkpoint), "workers": 0, "allow_missing": True}
+        {"benchmark": benchmark, "checkpoint": str(checkpoint), "decode_workers": 0, "allow_missing": True}
     )
     config.data.path = str(folder)
     config.mesh.fsdp = 1

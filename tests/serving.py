@@ -13,16 +13,16 @@ from pathlib import Path
 from tempo_jax.errors import TempoError
 from tempo_jax.models.presets import DEMO
 from tempo_jax.runtime.results import Answer, Segment
-from tempo_jax.serve.events import Done, Failed
+from tempo_jax.serve.events import Completed, Failed
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.service import Job, Service
-from tempo_jax.serve.store import Frames, video_file
+from tempo_jax.serve.store import FrameSampling, video_file
 from tempo_jax.tempo.options import Options
 from tempo_jax.video.sources import Source
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 
 REPO = Path(__file__).resolve().parent.parent
-SMALL = Clip(seconds=8, fps=4, height=48, width=64)
+SMALL = SyntheticVideo(seconds=8, fps=4, height=48, width=64)
 
 
 class FakeModel:
@@ -35,7 +35,7 @@ class FakeModel:
     name = "fake"
     video = DEMO.video
     sampler = None
-    frames = Frames()
+    frames = FrameSampling()
     strategies = ("head", "tail")
     eos_ids = (2,)
     together = True
@@ -136,14 +136,14 @@ class Heard:
             question,
             frames or service.model.frames,
             service.model.options(**options),
-            self._hear,
+            self._receive,
             client,
         )
         service.submit(self.job)
 
-    def _hear(self, event):
+    def _receive(self, event):
         self.events.append(event)
-        if isinstance(event, Done | Failed):
+        if isinstance(event, Completed | Failed):
             self._over.set()
 
     def end(self):

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from tempo_jax.serve.files import Library
+from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.uploads import Uploads
 from tests.serving import make_videos, service_of
 
-MISSING = "needs pip install 'tempo_jax[serve]' httpx2"
+MISSING = "needs pip install -e '.[serve]' httpx2"
 httpx = pytest.importorskip("httpx2", reason=MISSING)
 PATIENCE = 120  # seconds, for machines that are busy with something else
 app = pytest.importorskip("tempo_jax.serve.app", reason=MISSING, exc_type=ImportError)
@@ -29,7 +29,7 @@ def server(folders=(), model=None, access=None, page=None, **limits):
     """(address, service) of a live server."""
     with service_of(model, **limits) as service:
         uploads = Uploads(service.limits)
-        made = app.create_app(service, Library(folders), uploads, access, page)
+        made = app.create_app(service, MediaFolders(folders), uploads, access, page)
         try:
             with run.running(made.state.guarded, service) as address:
                 yield address, service

@@ -11,7 +11,7 @@ import pytest
 
 from tempo_jax import checkpoint, cli
 from tempo_jax.prompts import DEFAULT_QUESTION
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests.systems import recorded_frames
 
 REPO = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ def folder(tmp_path_factory, tiny_checkpoint):
     folder = tmp_path_factory.mktemp("ask")
     (folder / "model").symlink_to(tiny_checkpoint)
     (folder / "tempo").symlink_to(tiny_checkpoint.parent / "tempo")
-    write_video(folder / "good.mp4", Clip(seconds=8, fps=10, height=72, width=128), faststart=True)
+    write_video(folder / "good.mp4", SyntheticVideo(seconds=8, fps=10, height=72, width=128), faststart=True)
     (folder / "zero.mp4").touch()
     (folder / "text.mp4").write_text("not a video")
     data = (folder / "good.mp4").read_bytes()

@@ -276,7 +276,7 @@ def test_digests_are_of_every_file_of_the_arrays(copy):
 def test_of_a_large_checkpoint_some_blocks_are_looked_at(copy, monkeypatch):
     """As many bytes as SAMPLE_BYTES, other ones each time; `verify` looks at all."""
     monkeypatch.setattr(digests, "BLOCK_BYTES", 1 << 10)
-    digests.Writing().finish(copy)
+    digests.DigestWriter().finish(copy)
     monkeypatch.setattr(digests, "SAMPLE_BYTES", 100 << 10)
     read, real = [], digests._crc32
     monkeypatch.setattr(
@@ -366,7 +366,7 @@ def test_checkpoints_of_the_former_layout_load(tmp_path, params):
     with checkpoint.saving_context():
         ocp.save(folder / "params", params)
     (folder / "params" / "commit_success.txt").unlink()
-    digests.Writing().finish(folder)
+    digests.DigestWriter().finish(folder)
     values = json.loads((SHIPPED / "model.json").read_text()) | {
         "kind": "tempo",
         "config": model_config.to_dict(CONFIG),

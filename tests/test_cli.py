@@ -16,6 +16,7 @@ import tempo_jax
 from tempo_jax import cli
 from tempo_jax.cli import batch, common
 from tempo_jax.errors import TempoError
+from tempo_jax.fields import FIELDS
 from tempo_jax.runtime.results import Answer, Segment
 from tempo_jax.tempo.options import LP_COMP, Options
 from tempo_jax.utils import progress
@@ -160,7 +161,7 @@ def test_options_arrive(fake, mode, capsys):
 
 
 def test_what_may_be_chosen_is_what_the_systems_know():
-    assert set(common.LP_COMP) == {*LP_COMP, *VARIANTS}
+    assert set(FIELDS["lp_comp"].every_choice) == {*LP_COMP, *VARIANTS}
 
 
 def test_published_defaults(fake, capsys):
@@ -341,7 +342,7 @@ def test_batch_goes_on_where_it_was_interrupted(fake, capsys):
 def test_batch_asks_again_what_failed(fake, capsys):
     command = ["batch", write_cases([case("../late.mp4", "a"), case("../v.mp4", "b")]), "--out", "out.jsonl"]
     assert cli.main(command) == 2
-    assert "the same command asks them again" in capsys.readouterr().err
+    assert "rerun the same command to retry them" in capsys.readouterr().err
     Path("late.mp4").write_bytes(b"x")
     fake.calls.clear()
     assert cli.main(command) == 0

@@ -64,7 +64,7 @@ def test_what_troubleshooting_quotes_is_said():
 @pytest.fixture(scope="module")
 def served():
     """The address of `tempo serve` with the demo model."""
-    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    pytest.importorskip("uvicorn", reason="needs pip install -e '.[serve]'")
     with serving_process("-m", "tempo_jax.cli", "serve", "--no-page", "--port", "0") as (_, address, _):
         yield address
 

@@ -12,7 +12,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import decode_workers
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests.benchmark_copies import write_videos
 
 ORDER = ("one", "cut", "two", "missing", "empty", "one")
@@ -105,7 +105,7 @@ def test_the_death_of_a_decoder_is_one_videos_error(folder, monkeypatch):
     monkeypatch.setattr(decode_workers, "_receive", lambda pipe, *more: receive(Gated(pipe, killed), *more))
     results = []
     # No frame fits into a pipe (64 KiB), or all of them could be on the way already.
-    write_video(folder / "large.mp4", Clip(seconds=4, fps=4, height=192, width=256))
+    write_video(folder / "large.mp4", SyntheticVideo(seconds=4, fps=4, height=192, width=256))
     for number, found in enumerate(
         decode_workers.prefetch_videos(jobs(folder, ("large", "two", "one")), 1, 2)
     ):

@@ -12,6 +12,7 @@ from tempo_jax.evaluation import config as configs
 from tempo_jax.evaluation import model, published, settings
 from tempo_jax.evaluation.benchmarks import BENCHMARKS
 from tempo_jax.evaluation.results import results
+from tempo_jax.utils import config_fields
 from tests import benchmark_copies as copies
 from tests.eval_runs import FakeTempo, checkpoint
 
@@ -102,7 +103,7 @@ def run(root, monkeypatch, capsys):
             "--workdir": root / "work",
             "--config.checkpoint": root / "model",
             "--config.data.path": root / "lvbench",
-            "--config.workers": 0,
+            "--config.decode_workers": 0,
             "--processes": 1,
             "--process": 0,
             "--report": False,
@@ -164,3 +165,11 @@ def copies_question():
     from tempo_jax.evaluation.annotations import Question
 
     return Question("q", "v", "p", "ABCD", (), "A", {"task": ("x",)})
+
+
+def test_the_command_takes_old_names_of_fields(run):
+    config_fields.announce.cache_clear()
+    status, _, err = run("--config.batch=0", "--config.reuse=all")
+    lines = err.splitlines()
+    assert status == 2 and len(lines) == 3 and all(line.startswith("Deprecated: ") for line in lines[:2])
+    assert "config.video_cache is 'all'" in lines[2] and "config.decode_batch is 0" in lines[2]

@@ -27,7 +27,7 @@ from tests import xcomp_systems as xcomp
 from tests.eval_runs import REPO
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-SMALL = ("--config.workers=0", "--config.dtype=float32", "--config.mesh.fsdp=1")
+SMALL = ("--config.decode_workers=0", "--config.dtype=float32", "--config.mesh.fsdp=1")
 # What of published settings is too much for tiny models: frames and budgets only.
 CONFIGS = {
     "tempo": ("configs/eval_{}.py", "--config.min_frames=4", "--config.budget=8"),

@@ -107,7 +107,7 @@ def on_two_processes(copy, tiny_model, workdir, of_1=(), ranks=(0, 1)):
     command = [
         sys.executable, "eval.py", "--config=configs/eval_lvbench.py", f"--workdir={workdir}",
         f"--config.checkpoint={tiny_model}", f"--config.data.path={copy}", "--config.budget=6",
-        "--config.strategy=head,prune-topk,none", "--config.dtype=float32", "--config.workers=1",
+        "--config.strategy=head,prune-topk,none", "--config.dtype=float32", "--config.decode_workers=1",
         "--config.allow_missing=True", "--wait_seconds=20",
         "--distributed", f"--coordinator={address}", "--processes=2",
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def test_minireel_is_scored_as_by_hand(tiny_model, tmp_path):
     (tmp_path / "test.jsonl").write_text("".join(lines), encoding="utf-8")
     config = eval_minireel.get_config()
     config.data.path, config.checkpoint = str(tmp_path), str(tiny_model)
-    config.mesh.fsdp, config.workers = 1, 0
+    config.mesh.fsdp, config.decode_workers = 1, 0
     evaluate(config, tmp_path / "work")
     found = [row for _, row in sorted(rows.read(tmp_path / "work").items())]
     clip = tempo_jax.load(config.checkpoint).open(path, prefix_cache=True)

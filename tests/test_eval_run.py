@@ -118,7 +118,7 @@ def test_settings_reach_the_model(root, tmp_path, fake):
     ]
 
 
-@pytest.mark.parametrize("changes", [{"workers": 2}, {"reuse": "prefix", "chunk_segments": 2}])
+@pytest.mark.parametrize("changes", [{"decode_workers": 2}, {"video_cache": "prefix", "chunk_segments": 2}])
 def test_what_is_free_changes_no_result(changes, root, tmp_path, fake):
     assert run(root, tmp_path / "a") == run(root, tmp_path / "b", **changes)
 

@@ -9,7 +9,7 @@ from tempo_jax.evaluation import annotations, model, rows
 from tempo_jax.evaluation.benchmarks import LONGVIDEOBENCH, LVBENCH, MLVU, VIDEOMME
 from tempo_jax.evaluation.protocols import benchmark
 from tempo_jax.evaluation.videos import Videos
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests import benchmark_copies as copies
 from tests.eval_runs import FakeTempo, checkpoint, config_of, evaluate
 
@@ -94,7 +94,9 @@ def authors_mlvu(root):
         ]  # fmt: skip
         copies.write_rows(root / "json" / f"{name}.json", rows_)
         (root / "video" / name).mkdir(parents=True)
-        write_video(root / "video" / name / "v_1.mp4", Clip(seconds=4, fps=4, height=48, width=64), gop=4)
+        write_video(
+            root / "video" / name / "v_1.mp4", SyntheticVideo(seconds=4, fps=4, height=48, width=64), gop=4
+        )
     summary = [{"video": "s.mp4", "question": "Sum it up.", "answer": "It ends.", "question_type": "summary"}]
     copies.write_rows(root / "json" / "9_summary.json", summary)
     return root

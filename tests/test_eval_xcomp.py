@@ -155,7 +155,9 @@ def config(folders, tokenizer, monkeypatch, tmp_path):
     xcomp = tiny.micro(tokenizer)
     monkeypatch.setattr(model, "load", lambda config: xcomp)
     config = eval_xcomp.get_config("longvideobench")
-    config.update({"min_frames": 24, "budget": (128,), "workers": 0, "subtitles": True, "dtype": "float32"})
+    config.update(
+        {"min_frames": 24, "budget": (128,), "decode_workers": 0, "subtitles": True, "dtype": "float32"}
+    )
     config.allow_missing = True
     minireel_tokenizer.write(tmp_path / "tokenizer")
     config.checkpoint = str(checkpoint(tmp_path / "model", tmp_path / "tokenizer", "xcomp", tiny.MICRO))

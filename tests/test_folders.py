@@ -22,7 +22,7 @@ def native(folder: Path, note: str = "old") -> Path:
 
 
 def write(target, note="new", **options):
-    with folders.replacing(target, **options) as folder:
+    with folders.atomic_directory(target, **options) as folder:
         (folder / "model.json").write_text(
             json.dumps({"format": 1, "kind": "q", "config": {}, "origin": note})
         )
@@ -31,7 +31,7 @@ def write(target, note="new", **options):
 
 def fail(target, inside=False):
     """A run that is half way when it fails."""
-    with folders.replacing(target) as folder:
+    with folders.atomic_directory(target) as folder:
         assert (folder.parent == target) == inside
         (folder / "half").write_text("")
         raise ZeroDivisionError
@@ -122,7 +122,7 @@ def test_a_target_that_appeared_meanwhile_is_kept(tmp_path):
     target = tmp_path / "model"
 
     def slowly():
-        with folders.replacing(target) as folder:
+        with folders.atomic_directory(target) as folder:
             (folder / "x").write_text("")
             native(target, "of somebody else")
 
@@ -196,7 +196,7 @@ def test_a_run_that_was_killed_is_taken_up(tmp_path):
 
 
 def _slowly(target, ready, go):
-    with folders.replacing(target) as folder:
+    with folders.atomic_directory(target) as folder:
         ready.set()
         go.wait(30)
         (folder / "whole").write_text("")
@@ -233,7 +233,7 @@ def test_a_mount_point_is_written_inside(small_disk):
     write(small_disk, "newer", overwrite=True)
     assert origin(small_disk) == "newer" and names(small_disk) == ["model.json", "params"]
     message = r"No space left on device .*free some space"
-    with pytest.raises(TempoError, match=message), folders.replacing(small_disk, True) as folder:
+    with pytest.raises(TempoError, match=message), folders.atomic_directory(small_disk, True) as folder:
         (folder / "big").write_bytes(bytes(2 << 20))
     assert origin(small_disk) == "newer" and names(small_disk) == ["model.json", "params"]
 
@@ -260,7 +260,7 @@ def test_a_read_only_place_is_a_sentence(small_disk):
 
 def test_a_target_that_vanishes_is_a_sentence(tmp_path):
     message = r"No such file or directory .*vanished"
-    with pytest.raises(TempoError, match=message), folders.replacing(tmp_path / "model") as folder:
+    with pytest.raises(TempoError, match=message), folders.atomic_directory(tmp_path / "model") as folder:
         os.rmdir(folder)
     assert names(tmp_path) == []
 

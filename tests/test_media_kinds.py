@@ -13,9 +13,9 @@ from PIL import Image
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import annotations, subtitles
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, render, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, render, write_video
 
-CLIP = Clip(seconds=4, fps=10, height=48, width=64)
+CLIP = SyntheticVideo(seconds=4, fps=10, height=48, width=64)
 
 
 def read(source) -> np.ndarray:

@@ -18,7 +18,7 @@ from tempo_jax.runtime import generate
 from tempo_jax.training import run_state
 
 pytestmark = pytest.mark.skipif(
-    not topology.available(), reason='no libtpu, the TPU compiler: pip install "tempo_jax[plan]"'
+    not topology.available(), reason='no libtpu, the TPU compiler: pip install -e ".[plan]"'
 )
 
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v6e:2x4")

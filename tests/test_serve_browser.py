@@ -13,7 +13,7 @@ import pytest
 from tempo_jax.data.minireel import option_of
 from tempo_jax.serve.model import XCompModel
 from tempo_jax.serve.static import UI
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests import xcomp_systems
 from tests.browsing import SIZES, Visitor, chromium, tricky_library
 from tests.serving import REPO, FakeModel, serving_process
@@ -359,7 +359,7 @@ def test_earlier_turns_are_sent_when_asked_for(browser, shared):
 @pytest.mark.usefixtures("quick_compilation")
 def test_xcomp_shows_which_frames_it_kept(browser, tokenizer, tmp_path):
     """A real, tiny one, whose answer is noise."""
-    write_video(tmp_path / "v.mp4", Clip(seconds=8, fps=8, height=40, width=48))
+    write_video(tmp_path / "v.mp4", SyntheticVideo(seconds=8, fps=8, height=40, width=48))
     model = XCompModel(xcomp_systems.micro(tokenizer), "micro")
     with server([tmp_path], model) as (address, _), Visitor(browser, address) as visitor:
         page = visitor.page

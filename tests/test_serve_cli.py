@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tempo_jax import cli
-from tempo_jax.cli import common, doctor, serve
+from tempo_jax.cli import common, doctor, entry, serve
 from tests import tiny_training
 from tests.serving import make_videos, serving_process
 
@@ -58,6 +58,19 @@ def test_mistakes(capsys, arguments, said):
     assert said in mistake(capsys, *arguments)
 
 
+def test_options_of_earlier_releases_are_accepted_and_not_shown(capsys):
+    parser = entry._parser()
+    args = parser.parse_args(["serve", "--open-videos", "7", "--open-mib", "512"])
+    assert (args.cached_videos, args.cache_mib) == (7, 512)
+    assert parser.parse_args(["serve"]).cached_videos == 4
+    with pytest.raises(SystemExit):
+        parser.parse_args(["serve", "--help"])
+    shown = capsys.readouterr().out
+    assert "--cached-videos" in shown and "--open-" not in shown
+    assert cli.main(["completion", "fish"]) == 0
+    assert "open-mib" not in capsys.readouterr().out
+
+
 def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("short\n")
     assert "letters" in mistake(capsys, "--token-file", tmp_path / "token")
@@ -67,7 +80,7 @@ def test_a_token_that_cannot_be_sent(capsys, tmp_path, monkeypatch):
 
 def test_what_is_not_installed_is_said(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: None if name == "uvicorn" else "1.0")
-    assert "Serving needs uvicorn: pip install 'tempo_jax[serve]'" in mistake(capsys)
+    assert "Serving needs uvicorn: pip install -e '.[serve]'" in mistake(capsys)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +98,7 @@ def test_the_demos_video_is_there_however_the_demo_is_named(option, variable, mo
 def test_a_port_that_is_taken(capsys):
     import socket
 
-    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    pytest.importorskip("uvicorn", reason="needs pip install -e '.[serve]'")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -93,8 +106,8 @@ def test_a_port_that_is_taken(capsys):
 
 
 def test_sigterm_during_an_answer(tmp_path):
-    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
-    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    httpx = pytest.importorskip("httpx2", reason="needs pip install -e '.[serve]' httpx2")
+    pytest.importorskip("uvicorn", reason="needs pip install -e '.[serve]'")
     make_videos(tmp_path, 1)
     arguments = ["serve", "--no-page", "--port", "0", "--folder", str(tmp_path), "--grace", "0.3"]
     part = {"type": "video_url", "video_url": {"url": "v0.mp4"}}
@@ -115,7 +128,7 @@ def test_sigterm_during_an_answer(tmp_path):
 
 def test_sigterm_during_an_answer_of_the_demo_model(tmp_path):
     """What was said so far has arrived, then a sentence; the process ends within its grace and a second."""
-    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
+    httpx = pytest.importorskip("httpx2", reason="needs pip install -e '.[serve]' httpx2")
     make_videos(tmp_path, 1)
     demo = tmp_path / "endless"  # another end token, so that the answer is as long as asked for
     shutil.copytree(REPO / "checkpoints" / "demo", demo, symlinks=True)
@@ -177,8 +190,8 @@ def test_doctor_says_what_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: None if name in ("flax", "uvicorn") else "1.0")
     assert cli.main(["doctor"]) == 2
     out, err = capsys.readouterr()
-    assert "flax MISSING" in out and "missing uvicorn: pip install 'tempo_jax[serve]'" in out
-    assert err == "tempo: flax is missing: pip install tempo_jax.\n"
+    assert "flax MISSING" in out and "missing uvicorn: pip install -e '.[serve]'" in out
+    assert err == "tempo: flax is missing: pip install -e . in the clone.\n"
 
 
 def test_doctor_knows_what_pyproject_asks_for():

@@ -123,7 +123,7 @@ def test_pictures_beyond_the_limits_are_refused():
 
 def test_a_list_within_a_list_and_a_list_without_end(home, chat):
     joined = "data:video/jpeg;base64," + ",".join(pictures(2))
-    error_of(chat(json=listed([joined, joined])), 400, "several pictures")
+    error_of(chat(json=listed([joined, joined])), 400, "several images")
     error_of(chat(json=listed(["a"] * (MOST_FILES + 1))), 400, f"more than {MOST_FILES}")
     nothing_left(home)
 

@@ -19,10 +19,10 @@ from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.device import Device, Turn
 from tempo_jax.serve.events import Queued
 from tempo_jax.serve.limits import Limits
-from tempo_jax.serve.service import Busy, Closing, Done, Failed, Piece, Progress
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.service import Completed, Failed, Progress, QueueFull, ShuttingDown, TextDelta
+from tempo_jax.serve.store import FrameSampling
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests.serving import FakeClip, FakeModel, Heard, make_videos, service_of, wait_until
 
 DEFAULTS = {"fps": 2.0, "min_frames": 4, "max_frames": 1024}
@@ -37,8 +37,8 @@ def test_an_answer_and_what_is_told_on_the_way(videos):
     with service_of() as service:
         heard = Heard(service, videos[0])
         done = heard.end()
-    assert isinstance(done, Done) and done.answer.text == "v0.mp4 says What?"
-    assert "".join(e.text for e in heard.events if isinstance(e, Piece)) == done.answer.text
+    assert isinstance(done, Completed) and done.answer.text == "v0.mp4 says What?"
+    assert "".join(e.text for e in heard.events if isinstance(e, TextDelta)) == done.answer.text
     assert Progress("decoding", 16, 16) in heard.events
     assert len(done.thumbnails) == 2 and all(jpeg[:2] == b"\xff\xd8" for jpeg in done.thumbnails)
 
@@ -47,7 +47,7 @@ def test_a_second_question_reuses_the_open_video(videos):
     with service_of() as service:
         assert not Heard(service, videos[0]).end().reused
         assert Heard(service, videos[0], "Again?").end().reused
-        assert not Heard(service, videos[0], frames=Frames(max_frames=8)).end().reused
+        assert not Heard(service, videos[0], frames=FrameSampling(max_frames=8)).end().reused
         assert service.model.opened == ["v0.mp4", "v0.mp4"]
 
 
@@ -55,7 +55,7 @@ def test_a_changed_file_is_opened_again(tmp_path):
     (path,) = make_videos(tmp_path, 1)
     with service_of() as service:
         Heard(service, path).end()
-        write_video(path, Clip(seconds=4, fps=4, height=48, width=64))
+        write_video(path, SyntheticVideo(seconds=4, fps=4, height=48, width=64))
         done = Heard(service, path).end()
     assert not done.reused and done.answer.usage["frames"] == 8
 
@@ -94,13 +94,13 @@ def test_a_full_queue_says_when_to_come_back(videos):
         Heard(service, videos[0], "slow")
         service.model.reached.wait(120)
         kept = [Heard(service, videos[1]) for _ in range(2)]
-        with pytest.raises(Busy) as busy:
+        with pytest.raises(QueueFull) as busy:
             Heard(service, videos[1])
         assert 1 <= busy.value.retry_after <= 600
         service.cancel(kept[0].job)  # frees its place at once
         kept.append(Heard(service, videos[1]))
         service.model.go.set()
-        assert all(isinstance(heard.end(), Done) for heard in kept[1:])
+        assert all(isinstance(heard.end(), Completed) for heard in kept[1:])
 
 
 def test_a_cancelled_answer_stops(videos):
@@ -109,7 +109,7 @@ def test_a_cancelled_answer_stops(videos):
         service.model.reached.wait(120)
         service.cancel(heard.job)
         wait_until(lambda: service.model.stopped == ["slow"])
-        assert isinstance(Heard(service, videos[0], "next").end(), Done)
+        assert isinstance(Heard(service, videos[0], "next").end(), Completed)
 
 
 def test_a_cancelled_opening_stops(videos, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_mistake_and_a_bug_concern_one_question(videos, caplog):
         slow.end()
         ends = [h.end() for h in heard]
     assert isinstance(ends[0].error, TempoError) and isinstance(ends[1].error, ZeroDivisionError)
-    assert isinstance(ends[2], Done)
+    assert isinstance(ends[2], Completed)
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -149,8 +149,8 @@ def test_closing_tells_everyone(videos):
         service.model.reached.wait(120)
         waiting = Heard(service, videos[1])
         service.close(grace=0.05)
-        assert isinstance(waiting.end().error, Closing) and isinstance(running.end().error, Closing)
-        with pytest.raises(Closing):
+        assert isinstance(waiting.end().error, ShuttingDown) and isinstance(running.end().error, ShuttingDown)
+        with pytest.raises(ShuttingDown):
             Heard(service, videos[0])
 
 
@@ -172,7 +172,7 @@ def test_frames_of_a_child_are_those_of_this_process(videos):
 
 def test_warnings_of_decoding_arrive(tmp_path):
     path = tmp_path / "cut.mp4"
-    write_video(path, Clip(seconds=8, fps=4, height=48, width=64), faststart=True)
+    write_video(path, SyntheticVideo(seconds=8, fps=4, height=48, width=64), faststart=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
     with decoding(request(path, "my film")) as source:
         for _ in source.chunks(8):
@@ -207,7 +207,7 @@ def test_images_beyond_the_limits(tmp_path):
 
 
 def test_a_decoder_that_takes_too_much_memory(tmp_path):
-    write_video(tmp_path / "big.mp4", Clip(seconds=1, fps=4, height=1080, width=1920))
+    write_video(tmp_path / "big.mp4", SyntheticVideo(seconds=1, fps=4, height=1080, width=1920))
     refusal(tmp_path / "big.mp4", decode_bytes=4 << 20)
 
 
@@ -257,7 +257,7 @@ def test_questions_on_open_videos_are_answered_between_slices(videos, monkeypatc
     monkeypatch.setattr(FakeModel, "open", opening)
     with service_of() as service:
         Heard(service, videos[0]).end()
-        assert isinstance(Heard(service, videos[1]).end(), Done)
+        assert isinstance(Heard(service, videos[1]).end(), Completed)
     assert answered == [f"v0.mp4 says q{number}" for number in range(6)]
 
 
@@ -284,12 +284,12 @@ def test_a_file_that_stalls_lends_its_place(videos, monkeypatch):
         for name in ("stuck-1.mp4", "stuck-2.mp4"):
             (videos[0].parent / name).write_bytes(videos[0].read_bytes())
         held = [Heard(service, videos[0].parent / f"stuck-{n}.mp4") for n in (1, 2)]
-        assert isinstance(Heard(service, videos[1]).end(), Done)
-        assert isinstance(Heard(service, videos[1], "again").end(), Done)
-        assert not any(isinstance(event, Done) for heard in held for event in heard.events)
+        assert isinstance(Heard(service, videos[1]).end(), Completed)
+        assert isinstance(Heard(service, videos[1], "again").end(), Completed)
+        assert not any(isinstance(event, Completed) for heard in held for event in heard.events)
         service.cancel(held[0].job)
         stuck.set()
-        assert isinstance(held[1].end(), Done)
+        assert isinstance(held[1].end(), Completed)
 
 
 def test_the_queue_is_fair_to_clients(videos):
@@ -297,7 +297,7 @@ def test_the_queue_is_fair_to_clients(videos):
         slow = Heard(service, videos[0], "slow")
         service.model.reached.wait(120)
         crowd = [Heard(service, videos[0], f"many{n}", client="crowd") for n in range(3)]
-        with pytest.raises(Busy):
+        with pytest.raises(QueueFull):
             Heard(service, videos[0], "one more", client="crowd")
         late = Heard(service, videos[0], "late", client="other")  # who has none waiting has a place
         service.model.go.set()
@@ -314,8 +314,8 @@ def test_short_answers_come_between_the_slices_of_a_long_one(videos, monkeypatch
         long = Heard(service, videos[0], "long")
         service.model.reached.wait(120)
         for number, (video, client) in enumerate([(0, ""), (0, "other"), (1, ""), (1, "other")]):
-            assert isinstance(Heard(service, videos[video], f"q{number}", client=client).end(), Done)
-        assert not any(isinstance(event, Done) for event in long.events)
+            assert isinstance(Heard(service, videos[video], f"q{number}", client=client).end(), Completed)
+        assert not any(isinstance(event, Completed) for event in long.events)
         service.model.go.set()
         assert long.end().answer.text == "v0.mp4 says long"
 
@@ -349,7 +349,7 @@ def test_one_client_takes_half_of_the_places(videos, monkeypatch):
     with service_of(batch=1, waiting=9) as service:
         long = [Heard(service, videos[number], "long", client="crowd") for number in range(3)]
         service.model.reached.wait(120)
-        assert isinstance(Heard(service, videos[0], "short", client="other").end(), Done)
+        assert isinstance(Heard(service, videos[0], "short", client="other").end(), Completed)
         assert service.model.batches == [["long"], ["short"]]
         service.model.go.set()
         for heard in long:
@@ -362,11 +362,13 @@ def test_a_cancelled_long_answer_frees_its_place(videos, monkeypatch):
         long = Heard(service, videos[0], "long")
         service.model.reached.wait(120)
         slow = Heard(service, videos[1], "slow")  # has the device; the long one waits for it
-        wait_until(lambda: slow.events and isinstance(slow.events[-1], Piece))
+        wait_until(lambda: slow.events and isinstance(slow.events[-1], TextDelta))
         service.cancel(long.job)
         wait_until(lambda: service.running == 1)
         service.model.go.set()
-        assert isinstance(slow.end(), Done) and not any(isinstance(e, Done | Failed) for e in long.events)
+        assert isinstance(slow.end(), Completed) and not any(
+            isinstance(e, Completed | Failed) for e in long.events
+        )
 
 
 def test_of_answers_written_together_one_may_go(videos):
@@ -388,7 +390,7 @@ def test_of_answers_written_together_one_may_go(videos):
 
         both[0].job.opened.clip.answer = functools.partial(answer, both[0].job.opened.clip)
         service.model.go.set()
-        assert isinstance(both[1].end(), Done) and group == ["q0", "q1"]
+        assert isinstance(both[1].end(), Completed) and group == ["q0", "q1"]
         slow.end()
 
 

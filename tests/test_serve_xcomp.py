@@ -9,8 +9,8 @@ from tempo_jax.serve import model as models
 from tempo_jax.serve import settings
 from tempo_jax.serve.model import XCompModel
 from tempo_jax.serve.service import Progress
-from tempo_jax.serve.store import Frames
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.serve.store import FrameSampling
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests import xcomp_systems as tiny
 from tests.serving import Heard, service_of, serving_process, wait_until
 
@@ -25,13 +25,13 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "v.mp4"
-    write_video(path, Clip(seconds=8, fps=8, height=40, width=48))
+    write_video(path, SyntheticVideo(seconds=8, fps=8, height=40, width=48))
     return path
 
 
 def test_settings_that_are_not_given_are_its_own(model):
     frames, options = settings.read({"max_new_tokens": 3, "budget": None}, model)
-    assert frames == Frames(8.0, 128, 1024)
+    assert frames == FrameSampling(8.0, 128, 1024)
     assert (options.budget, options.strategy, options.max_new_tokens) == (None, "local", 3)
     with pytest.raises(TempoError, match="one of local, global, uniform"):
         settings.read({"strategy": "head"}, model)
@@ -74,7 +74,7 @@ def test_a_mistake_concerns_one_question_and_a_cancelled_one_stops(model, video)
         wait_until(lambda: any(getattr(event, "text", "") for event in left.events))
         service.cancel(left.job)
         wait_until(lambda: service.running == 0)
-        assert not any(type(event).__name__ in ("Done", "Failed") for event in left.events)
+        assert not any(type(event).__name__ in ("Completed", "Failed") for event in left.events)
 
 
 def test_a_checkpoint_is_served_by_what_it_holds(tmp_path):
@@ -86,8 +86,8 @@ def test_a_checkpoint_is_served_by_what_it_holds(tmp_path):
 
 def test_the_command_serves_it(tmp_path, video):
     """As a user does: the checkpoint's folder, a question about a video by OpenAI's API and by ours."""
-    httpx = pytest.importorskip("httpx2", reason="needs pip install 'tempo_jax[serve]' httpx2")
-    pytest.importorskip("uvicorn", reason="needs pip install 'tempo_jax[serve]'")
+    httpx = pytest.importorskip("httpx2", reason="needs pip install -e '.[serve]' httpx2")
+    pytest.importorskip("uvicorn", reason="needs pip install -e '.[serve]'")
     minireel_tokenizer.write(tmp_path / "tokenizer")
     checkpoint.save(tmp_path / "small", "xcomp", tiny.MICRO, tiny.micro_parameters(), tmp_path / "tokenizer")
     arguments = ["--checkpoint", str(tmp_path / "small"), "--folder", str(video.parent), "--port", "0"]

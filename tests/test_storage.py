@@ -121,13 +121,13 @@ def test_refusals_of_libraries_are_sentences(text, kind, words):
         except OSError as error:
             raise ValueError("wrapped") from error
     except ValueError as error:
-        found = gcs.sentence(error, "the checkpoint")
+        found = gcs.user_error(error, "the checkpoint")
     assert type(found) is kind and words in str(found) and "\n" not in str(found)
 
 
 def test_other_errors_are_no_refusals():
-    assert gcs.sentence(ValueError("shape")) is None
-    assert gcs.sentence(TempoError("a sentence already")) is None
+    assert gcs.user_error(ValueError("shape")) is None
+    assert gcs.user_error(TempoError("a sentence already")) is None
 
 
 def test_logs_are_copied_now_and_then_and_when_asked(folder, monkeypatch):

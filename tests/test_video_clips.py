@@ -6,7 +6,7 @@ import pytest
 from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
 from tempo_jax.video.encode import encode
-from tempo_jax.video.synthetic import Clip, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tempo_jax.xcomp.layout import VIDEO_CONFIG, sample_indices
 
 
@@ -103,6 +103,6 @@ def test_an_image_has_no_clip(tmp_path):
 
 
 def test_a_damaged_part_outside_is_nothing_to_a_clip(tmp_path):
-    write_video(tmp_path / "v.mp4", Clip(seconds=8, fps=4, height=48, width=64), gop=4)
+    write_video(tmp_path / "v.mp4", SyntheticVideo(seconds=8, fps=4, height=48, width=64), gop=4)
     source = open_video(tmp_path / "v.mp4", clip=(2, 4), fps=4)
     assert sum(len(chunk) for chunk in source.chunks(8)) == 8 and not source.warnings

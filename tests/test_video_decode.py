@@ -20,10 +20,10 @@ from PIL import Image
 
 from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
-from tempo_jax.video.synthetic import Clip, render, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, render, write_video
 
 REPO = Path(__file__).parent.parent
-CLIP = Clip(seconds=12, fps=20, height=48, width=64, noise=6)
+CLIP = SyntheticVideo(seconds=12, fps=20, height=48, width=64, noise=6)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def sentence(video, **limits) -> str:
 def test_frames_equal_a_sequential_decode(tmp_path, suffix, gop, b_frames):
     """Seeks (short GOPs, few frames), skipped B-frames, decoding by count (avi, h264)."""
     path = tmp_path / f"clip.{suffix}"
-    write_video(path, Clip(seconds=10, fps=20, height=48, width=64, noise=6), gop=gop, b_frames=b_frames)
+    write_video(
+        path, SyntheticVideo(seconds=10, fps=20, height=48, width=64, noise=6), gop=gop, b_frames=b_frames
+    )
     every = sequential(path)
     for limits in ({}, {"fps": 0.3, "min_frames": 3}, {"fps": 7.0}, {"min_frames": 250}):
         source = open_video(path, **limits)
@@ -90,7 +92,7 @@ def test_frames_equal_a_sequential_decode(tmp_path, suffix, gop, b_frames):
 def test_codecs_and_pixel_formats(tmp_path, codec, suffix, pixels):
     path = tmp_path / f"clip.{suffix}"
     size = (47, 65) if pixels == "yuv444p" else (48, 64)
-    clip = Clip(seconds=2, fps=25, height=size[0], width=size[1])
+    clip = SyntheticVideo(seconds=2, fps=25, height=size[0], width=size[1])
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, pixels
@@ -122,7 +124,7 @@ def test_chunks_of_any_size_hold_the_same_frames(folder, size):
 
 def test_rotation_is_applied(tmp_path):
     for name, angle in (("plain", 0), ("turned", 90), ("over", 180)):
-        write_video(tmp_path / f"{name}.mp4", Clip(seconds=2, height=48, width=80), rotation=angle)
+        write_video(tmp_path / f"{name}.mp4", SyntheticVideo(seconds=2, height=48, width=80), rotation=angle)
     plain, turned, over = (open_video(tmp_path / f"{n}.mp4") for n in ("plain", "turned", "over"))
     assert (turned.height, turned.width) == (80, 48)
     np.testing.assert_array_equal(read(turned), np.rot90(read(plain), axes=(1, 2)))
@@ -152,7 +154,7 @@ def test_a_size_that_changes_midway_is_scaled_to_the_first(tmp_path):
     streams = []
     for height, width in ((48, 64), (64, 96)):
         path = tmp_path / f"{height}.ts"
-        write_video(path, Clip(seconds=3, height=height, width=width), container="mpegts")
+        write_video(path, SyntheticVideo(seconds=3, height=height, width=width), container="mpegts")
         streams.append(path.read_bytes())
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(streams))
@@ -196,7 +198,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
     peaks = []
     for seconds in (60, 900):
         path = tmp_path / f"{seconds}.mp4"
-        write_video(path, Clip(seconds=seconds, fps=5, height=96, width=128), preset="ultrafast")
+        write_video(path, SyntheticVideo(seconds=seconds, fps=5, height=96, width=128), preset="ultrafast")
         run = [sys.executable, "-c", PEAK, str(path)]
         output = subprocess.run(run, capture_output=True, text=True, check=True, cwd=REPO).stdout.split()
         assert int(output[0]) == seconds * 5
@@ -251,7 +253,7 @@ def test_transparency_lies_on_white():
 
 
 def test_gifs_are_videos(tmp_path):
-    frames = [Image.fromarray(render(Clip(seed=1), i * 5)) for i in range(12)]
+    frames = [Image.fromarray(render(SyntheticVideo(seed=1), i * 5)) for i in range(12)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=250)
     source = open_video(tmp_path / "a.gif")
     assert (source.kind, source.total_frames, source.native_fps, source.num_frames) == ("video", 12, 4.0, 6)
@@ -342,7 +344,7 @@ def test_files_that_are_no_videos(tmp_path, folder):
 
 def _png() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(render(Clip(noise=20), 0)).save(stream, "png")
+    Image.fromarray(render(SyntheticVideo(noise=20), 0)).save(stream, "png")
     return stream.getvalue()
 
 

@@ -29,6 +29,6 @@ def test_the_programs_of_a_question_are_in_the_folder(tiny_checkpoint, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     usual = tmp_path / "tempo_jax" / "xla"  # where `tempo ask` looks, too
-    assert f"what was compiled is in {usual}; later commands find it there" in done.stderr
+    assert f"the compiled programs are in {usual}; later commands use it" in done.stderr
     kept = {path.name.split("-")[0] for path in usual.iterdir()}
     assert {"jit_see", "jit_read_prefix", "jit_compress", "jit_prefill", "jit_advance"} <= kept

@@ -18,20 +18,23 @@ VIDEO_HELP = "a video file, .gif, .npy array [T,H,W,3] of uint8, folder of image
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its options."""
+    """Adds the subcommand and its options."""
     ask = commands.add_parser("ask", help="ask one question about one video", description=DESCRIPTION)
     ask.add_argument("video", metavar="VIDEO", help=VIDEO_HELP)
     ask.add_argument("question", metavar="QUESTION")
     common.add_model_options(ask)
     ask.add_argument(
-        "--plot", metavar="FILE", help="draw where in the video the tokens went (.png, .pdf, .svg)"
+        "--plot", metavar="FILE", help="plot the tokens allocated to each segment (.png, .pdf, .svg)"
     )
     ask.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     ask.add_argument(
-        "--selector", metavar="DIR", help="an XComp checkpoint that chooses the frames Tempo compresses"
+        "--selector", metavar="DIR", help="XComp checkpoint that selects the frames which Tempo compresses"
     )
     ask.add_argument(
-        "--selected-frames", type=command_line.number(int, 8), metavar="N", help="it leaves (512)"
+        "--selected-frames",
+        type=command_line.number(int, 8),
+        metavar="N",
+        help="number of frames that the selector keeps (default: 512)",
     )
     ask.set_defaults(run=run_ask)
 
@@ -48,14 +51,14 @@ def _check_plot(plot: str | None, video: str) -> None:
 
 
 def run_ask(args: argparse.Namespace) -> int:
-    """Answer one question: streamed as text, or as one JSON object."""
+    """Answers one question, streamed as text or as one JSON object."""
     checkpoint = common.checkpoint_folder(args.checkpoint)
     if not os.path.exists(args.video):
         raise TempoError(f"There is no video {args.video}; check the path.")
     _check_plot(args.plot, args.video)
     question = text.clean_text(args.question)
     out = sys.stdout
-    # Whatever a library prints while we work must not get into the answer.
+    # Libraries may print; their output must not mix with the answer on stdout.
     with progress_lines.reporter() as progress, contextlib.redirect_stdout(sys.stderr):
         progress("loading the model", 0, 1)
         tempo = common.load(checkpoint, args.dtype)
@@ -64,11 +67,11 @@ def run_ask(args: argparse.Namespace) -> int:
         ask_options = common.chosen(args, common.ASK_OPTIONS) | {"progress": progress}
         video = args.video
         if args.selector:
-            video = _part(tempo, args, question, clip_options | {"progress": progress})
+            video = _select_segments(tempo, args, question, clip_options | {"progress": progress})
         if args.json:
             answer = tempo.ask(video, question, **clip_options, **ask_options)
         else:
-            # One question: keep nothing of it.
+            # A single question: no features are cached.
             clip = tempo.open(video, keep=False, progress=progress, **clip_options)
             _print_pieces(clip.stream(question, **ask_options), progress, out)
             answer = clip.last_answer
@@ -85,16 +88,16 @@ def run_ask(args: argparse.Namespace) -> int:
     return 0
 
 
-def _part(tempo: Any, args: argparse.Namespace, question: str, clip_options: dict) -> Any:
+def _select_segments(tempo: Any, args: argparse.Namespace, question: str, clip_options: dict) -> Any:
     if not hasattr(tempo, "select_segments"):
-        raise TempoError("--selector chooses frames for Tempo, but XComp chooses its own: leave it out.")
+        raise TempoError("--selector selects frames for Tempo, but XComp selects its own: leave it out.")
     selector = common.load(common.checkpoint_folder(args.selector))
     frames = common.chosen(args, ("selected_frames",))
     return tempo.select_segments(args.video, question, selector, **frames, **clip_options)
 
 
 def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out: TextIO) -> None:
-    """Print text as it comes; the progress display leaves the terminal before the first piece."""
+    """Prints text as it is generated; closes the progress display before the first piece."""
     ended = True
     for piece in pieces:
         progress.close()
@@ -107,7 +110,7 @@ def _print_pieces(pieces: Iterator[str], progress: progress_lines.Reporter, out:
 
 
 def _stats(answer: Any) -> str:
-    """One line of what the answer took."""
+    """A line of frames, tokens and seconds."""
     usage, total = answer.usage, answer.timings.get("total")
     parts = [
         f"{text.count(usage['frames'], 'frame')} in {text.count(usage['segments'], 'segment')}",

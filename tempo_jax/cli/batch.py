@@ -1,6 +1,6 @@
-"""`tempo batch`: many questions with one model, a JSON line for each as soon as it is answered.
+"""`tempo batch`: answers a file of questions, one JSON line each as soon as it is answered.
 
-The same command goes on where it was interrupted, and asks again what had failed.
+The same command resumes an interrupted run and retries failed cases.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from tempo_jax.utils import progress as progress_lines
 from tempo_jax.utils.mirror import Mirror
 from tempo_jax.utils.text import clean_text, count
 
-ANSWERED_BY = "answered_by"  # the model and options of a line, so that only their own are gone on with
-# What a line has of ours, whatever a case calls so.
+ANSWERED_BY = "answered_by"  # a digest of the model and the options; a run resumes its own lines only
+# Fields of the answer; a case's fields of these names are overwritten.
 RESULT = {"index", "text", "token_ids", "segments", "usage", "timings", "warnings"}
 
 HELP = """\
-CASES.json is a list of objects with "video_path" and "query"; relative paths start at its folder.
-One JSON line is written per case as soon as it is answered: the case's own fields, its index, and
-the answer's fields or "error". A failed case does not stop the others; the exit status tells.
-The same command goes on with an OUT.jsonl that is there: what it answers (by the same model and
-options) is kept, what failed is asked again, and nothing else in it is lost (OUT.jsonl.before)."""
+CASES.json is a list of objects with "video_path" and "query"; paths are relative to its folder.
+Each case is written as one JSON line as soon as it is answered: the fields of the case, its index, and
+the fields of the answer or "error". A failed case does not stop the others; the exit status is then 2.
+With an existing OUT.jsonl the same command resumes: answers of the same model and options are kept,
+failed cases are retried, and other lines are moved to OUT.jsonl.before."""
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its options."""
+    """Adds the subcommand and its options."""
     batch = commands.add_parser(
         "batch",
         help="answer a file of cases",
@@ -48,13 +48,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run_batch(args: argparse.Namespace) -> int:
-    """Answer the cases that --out does not answer yet, one JSON line each; 2 where any failed."""
+    """Answers the cases that --out does not hold yet; returns 2 if any failed."""
     checkpoint = common.checkpoint_folder(args.checkpoint)
     cases = _read_cases(args.cases)
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(_open_out(args, checkpoint, cases))
-        todo = [index for index in range(len(cases)) if index not in out.answered]
-        if not todo:
+        pending = [index for index in range(len(cases)) if index not in out.answered]
+        if not pending:
             command_line.say(f"tempo: all {count(len(cases), 'case')} are answered in {args.out} already.")
             return 0
         if out.answered:
@@ -63,33 +63,35 @@ def run_batch(args: argparse.Namespace) -> int:
             )
         progress = stack.enter_context(progress_lines.reporter())
         with contextlib.redirect_stdout(sys.stderr):
-            asker = _Asker(common.load(checkpoint, args.dtype), args, _beside(args.cases), progress)
-        failed = _ask(cases, todo, asker, out, progress)
+            run_case = _CaseRunner(common.load(checkpoint, args.dtype), args, _beside(args.cases), progress)
+        failed = _ask(cases, pending, run_case, out, progress)
     if failed:
-        where = args.out or "the output"
+        output_name = args.out or "the output"
         cases_failed = f"{failed} of {count(len(cases), 'case')} failed"
-        again = "; the same command asks them again" if args.out else ""
-        command_line.say(f'tempo: {cases_failed}; their "error" in {where} says why{again}.')
+        again = "; rerun the same command to retry them" if args.out else ""
+        command_line.say(f'tempo: {cases_failed}; their "error" in {output_name} says why{again}.')
     return 2 if failed else 0
 
 
-def _ask(cases: list, todo: list[int], asker: "_Asker", out: "_Lines", progress: Any) -> int:
-    """How many failed of those to do."""
+def _ask(
+    cases: list, pending: list[int], run_case: "_CaseRunner", out: "_ResultWriter", progress: Any
+) -> int:
+    """Answers the pending cases; returns how many failed."""
     failed = 0
-    for index, following in zip(todo, [*todo[1:], None]):
+    for index, following in zip(pending, [*pending[1:], None]):
         progress("cases", index, len(cases))
         after = None if following is None else cases[following]
         with contextlib.redirect_stdout(sys.stderr):
             again = _video(cases[index]) is not None and _video(cases[index]) == _video(after)
-            result = asker(cases[index], again=again)
+            result = run_case(cases[index], again=again)
         failed += "error" in result
         out.write(index, cases[index], result)
     progress("cases", len(cases), len(cases))
     return failed
 
 
-class _Asker:
-    """Answers cases one by one; cases that follow each other on one video share its open clip."""
+class _CaseRunner:
+    """Answers cases one by one; successive cases on one video share its encoded clip."""
 
     def __init__(self, tempo: Any, args: argparse.Namespace, folder: Path, progress: progress_lines.Reporter):
         self.tempo, self.folder, self.progress = tempo, folder, progress
@@ -98,16 +100,18 @@ class _Asker:
         self.clip = None
 
     def __call__(self, case: Any, again: bool) -> dict:
-        """The answer's fields, or {"error": sentence}; `again`: the next case has the same video."""
+        """Returns the fields of the answer or of an error; `again`: the next case is on the same video."""
         try:
             answer = self._ask(*_check_case(case), again)
             self.clip = self.clip if again else None
             return answer.to_dict()
         except Exception as error:
-            self.clip = None  # whatever went wrong, the next case starts afresh
+            self.clip = None  # the next case opens its video anew
             if os.environ.get("TEMPO_JAX_TRACEBACK") and not isinstance(error, TempoError):
                 raise
-            return {"error": str(error) if isinstance(error, TempoError) else command_line.bug(error)}
+            return {
+                "error": str(error) if isinstance(error, TempoError) else command_line.internal_error(error)
+            }
 
     def _ask(self, video: str, query: str, again: bool) -> Any:
         path, query = str(self.folder / video), clean_text(query)
@@ -117,7 +121,7 @@ class _Asker:
             self.clip = self.tempo.open(path, progress=self.progress, **self.open_options)
         if self.clip is not None:
             return self.clip.ask(query, **self.ask_options)
-        # Asked once only: nothing of the video needs to stay in memory.
+        # The only question on this video: no features are cached.
         return self.tempo.ask(path, query, **self.open_options, **self.ask_options)
 
 
@@ -125,16 +129,16 @@ def _video(case: Any) -> str | None:
     return case.get("video_path") if isinstance(case, dict) else None
 
 
-def _own(case: Any) -> dict:
-    """A case's own fields in its line; "error" and "answered_by" are there only where we say so."""
+def _case_fields(case: Any) -> dict:
+    """The fields of a case in its line, without those that only this program writes."""
     if not isinstance(case, dict):
         return {"case": case}
     return {name: value for name, value in case.items() if name not in ("error", ANSWERED_BY)}
 
 
 def _line(index: int, case: Any, result: dict) -> str:
-    """The output line: the case's own fields, then ours."""
-    return json.dumps({**_own(case), "index": index, **result}, ensure_ascii=False) + "\n"
+    """The output line: the fields of the case, then those of the answer."""
+    return json.dumps({**_case_fields(case), "index": index, **result}, ensure_ascii=False) + "\n"
 
 
 def _beside(cases: str) -> Path:
@@ -157,7 +161,7 @@ def _read_cases(path: str) -> list:
 
 
 def _check_case(case: Any) -> tuple[str, str]:
-    """(video path, query) of one case; TempoError names what is wrong with it."""
+    """The video path and query of one case; raises a TempoError if it has none."""
     if not isinstance(case, dict):
         raise TempoError('The case is not an object with "video_path" and "query".')
     for key in ("video_path", "query"):
@@ -166,42 +170,43 @@ def _check_case(case: Any) -> tuple[str, str]:
     return case["video_path"], case["query"]
 
 
-class _Lines:
-    """Lines as they are answered, to a stream that keeps nothing."""
+class _ResultWriter:
+    """Writes lines to a stream, which cannot be resumed."""
 
     def __init__(self, file: TextIO):
-        self.file, self.answered = file, {}
+        self.file: Any = file
+        self.answered: dict[int, str] = {}
 
     def write(self, index: int, case: Any, result: dict) -> None:
         self.file.write(_line(index, case, result))
         self.file.flush()
 
 
-class _Resumed(_Lines):
-    """A file that keeps what it answers of these cases, by this model and these options.
+class _ResumedWriter(_ResultWriter):
+    """Writes lines to a file, of which the answers of this model and these options are kept.
 
-    It is touched when the first new answer is there. What else it held is then in FILE.before.
+    The file changes when the first new answer is written; its other lines are then in FILE.before.
     """
 
     def __init__(self, path: Path, cases: list, answered_by: str):
         self.path, self.answered_by, self.file = path, answered_by, None
         self.answered: dict[int, str] = {}
         *lines, rest = _text_of(path).split("\n")
-        ours = 0
+        num_recognized = 0
         for line in lines:
             index, failed = self._case_of(line, cases)
-            ours += index is not None
+            num_recognized += index is not None
             if index is not None and not failed:
                 self.answered[index] = line + "\n"
-        cut = bool(rest) and ours  # killed while it wrote
-        self._others = len(lines) > ours or bool(rest and not cut)
+        cut = bool(rest) and num_recognized  # a process was killed while writing it
+        self._others = len(lines) > num_recognized or bool(rest and not cut)
 
     def _case_of(self, line: str, cases: list) -> tuple[int | None, bool]:
-        """Which case a line is of, None where it is of none or has another's answer; whether that failed."""
+        """(index of the case that a line answers, or None; whether that case failed)."""
         try:
             old = json.loads(line)
-            own = _own(cases[old["index"]])
-            same = all(old[name] == value for name, value in own.items() if name not in RESULT)
+            fields = _case_fields(cases[old["index"]])
+            same = all(old[name] == value for name, value in fields.items() if name not in RESULT)
         except (ValueError, LookupError, TypeError):
             return None, False
         failed = "error" in old
@@ -217,7 +222,7 @@ class _Resumed(_Lines):
         self.file.flush()
 
     def _begin(self) -> None:
-        """The kept lines alone in the file; a failed case's line gives way to the new one."""
+        """Leaves only the kept lines in the file."""
         if self._others:
             before = self.path.with_name(f"{self.path.name}.before")
             shutil.copyfile(self.path, before)
@@ -246,11 +251,11 @@ def _text_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_Lines]:
-    """Where to write lines; stdout where no file was named."""
+def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterator[_ResultWriter]:
+    """Opens --out, or stdout without it."""
     if args.out is None:
         command_line.utf8_stdout()
-        yield _Lines(sys.stdout)
+        yield _ResultWriter(sys.stdout)
         return
     where = paths.path("the output", args.out)
     mirror = Mirror(where.parent, (where.name,)) if paths.remote(where) else None
@@ -263,7 +268,7 @@ def _open_out(args: argparse.Namespace, checkpoint: Path, cases: list) -> Iterat
             pass
         if new:
             path.unlink()
-        lines = _Resumed(path, cases, _answered_by(args, checkpoint))
+        lines = _ResumedWriter(path, cases, _answered_by(args, checkpoint))
     except OSError as error:
         raise TempoError(f"The output {path} cannot be written: {error.strerror or error}.") from error
     try:
@@ -282,5 +287,5 @@ def _answered_by(args: argparse.Namespace, checkpoint: Path) -> str:
     model = ""
     with contextlib.suppress(TempoError):  # loading says what is wrong with it
         model = checkpoint_id.fingerprint(checkpoint)["fingerprint"]
-    told = json.dumps([model, chosen], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    key = json.dumps([model, chosen], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -1,25 +1,55 @@
-"""What the commands share: options of the model and of questions, checks before anything slow, loading.
+"""What the commands share: options of the model and of questions, fast checks, and loading.
 
-Nothing above `load` imports jax, so that `--help` and bad arguments answer at once.
+Nothing above `load` imports jax, so that `--help` and usage errors take no time.
 """
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tempo_jax import fields
 from tempo_jax.errors import TempoError
+from tempo_jax.fields import FIELDS
 from tempo_jax.utils import command_line, compilation_cache, paths
 
 DEFAULT_CHECKPOINT = "checkpoints/demo"
 CLONE = Path(__file__).resolve().parents[2]  # of the repository, where there is one
-STRATEGIES = ("head", "tail", "random", "tome", "uniform", "local", "global")
 DTYPES = ("bfloat16", "float32", "int8", "fp8")
 DTYPE_HELP = "compute in this type (default: as stored); int8, fp8: bfloat16 with weights in 8 bits"
 READING_OPTIONS = ("sampling", "source_fps", "exif", "square_pixels")  # of video.Reading
 OPEN_OPTIONS = ("fps", "min_frames", "max_frames", *READING_OPTIONS)
-LP_COMP = ("none", "suffix", "prefix", "released", "paper", "uniform", "steps")
 ASK_OPTIONS = ("budget", "strategy", "compress", "lp_comp", "max_new_tokens", "temperature")
+
+
+def add_field(group: argparse._ActionsContainer, name: str, note: str, **options: Any) -> None:
+    """Adds the option of a field of `fields.FIELDS`, with its bounds or choices and its help.
+
+    Args:
+      group: the parser or group to add it to.
+      name: the field's name.
+      note: what follows the help in parentheses: the default, and what differs between systems.
+      **options: for `add_argument`; they come before what the table says.
+    """
+    field = FIELDS[name]
+    if field.kind is str:
+        options = {"choices": field.every_choice} | options
+    else:
+        options = {"type": field_type(name), "metavar": "F" if field.kind is float else "N"} | options
+    group.add_argument(f"--{name.replace('_', '-')}", help=f"{field.help} ({note})", **options)
+
+
+def field_type(name: str) -> Callable[[str], Any]:
+    """The argparse type of a numeric field."""
+
+    def parse(text: str) -> Any:
+        try:
+            return fields.check(name, FIELDS[name].kind(text))
+        except (ValueError, TempoError):
+            raise argparse.ArgumentTypeError(f"{text!r:.80} is not {fields.described(name)}") from None
+
+    return parse
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -32,65 +62,40 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--dtype", choices=DTYPES, help=DTYPE_HELP)
     add_no_cache(group)
-    add(
-        "--budget",
-        type=command_line.number(int, 1),
-        metavar="N",
-        help="visual tokens to spend (default 8192; XComp: 8192 from 1024 frames on, else all)",
-    )
-    add(
-        "--fps",
-        type=command_line.number(float, 0, True),
-        metavar="F",
-        help="frames per second to look at (2; XComp: 8)",
-    )
-    add(
-        "--min-frames",
-        type=command_line.number(int, 1),
-        metavar="N",
-        help="look at no fewer frames (4; XComp: 128)",
-    )
-    add("--max-frames", type=command_line.number(int, 1), metavar="N", help="look at no more frames (1024)")
+    add_field(group, "budget", "default: 8192; XComp: 8192 from 1024 frames on, else all")
+    add_field(group, "fps", "default: 2; XComp: 8")
+    add_field(group, "min_frames", "default: 4; XComp: 128")
+    add_field(group, "max_frames", "default: 1024")
     add_reading_options(group)
-    add(
-        "--strategy",
-        choices=STRATEGIES,
-        help="which memory tokens of a segment stay (head); XComp: which frames (local, global, uniform)",
-    )
+    add_field(group, "strategy", "default: head; XComp: local, global or uniform, default: local")
     add(
         "--no-compress",
         dest="compress",
         action="store_false",
-        help="keep every memory token, whatever the segment's relevance",
+        help="keep every visual token, whatever its relevance",
     )
-    add(
-        "--lp-comp",
-        choices=LP_COMP,
-        help="delete visual tokens between the LLM's layers: none (the default), suffix or prefix of a "
-        "segment's tokens stay; XComp: none, released, paper, uniform, steps (default: as the checkpoint)",
+    add_field(
+        group,
+        "lp_comp",
+        "default: none, or suffix or prefix of a segment's tokens; XComp: as in the checkpoint, or none, "
+        "released, paper, uniform, steps",
     )
     group = parser.add_argument_group("answer")
-    group.add_argument(
-        "--max-new-tokens", type=command_line.number(int, 1), default=1024, metavar="N", help="(1024)"
-    )
-    group.add_argument(
-        "--temperature",
-        type=command_line.number(float, 0),
-        default=0.0,
-        metavar="T",
-        help="0 is greedy (the default)",
-    )
+    add_field(group, "max_new_tokens", "default: 1024", default=1024)
+    add_field(group, "temperature", "default: 0", default=0.0, metavar="T")
 
 
 def add_no_cache(group: argparse._ActionsContainer) -> None:
-    """The option of every command that computes."""
+    """Adds --no-cache, which every command that compiles has."""
     group.add_argument(
-        "--no-cache", action=compilation_cache.NoCache, help="compile anew, and keep nothing of it"
+        "--no-cache",
+        action=compilation_cache.NoCache,
+        help="compile anew: neither read nor write the compilation cache",
     )
 
 
 def add_reading_options(group: argparse._ArgumentGroup) -> None:
-    """How files are read: the fields of `video.Reading`."""
+    """Adds the options of decoding: the fields of `video.Reading`."""
     add = group.add_argument
     add("--sampling", choices=command_line.SAMPLINGS, help=command_line.SAMPLING_HELP)
     add(
@@ -102,7 +107,7 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
     add(
         "--exif",
         action=argparse.BooleanOptionalAction,
-        help="turn photos upright by their EXIF orientation (the default)",
+        help="rotate photos by their EXIF orientation (the default)",
     )
     add(
         "--square-pixels",
@@ -111,30 +116,34 @@ def add_reading_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def checkpoint_folder(given: str | None) -> Path:
-    """The checkpoint folder to use; TempoError where there is none."""
-    named = given or os.environ.get("TEMPO_CHECKPOINT")
+def checkpoint_folder(option: str | None) -> Path:
+    """Finds the checkpoint folder: --checkpoint, else $TEMPO_CHECKPOINT, else that of the demo model.
+
+    Raises:
+      TempoError: There is no such folder.
+    """
+    named = option or os.environ.get("TEMPO_CHECKPOINT")
     if named and paths.url(named):
         found = paths.path("the checkpoint", named)
         if (found / "model.json").is_file():
             return found
         raise TempoError(f"There is no checkpoint at {named}: it holds no model.json.")
     if named:
-        places = [Path(named)]
+        candidates = [Path(named)]
     else:  # in a clone the default is there from any directory
-        places = [Path(DEFAULT_CHECKPOINT), CLONE / DEFAULT_CHECKPOINT]
-    for place in places:
-        if os.path.isdir(place):
-            return place
+        candidates = [Path(DEFAULT_CHECKPOINT), CLONE / DEFAULT_CHECKPOINT]
+    for candidate in candidates:
+        if os.path.isdir(candidate):
+            return candidate
     raise TempoError(
-        f"There is no checkpoint folder {places[0]}; name a converted model with --checkpoint DIR "
+        f"There is no checkpoint folder {candidates[0]}; name a converted model with --checkpoint DIR "
         "(a clone of the repository has checkpoints/demo)."
     )
 
 
 def load(checkpoint: Path, dtype: str | None = None) -> Any:
-    """The model of a native checkpoint; from here on jax is imported."""
-    # transformers, of which we take the tokenizer, would advise on stderr to install PyTorch.
+    """Loads the model of a native checkpoint; imports jax."""
+    # transformers, whose tokenizer is used, would print advice to install PyTorch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import tempo_jax
 
@@ -143,6 +152,6 @@ def load(checkpoint: Path, dtype: str | None = None) -> Any:
 
 
 def chosen(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
-    """The options of those names that were given; for others the system has its own defaults."""
-    found = {name: getattr(args, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    """The options of `names` that the user set; the system has defaults for the others."""
+    options = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in options.items() if value is not None}

@@ -47,14 +47,15 @@ def run_completion(args: argparse.Namespace, commands: argparse._SubParsersActio
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [action for action in parser._actions if action.option_strings or action.choices]
+    shown = (action for action in parser._actions if action.help != argparse.SUPPRESS)
+    return [action for action in shown if action.option_strings or action.choices]
 
 
 def _bash(commands: argparse._SubParsersAction) -> str:
     options, values = [], []
     for name, parser in commands.choices.items():
         words = [flag for action in _actions(parser) for flag in action.option_strings]
-        positional = [choice for a in _actions(parser) if not a.option_strings for choice in a.choices]
+        positional = [choice for a in _actions(parser) if not a.option_strings for choice in a.choices or ()]
         if positional:
             values.append(_case(f'"{name} {name}"', positional))
         options.append(f'    {name}) words="{" ".join(words)}";;')
@@ -79,8 +80,8 @@ def _fish(commands: argparse._SubParsersAction) -> str:
     helps = {choice.dest: choice.help or "" for choice in commands._choices_actions}
     lines = []
     for name, parser in commands.choices.items():
-        said = shlex.quote(helps.get(name, ""))
-        lines.append(f"complete -c tempo -n __fish_use_subcommand -f -a {name} -d {said}")
+        description = shlex.quote(helps.get(name, ""))
+        lines.append(f"complete -c tempo -n __fish_use_subcommand -f -a {name} -d {description}")
         for action in _actions(parser):
             line = f"complete -c tempo -n '__fish_seen_subcommand_from {name}'"
             line += "".join(f" -l {flag[2:]}" for flag in action.option_strings if flag.startswith("--"))

@@ -1,6 +1,7 @@
-"""Command lines of absl flags and an ml_collections config, a mistake in them one sentence."""
+"""Command lines of absl flags and an ml_collections config; usage errors are one line."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 from absl import flags
@@ -29,6 +30,7 @@ def parse(
       TempoError: A flag, field or value is unknown, malformed or missing.
     """
     try:
+        sys.argv = config_fields.current_arguments(sys.argv, renamed)  # config_flags reads overrides there
         rest = known(config_fields.current_arguments(argv, renamed))
         for flag in required:
             if flag.value is None:

@@ -1,4 +1,4 @@
-"""`tempo doctor`: what is installed, where the work would run, what is missing for which extra."""
+"""`tempo doctor`: installed versions, devices, and the packages that optional dependency groups miss."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import command_line
 
-# Distributions the package cannot do without, and those of the extras (pyproject.toml; a test compares).
+# Required distributions, and those of the optional dependency groups (a test compares with pyproject.toml).
 CORE = (
     *("absl-py", "av", "flax", "grain", "huggingface_hub", "importlib_resources", "jax", "matplotlib"),
     *("ml-collections", "numpy", "optax", "orbax-checkpoint", "packaging", "pillow", "pillow-heif"),
@@ -24,11 +24,12 @@ EXTRAS = {
     "plan": ("libtpu",),
     "lmms-eval": ("filelock", "lmms-eval"),
     "test": (
-        *("chex", "httpx2", "hypothesis", "jinja2", "openai", "opencv-python-headless", "psutil"),
-        *("pytest", "pytest-xdist", "ruff", "schemathesis", "torch"),
+        *("build", "chex", "httpx2", "hypothesis", "import-linter", "jinja2", "mypy", "openai"),
+        *("opencv-python-headless", "pre-commit", "psutil", "pytest", "pytest-xdist", "ruff"),
+        *("schemathesis", "torch"),
     ),
 }
-# Environment variable -> where it is when it is not set; None: nothing is kept.
+# Environment variable of a cache folder -> its default; None: no cache.
 CACHES = {
     "JAX_COMPILATION_CACHE_DIR": None,
     "HF_HOME": "~/.cache/huggingface",
@@ -39,33 +40,31 @@ CACHES = {
 def add_parser(commands: argparse._SubParsersAction) -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="what is installed, which devices there are, what is missing",
-        description="Print versions, devices, cache folders, and what is missing for which extra.",
+        help="print installed versions, devices and missing packages",
+        description="Print versions, devices, cache folders, and the packages that are missing.",
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.set_defaults(run=run_doctor)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """Prints the findings; TempoError where the package itself cannot run."""
-    found = findings()
+    """Prints a report; raises a TempoError if a required package is missing or of an unsupported version."""
+    report = findings()
     if args.json:
         command_line.utf8_stdout()
-        print(json.dumps(found, ensure_ascii=False, indent=1), flush=True)
+        print(json.dumps(report, ensure_ascii=False, indent=1), flush=True)
     else:
-        print("\n".join(_lines(found)), flush=True)
-    if missing := [name for name, version in found["packages"].items() if version is None]:
-        raise TempoError(f"{', '.join(missing)} is missing: pip install tempo_jax.")
-    if found["unsuited"]:
-        wanted = " ".join(f"'{name}{specifier}'" for name, (_, specifier) in found["unsuited"].items())
-        raise TempoError(
-            f"Some packages are of versions that do not work with this one: pip install {wanted}"
-        )
+        print("\n".join(_lines(report)), flush=True)
+    if missing := [name for name, version in report["packages"].items() if version is None]:
+        raise TempoError(f"{', '.join(missing)} is missing: pip install -e . in the clone.")
+    if report["unsuited"]:
+        wanted = " ".join(f"'{name}{specifier}'" for name, (_, specifier) in report["unsuited"].items())
+        raise TempoError(f"Some packages have unsupported versions: pip install {wanted}")
     return 0
 
 
 def findings() -> dict[str, Any]:
-    """Everything, as plain values."""
+    """The report as JSON values."""
     return {
         "tempo_jax": version("tempo_jax"),
         "python": platform.python_version(),
@@ -91,17 +90,17 @@ def unsuited() -> dict[str, tuple[str, str]]:
     """Installed packages outside the versions that pyproject.toml admits: name -> (installed, admitted)."""
     from packaging.requirements import Requirement
 
-    found = {}
+    mismatched = {}
     try:
         requirements = [Requirement(line) for line in metadata.requires("tempo_jax") or ()]
     except metadata.PackageNotFoundError:
         return {}
     for requirement in requirements:
         installed = version(requirement.name)
-        ours = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if ours and installed and not requirement.specifier.contains(installed, prereleases=True):
-            found[requirement.name] = (installed, str(requirement.specifier))
-    return found
+        required = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if required and installed and not requirement.specifier.contains(installed, prereleases=True):
+            mismatched[requirement.name] = (installed, str(requirement.specifier))
+    return mismatched
 
 
 def _devices() -> dict[str, Any]:
@@ -126,24 +125,24 @@ def _checkpoint() -> str:
         return str(error)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    packages = [f"{name} {number or 'MISSING'}" for name, number in found["packages"].items()]
-    own = found["tempo_jax"] or "(not installed)"
+def _lines(report: dict[str, Any]) -> list[str]:
+    packages = [f"{name} {number or 'MISSING'}" for name, number in report["packages"].items()]
+    package_version = report["tempo_jax"] or "(not installed)"
     lines = [
-        f"tempo_jax    {own}, Python {found['python']}, {found['system']}",
-        f"devices      {_devices_line(found['devices'])}",
-        f"checkpoint   {found['checkpoint']}",
+        f"tempo_jax    {package_version}, Python {report['python']}, {report['system']}",
+        f"devices      {_devices_line(report['devices'])}",
+        f"checkpoint   {report['checkpoint']}",
         f"packages     {', '.join(packages)}",
     ]
-    for name, (installed, wanted) in found["unsuited"].items():
+    for name, (installed, wanted) in report["unsuited"].items():
         lines.append(f"upgrade      {name} {installed}, which is not {wanted}")
-    for extra, names in found["extras"].items():
+    for extra, names in report["extras"].items():
         missing = [name for name, number in names.items() if number is None]
-        said = f"missing {', '.join(missing)}: pip install 'tempo_jax[{extra}]'" if missing else "complete"
-        lines.append(f"{'[' + extra + ']':<12} {said}")
-    for name, folder in found["caches"].items():
+        status = f"missing {', '.join(missing)}: pip install -e '.[{extra}]'" if missing else "complete"
+        lines.append(f"{'[' + extra + ']':<12} {status}")
+    for name, folder in report["caches"].items():
         path = None if folder is None else Path(folder).expanduser()
-        state = "not set: nothing is kept" if path is None else str(path)
+        state = "not set: no cache" if path is None else str(path)
         lines.append(f"{name:<26} {state}{'' if path is None or path.is_dir() else ' (not there yet)'}")
     return lines
 

@@ -1,10 +1,10 @@
-"""The `tempo` command: `ask` one question, `batch` many, `serve` everyone's, `plan` a TPU slice.
+"""The `tempo` command: one module per subcommand.
 
-Answers go to stdout; progress, warnings and errors to stderr. Exit status: 0 success, 2 a user's
-mistake (one sentence on stderr), 130 interrupted, 141 the reader of stdout went away, 1 a bug of
-ours (one line; TEMPO_JAX_TRACEBACK=1 shows where).
+Answers go to stdout; progress, warnings and errors to stderr. Exit status: 0 success, 1 internal error
+(TEMPO_JAX_TRACEBACK=1 shows the traceback), 2 usage error or invalid input, 130 interrupted, 141 broken
+pipe. Errors are one line.
 
-Nothing here imports jax before the arguments have been checked, so `--help` answers at once.
+Nothing here imports jax before the arguments have been checked, so that `--help` takes no time.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tempo_jax.utils import command_line
 EXAMPLES = """\
 examples:
   tempo ask holiday.mp4 "When does the dog jump into the water?"
-  tempo ask lecture.mp4 "Summarise the second part." --budget 4096 --plot tokens.png
+  tempo ask lecture.mp4 "Summarize the second part." --budget 4096 --plot tokens.png
   tempo ask clip.mp4 "How many people?" --json | jq .text
   tempo batch cases.json --out answers.jsonl
   tempo serve
@@ -45,9 +45,9 @@ def _version() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Runs a command line and returns its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows "?"
+        if hasattr(stream, "reconfigure"):  # terminals of other encodings show "?"
             stream.reconfigure(errors="replace")
     try:
         args = _parser().parse_args(argv)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
             return status
         except BrokenPipeError:
-            # Python would complain once more when it flushes stdout at exit.
+            # Else Python reports the broken pipe again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 
@@ -68,11 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command() -> None:
-    """The `tempo` program: `main`, and its status to the system."""
+    """Entry point of the `tempo` program."""
     status = main()
     if status == 2:
-        # Reads of a damaged checkpoint that are still under way would print tracebacks while Python
-        # shuts down; after a mistake there is nothing left to tidy up.
+        # Pending reads of a damaged checkpoint would print tracebacks while Python shuts down; after a
+        # usage error there is nothing to clean up.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -9,13 +9,14 @@ from typing import Any
 from tempo_jax.utils import command_line, paths
 
 HELP = """\
-Compiles a config's programs for TPUs that need not be there, and prints memory, time, communication and
-model FLOP utilisation (MFU) as predicted from the compiler's own estimates. CONFIG is a file of configs/:
-a training run, or one with an `ask` part such as configs/ask_6b.py; FILE:ARGUMENT passes it an argument."""
+Compile a config's programs for a TPU slice ahead of time (no TPU is needed) and print peak memory, step time,
+communication and model FLOPs utilization (MFU), estimated from the compiled programs. CONFIG is a file of
+configs/: a training run, or one with an `ask` section such as configs/ask_6b.py; FILE:ARGUMENT passes it an
+argument."""
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its command_line."""
+    """Adds the subcommand and its options."""
     plan = commands.add_parser(
         "plan",
         help="predict memory and speed on a TPU slice",
@@ -27,50 +28,56 @@ def add_parser(commands: Any) -> None:
         "--topology",
         required=True,
         metavar="CHIP:AxB[xC]",
-        help="v4, v5e, v5p, v6e or v7x and its chips along each axis: v5p:4x4x4, v5e:2x4",
+        help="TPU generation (v4, v5e, v5p, v6e, v7x) and chips along each axis, as v5p:4x4x4 or v5e:2x4",
     )
     plan.add_argument(
-        "--slices", type=command_line.number(int, 1), default=1, metavar="N", help="equal slices (1)"
+        "--slices",
+        type=command_line.number(int, 1),
+        default=1,
+        metavar="N",
+        help="number of equal slices (1)",
     )
     plan.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="changes the config; may be repeated",
+        help="override a field of the config; may be repeated",
     )
-    plan.add_argument("--search", action="store_true", help="try meshes, rematerialisation and batch sizes")
+    plan.add_argument(
+        "--search", action="store_true", help="search meshes, rematerialization policies and batch sizes"
+    )
     plan.add_argument(
         "--jobs",
         type=command_line.number(int, 1),
         default=1,
         metavar="N",
-        help="compilations of a search at a time, each up to 12 GB of host memory for a step of 6B (1)",
+        help="parallel compilations of a search; each takes up to 12 GB of host memory for Tempo-6B (1)",
     )
     plan.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
-    plan.add_argument("--out", metavar="FILE", help="write that object there too; may be in gs://")
-    plan.add_argument("--dump", metavar="DIR", help="write each program's optimised HLO there")
+    plan.add_argument("--out", metavar="FILE", help="write that object to FILE too; may be in gs://")
+    plan.add_argument("--dump", metavar="DIR", help="folder for each program's optimized HLO")
     plan.set_defaults(run=run_plan)
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Prints the plan; status 0 also where something does not fit: that is an answer."""
+    """Prints the plan. The status is 0 even if a program does not fit: that is a result, not an error."""
     from tempo_jax.plan import topology
     from tempo_jax.plan.config_files import read_config
 
     out = None if args.out is None else paths.path("--out", args.out)  # before anything slow
-    where = topology.parse(args.topology, args.slices)
+    tpu_slice = topology.parse(args.topology, args.slices)
     topology.prepare()
     config = read_config(args.config, args.set)
     with contextlib.redirect_stdout(sys.stderr):
         if args.search:
             from tempo_jax.plan import search
 
-            text, values = search.run(config, where, command_line.say, args.jobs)
+            text, values = search.run(config, tpu_slice, command_line.say, args.jobs)
         else:
             from tempo_jax.plan import compile, report
 
-            plan = compile.plan(config, where, _dump(args.dump), command_line.say)
+            plan = compile.plan(config, tpu_slice, _dump(args.dump), command_line.say)
             text, values = report.to_text(plan), report.to_json(plan)
     if out is not None:
         paths.write_text(out, json.dumps(values) + "\n")

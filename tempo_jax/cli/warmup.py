@@ -1,4 +1,4 @@
-"""`tempo warmup`: compiles what questions will need into a folder, so that the first one does not wait."""
+"""`tempo warmup`: pre-populates the XLA compilation cache."""
 
 import argparse
 import contextlib
@@ -14,9 +14,10 @@ from tempo_jax.errors import TempoError
 from tempo_jax.utils import command_line, compilation_cache, paths
 
 HELP = """\
-Asks blank videos of the sizes you name and keeps what XLA compiles for them where ask, batch, serve and
-eval.py look: in $JAX_COMPILATION_CACHE_DIR or the user's cache. It serves the same devices and versions."""
-# Programs of any size and compile time are kept.
+Run questions on blank videos of the given sizes, so that XLA's compiled programs are in the compilation cache
+of ask, batch, serve and eval.py: $JAX_COMPILATION_CACHE_DIR or the user's cache. Entries are valid for the
+same devices and versions."""
+# Cache programs of any size and compile time.
 ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -24,29 +25,37 @@ ENVIRONMENT = {
 
 
 def add_parser(commands: Any) -> None:
-    """The subcommand and its options."""
+    """Adds the subcommand and its options."""
     warmup = commands.add_parser(
         "warmup",
-        help="compile ahead of the first question",
+        help="pre-populate the XLA compilation cache",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     warmup.add_argument("--checkpoint", metavar="DIR", help="folder of a converted model")
-    warmup.add_argument("--cache", metavar="DIR", help=f"where programs are kept (default: {_default()})")
     warmup.add_argument(
-        "--size", action="append", metavar="HxW", help="of the videos' frames; may be repeated (720x1280)"
+        "--cache", metavar="DIR", help=f"folder of the compilation cache (default: {_default()})"
+    )
+    warmup.add_argument(
+        "--size", action="append", metavar="HxW", help="size of the frames; may be repeated (720x1280)"
     )
     add = warmup.add_argument
-    frames = command_line.number(int, 1)
-    add("--frames", action="append", type=frames, metavar="N", help="looked at; may be repeated (1024)")
-    add("--budget", type=command_line.number(int, 1), default=8192, metavar="N", help="visual tokens (8192)")
-    add("--max-new-tokens", type=command_line.number(int, 1), default=1024, metavar="N", help="(1024)")
+    frames = common.field_type("max_frames")
+    add(
+        "--frames",
+        action="append",
+        type=frames,
+        metavar="N",
+        help="number of sampled frames; may be repeated (1024)",
+    )
+    common.add_field(warmup, "budget", "default: 8192", default=8192)
+    common.add_field(warmup, "max_new_tokens", "default: 1024", default=1024)
     add("--dtype", choices=common.DTYPES, help=common.DTYPE_HELP)
     warmup.set_defaults(run=run_warmup)
 
 
 def run_warmup(args: argparse.Namespace) -> int:
-    """One blank question for every size and number of frames."""
+    """Runs one question on a blank video for every size and number of frames."""
     sizes = [_size(text) for text in args.size or ["720x1280"]]
     usual = paths.absolute(compilation_cache.folder())
     cache = paths.absolute(paths.path("the cache", args.cache)) if args.cache else usual
@@ -70,19 +79,19 @@ def run_warmup(args: argparse.Namespace) -> int:
                 )
                 seconds = time.perf_counter() - started
                 command_line.say(f"{frames} frames of {height}x{width}: {seconds:.1f} s")
-    found = "find it there" if cache == usual else f"find it with {compilation_cache.FOLDER}={cache}"
-    command_line.say(f"what was compiled is in {cache}; later commands {found}")
+    hint = "use it" if cache == usual else f"use it with {compilation_cache.FOLDER}={cache}"
+    command_line.say(f"the compiled programs are in {cache}; later commands {hint}")
     return 0
 
 
 def _default() -> str:
-    """As people write it."""
-    home, where = Path.home(), compilation_cache.folder()
-    return f"~/{where.relative_to(home)}" if where.is_relative_to(home) else str(where)
+    """The default cache folder, with ~ for the home folder."""
+    home, path = Path.home(), compilation_cache.folder()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if not found:
-        raise TempoError(f"--size {text} is no size of frames: give HEIGHTxWIDTH in pixels, as in 720x1280")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
+        raise TempoError(f"--size {text} is not a frame size: give HEIGHTxWIDTH in pixels, as in 720x1280")
+    return int(match[1]), int(match[2])

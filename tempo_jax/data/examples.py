@@ -152,7 +152,7 @@ def _fetched(root: places.AnyPath, name: str, folder: Path) -> Path:
     if not where.is_file():
         raise BadSample("missing media", f"there is no {name} in the media folder")
     folder.mkdir()
-    with gcs.as_sentences(str(where)):
+    with gcs.report_errors(str(where)):
         gcs.filesystem().get_file(os.fspath(where), str(folder / where.name))
     return folder / where.name
 

@@ -3,7 +3,7 @@
     python -m tempo_jax.data.prepare --source=data.jsonl --media=media --target=prepared --max-frames=64
     python -m tempo_jax.data.prepare --minireel=train --count=1000 --seconds=64 --model=demo --target=reels
 
-SOURCE: records in any format of docs/guides/training.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON,
+SOURCE: records in any format of docs/guides/data.md: LLaVA, messages, ShareGPT, VideoChat2-IT; JSON,
 parquet, webdataset; or a .yaml file that names many sources. TARGET: a TFDS folder (array_record) that
 configs name as data.sources kind "prepared", with skipped.jsonl: what was left out, and why. It appears when
 all is done; rerun the same command to resume an interrupted run. Work can be shared among processes
@@ -64,7 +64,7 @@ def prepare(
     Args:
       builder: Makes the builder; called without arguments.
       target: The folder to write, on a disk that all hosts share or in gs://.
-      overwrite: As of `folders.replacing`.
+      overwrite: As of `folders.atomic_directory`.
       keep: Folders that are read; the target may lie in them but not contain them.
       workers: Number of worker processes of this host; 0 prepares in this process.
       host: Index of this host, from 0.

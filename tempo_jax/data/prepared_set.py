@@ -71,7 +71,7 @@ class Unfinished:
         else:
             from tempo_jax.utils import gcs
 
-            with gcs.as_sentences(f"{target} cannot be written"):
+            with gcs.report_errors(f"{target} cannot be written"):
                 gcs.filesystem().put_file(str(written), os.fspath(target))
             written.unlink()
         paths.write_text(self.folder / PARTS / f"{note['shard']:05d}.json", json.dumps(note) + "\n")

@@ -16,7 +16,7 @@ from tempo_jax.utils.progress import Reporter
 
 RAY_RETRIES = 5  # of a task whose host vanished
 MOST_OF_A_TASK = 8  # shards
-RAY_EXTRA = "pip install 'tempo_jax[ray]'"
+RAY_EXTRA = "pip install -e '.[ray]'"
 
 
 def shards_of(preparing: PreparedBuilder, host: int = 0, hosts: int = 1) -> list[Shard]:

@@ -27,7 +27,7 @@ def serve(connection: Connection) -> None:
         except EOFError:
             return
         try:
-            with failures.as_sentences(path):
+            with failures.report_system_errors(path):
                 note = shard_files.write(Path(path), recipe, shard, lambda at: connection.send((AT, at)))
             connection.send((DONE, note))
         except TempoError as error:

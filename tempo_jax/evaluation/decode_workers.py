@@ -99,7 +99,7 @@ def _open_here(job: Job) -> PrefetchedVideo:
     except TempoError as error:
         return PrefetchedVideo(None, str(error))
     video = PrefetchedVideo(None, decode_seconds=time.perf_counter() - started)
-    read = source._read
+    read = source.iter_frames
 
     def timed(this: Source) -> Iterator[np.ndarray]:
         with _decoding(path), contextlib.closing(read(this)) as frames:
@@ -109,7 +109,7 @@ def _open_here(job: Job) -> PrefetchedVideo:
                 yield frame
                 started = time.perf_counter()
 
-    video.source = dataclasses.replace(source, _read=timed)
+    video.source = dataclasses.replace(source, iter_frames=timed)
     return video
 
 
@@ -151,7 +151,7 @@ class _DecodeWorker:
         if kind == "opened":
             video = PrefetchedVideo(None, decode_seconds=value.pop("decode_seconds"))
             frames = self._frames(video, name)
-            video.source = Source(**value, _read=functools.partial(_split_trailer, frames))
+            video.source = Source(**value, iter_frames=functools.partial(_split_trailer, frames))
             yield video
             with contextlib.suppress(TempoError):
                 collections.deque(frames, maxlen=0)
@@ -235,7 +235,7 @@ def _worker_main(pipe: Connection, jobs: Sequence[Job]) -> None:
 def _send(pipe: Connection, path: Path, sampling: FrameSampling) -> None:
     started, decode_seconds = time.perf_counter(), 0.0
     source = sampling.open(path)
-    fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "_read"}
+    fields = {f.name: getattr(source, f.name) for f in dataclasses.fields(source) if f.name != "iter_frames"}
     fields["warnings"] = list(source.warnings)
     pipe.send(("opened", fields | {"decode_seconds": time.perf_counter() - started}))
     frame_bytes = source.height * source.width * 3

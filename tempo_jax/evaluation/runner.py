@@ -152,7 +152,7 @@ class Run:
             raise
 
     def _check_videos(self) -> None:
-        """TempoError where more than MAX_MISSING_FRACTION of the videos are missing, unless allowed."""
+        """Raises TempoError if over MAX_MISSING_FRACTION of the videos are missing, unless allowed."""
         answered = rows.read(self.workdir)
         answered = {key for key, row in answered.items() if not rows.unanswered(row)}
         needed = {question.video: question for question, _ in pending(self.items, answered)}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils.command_line import bug
+from tempo_jax.utils.command_line import internal_error
 from tempo_jax.utils.text import clean_text
 
 LOAD_OPTIONS = ("dtype", "context_length")
@@ -46,7 +46,7 @@ def replies(options: dict[str, Any], lines: Iterable[str]) -> Iterator[dict[str,
             )
             yield {"text": answer.text, "usage": dict(answer.usage), "warnings": list(answer.warnings)}
         except Exception as error:
-            yield {"error": str(error) if isinstance(error, TempoError) else bug(error)}
+            yield {"error": str(error) if isinstance(error, TempoError) else internal_error(error)}
 
 
 def _start(options: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -57,10 +57,10 @@ def select_segments(
     if source.num_frames <= frames:
         return source
     if strategy == "uniform":
-        return source.only([segments[i] for i in np.arange(count) * len(segments) // count])
+        return source.select_segments([segments[i] for i in np.arange(count) * len(segments) // count])
     scores = frame_scores(xcomp, source, question, strategy=strategy, repeats=repeats, progress=progress)
     means = np.array([scores[segment.start : segment.stop].mean() for segment in segments])
-    return source.only([segments[i] for i in frame_selection.top_frames(means, count)])
+    return source.select_segments([segments[i] for i in frame_selection.top_frames(means, count)])
 
 
 def frame_scores(xcomp: XComp, source: Source, question: str, *, progress=None, **options) -> np.ndarray:

@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 MISSING = (
-    'planning needs libtpu, the TPU compiler, which is not installed: pip install "tempo_jax[plan]" '
+    'planning needs libtpu, the TPU compiler, which is not installed: pip install -e ".[plan]" in the clone '
     "(it runs on any Linux x86-64 host; no TPU is needed)"
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from tempo_jax import sharding
 
@@ -32,6 +33,12 @@ class Placement:
             precision = "highest" if self.exact else "default"
             stack.enter_context(jax.default_matmul_precision(precision))
             yield
+
+    def fetch(self, x: jax.Array) -> np.ndarray:
+        """Returns an array's value on the host; all processes call it, as others may hold parts of it."""
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return multihost_utils.process_allgather(x, tiled=True)
 
     def put(self, x: Any, axes: Any = None) -> Any:
         """Puts a host array (or pytree of them) on the devices, axis 0 split over mesh `axes`."""

@@ -1,4 +1,4 @@
-"""The API of our own, /api: what the page is made of, for whoever wants it."""
+"""The /api routes, which the page uses."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from tempo_jax import __version__
 from tempo_jax.prompts import Message
 from tempo_jax.serve import asking, chat, events, media, replies, schemas, settings
-from tempo_jax.serve.asking import Alive, Asking, Stopped
+from tempo_jax.serve.asking import Alive, QuestionHandler, Stopped
 from tempo_jax.serve.bodies import checked
 from tempo_jax.serve.clips import Clip
 from tempo_jax.serve.errors import ApiError, api_error
 from tempo_jax.serve.files import VIDEO_SUFFIXES, Entry, is_image
-from tempo_jax.serve.progress import Pace
+from tempo_jax.serve.progress import StageProgress
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.state import Question, State
 from tempo_jax.serve.uploads import Upload
@@ -37,7 +37,7 @@ def who(request: Request) -> Identity:
 
 
 def router(state: State) -> APIRouter:
-    """All routes; `state` is the server's."""
+    """All routes."""
     made = APIRouter(prefix="/api")
     _add_session(made, state)
     _add_about(made, state)
@@ -58,9 +58,9 @@ def _add_session(api: APIRouter, state: State) -> None:
     async def sign_in(request: Request, response: Response) -> schemas.Session:
         body = checked(await state.bodies.json(request), {"token": str})
         if sessions.token_required and not sessions.matches(body.get("token", "")):
-            await asyncio.sleep(0.5)  # for whoever tries many
+            await asyncio.sleep(0.5)  # limits guessing
             raise ApiError(
-                401, "This is not the server's token: ask whoever runs it.", "invalid_api_key", "token"
+                401, "This is not the server's token: ask its operator.", "invalid_api_key", "token"
             )
         response.headers["set-cookie"] = sessions.cookie(who(request).session, request.scope)
         return schemas.Session(token_required=sessions.token_required, signed_in=True)
@@ -122,8 +122,8 @@ def _add_videos(api: APIRouter, state: State) -> None:
     ) -> schemas.VideoList:
         def listed() -> tuple[list[dict], int]:
             mine = [*reversed(state.uploads.items(who(request)))]
-            found = [i for i in (*mine, *state.library.entries()) if query.casefold() in i.name.casefold()]
-            return [described(item) for item in found[offset : offset + limit]], len(found)
+            matches = [i for i in (*mine, *state.library.entries()) if query.casefold() in i.name.casefold()]
+            return [described(item) for item in matches[offset : offset + limit]], len(matches)
 
         items, total = await run_in_threadpool(listed)
         return schemas.VideoList(videos=items, total=total)
@@ -155,7 +155,7 @@ def _add_videos(api: APIRouter, state: State) -> None:
 
     @api.get(
         "/videos/{identity}/thumbnail", tags=["videos"], responses=schemas.JPEG, response_class=Response,
-        summary="A small picture of it",
+        summary="A thumbnail",
     )  # fmt: skip
     async def thumbnail(request: Request, identity: str) -> Response:
         item = await run_in_threadpool(state.video, identity, who(request))
@@ -213,7 +213,7 @@ def _add_clips(api: APIRouter, state: State) -> None:
         return schemas.Clip(**clips.get(identity, who(request)).as_json())
 
     @api.get(
-        "/clips/{identity}/events", tags=["clips"], summary="How the opening goes on",
+        "/clips/{identity}/events", tags=["clips"], summary="Progress of the opening",
         responses=schemas.EVENTS, response_class=StreamingResponse,
     )  # fmt: skip
     async def watch(request: Request, identity: str) -> Response:
@@ -221,7 +221,7 @@ def _add_clips(api: APIRouter, state: State) -> None:
         return StreamingResponse(_watched(clip), media_type=STREAM_TYPE, headers=STREAM_HEADERS)
 
     @api.get(
-        "/clips/{identity}/thumbnails/{index}", tags=["clips"], summary="A small picture of a segment",
+        "/clips/{identity}/thumbnails/{index}", tags=["clips"], summary="A thumbnail of a segment",
         responses=schemas.JPEG, response_class=Response,
     )  # fmt: skip
     async def thumbnail(request: Request, identity: str, index: int) -> Response:
@@ -291,24 +291,26 @@ def _add_questions(api: APIRouter, state: State) -> None:
             {"video": str, "clip": str, "question": str, "history": list, "settings": dict},
         )
         me = who(request)
-        question, conversation = _said(body)
+        question, conversation = _conversation(body)
         values = body.get("settings") or {}
         for name in values:
             if name not in settings.SETTINGS:
                 raise settings.unknown(name, "settings")
-        clip = await _asked_clip(state, me, body, values)
+        clip = await _requested_clip(state, me, body, values)
         _, options = chat.read_settings(
             {k: v for k, v in values.items() if k not in FRAMES}, state.service.model
         )
         try:
-            started = Asking(
+            started = QuestionHandler(
                 state.service, video=clip.file, question=question, frames=clip.frames, options=options,
                 client=me.client, conversation=conversation,
             )  # fmt: skip
         except Exception as error:
             raise api_error(error) from error
-        asked = state.add_question(Owner.of(me), started, clip)
-        return StreamingResponse(_answered(state, asked), media_type=STREAM_TYPE, headers=STREAM_HEADERS)
+        pending = state.add_question(Owner.of(me), started, clip)
+        return StreamingResponse(
+            _question_events(state, pending), media_type=STREAM_TYPE, headers=STREAM_HEADERS
+        )
 
     @api.delete("/questions/{identity}", tags=["questions"], status_code=204, summary="Stop")
     async def stop(request: Request, identity: str) -> Response:
@@ -316,7 +318,7 @@ def _add_questions(api: APIRouter, state: State) -> None:
         return Response(status_code=204)
 
 
-def _said(body: dict) -> tuple[str, tuple[Message, ...]]:
+def _conversation(body: dict) -> tuple[str, tuple[Message, ...]]:
     history = body.get("history") or []
     if len(history) > HISTORY_MESSAGES:
         raise ApiError(
@@ -325,42 +327,42 @@ def _said(body: dict) -> tuple[str, tuple[Message, ...]]:
             "too_long",
             "history",
         )
-    said = []
+    messages = []
     for number, message in enumerate(history):
-        where = f"history.{number}"
-        given = checked(message, {"role": str, "content": str})
-        if given.get("role") not in ("system", "user", "assistant") or "content" not in given:
+        path = f"history.{number}"
+        values = checked(message, {"role": str, "content": str})
+        if values.get("role") not in ("system", "user", "assistant") or "content" not in values:
             raise ApiError(
-                400, f"{where} needs a role (system, user, assistant) and content.", "invalid_message", where
+                400, f"{path} needs a role (system, user, assistant) and content.", "invalid_message", path
             )
-        said.append(Message(given["role"], given["content"]))
-    first = next((i for i, message in enumerate(said) if message.role == "user"), None)
+        messages.append(Message(values["role"], values["content"]))
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
     if first is not None:
-        said[first] = said[first]._replace(video=True)
-    question = chat.check_messages([*said, Message("user", body.get("question") or "")])
-    return question, tuple(said)
+        messages[first] = messages[first]._replace(video=True)
+    question = chat.check_messages([*messages, Message("user", body.get("question") or "")])
+    return question, tuple(messages)
 
 
-async def _asked_clip(state: State, me: Identity, body: dict, values: dict) -> Clip:
+async def _requested_clip(state: State, me: Identity, body: dict, values: dict) -> Clip:
     if ("video" in body) == ("clip" in body):
         raise ApiError(400, "Give a video's id or a clip's, one of them.", "one_video", "video")
     frames = {name: values[name] for name in FRAMES if values.get(name) is not None}
     if "video" in body:
         return await _clip(state, me, body["video"], frames)
     if frames:
-        said = f"{min(frames)} is the clip's own: leave it out, or give the video's id."
-        raise ApiError(400, said, "invalid_value", min(frames))
+        message = f"{min(frames)} is the clip's own: leave it out, or give the video's id."
+        raise ApiError(400, message, "invalid_value", min(frames))
     return state.clips.get(body["clip"], me)
 
 
-async def _answered(state: State, asked: Question) -> AsyncIterator[bytes]:
+async def _question_events(state: State, pending: Question) -> AsyncIterator[bytes]:
     """The events of one question."""
-    clip, began, pace = asked.clip, time.monotonic(), Pace()
+    clip, began, pace = pending.clip, time.monotonic(), StageProgress()
     first = None
     text = ""
-    stream = Alive(asked.asking.events())
+    stream = Alive(pending.asking.events())
     try:
-        yield sse("question", {"id": asked.id, "clip": clip.id})
+        yield sse("question", {"id": pending.id, "clip": clip.id})
         async for event in stream:
             if event is None:
                 yield ALIVE
@@ -372,38 +374,38 @@ async def _answered(state: State, asked: Question) -> AsyncIterator[bytes]:
             elif isinstance(event, events.Started):
                 yield sse("started", {"reused": event.reused})
             elif isinstance(event, events.Progress):
-                due, told = pace.due(event), pace.of(event)
+                due, report = pace.due(event), pace.of(event)
                 if due:
-                    yield sse("progress", told)
+                    yield sse("progress", report)
             elif isinstance(event, events.Ready):
                 yield sse("clip", clip.as_json())
-            elif isinstance(event, events.Piece):
+            elif isinstance(event, events.TextDelta):
                 first = first or time.monotonic() - began
                 text += event.text
                 yield sse("piece", {"text": event.text})
             elif isinstance(event, events.Failed):
                 raise event.error
-            elif isinstance(event, events.Done):
-                yield sse("done", _answer(asked, event, began, first))
+            elif isinstance(event, events.Completed):
+                yield sse("done", _answer(pending, event, began, first))
     except Stopped:
         yield sse("stopped", {"text": text})
     except Exception as error:
-        found = api_error(error)
+        failure = api_error(error)
         state.clips.hear(clip, events.Failed(error))
-        yield sse("error", {**found.body(), "status": found.status})
+        yield sse("error", {**failure.body(), "status": failure.status})
     finally:
         with contextlib.suppress(Exception):
             await stream.aclose()
-        state.end_question(asked)
+        state.end_question(pending)
 
 
-def _answer(asked: Question, done: events.Done, began: float, first: float | None) -> dict:
+def _answer(pending: Question, done: events.Completed, began: float, first: float | None) -> dict:
     extras = replies.extras(done, [])
-    options = asked.asking.job.options
+    options = pending.asking.job.options
     total = time.monotonic() - began
     return {
         "text": done.answer.text,
-        "finish_reason": replies.finish_reason(done, options.max_new_tokens, asked.eos_ids),
+        "finish_reason": replies.finish_reason(done, options.max_new_tokens, pending.eos_ids),
         **extras,
         "segments": [
             {name: row[name] for name in ("index", "start_seconds", "end_seconds", "relevance", "tokens")}

@@ -14,8 +14,8 @@ from tempo_jax import __version__
 from tempo_jax.serve import api, openai_api, reference, schemas, static
 from tempo_jax.serve.asking import ClientGone
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.files import Library
-from tempo_jax.serve.guard import Guard
+from tempo_jax.serve.files import MediaFolders
+from tempo_jax.serve.guard import SecurityMiddleware
 from tempo_jax.serve.limits import MIB
 from tempo_jax.serve.metrics import Metrics
 from tempo_jax.serve.service import Service, log
@@ -24,7 +24,7 @@ from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Uploads
 
 DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with
-progress, segments and thumbnails. Whatever goes wrong is said in OpenAI's error format, in one sentence."""
+progress, segments and thumbnails. Errors have OpenAI's format and a one-line message."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Access:
 
 def create_app(
     service: Service,
-    library: Library,
+    library: MediaFolders,
     uploads: Uploads,
     access: Access | None = None,
     page: Path | None = static.UI,
@@ -67,7 +67,7 @@ def create_app(
         metrics.requests.labels("page" if path in files else path or "other", str(status)).inc()
 
     app.state.has_page = bool(files)
-    app.state.guarded = guarded = Guard(
+    app.state.guarded = guarded = SecurityMiddleware(
         app,
         state.sessions,
         hosts=access.hosts,
@@ -107,23 +107,25 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientGone)
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it
+    async def client_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # the client has gone
 
     @app.exception_handler(HTTPException)
-    async def theirs(request: Request, error: HTTPException) -> Response:
-        where = f"{request.url.path[:200]!r}"
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        target = f"{request.url.path[:200]!r}"
         known = {
-            404: (f"There is nothing at {where}: see /docs for what there is.", "not_found"),
-            405: (f"{request.method[:20]} is not possible at {where}: see /docs.", "method_not_allowed"),
+            404: (f"There is nothing at {target}: see /docs for what there is.", "not_found"),
+            405: (f"{request.method[:20]} is not possible at {target}: see /docs.", "method_not_allowed"),
         }
         message, code = known.get(error.status_code, (f"{error.detail}.", None))
         return reply(ApiError(error.status_code, message, code, headers=dict(error.headers or {})))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        where = [str(part)[:80] for part in error.errors()[0]["loc"] if part not in ("query", "path", "body")]
-        name = where[0] if where else "a parameter"
+        location = [
+            str(part)[:80] for part in error.errors()[0]["loc"] if part not in ("query", "path", "body")
+        ]
+        name = location[0] if location else "a parameter"
         return reply(
             ApiError(400, f"{name} has a value that it cannot have: see /docs.", "invalid_value", name)
         )

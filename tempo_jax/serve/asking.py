@@ -1,4 +1,4 @@
-"""A question's events, which the service's own threads make, for asyncio."""
+"""Events of a question, sent by the service's threads, as an asyncio iterator."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from tempo_jax.serve.events import Done, Event, Failed, Piece, Ready
+from tempo_jax.serve.events import Completed, Event, Failed, Ready, TextDelta
 from tempo_jax.serve.service import Job, Service
 
 T = TypeVar("T")
@@ -15,24 +15,24 @@ HEARTBEAT_SECONDS = 10.0  # between two bytes of a stream, so that no proxy take
 
 
 class ClientGone(Exception):
-    """Nobody reads the response."""
+    """The client has closed the connection."""
 
 
 class Stopped(Exception):
-    """Whoever asked wants no answer any more."""
+    """The client has stopped the question."""
 
 
-class Asking:
-    """One submitted job. Raises Busy and Closing as `Service.submit`."""
+class QuestionHandler:
+    """One submitted job. Raises QueueFull and ShuttingDown as `Service.submit`."""
 
     def __init__(self, service: Service, **job: Any):
         """job: arguments of Job but its listener."""
         self._service, self._loop = service, asyncio.get_running_loop()
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.job = service.submit(Job(**job, listener=self._hear))
+        self.job = service.submit(Job(**job, on_event=self._receive))
 
-    def _hear(self, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
+    def _receive(self, event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     def stop(self) -> None:
@@ -41,14 +41,14 @@ class Asking:
         self._queue.put_nowait(None)
 
     async def events(self) -> AsyncIterator[Event]:
-        """All events to the last. Left before, by whatever way, the job is cancelled."""
+        """All events up to the last; leaving the iteration early cancels the job."""
         try:
             while True:
                 event = await self._queue.get()
                 if event is None:
                     raise Stopped
                 yield event
-                if isinstance(event, Done | Failed) or (
+                if isinstance(event, Completed | Failed) or (
                     isinstance(event, Ready) and self.job.question is None
                 ):
                     return
@@ -58,17 +58,17 @@ class Asking:
 
 def ask(service: Service, **job: Any) -> AsyncIterator[Event]:
     """Submits a job (arguments of Job but its listener) at once; its events."""
-    return Asking(service, **job).events()
+    return QuestionHandler(service, **job).events()
 
 
-async def substantial(events: AsyncIterator[Event]) -> Piece | Done:
+async def first_output_event(events: AsyncIterator[Event]) -> TextDelta | Completed:
     """The next event that is part of the answer; of a Failed, its error is raised."""
     async for event in events:
         if isinstance(event, Failed):
             raise event.error
-        if isinstance(event, Piece | Done):
+        if isinstance(event, TextDelta | Completed):
             return event
-    raise RuntimeError("the events of a question end with Done or Failed")
+    raise RuntimeError("the events of a question end with Completed or Failed")
 
 
 class Alive:
@@ -97,7 +97,7 @@ class Alive:
         await self._items.aclose()
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled (and ClientGone raised) when the client goes away.
 
     Call it once the request's body has been read.

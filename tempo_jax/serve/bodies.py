@@ -89,9 +89,9 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
 
 def _parse(text: bytearray) -> Any:
     try:
-        said = text.decode("utf-8-sig")
-        found = json.loads(said)
-        return _clean(found) if _SURROGATE.search(said) else found
+        decoded = text.decode("utf-8-sig")
+        value = json.loads(decoded)
+        return _clean(value) if _SURROGATE.search(decoded) else value
     except UnicodeDecodeError as error:
         raise ApiError(400, f"The request is not JSON in UTF-8 ({error.reason}).", "invalid_json") from error
     except (ValueError, RecursionError) as error:
@@ -99,7 +99,7 @@ def _parse(text: bytearray) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    """The same with half characters, which JSON can have and no text, replaced."""
+    """Replaces lone surrogates, which JSON can escape but UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
@@ -115,8 +115,8 @@ def checked(body: Any, fields: dict[str, type | tuple[type, ...]]) -> dict:
         raise ApiError(400, "The request must be a JSON object.", "invalid_json")
     for name, value in body.items():
         if name not in fields:
-            said = f"{name[:80]!r} is unknown here: leave it out (known: {', '.join(fields)})."
-            raise ApiError(400, said, "unknown_parameter", name[:80])
+            message = f"{name[:80]!r} is unknown here: leave it out (known: {', '.join(fields)})."
+            raise ApiError(400, message, "unknown_parameter", name[:80])
         if value is not None and not isinstance(value, fields[name]):
             raise ApiError(400, f"{name} has the wrong type: see /docs.", "invalid_value", name)
     return {name: value for name, value in body.items() if value is not None}

@@ -10,10 +10,10 @@ from tempo_jax.prompts import Message
 from tempo_jax.serve import fields, settings
 from tempo_jax.serve.data_uris import MOST_FILES, DataUris, bad
 from tempo_jax.serve.errors import ApiError
-from tempo_jax.serve.files import Library
+from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.model import Model
 from tempo_jax.serve.sessions import Identity
-from tempo_jax.serve.store import Frames, VideoFile
+from tempo_jax.serve.store import FrameSampling, VideoFile
 from tempo_jax.serve.uploads import IDENTITY, Uploads
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -31,7 +31,7 @@ class Chat:
     video: VideoFile
     question: str
     conversation: tuple[Message, ...]
-    frames: Frames
+    frames: FrameSampling
     options: Any
     stop: tuple[str, ...]
     stream: bool
@@ -40,9 +40,9 @@ class Chat:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What addresses of a request may name."""
+    """Finds the files that the addresses in a request name."""
 
-    library: Library
+    library: MediaFolders
     uploads: Uploads
     who: Identity
     inline: DataUris  # data: URIs of this request
@@ -54,7 +54,7 @@ class Files:
             if any(path.is_dir() for path in pictures):
                 raise ApiError(
                     400,
-                    "A list of frames has several pictures in one data: URI: send one each.",
+                    "A list of frames has several images in one data: URI: send one each.",
                     "invalid_data_uri",
                     "url",
                 )
@@ -77,10 +77,10 @@ class Files:
         return self.by_name(address)
 
     def by_name(self, address: str) -> VideoFile:
-        """The same of an id or a path."""
+        """The file of an id or a path."""
         if IDENTITY.fullmatch(address):
             return self.uploads.find(address, self.who)
-        if settings.LISTED.fullmatch(address):
+        if settings.LIBRARY_ID.fullmatch(address):
             return self.library.get(address).video()
         try:
             return self.library.find(address)
@@ -95,10 +95,10 @@ def parse(body: Any, model: Model, files: Files) -> Chat:
     if not isinstance(body, dict):
         raise ApiError(400, "The request must be a JSON object with model and messages.", "invalid_json")
     check_model(body.get("model"), model.name)
-    fields.known(body, (*fields.REQUEST, *fields.NAMES, *fields.OURS), fields.REQUEST_NOTHING)
+    fields.known(body, (*fields.REQUEST, *fields.NAMES, *fields.OURS), fields.REQUEST_NOOP_VALUES)
     chosen = fields.Settings()
-    for theirs, ours in fields.NAMES.items():
-        chosen.add(ours, body.get(theirs), theirs)
+    for openai_name, setting in fields.NAMES.items():
+        chosen.add(setting, body.get(openai_name), openai_name)
     for name in fields.OURS:
         chosen.add(name, body.get(name), name)
     chosen.add_object(body.get("tempo"), "tempo")
@@ -121,15 +121,15 @@ def parse(body: Any, model: Model, files: Files) -> Chat:
     )
 
 
-def check_model(given: Any, model: str) -> None:
-    if not isinstance(given, str):
+def check_model(name: Any, model: str) -> None:
+    if not isinstance(name, str):
         raise ApiError(400, f"model is missing: this server has {model!r}.", "missing_model", "model")
-    if given != model:
-        raise ApiError(404, f"There is no model {given[:80]!r}, but {model!r}.", "model_not_found", "model")
+    if name != model:
+        raise ApiError(404, f"There is no model {name[:80]!r}, but {model!r}.", "model_not_found", "model")
 
 
-def read_settings(values: dict[str, Any], model: Model) -> tuple[Frames, Any]:
-    """As `settings.read`; ApiError 400 that names the setting."""
+def read_settings(values: dict[str, Any], model: Model) -> tuple[FrameSampling, Any]:
+    """Reads settings as `settings.read`; raises ApiError 400 that names the setting."""
     try:
         return settings.read(values, model)
     except TempoError as error:
@@ -145,16 +145,16 @@ def _flag(body: dict, name: str) -> bool:
     raise ApiError(400, f"{name} must be true or false.", "invalid_value", name)
 
 
-def _stop(given: Any) -> tuple[str, ...]:
-    texts = [given] if isinstance(given, str) else given or []
+def _stop(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value or []
     good = isinstance(texts, list) and all(
         isinstance(text, str) and 0 < len(text) <= MOST_STOP for text in texts
     )
     if not good or len(texts) > MOST_STOPS:
-        said = (
+        message = (
             f"stop must be a text or a list of at most {MOST_STOPS}, of at most {MOST_STOP} characters each."
         )
-        raise ApiError(400, said, "invalid_value", "stop")
+        raise ApiError(400, message, "invalid_value", "stop")
     return tuple(texts)
 
 
@@ -169,25 +169,23 @@ def _read(
             400, f"There are more than {MOST_MESSAGES} messages: leave out the earliest.", "too_long"
         )
     addresses: dict[Address, None] = {}
-    said: list[Message] = []
+    history: list[Message] = []
     for number, message in enumerate(messages):
-        where = f"messages.{number}"
+        path = f"messages.{number}"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ApiError(400, f"{where} needs a role: {', '.join(ROLES)}.", "invalid_message", where)
-        fields.known(message, ("role", "content"), fields.MESSAGE_NOTHING, where, ("name",))
+            raise ApiError(400, f"{path} needs a role: {', '.join(ROLES)}.", "invalid_message", path)
+        fields.known(message, ("role", "content"), fields.MESSAGE_NOOP_VALUES, path, ("name",))
         role = ROLES[message["role"]]
-        text, found = _content(message.get("content"), where, chosen)
+        text, part_addresses = _content(message.get("content"), path, chosen)
         if inside(text):
             raise ApiError(
-                400, f"{where} has a data: URI as text: send it as a video_url part.", "invalid_part", where
+                400, f"{path} has a data: URI as text: send it as a video_url part.", "invalid_part", path
             )
-        if found and role != "user":
-            raise ApiError(
-                400, f"{where} has a video, which only the user can send.", "invalid_message", where
-            )
-        said.append(Message(role, text, video=bool(found) and not addresses))
-        addresses.update(dict.fromkeys(found))
-    question = check_messages(said)
+        if part_addresses and role != "user":
+            raise ApiError(400, f"{path} has a video, which only the user can send.", "invalid_message", path)
+        history.append(Message(role, text, video=bool(part_addresses) and not addresses))
+        addresses.update(dict.fromkeys(part_addresses))
+    question = check_messages(history)
     if len(addresses) != 1:
         many = f"There are {len(addresses)} videos or images" if addresses else "There is no video"
         raise ApiError(
@@ -196,21 +194,21 @@ def _read(
             "one_video",
             "messages",
         )
-    return question, tuple(said[:-1]), next(iter(addresses))
+    return question, tuple(history[:-1]), next(iter(addresses))
 
 
-def check_messages(said: list[Message]) -> str:
-    """The question, which comes last; ApiError 400 where there is none, or too much is said."""
-    if said[-1].role != "user":
+def check_messages(messages: list[Message]) -> str:
+    """The question, which comes last; ApiError 400 where there is none, or the messages are too long."""
+    if messages[-1].role != "user":
         raise ApiError(400, "The last message must be the user's question.", "invalid_message", "messages")
-    question = said[-1].text.strip()
+    question = messages[-1].text.strip()
     if not question:
         raise ApiError(400, "The last message has no text: ask a question.", "empty_question", "messages")
     if len(question) > MOST_QUESTION:
         raise ApiError(
             400, f"The question has more than {MOST_QUESTION} characters: shorten it.", "too_long", "messages"
         )
-    if sum(len(message.text) for message in said) > MOST_CONVERSATION:
+    if sum(len(message.text) for message in messages) > MOST_CONVERSATION:
         raise ApiError(
             400,
             f"The messages have more than {MOST_CONVERSATION} characters: leave out the earliest.",
@@ -220,52 +218,52 @@ def check_messages(said: list[Message]) -> str:
     return question
 
 
-def _content(content: Any, where: str, chosen: fields.Settings) -> tuple[str, list[Address]]:
+def _content(content: Any, path: str, chosen: fields.Settings) -> tuple[str, list[Address]]:
     if content is None:
         return "", []
     if isinstance(content, str):
         return content, []
     if not isinstance(content, list):
-        raise ApiError(400, f"{where}.content must be text or a list of parts.", "invalid_message", where)
+        raise ApiError(400, f"{path}.content must be text or a list of parts.", "invalid_message", path)
     texts, addresses = [], []
     for number, part in enumerate(content):
-        place = f"{where}.content.{number}"
+        place = f"{path}.content.{number}"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             fields.known(part, ("type", "text"), {}, place, ())
             texts.append(part["text"])
         elif isinstance(kind, str) and kind in fields.VISUAL_PARTS:
-            addresses.append(_address(part, kind, where, place, chosen))
+            addresses.append(_address(part, kind, path, place, chosen))
         else:
             raise ApiError(
                 400,
-                f"{where} has a part that is not text, {', '.join(fields.VISUAL_PARTS)}: leave it out.",
+                f"{path} has a part that is not text, {', '.join(fields.VISUAL_PARTS)}: leave it out.",
                 "invalid_part",
-                where,
+                path,
             )
     return "\n".join(texts), addresses
 
 
-def _address(part: dict, kind: str, where: str, place: str, chosen: fields.Settings) -> Address:
-    """Where a part's video is; settings beside it count for the question."""
+def _address(part: dict, kind: str, path: str, place: str, chosen: fields.Settings) -> Address:
+    """The address of a part's video; adds the settings beside it."""
     outer, inner = fields.VISUAL_PARTS[kind]
-    fields.known(part, ("type", outer, *settings.SETTINGS), fields.ADDRESS_NOTHING, place, ())
+    fields.known(part, ("type", outer, *settings.SETTINGS), fields.ADDRESS_NOOP_VALUES, place, ())
     holder = part.get(outer)
     value = holder
     if isinstance(holder, dict):
-        fields.known(holder, (inner, *settings.SETTINGS), fields.ADDRESS_NOTHING, f"{place}.{outer}", ())
+        fields.known(holder, (inner, *settings.SETTINGS), fields.ADDRESS_NOOP_VALUES, f"{place}.{outer}", ())
         value = holder.get(inner)
-    for at, given in ((place, part), (f"{place}.{outer}", holder if isinstance(holder, dict) else {})):
+    for prefix, values in ((place, part), (f"{place}.{outer}", holder if isinstance(holder, dict) else {})):
         for name in settings.SETTINGS:
-            chosen.add(name, given.get(name), f"{at}.{name}")
+            chosen.add(name, values.get(name), f"{prefix}.{name}")
     if isinstance(value, list) and value and all(isinstance(frame, str) and frame for frame in value):
         if len(value) > MOST_FILES:
             raise ApiError(
-                400, f"There are more than {MOST_FILES} frames in a list: send fewer.", "too_many", where
+                400, f"There are more than {MOST_FILES} frames in a list: send fewer.", "too_many", path
             )
         return tuple(value)
     if not isinstance(value, str) or not value:
         raise ApiError(
-            400, f'{where} has a {kind} part without {{"{outer}": {{"{inner}": …}}}}.', "invalid_part", where
+            400, f'{path} has a {kind} part without {{"{outer}": {{"{inner}": …}}}}.', "invalid_part", path
         )
     return value

@@ -1,4 +1,4 @@
-"""Clips: what a session has opened, and how far that has come. They outlive the memory on the device."""
+"""Clips: the videos that a session has opened, and their state. They outlive features in device memory."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ from collections import OrderedDict
 
 from tempo_jax.serve import events
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.progress import Pace
+from tempo_jax.serve.progress import StageProgress
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.sessions import Identity, Owner
-from tempo_jax.serve.store import Frames, Opened, VideoFile
+from tempo_jax.serve.store import CachedVideo, FrameSampling, VideoFile
 
 MOST_CLIPS = 256
 MOST_OF_ONE = 16  # of one session
@@ -26,14 +26,14 @@ class Clip:
     owner: Owner
     video: dict
     file: VideoFile
-    frames: Frames
+    frames: FrameSampling
     state: str = "queued"
     place: int | None = None
     progress: dict | None = None
     error: dict | None = None
-    opened: "Shown | None" = None
+    opened: "VideoSummary | None" = None
     job: events.Event | None = None  # that opens it, of its own
-    pace: Pace = dataclasses.field(default_factory=Pace)
+    pace: StageProgress = dataclasses.field(default_factory=StageProgress)
     watchers: set = dataclasses.field(default_factory=set)  # asyncio events of streams
 
     def as_json(self, segments: bool = True) -> dict:
@@ -72,8 +72,8 @@ class Clip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """What is kept of an opened video when the device needs its memory for another one."""
+class VideoSummary:
+    """The part of an opened video that is kept after its features are evicted."""
 
     thumbnails: list[bytes]
     frames: int
@@ -82,20 +82,20 @@ class Shown:
     spans: list[tuple[float, float]]
 
     @classmethod
-    def of(cls, opened: Opened) -> "Shown":
+    def of(cls, opened: CachedVideo) -> "VideoSummary":
         values = {field.name: getattr(opened, field.name) for field in dataclasses.fields(cls)}
         return cls(**values)
 
 
 class Clips:
-    """All of a server's, on its event loop. The least recently used go first."""
+    """The clips of a server, least recently used out first; used on its event loop."""
 
     def __init__(self, service: Service):
         self._service = service
         self._items: OrderedDict[str, Clip] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, who: Identity, video: dict, file: VideoFile, frames: Frames) -> Clip:
+    def of(self, who: Identity, video: dict, file: VideoFile, frames: FrameSampling) -> Clip:
         """The session's clip of a video sampled so, made if need be."""
         with self._lock:
             for clip in self._items.values():
@@ -124,7 +124,7 @@ class Clips:
             return [clip for clip in self._items.values() if clip.owner.session == who.session]
 
     def open(self, clip: Clip, who: Identity) -> None:
-        """Queues its opening unless that is under way or done. Raises Busy and Closing."""
+        """Queues its opening unless that is under way or done. Raises QueueFull and ShuttingDown."""
         from tempo_jax.serve.service import Job
 
         if clip.state == "open" or (clip.job is not None and not clip.over):
@@ -132,11 +132,11 @@ class Clips:
         clip.state, clip.error, clip.progress = "queued", None, None
         loop = asyncio.get_running_loop()
 
-        def listener(event: events.Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens
+        def on_event(event: events.Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(self.hear, clip, event)
 
-        clip.job = Job(clip.file, None, clip.frames, self._service.model.options(), listener, who.client)
+        clip.job = Job(clip.file, None, clip.frames, self._service.model.options(), on_event, who.client)
         self._service.submit(clip.job)
 
     def close(self, clip: Clip) -> None:
@@ -156,7 +156,7 @@ class Clips:
         self._changed(clip)
 
     def hear(self, clip: Clip, event: events.Event) -> None:
-        """What a job about the clip tells; on the event loop."""
+        """Updates the clip by an event of a job about it; runs on the event loop."""
         if isinstance(event, events.Queued) and clip.opened is None:
             clip.state, clip.place = "queued", event.place
         elif isinstance(event, events.Started) and not event.reused:
@@ -165,7 +165,7 @@ class Clips:
             clip.progress = clip.pace.of(event)
         elif isinstance(event, events.Ready):
             clip.state, clip.place, clip.progress, clip.error = "open", None, None, None
-            clip.opened = Shown.of(event.opened)
+            clip.opened = VideoSummary.of(event.opened)
         elif isinstance(event, events.Failed) and not clip.over:
             clip.state, clip.place, clip.progress = "failed", None, None
             clip.error = api_error(event.error).body()["error"]

@@ -1,7 +1,7 @@
 """data: URIs in base64, taken out of JSON text as it comes and written to files.
 
 Understood are all common forms of base64: with line breaks (as JSON or percent escapes), URL-safe, unpadded;
-and pictures joined by commas, which are the frames of a video, as vLLM's clients send them.
+and images joined by commas, which are the frames of a video, as vLLM's clients send them.
 """
 
 import binascii
@@ -18,21 +18,21 @@ MOST_FILES = 4096  # of one request: frames of a list
 HEAD_BYTES = 160  # longest beginning of a URI
 # What data: URIs call a file -> the suffix it is kept with; only its contents decide what it is.
 SUFFIX_OF = {"video/mp4": ".mp4", "image/gif": ".gif", "image/png": ".png", "image/jpeg": ".jpg"}
-FRAMES = ("video/jpeg", "video/jpg", "video/png", "video/webp")  # pictures, joined by commas
+FRAMES = ("video/jpeg", "video/jpg", "video/png", "video/webp")  # images, joined by commas
 # A JSON string that begins so, its slashes escaped or not.
 _BEGINS = re.compile(
     rb'"\s{0,8}data:((?:[^",\\;]|\\/){0,60})((?:;[^",\\;]{0,40}){0,2});base64,', re.IGNORECASE
 )
 _URI = re.compile(r"\s*data:([^,;]{0,60})((?:;[^,;]{0,40}){0,2});base64,", re.IGNORECASE)
 _ESCAPES = re.compile(rb"\\(?:[nrt/]|u00(?:0[aAdD9]|2[bBfF]|3[dD]|20))|%(?:2[bBfF]|3[dD]|0[aAdD]|20)")
-_BROKEN = re.compile(rb"(?:\\(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]?)\Z")  # an escape that goes on
+_BROKEN = re.compile(rb"(?:\\(?:u[0-9a-fA-F]{0,3})?|%[0-9a-fA-F]?)\Z")  # an incomplete escape
 _OTHER = re.compile(rb"[^A-Za-z0-9+/]")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PLAIN = {b"/": b"/", b"2b": b"+", b"2f": b"/", b"3d": b"="}
 
 
-def _plain(found: re.Match) -> bytes:
-    return _PLAIN.get(found[0].lower().lstrip(b"\\%").removeprefix(b"u00"), b"")
+def _plain(match: re.Match) -> bytes:
+    return _PLAIN.get(match[0].lower().lstrip(b"\\%").removeprefix(b"u00"), b"")
 
 
 class Base64:
@@ -56,9 +56,9 @@ class Base64:
             raise bad()
         self._ended = self._ended or bool(padding)
         text = self._rest + text
-        whole = len(text) - len(text) % 4
-        self._rest = text[whole:]
-        self._put(text[:whole])
+        aligned_length = len(text) - len(text) % 4
+        self._rest = text[aligned_length:]
+        self._put(text[:aligned_length])
 
     def end(self) -> None:
         """ApiError for an end that cannot be."""
@@ -76,7 +76,7 @@ class Base64:
 
 
 class DataUris:
-    """Of one request. A URI is replaced by an address that only this object knows (`take`).
+    """The data: URIs of one request. A URI is replaced by an address that only this object knows (`take`).
 
     `close` it when the request is over: its files go.
     """
@@ -86,7 +86,7 @@ class DataUris:
         self._uploads, self._most = uploads, most
         self._prefix = f"tempo-inline:{secrets.token_hex(8)}:"
         self._files: list[Upload] = []
-        self._joined = False  # what is being read is pictures
+        self._joined = False  # images are being read
         self._first = 0  # the first file of the URI that is being read
         self._address = ""  # what stands for it
         self._addresses: dict[str, Upload] = {}
@@ -109,14 +109,14 @@ class DataUris:
                 self._finish()
                 text += self._address.encode() + b'"'
                 self._buffer = self._buffer[end + 1 :]
-            found = self._begin()
-            if found is None:
+            match = self._begin()
+            if match is None:
                 keep = min(len(self._buffer), HEAD_BYTES)
                 text += self._pass_on(len(self._buffer) - keep)
                 return bytes(text)
-            text += self._pass_on(found.start()) + b'"'
-            self._begin_uri(found[1].replace(b"\\", b"").decode("latin-1").strip().lower())
-            self._buffer = self._buffer[found.end() - found.start() :]
+            text += self._pass_on(match.start()) + b'"'
+            self._begin_uri(match[1].replace(b"\\", b"").decode("latin-1").strip().lower())
+            self._buffer = self._buffer[match.end() - match.start() :]
 
     def end(self) -> bytes:
         """The rest of the text; ApiError where it ends within a URI."""
@@ -137,7 +137,7 @@ class DataUris:
             self._writing = self._decoder = None
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of pictures as a video, for as long as the request."""
+        """A folder of images as a video, for as long as the request."""
         self._files.append(self._uploads.frames(pictures))
         return self._files[-1]
 
@@ -162,10 +162,10 @@ class DataUris:
 
     def _begin(self) -> re.Match | None:
         """The next string that is a URI: its quote is not escaped, as one within a text is."""
-        for found in _BEGINS.finditer(self._buffer):
-            before = self._before + self._buffer[max(0, found.start() - 64) : found.start()]
+        for match in _BEGINS.finditer(self._buffer):
+            before = self._before + self._buffer[max(0, match.start() - 64) : match.start()]
             if not (len(before) - len(before.rstrip(b"\\"))) % 2:
-                return found
+                return match
         return None
 
     def _pass_on(self, size: int) -> bytes:
@@ -214,5 +214,5 @@ class DataUris:
 
 
 def bad() -> ApiError:
-    """Of base64 that is none."""
+    """The error for invalid base64."""
     return ApiError(400, NOT_BASE64, "invalid_data_uri", "url")

@@ -1,4 +1,4 @@
-"""Videos decoded in a child process: a hostile file can hurt nobody but itself.
+"""Decodes videos in a child process, which isolates the server from hostile files.
 
 Children are forked from a small process of their own (multiprocessing's forkserver) that has PyAV
 and Pillow loaded but neither jax nor threads, so that one starts in milliseconds. As ever with
@@ -20,12 +20,12 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.serve import decoder_child
 from tempo_jax.video.sources import Source
 
-POLL_SECONDS = 0.05  # how soon a cancelled request lets go of its decoder
+POLL_SECONDS = 0.05  # delay until a cancelled request ends its decoder
 _children: set = set()  # processes that are decoding
 
 
 class Cancelled(Exception):
-    """Nobody waits for this any more."""
+    """All requests for the video were cancelled."""
 
 
 def warm_up() -> None:
@@ -55,23 +55,23 @@ def decoding(
     from the source's frames.
     """
     context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=decoder_child.main, args=(theirs, request), daemon=True)
+    parent_pipe, child_pipe = context.Pipe(duplex=False)
+    child = context.Process(target=decoder_child.main, args=(child_pipe, request), daemon=True)
     child.start()
     _children.add(child)
-    theirs.close()
-    reader = _Reader(ours, request, cancelled)
+    child_pipe.close()
+    reader = _Reader(parent_pipe, request, cancelled)
     try:
         header = reader.json()
         arrays = {
             "indices": np.array(header.pop("indices"), np.int64),
             "seconds": np.array(header.pop("seconds")),
         }
-        yield Source(name=request.name, _read=reader.frames(on_frame), **arrays, **header)
+        yield Source(name=request.name, iter_frames=reader.frames(on_frame), **arrays, **header)
     finally:
         _children.discard(child)
         child.kill()
-        ours.close()
+        parent_pipe.close()
         child.join()
         child.close()
 
@@ -81,23 +81,25 @@ class _Reader:
 
     def __init__(self, pipe: Connection, request: decoder_child.Request, cancelled: Callable[[], bool]):
         self._pipe, self._request, self._cancelled = pipe, request, cancelled
-        self._patience = request.limits.decode_seconds  # only waiting counts, not what the device takes
+        self._remaining_seconds = (
+            request.limits.decode_seconds
+        )  # only waiting counts, not what the device takes
 
     def json(self) -> dict:
         """The next message, which must be JSON."""
         if self._message() != decoder_child.JSON:
-            raise TempoError(decoder_child.too_heavy(self._request.name, self._request.limits))
+            raise TempoError(decoder_child.limit_message(self._request.name, self._request.limits))
         return self._checked(self._message())
 
     def frames(self, on_frame: Callable[[int, np.ndarray], None] | None):
-        """The `_read` of a Source."""
+        """The `iter_frames` of a Source."""
 
         def read(source: Source) -> Iterator[np.ndarray]:
             for number in range(source.num_frames):
                 kind, message = self._message(), self._message()
                 if kind != decoder_child.FRAME:
                     self._checked(message)
-                    raise TempoError(decoder_child.too_heavy(self._request.name, self._request.limits))
+                    raise TempoError(decoder_child.limit_message(self._request.name, self._request.limits))
                 frame = np.frombuffer(message, np.uint8).reshape(source.height, source.width, 3)
                 if on_frame is not None:
                     on_frame(number, frame)
@@ -108,14 +110,14 @@ class _Reader:
 
     def _wait(self) -> None:
         """Until there is a message."""
-        there = False
-        while not there:
+        ready = False
+        while not ready:
             started = time.monotonic()
-            there = self._pipe.poll(min(POLL_SECONDS, max(0.0, self._patience)))
-            self._patience -= time.monotonic() - started
+            ready = self._pipe.poll(min(POLL_SECONDS, max(0.0, self._remaining_seconds)))
+            self._remaining_seconds -= time.monotonic() - started
             if self._cancelled():
                 raise Cancelled
-            if self._patience < 0:
+            if self._remaining_seconds < 0:
                 raise TempoError(
                     f"Decoding {self._request.name} took longer than the "
                     f"{self._request.limits.decode_seconds:.0f} seconds allowed: cut it or scale it down."
@@ -131,9 +133,9 @@ class _Reader:
         try:
             if self._cancelled():
                 raise Cancelled
-            if self._patience < 0 or not self._pipe.poll(0):
+            if self._remaining_seconds < 0 or not self._pipe.poll(0):
                 with prefetch.while_waiting.get()():
                     self._wait()
             return self._pipe.recv_bytes()
         except (EOFError, ConnectionError) as error:
-            raise TempoError(decoder_child.too_heavy(self._request.name, self._request.limits)) from error
+            raise TempoError(decoder_child.limit_message(self._request.name, self._request.limits)) from error

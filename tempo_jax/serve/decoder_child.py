@@ -1,4 +1,4 @@
-"""The process that decodes one file: limited in memory and time, and nobody minds if it dies.
+"""The process that decodes one file: limited in memory and time; it may crash.
 
 Started by `decoder`, which reads what this writes into a pipe: a JSON header, every sampled frame,
 and a JSON trailer; or, at any point instead, a JSON object with "error".
@@ -37,7 +37,7 @@ CONTAINERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to decode: `path` on this machine, called `name` in sentences, sampled by `frames`.
+    """The video to decode: `path` on this machine, `name` in messages, sampled by `frames`.
 
     sampler: as of `open_video`.
     """
@@ -51,7 +51,7 @@ class Request:
 
 
 def main(pipe: Connection, request: Request) -> None:
-    """Decodes and writes; every failure becomes a sentence, a crash is the reader's to notice."""
+    """Decodes and writes; every failure becomes a one-line message, a crash is the reader's to notice."""
     try:
         _bound_process(request.limits)
         check_file(Path(request.path), request.limits)
@@ -65,10 +65,10 @@ def main(pipe: Connection, request: Request) -> None:
             pipe.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
         _send_json(pipe, {"warnings": source.warnings})
     except BrokenPipeError:
-        return  # nobody is interested any more
+        return  # the parent has closed the pipe
     except BaseException as error:
         with contextlib.suppress(OSError):
-            _send_json(pipe, {"error": _sentence(error, request)})
+            _send_json(pipe, {"error": _error_message(error, request)})
 
 
 def _send_json(pipe: Connection, value: dict) -> None:
@@ -76,20 +76,20 @@ def _send_json(pipe: Connection, value: dict) -> None:
     pipe.send_bytes(json.dumps(value, default=float).encode())
 
 
-def _sentence(error: BaseException, request: Request) -> str:
-    """What to tell the user; where this machine keeps the file is none of their business."""
+def _error_message(error: BaseException, request: Request) -> str:
+    """The message for the client, without the file's path on this machine."""
     if isinstance(error, TempoError):
-        said = str(error)
+        message = str(error)
         for path in (str(Path(request.path).absolute()), request.path, Path(request.path).name):
-            said = said.replace(path, request.name)
-        return said
+            message = message.replace(path, request.name)
+        return message
     if isinstance(error, MemoryError):
-        return too_heavy(request.name, request.limits)
-    what = type(error).__name__
-    return f"{request.name} cannot be decoded ({what}): get a complete copy or convert it to H.264."
+        return limit_message(request.name, request.limits)
+    error_name = type(error).__name__
+    return f"{request.name} cannot be decoded ({error_name}): get a complete copy or convert it to H.264."
 
 
-def too_heavy(name: str, limits: Limits) -> str:
+def limit_message(name: str, limits: Limits) -> str:
     return (
         f"Decoding {name} took more than the {limits.decode_bytes >> 20} MiB of memory allowed, or crashed: "
         "get a complete copy or scale it down."
@@ -149,7 +149,7 @@ def check_file(path: Path, limits: Limits) -> None:
 
 
 def _check_opened(source: Source, limits: Limits) -> None:
-    """The same for what headers may lie about or not say."""
+    """Checks the decoded size and duration, since headers may be wrong or incomplete."""
     most = limits.image_pixels if source.kind == "image" else limits.frame_pixels
     _check_pixels(source.name, source.height, source.width, most)
     if source.duration_seconds > limits.video_seconds:

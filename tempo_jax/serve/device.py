@@ -1,4 +1,4 @@
-"""Who may compute: one thread at a time, a slice at a time; answers before openings.
+"""Scheduling of the device: one thread at a time, for one slice of work; answers before openings.
 
 Answers give the device back between slices: the reading of one chunk, or a few tokens. Next is the one that
 has had the least so far, in steps of QUANTUM_SECONDS, so that a short answer does not wait for the end of a
@@ -17,7 +17,7 @@ MOST_AHEAD_SECONDS = 10.0  # of its share that an opening can have had in advanc
 QUANTUM_SECONDS = 0.5  # that an answer may compute before newer ones come first
 MOST_QUANTA = 3  # that count; of those that have had more, the one with the least comes first
 PATIENCE_SECONDS = 2.0  # since its last quantum, which count as much as one not had: none waits for ever
-POLL_SECONDS = 0.1  # how soon a thread notices that nobody waits for it any more
+POLL_SECONDS = 0.1  # delay until a thread notices that its requests were cancelled
 
 
 class Device:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from tempo_jax.errors import TempoError
-from tempo_jax.serve.service import Busy, Closing, describe, internal
+from tempo_jax.serve.service import QueueFull, ShuttingDown, describe, internal
 
 # HTTP status -> the type OpenAI's clients know it by; others below 500 are invalid requests.
 TYPES = {
@@ -31,7 +31,7 @@ class ApiError(Exception):
 
 
 def one_line(text: str) -> str:
-    """What clients have named may have line ends, control characters and half characters in it."""
+    """Makes a message one line: names from clients may have line ends, control characters and surrogates."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -39,9 +39,9 @@ def api_error(error: Exception) -> ApiError:
     """Any exception as what a client gets to see."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, Busy):
+    if isinstance(error, QueueFull):
         return ApiError(429, str(error), "queue_full", headers={"Retry-After": str(error.retry_after)})
-    if isinstance(error, Closing):
+    if isinstance(error, ShuttingDown):
         return ApiError(503, str(error), "shutting_down", headers={"Retry-After": "5"})
     if isinstance(error, TempoError):
         return ApiError(400, str(error), "invalid_value")

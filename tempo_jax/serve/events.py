@@ -1,9 +1,9 @@
-"""What becomes of a question, told to whoever asked it: plain values, made by the service's threads."""
+"""Events of a question, from queued to completed or failed: plain values, sent by the service's threads."""
 
 import dataclasses
 
 from tempo_jax.runtime.results import Answer
-from tempo_jax.serve.store import Opened
+from tempo_jax.serve.store import CachedVideo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Progress:
 class Ready:
     """The video is open. reused: it was when the question came."""
 
-    opened: Opened
+    opened: CachedVideo
     reused: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class TextDelta:
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
+class Completed:
     """reused: the video was open already; open_seconds: what opening it took, now or then.
 
     stopped: the answer ends before one of the texts that were to end it.
@@ -61,4 +61,4 @@ class Failed:
     error: Exception
 
 
-Event = Queued | Started | Progress | Ready | Piece | Done | Failed
+Event = Queued | Started | Progress | Ready | TextDelta | Completed | Failed

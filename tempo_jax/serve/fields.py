@@ -1,4 +1,4 @@
-"""Fields of a chat request: what is understood, what asks for nothing; all else is refused by name."""
+"""Fields of a chat request: those supported, those accepted if they have no effect; others are refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ NAMES = {
     "seed": "seed",
 }
 OURS = tuple(name for name in settings.SETTINGS if name not in NAMES)
-LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for the sender's own records
+LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # accepted and ignored
 REQUEST = ("model", "messages", "stream", "stream_options", "stop", "tempo", "mm_processor_kwargs")
-# What is not done -> the values that ask for nothing, besides null.
-REQUEST_NOTHING: dict[str, tuple] = {
+# Unsupported field -> its values without effect, besides null.
+REQUEST_NOOP_VALUES: dict[str, tuple] = {
     "n": (1,),
     "best_of": (1,),
     "tools": ([],),
@@ -40,7 +40,7 @@ REQUEST_NOTHING: dict[str, tuple] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
 }
-MESSAGE_NOTHING: dict[str, tuple] = {
+MESSAGE_NOOP_VALUES: dict[str, tuple] = {
     "name": (),
     "refusal": (),
     "audio": (),
@@ -49,7 +49,7 @@ MESSAGE_NOTHING: dict[str, tuple] = {
     "tool_calls": ([],),
     "reasoning_content": ("",),
 }
-# Types of content parts that carry a picture -> the fields, one in the other, that hold its address.
+# Types of content parts that carry a video or image -> the fields, one in the other, that hold its address.
 VISUAL_PARTS = {
     "video_url": ("video_url", "url"),
     "image_url": ("image_url", "url"),
@@ -57,25 +57,25 @@ VISUAL_PARTS = {
     "image": ("image", "url"),
     "file": ("file", "file_id"),
 }
-ADDRESS_NOTHING: dict[str, tuple] = {"detail": ("auto", "high"), "format": (), "filename": ()}
+ADDRESS_NOOP_VALUES: dict[str, tuple] = {"detail": ("auto", "high"), "format": (), "filename": ()}
 
 
 def known(
-    given: Mapping,
+    values: Mapping,
     names: tuple[str, ...],
-    nothing: Mapping[str, tuple],
-    where: str = "",
+    noop_values: Mapping[str, tuple],
+    prefix: str = "",
     labels: tuple = LABELS,
 ) -> None:
-    """ApiError 400 for a field that is not among `names` and asks for something."""
-    for name, value in given.items():
+    """Raises ApiError 400 for a field that is not in `names` and has an effect."""
+    for name, value in values.items():
         if name in names or value is None or name in labels:
             continue
-        path = f"{where}.{name[:80]}" if where else name[:80]
-        if name in nothing and any(_alike(value, harmless) for harmless in nothing[name]):
+        path = f"{prefix}.{name[:80]}" if prefix else name[:80]
+        if name in noop_values and any(_alike(value, harmless) for harmless in noop_values[name]):
             continue
-        said = "is not supported" if name in nothing else "is not known here"
-        raise ApiError(400, f"{path} {said}: leave it out.", "unsupported_parameter", path)
+        problem = "is not supported" if name in noop_values else "is not known here"
+        raise ApiError(400, f"{path} {problem}: leave it out.", "unsupported_parameter", path)
 
 
 def _alike(value: Any, harmless: Any) -> bool:
@@ -83,14 +83,14 @@ def _alike(value: Any, harmless: Any) -> bool:
 
 
 class Settings:
-    """Settings collected from several places of a request."""
+    """Settings collected from several fields of a request."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self._places: dict[str, str] = {}
 
     def add(self, name: str, value: Any, place: str) -> None:
-        """ApiError 400 where another place says something else."""
+        """Adds a setting; raises ApiError 400 if another field gives it another value."""
         if value is None:
             return
         if name in self.values and self.values[name] != value:
@@ -102,13 +102,13 @@ class Settings:
             )
         self.values[name], self._places[name] = value, place
 
-    def add_object(self, given: Any, place: str) -> None:
-        """All of an object of settings by our names; ApiError 400 for one that is none."""
-        if given is None:
+    def add_object(self, values: Any, place: str) -> None:
+        """Adds the settings of an object; raises ApiError 400 for an unknown one."""
+        if values is None:
             return
-        if not isinstance(given, dict):
+        if not isinstance(values, dict):
             raise ApiError(400, f"{place} must be an object of settings.", "invalid_value", place)
-        for name, value in given.items():
+        for name, value in values.items():
             if name not in settings.SETTINGS:
                 raise settings.unknown(name, place)
             self.add(name, value, f"{place}.{name}")

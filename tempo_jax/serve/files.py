@@ -50,7 +50,7 @@ def is_image(name: str) -> bool:
     return suffix in SUFFIXES and suffix not in VIDEO_SUFFIXES
 
 
-class Library:
+class MediaFolders:
     """Videos and images in folders that were allowed when the server was started. Thread-safe."""
 
     def __init__(self, folders: Iterable[Path]):
@@ -68,24 +68,24 @@ class Library:
             text = _path_of(text)
         if "\0" in text or not text:
             raise ApiError(400, "The path of the video is empty or no path: give a file's name.", param="url")
-        found: dict[Path, str] = {}
+        matches: dict[Path, str] = {}
         for folder in self.folders:
             try:
                 path = (folder / text).resolve()
                 if path.is_relative_to(folder) and path.is_file():
-                    found.setdefault(path, printable(path.relative_to(folder).as_posix()))
+                    matches.setdefault(path, printable(path.relative_to(folder).as_posix()))
             except (OSError, RuntimeError, ValueError):  # names too long, loops of links
                 continue
-        if len(found) > 1:
-            names = [entry.name for entry in self.entries() if entry.path in found]
+        if len(matches) > 1:
+            names = [entry.name for entry in self.entries() if entry.path in matches]
             raise ApiError(
                 400,
-                f"There is a file {text[:200]!r} in {len(found)} folders: write {' or '.join(names[:4])}.",
+                f"There is a file {text[:200]!r} in {len(matches)} folders: write {' or '.join(names[:4])}.",
                 "ambiguous_path",
                 "url",
             )
-        if found:
-            return video_file(*found.popitem())
+        if matches:
+            return video_file(*matches.popitem())
         listed = [entry for entry in self.entries() if entry.name == text]  # a name with its folder's
         if listed:
             return listed[0].video()
@@ -109,7 +109,7 @@ class Library:
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
-        """All files by folder and name, at most MOST_LISTED."""
+        """The files by folder and name, at most MOST_LISTED."""
         with self._lock:
             made, entries = self._entries
             if time.monotonic() - made > LISTED_SECONDS:
@@ -118,16 +118,18 @@ class Library:
             return entries
 
     def _list(self) -> list[Entry]:
-        found = [
+        numbered_paths = [
             (number, path)
             for number, folder in enumerate(self.folders)
             for path in _pictures(folder)
         ][:MOST_LISTED]  # fmt: skip
-        plain = [printable(path.relative_to(self.folders[number]).as_posix()) for number, path in found]
+        plain = [
+            printable(path.relative_to(self.folders[number]).as_posix()) for number, path in numbered_paths
+        ]
         labels, times = self._labels(), Counter(plain)
         questions = [_questions(folder) for folder in self.folders]
         entries = []
-        for (number, path), name in zip(found, plain, strict=True):
+        for (number, path), name in zip(numbered_paths, plain, strict=True):
             state = path.stat()
             relative = path.relative_to(self.folders[number]).as_posix()
             entries.append(
@@ -143,7 +145,7 @@ class Library:
         return entries
 
     def _labels(self) -> list[str]:
-        """What the folders are called where their files' names do not tell them apart."""
+        """Labels of the folders, for files whose names are not unique."""
         names = [printable(folder.name) for folder in self.folders]
         times = Counter(names)
         return [name if times[name] == 1 else f"{name}-{number}" for number, name in enumerate(names, 1)]
@@ -166,20 +168,20 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 def _questions(folder: Path) -> dict[str, list[str]]:
     """Questions of a questions.jsonl (minireel's) in a folder, by the video's name."""
-    found: dict[str, list[str]] = {}
+    questions: dict[str, list[str]] = {}
     try:
         lines = (folder / "questions.jsonl").read_text("utf-8").splitlines()
     except (OSError, ValueError):
-        return found
+        return questions
     for line in lines:
         try:
             row = json.loads(line)
-            asked = found.setdefault(row["video"], [])
-            if len(asked) < MOST_QUESTIONS:
-                asked.append(row["conversations"][0]["value"].removeprefix("<video>\n"))
+            texts = questions.setdefault(row["video"], [])
+            if len(texts) < MOST_QUESTIONS:
+                texts.append(row["conversations"][0]["value"].removeprefix("<video>\n"))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             continue
-    return found
+    return questions
 
 
 def _path_of(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""What every request passes first, as plain ASGI: host, origin, sign-in, size of the body; and counting.
+"""Security middleware (plain ASGI): checks host, origin, token and body size, and counts requests.
 
 Not Starlette's BaseHTTPMiddleware: that hides from a stream that its client has gone.
 """
@@ -32,7 +32,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class SecurityMiddleware:
     """The application, guarded.
 
     hosts: names the server answers to, None for all; a page of another site cannot reach a loopback server
@@ -108,13 +108,13 @@ class Guard:
 
     async def _discard(self, scope: dict, receive: Callable) -> None:
         """Reads as much again as is allowed: who is still sending would not see the response."""
-        size, more, most = 0, True, self._body_bytes(scope["path"], scope["method"])
+        size, more_body, most = 0, True, self._body_bytes(scope["path"], scope["method"])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
-                while more and size <= most:
+                while more_body and size <= most:
                     message = await receive()
                     size += len(message.get("body", b""))
-                    more = message.get("more_body", False)
+                    more_body = message.get("more_body", False)
 
     def _check_host(self, headers: dict) -> None:
         host = re.sub(r":\d*$", "", headers.get("host", ""))
@@ -193,7 +193,7 @@ class Guard:
 
 
 def too_large(most: int) -> ApiError:
-    """Of a request beyond `most` bytes."""
+    """The error for a body of more than `most` bytes."""
     size = f"{most / MIB:.3g} MiB"
     return ApiError(413, f"The request is larger than the {size} allowed here: send less.", "too_large")
 

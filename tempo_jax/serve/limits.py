@@ -1,4 +1,4 @@
-"""Bounds on what one request may cost, and on what the server holds. No jax."""
+"""Limits of requests and of the server. Imports no jax."""
 
 import dataclasses
 
@@ -8,15 +8,26 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """All of a server's bounds; bytes, seconds and counts.
+    """The limits of a server, in bytes, seconds and counts.
 
-    Of a request: json_bytes (data: URIs not counted) and inline_bytes (counted); of all that are being read:
-    bodies_bytes; requests and connections at a time. Of a file, checked before anything of it is decoded:
-    upload_bytes, video_seconds, frame_pixels (height x width of a video) and image_pixels. Of the process
-    that decodes it: decode_seconds, of waiting for it and of its own computing alike, and decode_bytes of
-    memory beyond what the interpreter takes. Of the server: waiting requests, openings under way at a time,
-    open_videos and their open_bytes on the device, batch questions answered together, stored_bytes of
-    uploads kept on disk.
+    Attributes:
+      upload_bytes: size of a file.
+      json_bytes: body of a JSON request, without its data: URIs.
+      inline_bytes: body of a JSON request with its data: URIs.
+      bodies_bytes: all bodies that are being received.
+      requests: requests at a time.
+      connections: connections at a time.
+      video_seconds: duration of a video; checked before it is decoded, as are its sizes.
+      frame_pixels: height x width of a video.
+      image_pixels: height x width of an image.
+      decode_seconds: time of a decoding process, and separately time spent waiting for it.
+      decode_bytes: memory of a decoding process beyond that of the interpreter.
+      waiting: queued requests.
+      openings: videos that are being opened.
+      open_videos: cached videos.
+      open_bytes: device memory of cached videos.
+      batch: questions about one video that are decoded in a batch.
+      stored_bytes: disk space of uploads.
     """
 
     upload_bytes: int = 2 * GIB
@@ -39,5 +50,5 @@ class Limits:
 
     @property
     def answers(self) -> int:
-        """Questions being answered at a time: one batch, and as many that need not wait for its end."""
+        """Concurrent questions: two batches, so that a short one need not wait for a long one."""
         return 2 * self.batch

@@ -1,4 +1,4 @@
-"""Videos and pictures as a browser plays them: the right type, by ranges, and nothing that could run."""
+"""Serves videos and images to browsers: types by content, byte ranges, a policy against scripts."""
 
 import re
 from pathlib import Path
@@ -70,11 +70,11 @@ def respond(request: Request, path: Path, name: str) -> Response:
 
 def _check_range(request: Request, size: int) -> None:
     """Leaves a header that can be answered or, as is allowed, none."""
-    asked = request.headers.get("range")
-    if asked is None:
+    header = request.headers.get("range")
+    if header is None:
         return
-    found = _RANGE.fullmatch(asked.replace(" ", ""))
-    start, end = found.groups() if found else ("", "")
+    match = _RANGE.fullmatch(header.replace(" ", ""))
+    start, end = match.groups() if match else ("", "")
     backwards = start and end and int(end) < int(start)
     if not (start or end) or backwards:  # several ranges, other units or nothing that makes sense
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]

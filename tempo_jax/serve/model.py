@@ -1,4 +1,4 @@
-"""What the service needs of a model; Tempo and XComp as one."""
+"""The interface between the service and a model; its implementations for Tempo and XComp."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tempo_jax.ata import KEEP_STRATEGIES
 from tempo_jax.models.config import VideoConfig, XCompConfig
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.store import FrameSampling
 from tempo_jax.tempo.options import Options
 from tempo_jax.utils import paths
 from tempo_jax.video.sources import Source
@@ -21,13 +21,13 @@ class Model(Protocol):
     name: str
     video: VideoConfig
     sampler: Callable | None  # as of `open_video`; goes to another process, so a module's own function
-    frames: Frames  # how it looks at a video unless told otherwise
+    frames: FrameSampling  # the default sampling
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
-    together: bool  # whether several questions about a video are answered at a time
+    together: bool  # whether questions about one video are decoded in a batch
 
     def options(self, **values: Any) -> Any:
-        """Checked settings of one question, its own where not given; TempoError for what makes no sense."""
+        """The validated options of a question, with the model's defaults; raises a TempoError."""
 
     def prepare(self, source: Source, keep_bytes: int) -> Any:
         """The clip of a source that is not read yet, what reading takes compiled; on any thread."""
@@ -43,7 +43,7 @@ class TempoModel:
     """`tempo_jax.Tempo` for the service."""
 
     sampler = None
-    frames = Frames()
+    frames = FrameSampling()
     strategies = (*KEEP_STRATEGIES, "uniform")
     together = True
 
@@ -88,7 +88,7 @@ class XCompModel:
 
         self.xcomp, self.name = xcomp, name
         self.video, self.sampler = layout.VIDEO_CONFIG, layout.sample_indices
-        self.frames = Frames(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
+        self.frames = FrameSampling(layout.FPS, layout.MIN_FRAMES, layout.MAX_FRAMES)
         self.strategies = tuple(options.SCORERS)
         self.eos_ids = xcomp.config.eos_ids
         self._options = options.Options

@@ -1,4 +1,4 @@
-"""An upload as multipart/form-data, written to its place on the disk as it comes, once."""
+"""An upload as multipart/form-data, written to disk as it arrives."""
 
 import logging
 
@@ -10,9 +10,11 @@ from starlette.requests import Request
 from tempo_jax.serve.bodies import PIECE_BYTES
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.sessions import Owner
-from tempo_jax.serve.uploads import Upload, Uploads, Writing
+from tempo_jax.serve.uploads import Upload, Uploads, UploadWriter
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients do wrong is told to them
+logging.getLogger("python_multipart").setLevel(
+    logging.CRITICAL
+)  # invalid requests are reported to the client
 
 FIELD = "file"
 NO_FILE = 'The upload has no "file": send one as multipart/form-data.'
@@ -47,13 +49,13 @@ async def receive(request: Request, uploads: Uploads, owner: Owner) -> Upload:
 
 
 class _Form:
-    """What a parser tells of one form; of its fields only the file is kept."""
+    """Callbacks of the form parser; only the file is kept."""
 
     def __init__(self, uploads: Uploads, owner: Owner):
         self._uploads, self._owner = uploads, owner
         self._name, self._value = b"", b""
         self._disposition = b""
-        self._writing: Writing | None = None
+        self._writing: UploadWriter | None = None
         self._open = self._ended = False
 
     def callbacks(self) -> dict:

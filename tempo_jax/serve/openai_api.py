@@ -7,10 +7,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tempo_jax.serve import chat, multipart, replies, schemas
-from tempo_jax.serve.asking import Alive, ClientGone, ask, substantial, while_connected
+from tempo_jax.serve.asking import Alive, ClientGone, ask, cancel_on_disconnect, first_output_event
 from tempo_jax.serve.data_uris import DataUris
 from tempo_jax.serve.errors import api_error
-from tempo_jax.serve.events import Done, Event, Piece
+from tempo_jax.serve.events import Completed, Event, TextDelta
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Upload
@@ -24,7 +24,7 @@ ALIVE = b": still here\n\n"
 
 
 def router(state: State) -> APIRouter:
-    """All routes; `state` is the server's."""
+    """All routes."""
     made = APIRouter(prefix="/v1")
     _add_chat(made, state)
     _add_files(made, state)
@@ -51,21 +51,24 @@ def _add_chat(api: APIRouter, state: State) -> None:
     async def answered(request: Request, me: Identity, uris: DataUris) -> Response:
         body = await state.bodies.json(request, uris)
         files = chat.Files(state.library, state.uploads, me, uris)
-        asked = await run_in_threadpool(chat.parse, body, service.model, files)
+        chat_request = await run_in_threadpool(chat.parse, body, service.model, files)
         del body
         try:
             events = ask(
-                service, video=asked.video, question=asked.question, frames=asked.frames,
-                options=asked.options, client=me.client, conversation=asked.conversation, stop=asked.stop,
+                service, video=chat_request.video, question=chat_request.question, frames=chat_request.frames,
+                options=chat_request.options, client=me.client, conversation=chat_request.conversation,
+                stop=chat_request.stop,
             )  # fmt: skip
         except Exception as error:
             raise api_error(error) from error
         try:
-            if asked.stream:
+            if chat_request.stream:
                 stream = Alive(_parts(events))
-                first = await while_connected(request, anext(stream))
-                return StreamingResponse(_streamed(state, asked, first, stream, uris), headers=STREAM_HEADERS)
-            done = await while_connected(request, _done(events))
+                first = await cancel_on_disconnect(request, anext(stream))
+                return StreamingResponse(
+                    _streamed(state, chat_request, first, stream, uris), headers=STREAM_HEADERS
+                )
+            done = await cancel_on_disconnect(request, _done(events))
         except ClientGone:
             await events.aclose()
             raise
@@ -73,49 +76,49 @@ def _add_chat(api: APIRouter, state: State) -> None:
             await events.aclose()
             raise api_error(error) from error
         await run_in_threadpool(uris.close)
-        reply = replies.Reply(service.model.name)
-        return JSONResponse(reply.whole(done, replies.extras(done, []), _reason(state, asked, done)))
+        reply = replies.ChatCompletionFormatter(service.model.name)
+        return JSONResponse(reply.whole(done, replies.extras(done, []), _reason(state, chat_request, done)))
 
 
-async def _done(events: AsyncIterator[Event]) -> Done:
-    while not isinstance(event := await substantial(events), Done):
+async def _done(events: AsyncIterator[Event]) -> Completed:
+    while not isinstance(event := await first_output_event(events), Completed):
         pass
     return event
 
 
-async def _parts(events: AsyncIterator[Event]) -> AsyncIterator[Piece | Done]:
+async def _parts(events: AsyncIterator[Event]) -> AsyncIterator[TextDelta | Completed]:
     """The answer's events; of a failure, its error is raised."""
     try:
         while True:
-            event = await substantial(events)
+            event = await first_output_event(events)
             yield event
-            if isinstance(event, Done):
+            if isinstance(event, Completed):
                 return
     finally:
         await events.aclose()
 
 
 async def _streamed(
-    state: State, asked: chat.Chat, first: Piece | Done | None, stream: Alive, uris: DataUris
+    state: State, chat_request: chat.Chat, first: TextDelta | Completed | None, stream: Alive, uris: DataUris
 ) -> AsyncIterator[bytes]:
     """Server-sent events of an answer.
 
     first: what came within asking.HEARTBEAT_SECONDS, while there could still be another status; else None.
     """
-    reply = replies.Reply(state.service.model.name)
+    reply = replies.ChatCompletionFormatter(state.service.model.name)
     event = first
     try:
         if first is None:
             yield ALIVE
         yield reply.first()
-        while not isinstance(event, Done):
-            if isinstance(event, Piece):
+        while not isinstance(event, Completed):
+            if isinstance(event, TextDelta):
                 yield reply.piece(event.text)
             event = await anext(stream)
             if event is None:
                 yield ALIVE
-        extras, reason = replies.extras(event, []), _reason(state, asked, event)
-        yield reply.last(event, extras, reason, asked.include_usage)
+        extras, reason = replies.extras(event, []), _reason(state, chat_request, event)
+        yield reply.last(event, extras, reason, chat_request.include_usage)
     except Exception as error:  # too late for another status
         yield replies.event(api_error(error).body())
     finally:
@@ -123,8 +126,8 @@ async def _streamed(
         await stream.aclose()
 
 
-def _reason(state: State, asked: chat.Chat, done: Done) -> str:
-    return replies.finish_reason(done, asked.options.max_new_tokens, state.service.model.eos_ids)
+def _reason(state: State, chat_request: chat.Chat, done: Completed) -> str:
+    return replies.finish_reason(done, chat_request.options.max_new_tokens, state.service.model.eos_ids)
 
 
 def _file(upload: Upload) -> dict:
@@ -144,8 +147,8 @@ def _add_files(api: APIRouter, state: State) -> None:
 
     @api.post("/files", tags=["OpenAI"], summary="Upload a video or image", openapi_extra=schemas.FORM)
     async def upload(request: Request) -> schemas.File:
-        found = await multipart.receive(request, uploads, Owner.of(request.state.who))
-        return schemas.File(**_file(found))
+        received = await multipart.receive(request, uploads, Owner.of(request.state.who))
+        return schemas.File(**_file(received))
 
     @api.get("/files", tags=["OpenAI"], summary="The session's uploads")
     async def listing(request: Request) -> schemas.FileList:

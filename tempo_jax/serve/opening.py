@@ -1,4 +1,4 @@
-"""Opening one video: decoded in a child process, seen chunk by chunk as the device is free."""
+"""Opens a video: decoded in a child process, encoded chunk by chunk while the device is free."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
-from tempo_jax.serve.store import Key, Opened
+from tempo_jax.serve.store import CachedVideo, Key
 from tempo_jax.video import Source
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ THUMBNAIL_SIDE = 160
 
 
 class Opening:
-    """One video on its way into the store. client: whose question it was started for."""
+    """A video that is being decoded and encoded; `client`: the one whose question started it."""
 
     def __init__(self, service: "Service", key: Key, client: str):
         self.key, self.client = key, client
@@ -37,12 +37,12 @@ class Opening:
         self.thread.start()
 
     def jobs(self) -> list["Job"]:
-        """Those who wait for it."""
+        """The jobs that wait for the video."""
         return self._service.jobs_of(self.key)
 
     @property
     def stalled(self) -> float:
-        """For how many seconds it has been waiting for frames."""
+        """Seconds since it began to wait for frames; 0 while it does not wait."""
         since = self._waits_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -63,7 +63,7 @@ class Opening:
             self._service.opening_over(self, opened, error)  # first, so that its questions are seen
             self._turn.give()
 
-    def _open(self) -> Opened:
+    def _open(self) -> CachedVideo:
         video, frames = self.key
         model, limits = self._service.model, self._service.limits
         request = Request(
@@ -86,7 +86,7 @@ class Opening:
             self._turn.take(self._check)
             model.open(clip, progress)
             held = model.held_bytes(clip)
-        return Opened(
+        return CachedVideo(
             clip=clip,
             held_bytes=held,
             seconds=time.perf_counter() - started,
@@ -98,7 +98,7 @@ class Opening:
 
     @contextlib.contextmanager
     def _lent(self) -> Iterator[None]:
-        """While it waits for frames, others compute."""
+        """Gives the device to other threads while this one waits for frames."""
         held = self._turn.give()
         self._waits_since = time.monotonic()
         try:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_jax.serve.events import Done
+from tempo_jax.serve.events import Completed
 
 
-class Reply:
+class ChatCompletionFormatter:
     """The bodies of one answer, whole or as server-sent events."""
 
     def __init__(self, model: str):
@@ -19,7 +19,7 @@ class Reply:
             "model": model,
         }
 
-    def whole(self, done: Done, extras: dict, reason: str) -> dict:
+    def whole(self, done: Completed, extras: dict, reason: str) -> dict:
         message = {"role": "assistant", "content": done.answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return {
@@ -36,7 +36,7 @@ class Reply:
     def piece(self, text: str) -> bytes:
         return self._chunk({"content": text})
 
-    def last(self, done: Done, extras: dict, reason: str, include_usage: bool) -> bytes:
+    def last(self, done: Completed, extras: dict, reason: str, include_usage: bool) -> bytes:
         end = self._chunk({}, reason, tempo=extras)
         if include_usage:
             end += event(
@@ -54,17 +54,17 @@ def event(body: dict) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-def usage(done: Done) -> dict:
+def usage(done: Completed) -> dict:
     read, new = (int(done.answer.usage[key]) for key in ("prompt_tokens", "new_tokens"))
     return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 
-def finish_reason(done: Done, most: int, eos_ids: Sequence[int]) -> str:
+def finish_reason(done: Completed, most: int, eos_ids: Sequence[int]) -> str:
     ids = done.answer.token_ids
     return "length" if len(ids) >= most and ids[-1] not in eos_ids and not done.stopped else "stop"
 
 
-def extras(done: Done, warnings: Sequence[str]) -> dict:
+def extras(done: Completed, warnings: Sequence[str]) -> dict:
     """Segments with relevance and allocation, Tempo's own usage, seconds per stage, and the saving."""
     values = done.answer.to_dict()
     return {

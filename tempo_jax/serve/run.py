@@ -17,7 +17,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.serve import decoder, protocol
 from tempo_jax.serve.service import Service
 
-GRACE_SECONDS = 10.0  # for answers under way when the server is told to stop
+GRACE_SECONDS = 10.0  # for running requests when the server stops
 LEAVE_SECONDS = 1.0  # after that, for all to be told and closed
 SPARE_FILES = 64  # descriptors that are not for connections
 
@@ -55,18 +55,18 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then ends in order; a second one ends the process at once.
 
-    On the first, nothing new is taken, waiting questions are told, answers under way get `grace` seconds;
-    then they end with a sentence. What still computes after that does not keep the process from ending.
+    On the first, nothing new is taken, queued requests fail, running ones get `grace` seconds
+    and then fail. What still computes after that does not keep the process from ending.
     clean: removes what the server has left on the disk.
     """
     server = _Server(config(guarded, service, grace))
-    told = False
+    stop_requested = False
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal told
-        if told:
+        nonlocal stop_requested
+        if stop_requested:
             leave(128 + number, clean)
-        told = server.should_exit = True
+        stop_requested = server.should_exit = True
         # Not in the signal handler itself: it may have interrupted a thread that holds a lock.
         threading.Thread(target=service.close, args=(grace, LEAVE_SECONDS), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description at /openapi.json; the routes answer in these shapes."""
+"""Schemas of requests and responses, which the routes use and /openapi.json describes."""
 
 from typing import Any, Literal
 
@@ -13,16 +13,16 @@ class Out(BaseModel):
 
 
 class In(BaseModel):
-    """A request; fields that are not listed are refused by name."""
+    """A request; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ErrorBody(Out):
-    message: str = Field(description="One sentence that says what is wrong and what to do.")
+    message: str = Field(description="One line: what is wrong and what to do.")
     type: str
-    param: str | None = Field(description="The request's field that it is about.")
-    code: str | None = Field(description="For programs.")
+    param: str | None = Field(description="The field of the request that is invalid.")
+    code: str | None = Field(description="Machine-readable code.")
 
 
 class Error(Out):
@@ -231,7 +231,7 @@ FORM = {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {
                             "type": "string",
-                            "description": "Read by nobody; OpenAI's clients send it.",
+                            "description": "Ignored; OpenAI's clients send it.",
                         },
                     },
                     "required": ["file"],
@@ -249,19 +249,19 @@ EVENTS = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}
 
 def setting_properties(model: Model) -> dict[str, dict]:
     """The settings of a question as JSON schema."""
-    found = {}
+    properties = {}
     for row in settings.described(model):
         schema = {"type": row["type"], "description": f"{row['label']}. {row['help']}"}
-        for theirs, ours in (("minimum", "minimum"), ("maximum", "maximum"), ("enum", "choices")):
-            if row.get(ours) is not None:
-                schema[theirs] = row[ours]
-        found[row["name"]] = schema
-    return found
+        for keyword, field in (("minimum", "minimum"), ("maximum", "maximum"), ("enum", "choices")):
+            if row.get(field) is not None:
+                schema[keyword] = row[field]
+        properties[row["name"]] = schema
+    return properties
 
 
 def chat_body(model: Model) -> dict:
-    """What /v1/chat/completions takes, from the tables it is read with."""
-    own = setting_properties(model)
+    """The schema of a chat completion request, from the tables that parse it."""
+    setting_schemas = setting_properties(model)
     text = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}}
     parts: list[dict] = [text | {"required": ["type", "text"]}]
     for kind, (outer, inner) in fields.VISUAL_PARTS.items():
@@ -272,7 +272,7 @@ def chat_body(model: Model) -> dict:
                 {"type": "object", "properties": {inner: {"type": "string"}}, "required": [inner]},
             ]
         }
-        properties = {"type": {"const": kind}, outer: address, **own}
+        properties = {"type": {"const": kind}, outer: address, **setting_schemas}
         parts.append({"type": "object", "properties": properties, "required": ["type", outer]})
     content = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": parts}}]}
     message = {
@@ -280,7 +280,7 @@ def chat_body(model: Model) -> dict:
         "properties": {"role": {"enum": ["system", "developer", "user", "assistant"]}, "content": content},
         "required": ["role", "content"],
     }
-    theirs = {name: own[ours] for name, ours in fields.NAMES.items()}
+    openai_settings = {openai_name: setting_schemas[name] for openai_name, name in fields.NAMES.items()}
     schema = {
         "type": "object",
         "properties": {
@@ -289,10 +289,14 @@ def chat_body(model: Model) -> dict:
             "stream": {"type": "boolean"},
             "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}},
             "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-            **theirs,
-            **own,
-            "tempo": {"type": "object", "properties": own, "additionalProperties": False},
-            "mm_processor_kwargs": {"type": "object", "properties": own, "additionalProperties": False},
+            **openai_settings,
+            **setting_schemas,
+            "tempo": {"type": "object", "properties": setting_schemas, "additionalProperties": False},
+            "mm_processor_kwargs": {
+                "type": "object",
+                "properties": setting_schemas,
+                "additionalProperties": False,
+            },
         },
         "required": ["model", "messages"],
     }

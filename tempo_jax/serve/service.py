@@ -2,8 +2,8 @@
 
 Questions that wait for the same video are answered together. All threads compute by turns (`device`): answers
 a slice of some tokens at a time, so that a short one need not wait for the end of a long one, and videos that
-are not open yet are opened chunk by chunk between them. What becomes of a question is told to its listener
-as events (`events`), called on the service's threads: the last one is Done, Ready (of a job without a
+are not open yet are opened chunk by chunk between them. A job's `on_event` is called
+with events (`events`), called on the service's threads: the last one is Completed, Ready (of a job without a
 question) or Failed, unless the job was cancelled.
 """
 
@@ -23,11 +23,11 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Answering, Device
-from tempo_jax.serve.events import Done, Event, Failed, Piece, Progress, Queued, Ready, Started
+from tempo_jax.serve.events import Completed, Event, Failed, Progress, Queued, Ready, Started, TextDelta
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.model import Model
 from tempo_jax.serve.opening import Opening
-from tempo_jax.serve.store import Frames, Key, Opened, OpenVideos, VideoFile
+from tempo_jax.serve.store import CachedVideo, FrameSampling, Key, VideoCache, VideoFile
 
 log = logging.getLogger("tempo_jax.serve")
 
@@ -35,11 +35,11 @@ FIRST_GUESS_SECONDS = 5.0  # of a question, before any has been answered
 STALLED_SECONDS = 5.0  # an opening that waits so long for frames lends its place to another
 MOST_STALLED = 4  # times as many openings as places, at most
 NEWCOMERS = 4  # places beyond the queue's for those who have none in it
-WRITING = "generating"  # what systems call that stage
+DECODING_STAGE = "generating"  # what systems call that stage
 CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """The queue is full. retry_after: whole seconds after which a place is likely."""
 
     def __init__(self, retry_after: int):
@@ -47,28 +47,28 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
-class Closing(Exception):
+class ShuttingDown(Exception):
     """The server is shutting down."""
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One question about one video, or None to open it only. client: who asks, for a fair order.
+    """A question about a video, or None to open it only. client: whom to schedule fairly.
 
     conversation: earlier messages, and the video's place in them; stop: texts that end the answer.
     """
 
     video: VideoFile
     question: str | None
-    frames: Frames
+    frames: FrameSampling
     options: Any  # of Model.options
-    listener: Callable[[Event], None]
+    on_event: Callable[[Event], None]
     client: str = ""
     conversation: Sequence[Message] = ()
     stop: tuple[str, ...] = ()
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
     number: int = 0  # of the order of arrival
-    opened: Opened | None = None  # once it may be answered
+    opened: CachedVideo | None = None  # once it may be answered
     reused: bool = False
     place: int | None = None  # in the queue, as told last
 
@@ -89,7 +89,7 @@ class Group:
     reading: bool = True
 
     @property
-    def opened(self) -> Opened:
+    def opened(self) -> CachedVideo:
         return self.jobs[0].opened
 
     def cancelled(self) -> bool:
@@ -115,8 +115,8 @@ class Service:
 
     def __init__(self, model: Model, limits: Limits | None = None):
         self.model, self.limits = model, limits or Limits()
-        self.store = OpenVideos(self.limits)
-        self.observers: list[Callable[[Event], None]] = []  # hear of every Done and Failed
+        self.store = VideoCache(self.limits)
+        self.observers: list[Callable[[Event], None]] = []  # hear of every Completed and Failed
         self._device = Device()
         self._waiting: list[Job] = []  # in the order of arrival; those whose video is being opened too
         self._groups: list[Group] = []  # being answered
@@ -164,14 +164,14 @@ class Service:
         return [job for group in list(self._groups) for job in group.jobs]
 
     def submit(self, job: Job) -> Job:
-        """Queues the job. Raises Busy when the queue is full, Closing when the server is shutting down."""
+        """Queues the job. Raises QueueFull when it is full, ShuttingDown when the server is."""
         with self._changed:
             if self._closing:
-                raise Closing("The server is shutting down: try again later.")
+                raise ShuttingDown("The server is shutting down: try again later.")
             new = all(other.client != job.client for other in self._waiting)
             if len(self._waiting) >= self.limits.waiting + (NEWCOMERS if new and self._waiting else 0):
                 seconds = self._seconds * (len(self._waiting) + len(self._running()))
-                raise Busy(min(600, max(1, math.ceil(seconds))))
+                raise QueueFull(min(600, max(1, math.ceil(seconds))))
             job.number = next(self._numbers)
             self._waiting.append(job)
             self._update()
@@ -185,20 +185,20 @@ class Service:
                 self._waiting.remove(job)
                 self._update()
 
-    def forget(self, video: VideoFile, frames: Frames | None = None) -> None:
+    def forget(self, video: VideoFile, frames: FrameSampling | None = None) -> None:
         """Lets go of what is held of a video (sampled so) unless a question about it waits."""
         with self._changed:
             wanted = {job.key for job in (*self._waiting, *self._running())}
             self.store.drop(lambda key: key[0] == video and frames in (None, key[1]) and key not in wanted)
 
     def drain(self) -> None:
-        """Takes no more jobs and fails the waiting ones; those being answered go on."""
+        """Takes no more jobs and fails the waiting ones; running ones continue."""
         with self._changed:
             self._closing = True
             waiting, self._waiting = self._waiting, []
             self._changed.notify_all()
         for job in waiting:
-            self._tell(job, Failed(Closing("The server is shutting down: try again later.")))
+            self._emit(job, Failed(ShuttingDown("The server is shutting down: try again later.")))
             job.cancelled.set()
 
     def close(self, grace: float = 0.0, patience: float | None = None) -> None:
@@ -207,35 +207,37 @@ class Service:
         patience: seconds to wait for the threads to end after that; None: as long as it takes.
         """
         self.drain()
-        _join(self._threads, grace)
+        _join_threads(self._threads, grace)
         for job in self._running():
             if not job.cancelled.is_set():
-                self._tell(job, Failed(Closing("The server has shut down before the answer was complete.")))
+                self._emit(
+                    job, Failed(ShuttingDown("The server has shut down before the answer was complete."))
+                )
                 job.cancelled.set()
-        _join(self._all_threads(), patience)
+        _join_threads(self._all_threads(), patience)
 
     # The queue; every method below that says "locked" is called with the lock held.
 
     def _update(self) -> None:
         """Locked: after any change of the queue. Finds open videos, starts openings, tells places."""
         for job in self._waiting:
-            if job.opened is None and job.key not in self._openings and (found := self.store.get(job.key)):
-                job.opened, job.reused = found, True
+            if job.opened is None and job.key not in self._openings and (cached := self.store.get(job.key)):
+                job.opened, job.reused = cached, True
         self._finish_opened()
-        while opening := self._may_open():
+        while opening := self._next_opening():
             opening.start()
         clients = {job.client for job in self._waiting}
         self._served = {client: last for client, last in self._served.items() if client in clients}
-        self._tell_places()
+        self._emit_positions()
         self._changed.notify_all()
 
     def _finish_opened(self) -> None:
         """Locked: jobs without a question are done once their video is open."""
         for job in [job for job in self._waiting if job.opened is not None and job.question is None]:
             self._waiting.remove(job)
-            self._tell(job, Ready(job.opened, job.reused))
+            self._emit(job, Ready(job.opened, job.reused))
 
-    def _may_open(self) -> Opening | None:
+    def _next_opening(self) -> Opening | None:
         """Locked: the opening to start next, entered among the others; None: there is none, or no place."""
         waiting = [job for job in self._waiting if job.opened is None and job.key not in self._openings]
         if not waiting or self._closing:
@@ -253,27 +255,27 @@ class Service:
         opening = Opening(self, job.key, job.client)
         self._openings[job.key] = opening
         for job in opening.jobs():
-            self._tell(job, Started(False))
+            self._emit(job, Started(False))
         return opening
 
     def _wanted(self) -> set[Key]:
         """Locked: what questions wait for, or are being answered about."""
         return {job.key for job in (*self._waiting, *self._running()) if job.opened is not None}
 
-    def _tell_places(self) -> None:
+    def _emit_positions(self) -> None:
         """Locked: to those that wait for their turn and whose place has changed."""
         for place, job in enumerate(sorted(self._waiting, key=self._order), 1):
             if job.key in self._openings and job.opened is None:
                 job.place = None  # it hears of the progress
             elif job.place != place:
                 job.place = place
-                self._tell(job, Queued(place, self._seconds * place))
+                self._emit(job, Queued(place, self._seconds * place))
 
     def _order(self, job: Job) -> tuple[int, int]:
-        """Those who were served longest ago first, of one client in the order of arrival."""
+        """Sort key: clients that were served longest ago first, each client in order of arrival."""
         return self._served.get(job.client, -1), job.number
 
-    def opening_over(self, opening: Opening, opened: Opened | None, error: Exception | None) -> None:
+    def opening_over(self, opening: Opening, opened: CachedVideo | None, error: Exception | None) -> None:
         """Called by an opening's thread at its end."""
         with self._changed:
             jobs = opening.jobs()
@@ -284,7 +286,7 @@ class Service:
                 self.store.put(opening.key, opened, self._wanted())
                 for job in jobs:
                     if job.question is not None:
-                        self._tell(job, Ready(opened, False))
+                        self._emit(job, Ready(opened, False))
             elif error is not None:
                 for job in jobs:
                     self._waiting.remove(job)
@@ -296,7 +298,7 @@ class Service:
         with self._changed:
             return [job for job in self._waiting if job.key == key]
 
-    def _may_start(self) -> list[Job]:
+    def _startable_jobs(self) -> list[Job]:
         """Locked: the jobs that may be answered together next, the first of which has waited its turn.
 
         None of a video that others are reading now; of one client half of all places at most.
@@ -323,7 +325,7 @@ class Service:
     def _work(self) -> None:
         while self._wait():
             with self._device.answering() as turn:
-                group = self._next(turn)
+                group = self._next_batch(turn)
                 try:
                     if group.jobs:
                         prefetch.while_waiting.set(group.lent)  # in this thread's context
@@ -339,7 +341,7 @@ class Service:
     def _wait(self) -> bool:
         """Until something can be answered, and this thread is the one to do it; False at the end."""
         with self._changed:
-            while self._claimed or not self._may_start():
+            while self._claimed or not self._startable_jobs():
                 if self._closing:
                     return False
                 if not self._changed.wait(CHECK_SECONDS if self._openings else None):
@@ -347,11 +349,11 @@ class Service:
             self._claimed = True
         return True
 
-    def _next(self, turn: Answering) -> Group:
+    def _next_batch(self, turn: Answering) -> Group:
         """The job whose turn it is and those it can be answered with; none where all have gone."""
         with self._changed:
             self._claimed = False
-            group = Group(self._may_start(), turn)
+            group = Group(self._startable_jobs(), turn)
             for job in group.jobs:
                 self._waiting.remove(job)
                 self._served[job.client] = job.number
@@ -366,15 +368,15 @@ class Service:
         jobs, opened = group.jobs, group.opened
         for job in jobs:
             if job.reused:
-                self._tell(job, Started(True))
-                self._tell(job, Ready(opened, True))
+                self._emit(job, Started(True))
+                self._emit(job, Ready(opened, True))
         turns = [self._turn(group, job) for job in jobs]
         if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
             if turn.answer is not None:
                 values = (job.reused, opened.seconds, opened.thumbnails, len(jobs), turn.stopped)
-                self._tell(job, Done(turn.answer, *values))
+                self._emit(job, Completed(turn.answer, *values))
             elif turn.error is not None:
                 self._fail([job], turn.error)
 
@@ -382,7 +384,7 @@ class Service:
         return GenerationRequest(
             job.question,
             job.options,
-            on_text=lambda text: self._tell(job, Piece(text)),
+            on_text=lambda text: self._emit(job, TextDelta(text)),
             is_cancelled=job.cancelled.is_set,
             progress=lambda *step: self._answering(group, job, *step),
             conversation=job.conversation,
@@ -390,12 +392,12 @@ class Service:
         )
 
     def _answering(self, group: Group, job: Job, stage: str, done: int, total: int) -> None:
-        """Passes progress on and ends the slice: what is next may be somebody else's."""
-        writing = stage == WRITING
-        # What is written together is the others' too.
+        """Passes progress on and ends the slice: the next one may be another group's."""
+        writing = stage == DECODING_STAGE
+        # A batch is also the other jobs'.
         if group.cancelled() if writing else job.cancelled.is_set():
             raise Cancelled
-        self._tell(job, Progress(stage, done, total))
+        self._emit(job, Progress(stage, done, total))
         if writing and group.reading:
             with self._changed:
                 group.reading = False
@@ -406,14 +408,14 @@ class Service:
     # Telling
 
     def progress(self, jobs: Callable[[], list[Job]]) -> Callable[[str, int, int], None]:
-        """Passes progress on, and is where long computations notice that nobody waits for them."""
+        """Passes progress on, and is where long computations check for cancellation."""
 
         def progress(stage: str, done: int, total: int) -> None:
             heard = jobs()
             if all(job.cancelled.is_set() for job in heard):
                 raise Cancelled
             for job in heard:
-                self._tell(job, Progress(stage, done, total))
+                self._emit(job, Progress(stage, done, total))
 
         return progress
 
@@ -422,18 +424,18 @@ class Service:
             log.error("a question could not be answered", exc_info=error)
         for job in jobs:
             if not isinstance(error, Cancelled):
-                self._tell(job, Failed(error))
+                self._emit(job, Failed(error))
 
-    def _tell(self, job: Job, event: Event) -> None:
+    def _emit(self, job: Job, event: Event) -> None:
         if job.cancelled.is_set():
             return
-        if isinstance(event, Done | Failed):
+        if isinstance(event, Completed | Failed):
             for observer in self.observers:
                 observer(event)
-        job.listener(event)
+        job.on_event(event)
 
 
-def _join(threads: Sequence[threading.Thread], seconds: float | None) -> None:
+def _join_threads(threads: Sequence[threading.Thread], seconds: float | None) -> None:
     """Waits for them to end, so many seconds for all together; None: as long as it takes."""
     end = None if seconds is None else time.monotonic() + seconds
     for thread in threads:
@@ -441,8 +443,8 @@ def _join(threads: Sequence[threading.Thread], seconds: float | None) -> None:
 
 
 def internal(error: Exception) -> bool:
-    """Whether it is a bug of ours rather than something a user can mend."""
-    return not isinstance(error, TempoError | Busy | Closing | Cancelled)
+    """Whether it is an internal error rather than invalid input."""
+    return not isinstance(error, TempoError | QueueFull | ShuttingDown | Cancelled)
 
 
 def describe(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Who a request comes from: a random session in a signed cookie, and what belongs to it."""
+"""Sessions: a random id in a signed cookie, and ownership of uploads, clips and questions."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ _VALUE = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Of one request. session: its own; fresh: it came without one, so this one is new.
+    """The origin of a request. session: its id; fresh: whether it was created for this request.
 
     client: whom the queue is fair to. address: where the request comes from.
     """
@@ -33,7 +33,7 @@ class Identity:
 @dataclasses.dataclass
 class Owner:
     """Whose something is. Made by a request without a session, it is also for others without one that name
-    it, until its session comes back: not every client keeps cookies, and nobody else knows the name.
+    it, until its session comes back: not every client keeps cookies, and the name is secret.
     """
 
     session: str
@@ -44,7 +44,7 @@ class Owner:
         return cls(who.session, not who.fresh)
 
     def admits(self, who: Identity) -> bool:
-        """Whether it is theirs, named by its id."""
+        """Whether `who` may use it, having named its id."""
         if self.session == who.session:
             self.claimed = True
             return True
@@ -81,13 +81,13 @@ class Sessions:
             morsel = SimpleCookie(header).get(COOKIE)
         except CookieError:
             return None
-        found = _VALUE.fullmatch(morsel.value) if morsel else None
-        if found is None or not hmac.compare_digest(found[2], self._mac(found[1])):
+        match = _VALUE.fullmatch(morsel.value) if morsel else None
+        if match is None or not hmac.compare_digest(match[2], self._mac(match[1])):
             return None
-        return None if found[1] in self._ended else found[1]
+        return None if match[1] in self._ended else match[1]
 
     def end(self, session: str) -> None:
-        """Its cookie is worth nothing any more, whoever else has it (until the server starts anew)."""
+        """Invalidates its cookie until the server restarts."""
         self._ended[session] = None
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]

@@ -1,128 +1,79 @@
-"""The settings of a question: one table for the HTTP API, its description and the page.
+"""The settings of a question in the HTTP API and on the page; types and bounds are those of `fields.FIELDS`.
 
-What is not given is the model's own.
+Defaults are the model's.
 """
 
 import dataclasses
 import difflib
-import math
 import re
 from typing import Any
 
+from tempo_jax import fields
 from tempo_jax.errors import TempoError
+from tempo_jax.fields import FIELDS
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.model import Model
-from tempo_jax.serve.store import Frames
+from tempo_jax.serve.store import FrameSampling
 
-LISTED = re.compile(r"video-[0-9a-f]{24}")  # ids of the library's videos
+LIBRARY_ID = re.compile(r"video-[0-9a-f]{24}")  # ids of the library's videos
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """low, high: what the API takes, both included; slider: (low, high, step) of the published demo."""
+    """How the page shows a field.
 
-    kind: type
+    Attributes:
+      label: its caption.
+      slider: (low, high, step) of the demo that the authors published; None: a number is typed in.
+      main: whether it is shown before "more settings" is opened.
+    """
+
     label: str
-    help: str
-    low: float = 0
-    high: float = 0
     slider: tuple[float, float, float] | None = None
-    main: bool = False  # shown first
+    main: bool = False
 
 
 SETTINGS = {
-    "budget": Setting(
-        int,
-        "Visual tokens to spend",
-        "Memory tokens that the language model may see of the whole video; time tags are not counted.",
-        *(1, 16_384),
-        slider=(64, 16_384, 64),
-        main=True,
-    ),
-    "max_frames": Setting(
-        int,
-        "Frames to look at, at most",
-        "Longer videos are sampled more thinly.",
-        *(1, 2048),
-        slider=(16, 2048, 16),
-        main=True,
-    ),
-    "min_frames": Setting(
-        int, "Frames to look at, at least", "Shorter videos are sampled more densely, if they can be.",
-        *(1, 2048),
-    ),
-    "fps": Setting(float, "Frames a second", "How densely the video is sampled within these.", *(0.01, 60)),
-    "strategy": Setting(str, "What to keep", "What of all that was seen stays within the budget.", main=True),
-    "compress": Setting(
-        bool,
-        "Compress",
-        "Off: every token is kept, as the published baseline does, if the video is short enough.",
-        main=True,
-    ),
-    "max_new_tokens": Setting(
-        int,
-        "Length of the answer, in tokens at most",
-        "The answer is cut off there.",
-        *(1, 4096),
-        slider=(64, 4096, 64),
-        main=True,
-    ),
-    "temperature": Setting(
-        float, "Temperature", "0 is greedy: always the likeliest word. Higher values vary the answer.",
-        *(0, 2), slider=(0, 1, 0.1), main=True,
-    ),
-    "top_p": Setting(
-        float, "Top-p", "Of the likeliest words those of this total probability are drawn from.", *(1e-6, 1)
-    ),
-    "seed": Setting(int, "Seed", "The same seed draws the same answer.", *(0, 2**63 - 1)),
-}  # fmt: skip
-SAMPLING = tuple(field.name for field in dataclasses.fields(Frames) if field.name in SETTINGS)
+    "budget": Setting("Visual token budget", (64, 16_384, 64), main=True),
+    "max_frames": Setting("Maximum sampled frames", (16, 2048, 16), main=True),
+    "min_frames": Setting("Minimum sampled frames"),
+    "fps": Setting("Frames per second"),
+    "strategy": Setting("Strategy", main=True),
+    "compress": Setting("Compress", main=True),
+    "max_new_tokens": Setting("Maximum new tokens", (64, 4096, 64), main=True),
+    "temperature": Setting("Temperature", (0, 1, 0.1), main=True),
+    "top_p": Setting("Top-p"),
+    "seed": Setting("Seed"),
+}
+SAMPLING = tuple(field.name for field in dataclasses.fields(FrameSampling) if field.name in SETTINGS)
 JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
-def checked(name: str, value: Any, strategies: tuple[str, ...]) -> Any:
-    """The value of a setting; TempoError says what it may be."""
-    setting = SETTINGS[name]
-    if setting.kind is bool:
-        if isinstance(value, bool):
-            return value
-        raise TempoError(f"{name} is {value!r:.80}, but it must be true or false.")
-    if setting.kind is str:
-        if isinstance(value, str) and value in strategies:
-            return value
-        raise TempoError(f"{name} is {value!r:.80}, but it must be one of {', '.join(strategies)}.")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Compared before anything is computed with it: JSON has whole numbers of any size.
-    if (
-        number
-        and setting.low <= value <= setting.high
-        and math.isfinite(value)
-        and setting.kind(value) == value
-    ):
-        return setting.kind(value)
-    what = "a whole number" if setting.kind is int else "a number"
-    bounds = f"{setting.low:.15g} to {setting.high:.15g}"
-    raise TempoError(f"{name} is {_short(value)}, but it must be {what} from {bounds}.")
+def validate(name: str, value: Any, model: Model) -> Any:
+    """Checks the value of a setting.
+
+    Raises:
+      TempoError: It is of another type, out of the HTTP API's bounds, or none of the model's choices.
+    """
+    field = FIELDS[name]
+    if field.kind is str:
+        return fields.check_choice(name, value, "tempo", model.strategies)
+    if field.kind is int and isinstance(value, float) and value.is_integer():  # 7.0, as some clients write
+        value = int(value)
+    return fields.check(name, value, served=True)
 
 
-def _short(value: Any) -> str:
-    """The value in at most 80 characters; whole numbers may be too long to be written out."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
-        return f"a number of {value.bit_length()} bits"
-    return f"{value!r:.80}"
+def read(values: dict[str, Any], model: Model) -> tuple[FrameSampling, Any]:
+    """The sampling of the video and the options of the question; None means the default.
 
-
-def read(values: dict[str, Any], model: Model) -> tuple[Frames, Any]:
-    """How to sample the video, and the model's options of the question; None counts as not given.
-
-    TempoError as `checked`.
+    TempoError as `validate`.
     """
     for name in values:
         if name not in SETTINGS:
             raise TempoError(_unknown(name))
-    given = {n: checked(n, value, model.strategies) for n, value in values.items() if value is not None}
-    sampling = {name: given.pop(name) for name in SAMPLING if name in given}
-    return dataclasses.replace(model.frames, **sampling), model.options(**given)
+    checked = {n: validate(n, value, model) for n, value in values.items() if value is not None}
+    sampling = {name: checked.pop(name) for name in SAMPLING if name in checked}
+    return dataclasses.replace(model.frames, **sampling), model.options(**checked)
 
 
 def _unknown(name: str, place: str = "") -> str:
@@ -131,7 +82,7 @@ def _unknown(name: str, place: str = "") -> str:
 
 
 def unknown(name: str, place: str) -> ApiError:
-    """Of an object of settings at `place`."""
+    """The error for an unknown setting in the object at `place`."""
     return ApiError(400, _unknown(name, f" in {place}"), "unknown_parameter", f"{place}.{name[:80]}")
 
 
@@ -140,20 +91,21 @@ def described(model: Model) -> list[dict]:
     defaults = {**vars(model.frames), **vars(model.options())}
     rows = []
     for name, setting in SETTINGS.items():
+        field = FIELDS[name]
         row = {
             "name": name,
-            "type": JSON_TYPES[setting.kind],
+            "type": JSON_TYPES[field.kind],
             "label": setting.label,
-            "help": setting.help,
+            "help": f"{field.help[0].upper()}{field.help[1:]}.",
             "group": "video" if name in SAMPLING else "answer",
             "main": setting.main,
-            "default": defaults[name],  # None: as the video asks for
+            "default": defaults[name],  # None: chosen by the video's length
             "published": None,
         }
-        if setting.kind is str:
+        if field.kind is str:
             row["choices"] = list(model.strategies)
-        elif setting.kind is not bool:
-            row |= {"minimum": setting.low, "maximum": setting.high}
+        elif field.kind is not bool:
+            row["minimum"], row["maximum"] = fields.bounds(name, served=True)
         if setting.slider:
             row["published"] = dict(zip(("minimum", "maximum", "step"), setting.slider))
         rows.append(row)

@@ -1,4 +1,4 @@
-"""What a server's routes share: the service, files, sessions, clips, questions under way, thumbnails."""
+"""State shared by the routes: service, files, sessions, clips, running questions, thumbnails."""
 
 import asyncio
 import dataclasses
@@ -8,17 +8,17 @@ from collections import OrderedDict
 from starlette.concurrency import run_in_threadpool
 
 from tempo_jax.errors import TempoError
-from tempo_jax.serve.asking import Asking
+from tempo_jax.serve.asking import QuestionHandler
 from tempo_jax.serve.bodies import Bodies
 from tempo_jax.serve.clips import Clip, Clips
 from tempo_jax.serve.decoder import decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.files import Entry, Library
+from tempo_jax.serve.files import Entry, MediaFolders
 from tempo_jax.serve.opening import thumbnail
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.sessions import Identity, Owner, Sessions
-from tempo_jax.serve.settings import LISTED
+from tempo_jax.serve.settings import LIBRARY_ID
 from tempo_jax.serve.store import VideoFile
 from tempo_jax.serve.uploads import IDENTITY, Upload, Uploads
 
@@ -33,15 +33,15 @@ class Question:
 
     id: str
     owner: Owner
-    asking: Asking
+    asking: QuestionHandler
     clip: Clip
     eos_ids: tuple[int, ...]
 
 
 class State:
-    """Of one server."""
+    """The state of one server."""
 
-    def __init__(self, service: Service, library: Library, uploads: Uploads, sessions: Sessions):
+    def __init__(self, service: Service, library: MediaFolders, uploads: Uploads, sessions: Sessions):
         self.service, self.library, self.uploads, self.sessions = service, library, uploads, sessions
         self.bodies = Bodies(service.limits)
         self.clips = Clips(service)
@@ -52,11 +52,11 @@ class State:
         """An upload of theirs or a video of the library; ApiError 404."""
         if IDENTITY.fullmatch(identity):
             return self.uploads.get(identity, who)
-        if LISTED.fullmatch(identity):
+        if LIBRARY_ID.fullmatch(identity):
             return self.library.get(identity)
         raise ApiError(404, f"There is no video {identity[:80]!r}: see /api/videos.", "video_not_found")
 
-    def add_question(self, owner: Owner, asking: Asking, clip: Clip) -> Question:
+    def add_question(self, owner: Owner, asking: QuestionHandler, clip: Clip) -> Question:
         identity = f"question-{secrets.token_hex(12)}"
         eos = tuple(self.service.model.eos_ids)
         self._questions[identity] = question = Question(identity, owner, asking, clip, eos)
@@ -77,11 +77,11 @@ class State:
         clip = question.clip
         others = any(q.clip is clip for q in self._questions.values())
         if clip.job is None and clip.opened is None and not clip.over and not others:
-            self.clips.close(clip)  # nobody opens it
+            self.clips.close(clip)  # no question waits for it
 
 
 class Thumbnails:
-    """Pictures of videos that are not open: one frame, decoded like all else in a process of its own."""
+    """Thumbnails of videos that are not open: one frame, decoded like all else in a process of its own."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -112,4 +112,4 @@ class Thumbnails:
         except TempoError as error:
             return api_error(error)
         except Exception:
-            return ApiError(400, f"There is no picture of {video.name}.", "no_thumbnail")
+            return ApiError(400, f"There is no thumbnail of {video.name}.", "no_thumbnail")

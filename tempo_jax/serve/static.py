@@ -38,12 +38,12 @@ def pages(folder: Path | None = UI) -> dict[str, Path]:
     """Path in the address -> file, of all that may be served; nothing where there is no page."""
     if folder is None or not (folder / INDEX).is_file():
         return {}
-    found = {"/": folder / INDEX}
+    files = {"/": folder / INDEX}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.suffix in TYPES and path.is_file() and not any(part.startswith((".", "_")) for part in parts):
-            found["/" + "/".join(parts)] = path
-    return found
+            files["/" + "/".join(parts)] = path
+    return files
 
 
 def mount(app: FastAPI, files: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Opened videos, the least recently used of which go first. Used with the service's lock held."""
+"""The cache of opened videos, least recently used out first. Used with the service's lock held."""
 
 import dataclasses
 from collections import OrderedDict
@@ -10,8 +10,8 @@ from tempo_jax.serve.limits import Limits
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
-    """How a video is sampled (as in `Tempo.ask`); `sampling` is the server's, not a question's."""
+class FrameSampling:
+    """How a video is sampled, as in `Tempo.ask`; `sampling` is set per server, not per question."""
 
     fps: float = 2.0
     min_frames: int = 4
@@ -35,10 +35,10 @@ def video_file(path: Path, name: str) -> VideoFile:
 
 
 @dataclasses.dataclass
-class Opened:
-    """A video the model has seen.
+class CachedVideo:
+    """A video that the model has encoded.
 
-    seconds: what that took; thumbnails: JPEG files, one a segment; frames: how many were sampled;
+    seconds: time to open it; thumbnails: JPEG files, one a segment; frames: how many were sampled;
     spans: start and end of the segments in seconds, none of an image.
     """
 
@@ -51,15 +51,15 @@ class Opened:
     spans: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
-Key = tuple[VideoFile, Frames]
+Key = tuple[VideoFile, FrameSampling]
 
 
-class OpenVideos:
-    """A store bounded in number and in bytes of device memory."""
+class VideoCache:
+    """A cache bounded in number and in bytes of device memory."""
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self._items: OrderedDict[Key, Opened] = OrderedDict()
+        self._items: OrderedDict[Key, CachedVideo] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -68,32 +68,31 @@ class OpenVideos:
     def held_bytes(self) -> int:
         return sum(item.held_bytes for item in list(self._items.values()))  # read from other threads too
 
-    def get(self, key: Key) -> Opened | None:
+    def get(self, key: Key) -> CachedVideo | None:
         if key in self._items:
             self._items.move_to_end(key)
         return self._items.get(key)
 
     def make_room(self, places: int, wanted: Collection[Key] = ()) -> None:
-        """Leaves `places` where it can, so that there are never more than allowed, not even meanwhile.
-
-        wanted: those that questions wait for stay.
-        """
+        """Evicts videos so that `places` more fit, except for those in `wanted`, which questions wait for."""
         for key in [key for key in self._items if key not in wanted]:
             if len(self._items) + places > self._limits.open_videos:
                 del self._items[key]
 
-    def put(self, key: Key, item: Opened, wanted: Collection[Key] = ()) -> None:
-        """Keeps the item; the others go while all are too large, and at last the item itself."""
+    def put(self, key: Key, item: CachedVideo, wanted: Collection[Key] = ()) -> None:
+        """Caches the item; evicts others while the limits are exceeded, and the item itself last."""
         self.make_room(1, wanted)
         self._items[key] = item
-        others = sorted(self._items, key=lambda other: (other == key, other in wanted))  # else as they came
-        for other in others:
+        eviction_order = sorted(
+            self._items, key=lambda other: (other == key, other in wanted)
+        )  # else as they came
+        for other in eviction_order:
             if self.held_bytes <= self._limits.open_bytes and len(self._items) <= self._limits.open_videos:
                 return
             del self._items[other]
 
     def drop(self, which: Callable[[Key], bool]) -> None:
-        """Lets go of those for which `which` is true."""
+        """Evicts the videos whose key fulfills `which`."""
         for key in list(self._items):
             if which(key):
                 del self._items[key]

@@ -32,7 +32,7 @@ TRIES = 20
 MOST_SOCKET_PATH = 74  # the system allows 107 characters, and 33 follow
 YOUNG, YOUNG_SECONDS = "new-", 60.0  # a folder that is just being made
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# First bytes of pictures -> suffix, for frames of a list, which are told apart by it.
+# First bytes of images -> suffix, for frames of a list, which have no other name.
 PICTURES = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -44,7 +44,7 @@ PICTURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """owner: None for what came within a request, which is nobody's to list and goes with it."""
+    """owner: None for what came within a request, which is not listed and goes with it."""
 
     id: str
     name: str
@@ -54,7 +54,7 @@ class Upload:
     owner: Owner | None
 
     def video(self) -> VideoFile:
-        """What the service is asked about."""
+        """The file as the service takes it."""
         return video_file(self.path, self.name)
 
 
@@ -71,12 +71,12 @@ class Uploads:
         self._uses: Counter[str] = Counter()  # requests that use a file that came within one
         self._lock = threading.Lock()
 
-    def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "Writing":
+    def new(self, name: str, owner: Owner | None = None, most: int | None = None) -> "UploadWriter":
         """A file to be written, of at most `most` bytes; ApiError 507 where there is no room."""
-        return Writing(self, name, owner, most or self._limits.upload_bytes)
+        return UploadWriter(self, name, owner, most or self._limits.upload_bytes)
 
     def keep_temporary_files(self) -> None:
-        """What else this process leaves (multiprocessing a socket) is in the folder too, and goes with it."""
+        """Puts other temporary files of this process there too, such as multiprocessing's socket."""
         if len(str(self.folder)) < MOST_SOCKET_PATH:
             tempfile.tempdir = str(self.folder)
             # After multiprocessing's own, which has priority -100, has removed its socket.
@@ -163,7 +163,7 @@ class Uploads:
         _delete(upload.path)
 
     def items(self, who: Identity) -> list[Upload]:
-        """Those of the session, oldest first."""
+        """The uploads of a session, oldest first."""
         with self._lock:
             mine = [item for item in self._items.values() if item.owner.session == who.session]
         return sorted(mine, key=lambda item: item.created)
@@ -174,7 +174,7 @@ class Uploads:
             self.remove(item.id, who)
 
     def frames(self, pictures: Sequence[Path]) -> Upload:
-        """A folder of links to pictures, which counts as a video; to be released, as `use`.
+        """A folder of links to images, which counts as a video; to be released, as `use`.
 
         ApiError 400 for a file that is none: it would be left out.
         """
@@ -219,7 +219,7 @@ def _picture_suffix(path: Path, number: int) -> str:
     return found
 
 
-class Writing:
+class UploadWriter:
     """A file being uploaded: gone unless `done` was called before the block ends."""
 
     def __init__(self, uploads: Uploads, name: str, owner: Owner | None, most: int):
@@ -234,7 +234,7 @@ class Writing:
         with _full_disk():
             self._file = self._path.open("xb", buffering=0)
 
-    def __enter__(self) -> "Writing":
+    def __enter__(self) -> "UploadWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -267,7 +267,7 @@ class Writing:
         return upload
 
     def done_within_a_request(self) -> Upload:
-        """The same, named by its contents and to be released."""
+        """Finishes a file of a request, named by its contents, to be released with the request."""
         self._file.close()
         self._kept = True
         return self._uploads.use(f"inline-{self._sum.hexdigest()[:24]}", self._path, self.name, self.size)
@@ -279,7 +279,7 @@ def printable(name: str) -> str:
 
 
 def private_folder() -> Path:
-    """Where this user's servers keep uploads: nobody else may look, and it is no link."""
+    """The folder of uploads, which only this user can read; links are refused."""
     home = Path(tempfile.gettempdir()) / f"tempo-serve-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         home.mkdir(mode=0o700)

@@ -239,7 +239,7 @@ class Clip(VideoSession):
         relevance = np.asarray(request.memory.relevance_S)
         allocation = np.asarray(request.allocation.allocation_S)
         visual_tokens = int(request.allocation.visual_tokens)
-        num_frames = (self.source.whole or self.source).num_frames
+        num_frames = (self.source.parent or self.source).num_frames
         layer_tokens = request.prompt_tokens
         if request.lp_comp is not None:
             layer_tokens += (

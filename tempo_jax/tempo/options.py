@@ -1,11 +1,10 @@
 """The options of one question to Tempo, validated."""
 
 import dataclasses
-from numbers import Real
 
+from tempo_jax import fields
 from tempo_jax.ata import KEEP_STRATEGIES, PRUNE_MODES
-from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import DecodeOptions, check_decode_options, check_integer
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options
 
 MIN_TOKENS = 4  # memory tokens that a segment keeps by default (docs/reference/tempo.md#allocation)
 PRUNE_STRATEGIES = {
@@ -44,17 +43,11 @@ class Options(DecodeOptions):
     lp_comp: str = "none"
 
     def __post_init__(self):
-        check_integer("budget", self.budget, minimum=1)
+        for name in ("budget", "min_tokens", "max_tokens", "drop_ratio"):
+            fields.check(name, getattr(self, name))
+        for name in ("strategy", "lp_comp"):
+            fields.check_choice(name, getattr(self, name), "tempo")
         check_decode_options(self)
-        for name in ("min_tokens", "max_tokens"):
-            check_integer(name, getattr(self, name), minimum=0, below=2**20)
-        if not isinstance(self.drop_ratio, Real) or not 0 <= self.drop_ratio <= 1:
-            raise TempoError(f"drop_ratio is {self.drop_ratio!r}, but it must be from 0 to 1.")
-        if self.strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise TempoError(f"strategy {self.strategy!r} is unknown: use one of {known}.")
-        if self.lp_comp not in LP_COMP:
-            raise TempoError(f"lp_comp is {self.lp_comp!r}, but it must be one of {', '.join(LP_COMP)}.")
 
     @property
     def uses_budget(self) -> bool:

@@ -32,7 +32,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.training import param_groups, peers
 from tempo_jax.utils import digests, failures, gcs
 from tempo_jax.utils import paths as places
-from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.tree import flatten, nest
 
@@ -177,7 +177,7 @@ class CheckpointManager:
             refused = failures.refusal(error)
             if refused is None:
                 about = f"the checkpoint of step {step} could not be written"
-                if said := gcs.sentence(error, about):
+                if said := gcs.user_error(error, about):
                     raise type(said)(f"{said} ({self._whole})") from error
                 raise
             full = refused.code in failures.FULL
@@ -263,7 +263,7 @@ def _files(step: Path) -> Iterator[tuple[str, Path]]:
 
 def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
     """Writes workdir/frozen: everything that the checkpoints of the steps leave out."""
-    with replacing(workdir / "frozen", FORCE) as folder:
+    with atomic_directory(workdir / "frozen", FORCE) as folder:
         if frozen:
             with checkpoint.saving_context(), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))

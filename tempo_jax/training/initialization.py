@@ -25,7 +25,7 @@ from tempo_jax.prompts import Tokenizer
 from tempo_jax.sharding import param_sharding, tree_shardings
 from tempo_jax.tasks import TASKS
 from tempo_jax.utils import paths
-from tempo_jax.utils.folders import FORCE, replacing
+from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 from tempo_jax.xcomp.token_compression import VARIANTS
 
@@ -87,7 +87,7 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """Returns the folder of tokenizer files; a built-in one is written into the working directory first."""
     tokenizer = config.init.tokenizer
     if tokenizer in BUILTIN_TOKENIZERS:
-        with replacing(workdir / "tokenizer", FORCE) as folder:
+        with atomic_directory(workdir / "tokenizer", FORCE) as folder:
             if jax.process_index() == 0:
                 with paths.staged(folder) as place:
                     BUILTIN_TOKENIZERS[tokenizer](place)

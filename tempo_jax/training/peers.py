@@ -209,7 +209,7 @@ def _exit_status_and_message(prog: str, error: BaseException) -> tuple[int, str]
         return int(error.code or 0), ""
     if os.environ.get("TEMPO_JAX_TRACEBACK"):
         traceback.print_exception(error)
-    return 1, command_line.bug(error)
+    return 1, command_line.internal_error(error)
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -203,7 +203,7 @@ def _classify_errors(step: Path, sound: bool = False) -> Iterator[None]:
     except TempoError as error:
         cause = error.__cause__
         refused = failures.refusal(cause)
-        if cause is not None and gcs.sentence(cause):
+        if cause is not None and gcs.user_error(cause):
             raise
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             raise cause from None

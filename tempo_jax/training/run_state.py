@@ -133,7 +133,7 @@ def _in_mesh(config: ConfigDict, workdir: Path) -> Iterator[tuple[Path, jax.shar
     )
     mesh = make_mesh(config)
     placed = Placement(mesh, exact=config.dtype == "float32")()
-    with placed, failures.as_sentences(), report_oom():
+    with placed, failures.report_system_errors(), report_oom():
         yield paths.absolute(paths.path("the workdir", workdir)), mesh
 
 
@@ -268,7 +268,7 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
-# XLA options by platform; docs/plans.md has what they gain. The first one raises the VMEM of a fusion (KiB),
+# XLA options by platform (gains: docs/results/optimization-log.md). The first raises a fusion's VMEM (KiB)
 # so that large matmuls get better tiles; the others overlap the all-gathers of the next weights with matmuls.
 # Inference, whose matmuls are smaller, gains nothing from the first; the others were not tried there.
 COMPILER_OPTIONS = {

@@ -1,1 +1,1 @@
-"""What every part uses and that knows none of them: paths, object storage, folders, text, trees, progress."""
+"""Helpers that depend on no other package: paths, object storage, folders, text, trees, progress."""

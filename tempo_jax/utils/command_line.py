@@ -1,16 +1,16 @@
-"""What every command line shares: a parser, exit statuses, lines on stderr. Imports nothing slow."""
+"""The parser, exit statuses and stderr lines of all command lines. Imports no slow module."""
 
 import argparse
 import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from tempo_jax.errors import TempoError
 
 STOPPED = "stopped by {signal}; nothing is left of what was being written"
-MOST = 2**31 - 1  # what an int32 holds, for every number of a command line
+MOST = 2**31 - 1  # largest int32: the bound of every number of a command line
 SAMPLINGS = ("time", "index")
 SAMPLING_HELP = (
     "of videos whose frame rate varies: evenly in time at the frames' own times (time, the default) "
@@ -19,15 +19,15 @@ SAMPLING_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors instead of a page of usage."""
+    """argparse with one-line usage errors."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], Any]:
     """An argparse type: an int32 or finite float that is at least `low` (or above it)."""
-    what = "a whole number" if kind is int else "a number"
+    type_name = "a whole number" if kind is int else "a number"
     bound = f"{'above' if open_end else 'of at least'} {low:g}"
 
     def parse(text: str) -> Any:
@@ -37,7 +37,7 @@ def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], An
             value = math.nan
         in_range = low < value if open_end else low <= value
         if not in_range:  # NaN is in no range
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bound}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {type_name} {bound}")
         if value > MOST:
             raise argparse.ArgumentTypeError(f"{text!r} is above {MOST}, the most there can be")
         return value
@@ -46,15 +46,22 @@ def number(kind: type, low: float, open_end: bool = False) -> Callable[[str], An
 
 
 def utf8_stdout() -> None:
-    """JSON is UTF-8 whatever the terminal's encoding."""
+    """Makes stdout UTF-8, as JSON is, whatever the terminal's encoding."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # file names need not be valid UTF-8
 
 
 def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
-    """Exit status: what `command` returns; 2 a mistake, 75 try again, 130 interrupted, 1 a bug of ours.
+    """Runs a command and reports its errors in one line.
 
-    interrupted: said at Ctrl-C, where anything is.
+    Args:
+      prog: the program's name, which begins the line.
+      command: returns its exit status.
+      interrupted: message for Ctrl-C; empty: none.
+
+    Returns:
+      The exit status: that of `command`, or 1 internal error, 2 usage error or invalid input, 75 temporary
+      failure, 130 interrupted.
     """
     try:
         return command()
@@ -68,22 +75,22 @@ def run(prog: str, command: Callable[[], int], interrupted: str = "") -> int:
     except Exception as error:
         if os.environ.get("TEMPO_JAX_TRACEBACK"):
             raise
-        say(f"{prog}: {bug(error)}")
+        say(f"{prog}: {internal_error(error)}")
         return 1
 
 
 def run_on_cpu(prog: str, command: Callable[[], int], stopped_words: str = STOPPED) -> int:
-    """The same for converting and preparing: what the system refuses them is a user's mistake.
+    """Runs a command that converts or prepares: on the CPU, and with system errors reported as invalid input.
 
-    A signal ends them in one line, after what they had begun to write is gone: 130 for Ctrl-C, 143 for
+    A signal ends it with one line, after its incomplete output is removed: 130 for Ctrl-C, 143 for
     SIGTERM, 129 for a terminal that closes.
     """
     from tempo_jax.utils import failures, signals
 
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # they take no accelerator from their users
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # leaves accelerators to other processes
 
     def refusals() -> int:
-        with failures.as_sentences():
+        with failures.report_system_errors():
             return command()
 
     try:
@@ -98,7 +105,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def bug(error: Exception) -> str:
+def internal_error(error: Exception) -> str:
     first_line = (str(error).strip().splitlines() or ["no message"])[0]
     return (
         f"internal error: {type(error).__name__}: {first_line} "

@@ -1,6 +1,6 @@
-"""XLA's compiled programs are kept between runs: the second start of a command compiles nothing again.
+"""The persistent compilation cache of XLA: a command that runs again does not recompile.
 
-They lie in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
+Entries are in $JAX_COMPILATION_CACHE_DIR or a folder of the user's cache; --no-cache leaves them alone. A
 program is found by itself, versions, devices, flags and, on CPUs, what instructions there are, so a folder
 may be shared and deleted at any time. `whole_entries` has what makes it safe.
 """
@@ -23,13 +23,13 @@ _HITS, _SAVED = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/com
 
 
 class Counts:
-    """Of this process since the cache was turned on."""
+    """Hits and compile requests of this process since the cache was turned on."""
 
     def __init__(self) -> None:
         self.programs, self.hits, self.saved_seconds = 0, 0, 0.0
 
     def line(self) -> str:
-        """For people; empty where nothing came from the cache."""
+        """A summary for the user; empty without hits."""
         if not self.hits:
             return ""
         return (
@@ -44,7 +44,7 @@ _listening = False
 
 
 def folder() -> Path:
-    """Where compiled programs are kept."""
+    """The folder of the compilation cache."""
     named = os.environ.get(FOLDER)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     if named and paths.url(named):
@@ -54,20 +54,20 @@ def folder() -> Path:
 
 def check_writable() -> None:
     """Makes the folder; TempoError where nothing can be kept in it."""
-    where = folder()
-    if paths.remote(where):
-        gcs.check_writable("the folder of compiled programs", where)
+    path = folder()
+    if paths.remote(path):
+        gcs.check_writable("the folder of compiled programs", path)
         return
     try:
-        where.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TempoError(f"{where} cannot be made ({error.strerror})") from error
-    if not os.access(where, os.W_OK):
-        raise TempoError(f"{where} cannot be written to")
+        raise TempoError(f"{path} cannot be made ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise TempoError(f"{path} cannot be written to")
 
 
 def turn_off() -> None:
-    """For this process and those that it starts."""
+    """Turns the cache off, for this process and its children."""
     os.environ[ENABLED] = "false"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_enable_compilation_cache", False)
@@ -80,32 +80,34 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
     """
     if os.environ.get(ENABLED, "").lower() in ("false", "0", "no", "off"):
         return
-    where = folder()
+    path = folder()
     try:
         check_writable()
     except TempoError as error:
         say(f"note: compiled programs are not kept, since {error}")
         return
-    _use(where, say, first)
+    _use(path, say, first)
 
 
-def _use(where: Path, say: Callable[[str], None], first: bool) -> None:
+def _use(path: Path, say: Callable[[str], None], first: bool) -> None:
     global _listening
-    os.environ.setdefault(FOLDER, str(where))
+    os.environ.setdefault(FOLDER, str(path))
     shortest = os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST_SECONDS)
     import jax  # reads these when it is imported for the first time
 
     from tempo_jax.utils import whole_entries
 
     whole_entries.install(say)
-    jax.config.update("jax_compilation_cache_dir", str(where))
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(shortest))
     with _once:
         if _listening:
             return
         _listening = True
     jax.monitoring.register_event_listener(lambda event, **_: _count(event, say if first else None))
-    jax.monitoring.register_event_duration_secs_listener(_time)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration_secs, **_: _time(event, duration_secs)
+    )
 
 
 def _count(event: str, say: Callable[[str], None] | None) -> None:
@@ -118,7 +120,7 @@ def _count(event: str, say: Callable[[str], None] | None) -> None:
                 say(f"compiled programs come from {folder()} (--no-cache does without)")
 
 
-def _time(event: str, seconds: float, **_) -> None:
+def _time(event: str, seconds: float) -> None:
     if event == _SAVED:
         counts.saved_seconds += seconds
 

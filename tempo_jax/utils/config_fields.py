@@ -115,7 +115,7 @@ def migrate_source(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RenamedConfigDict(ConfigDict):
-    """A ConfigDict that knows the old names of its fields, so that users' own config files go on working."""
+    """A ConfigDict that knows the old names of its fields, so that users' own config files keep working."""
 
     _renamed: Mapping[str, str] = {}
     _section = ""

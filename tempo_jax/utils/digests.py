@@ -1,8 +1,8 @@
-"""Digests of a checkpoint's array files: a byte that turned over on a disk or on the way is found.
+"""Checksums of a checkpoint's array files, which detect corruption on disk or in transfer.
 
 digests.json: {"block_bytes": B, "files": {path: {"bytes": n, "crc32": of its blocks of B bytes, 8 hexadecimal
 digits each}}}. CRC-32 finds every flipped bit and all but one in four billion of other damages, and is fast
-enough to be taken as files are written and looked at on every load; it is no protection against intent.
+enough to be computed as files are written and verified on every load; it does not protect against attacks.
 """
 
 import concurrent.futures
@@ -18,18 +18,18 @@ from tempo_jax.utils import paths
 
 FILE = "digests.json"
 BLOCK_BYTES = 16 << 20
-SAMPLE_BYTES = 1 << 30  # looked at by every load: all of a small checkpoint, some blocks of a large one
+SAMPLE_BYTES = 1 << 30  # verified by every load: all of a small checkpoint, random blocks of a large one
 _READ_BYTES = 256 << 10
 
 
-class Writing:
-    """Digests that are taken as a checkpoint grows: of each file while its bytes are still in memory."""
+class DigestWriter:
+    """Computes digests while a checkpoint is written, of each file while it is in the page cache."""
 
     def __init__(self) -> None:
         self._taken: dict[str, dict] = {}  # by name: Orbax moves its files to other folders, unchanged
 
     def take(self, folder: Path) -> None:
-        """Of the data files that are new in `folder`."""
+        """Computes the digests of the data files that are new in `folder`."""
         for file in folder.rglob("d/*"):
             if file.name not in self._taken:
                 self._taken[file.name] = of_file(file)
@@ -53,7 +53,7 @@ class Writing:
 
 
 def of_file(path: Path) -> dict:
-    """What digests.json says of a file."""
+    """The entry of a file in digests.json."""
     size = path.stat().st_size
     starts = range(0, size, BLOCK_BYTES)
     crcs = [_crc32(path, start, min(BLOCK_BYTES, size - start)) for start in starts]
@@ -77,30 +77,30 @@ def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
         raise TempoError(
             f"{path} is damaged ({error}): copy the model again, or delete that file to load without it"
         ) from error
-    there = paths.files(folder) if paths.remote(folder) else {name: _size(folder / name) for name in files}
-    wrong = [name for name, said in files.items() if there.get(name, -1) != said["bytes"]]
+    sizes = paths.files(folder) if paths.remote(folder) else {name: _size(folder / name) for name in files}
+    wrong = [name for name, record in files.items() if sizes.get(name, -1) != record["bytes"]]
     sound = [block for block in blocks if block[0] not in wrong]
-    # gs:// checks what it sends by itself.
-    looked_at = sound if whole else [] if paths.remote(folder) else _drawn(sound)
+    # gs:// verifies what it sends by itself.
+    verified = sound if whole else [] if paths.remote(folder) else _drawn(sound)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], looked_at)
-        wrong += [block[0] for block, same in zip(looked_at, found) if not same]
+        matches = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], verified)
+        wrong += [block[0] for block, same in zip(verified, matches) if not same]
     if wrong:
         names = sorted(set(wrong))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        remainder = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise TempoError(
-            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{more}: not the "
-            f"bytes that {FILE} is of): copy or convert the model again"
+            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{remainder}: not "
+            f"the bytes that {FILE} is of): copy or convert the model again"
         )
     return True
 
 
 def _blocks(files: dict, block_bytes: int) -> Iterator[tuple[str, int, int, int]]:
     """(file, start, bytes, CRC-32) of each block."""
-    for name, said in files.items():
-        for index, start in enumerate(range(0, int(said["bytes"]), block_bytes)):
-            size = min(block_bytes, said["bytes"] - start)
-            yield name, start, size, int(said["crc32"][8 * index : 8 * index + 8], 16)
+    for name, record in files.items():
+        for index, start in enumerate(range(0, int(record["bytes"]), block_bytes)):
+            size = min(block_bytes, record["bytes"] - start)
+            yield name, start, size, int(record["crc32"][8 * index : 8 * index + 8], 16)
 
 
 def _drawn(blocks: list[tuple]) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""What a machine refuses a program, a full disk say, as one sentence: the same for every command.
+"""System errors, such as a full disk, as one-line errors of every command.
 
 Python raises OSError; tensorstore and Orbax, which write the arrays, raise ValueErrors and others that
 only mention the system's error number, several calls down.
@@ -47,12 +47,12 @@ class Refusal(NamedTuple):
 
 
 def refusal(error: BaseException | None) -> Refusal | None:
-    """What the system refused, where an error or one it comes from says so; None for every other."""
+    """The system error in an error or its causes; None if there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, TempoError):
-            return None  # a sentence already
+            return None  # reported as it is
         if isinstance(error, OSError):
             if error.errno and error.strerror:
                 return Refusal(error.errno, _shown(error.filename))
@@ -70,10 +70,10 @@ def is_full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def as_sentences(
+def report_system_errors(
     where: str | os.PathLike | None = None, temporary: str | os.PathLike | None = None
 ) -> Iterator[None]:
-    """A TempoError in place of whatever the system refuses inside; other errors pass.
+    """Turns system errors inside into TempoErrors; other errors pass.
 
     where: what is being written or read, named where the error names nothing, or something in `temporary`.
     """
@@ -88,8 +88,8 @@ def as_sentences(
         if found is None:
             from tempo_jax.utils import gcs
 
-            if said := gcs.sentence(error, str(where or "")):
-                raise said from error
+            if message := gcs.user_error(error, str(where or "")):
+                raise message from error
             raise
         if where and (not found.path or (temporary and found.path.startswith(os.fspath(temporary)))):
             found = found._replace(path=os.fspath(where))

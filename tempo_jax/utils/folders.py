@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and that take nothing away that is somebody's.
+"""Folders that are written atomically and never replace the files of others.
 
 A new folder is written beside its place and renamed. Where the place is an empty folder or a mount point,
 it is written inside and moved up, what makes it load last. In gs:// nothing can be renamed: there a target
@@ -39,12 +39,12 @@ _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that 
 
 
 @contextlib.contextmanager
-def replacing(
+def atomic_directory(
     target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
 ) -> Iterator[AnyPath]:
-    """A new folder that takes `target`'s place when the block ends without an exception.
+    """Yields a new folder that becomes `target` when the block ends without an exception.
 
-    overwrite: True replaces a folder that this package wrote and nobody added to, "force" any folder.
+    overwrite: True replaces a folder that holds only files of this package, "force" any folder.
     keep: what is read from; a target that is, contains or lies in one of these is refused.
     Every process enters it; process 0 makes, renames and removes. TempoError for a target that is not to
     be replaced or cannot be written.
@@ -67,17 +67,17 @@ def replacing(
     fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
     with contextlib.ExitStack() as stack:
         if first:
-            with failures.as_sentences(target, fresh):
+            with failures.report_system_errors(target, fresh):
                 made = _make_parents(fresh.parent)
                 stack.enter_context(_alone(fresh, target))
             stack.callback(_remove_empty, made)
         _barrier(f"begin {target}")
         try:
-            with failures.as_sentences(target, fresh):
+            with failures.report_system_errors(target, fresh):
                 yield fresh
                 _barrier(f"written {target}")
                 if first:
-                    check_replaceable(target, overwrite)  # somebody may have put something there meanwhile
+                    check_replaceable(target, overwrite)  # it may exist by now
                     with signals.held():
                         (_move_up if inside else _take_place)(fresh, target)
         finally:
@@ -89,10 +89,16 @@ def replacing(
 
 @contextlib.contextmanager
 def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Callable[[], None]]]:
-    """Where `target` is put together, in several goes, and what makes it the target when all is there.
+    """Yields a folder in which `target` is assembled over several runs, and a function that completes it.
 
-    An interrupted go leaves what it has for the next one; nothing, where it has nothing. shared: others do so
-    at the same time. TempoError where somebody does who does not share.
+    An interrupted run leaves what it wrote for the next one, and no folder if it wrote nothing.
+
+    Args:
+      target: folder to assemble, here or in gs://.
+      shared: whether other processes write to it at the same time.
+
+    Raises:
+      TempoError: Another run is writing it, and does not share it.
     """
     if paths.remote(target):
         from tempo_jax.utils import gcs
@@ -103,14 +109,14 @@ def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Ca
     _recover(target)
     inside = _in_place(target)
     fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
-    with failures.as_sentences(target, fresh):
+    with failures.report_system_errors(target, fresh):
         made = _make_parents(fresh.parent)
         fresh.mkdir(exist_ok=True)
         descriptor = os.open(fresh, os.O_RDONLY)
     try:
         if not _locked(descriptor, shared):
             raise TempoError(f"another run is writing {target}: wait for it, or choose another folder")
-        with failures.as_sentences(target, fresh):
+        with failures.report_system_errors(target, fresh):
             yield fresh, lambda: (_move_up if inside else _take_place)(fresh, target)
     finally:
         os.close(descriptor)
@@ -137,7 +143,7 @@ def _replacing_remote(target: AnyPath, overwrite: bool | str, keep: Iterable) ->
         paths.write_text(target / INCOMPLETE, "")
     _barrier(f"begin {target}")
     try:
-        with gcs.as_sentences(f"the target {target}"):
+        with gcs.report_errors(f"the target {target}"):
             yield target
         _barrier(f"written {target}")
     except BaseException:
@@ -170,18 +176,18 @@ def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside:
     above = _identities(target, *target.parents)
     for path in dict.fromkeys((source.resolve(), *_linked(source, deep=not inside))):
         if target == path or _identities(target) & _identities(path):
-            how = "is"
+            relation = "is"
         elif (target in path.parents) or _identities(target) & _identities(*path.parents):
-            how = "contains"
+            relation = "contains"
         elif (path in target.parents or above & _identities(path)) and not inside:
-            how = "lies in"
+            relation = "lies in"
         else:
             continue
-        raise TempoError(f"the target {target} {how} what is read ({source}): choose another folder")
+        raise TempoError(f"the target {target} {relation} what is read ({source}): choose another folder")
 
 
 def _linked(source: Path, deep: bool) -> Iterator[Path]:
-    """Where the links in a folder lead; deep: also those of its folders, of which a data set has many."""
+    """Targets of the links in a folder; deep: in its subfolders too, of which a data set has many."""
     for folder, inner, files in os.walk(source):
         for name in (*inner, *files):
             if (path := Path(folder) / name).is_symlink():
@@ -191,13 +197,13 @@ def _linked(source: Path, deep: bool) -> Iterator[Path]:
 
 
 def _identities(*paths: Path) -> set[tuple[int, int]]:
-    """What those that exist are, whatever they are called: a bind mount, or a name in other letters."""
-    found = set()
+    """(device, inode) of the paths that exist, which bind mounts and case-insensitive names share."""
+    identities = set()
     for path in paths:
         with contextlib.suppress(OSError):
             status = path.stat()
-            found |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
-    return found
+            identities |= {(status.st_dev, status.st_ino)} if status.st_ino else set()
+    return identities
 
 
 def check_replaceable(target: Path, overwrite: bool | str) -> None:
@@ -264,7 +270,7 @@ def _entries(folder: AnyPath) -> list[str]:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What in a folder is not known to be written by this package; empty for a folder of ours."""
+    """Entries of a folder that this package does not write."""
     names = _entries(folder)
     kinds = ((_is_native, NATIVE), (_is_prepared, PREPARED), (_is_exported, EXPORTED))
     known = next((patterns for is_one, patterns in kinds if is_one(folder)), ())
@@ -304,8 +310,8 @@ def _in_place(target: Path) -> bool:
 def _is_mount_point(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():  # has bind mounts too
-            where = line.split(" ")[4]
-            if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where) == str(folder):
+            mount_point = line.split(" ")[4]
+            if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount_point) == str(folder):
                 return True
     return os.path.ismount(folder)
 
@@ -319,7 +325,7 @@ def _make_parents(folder: Path) -> list[Path]:
 
 def _remove_empty(made: list[Path]) -> None:
     for path in made:
-        with contextlib.suppress(OSError):  # it holds the new folder, or somebody's
+        with contextlib.suppress(OSError):  # it is not empty
             path.rmdir()
 
 
@@ -381,7 +387,7 @@ def _take_place(fresh: Path, target: Path) -> None:
 
 
 def _move_up(fresh: Path, target: Path) -> None:
-    """What the target held aside, then the new entries up, what makes the folder load last."""
+    """Moves the old entries aside and the new ones up, the files that make the folder loadable last."""
     old = target / ".replaced"
     _remove(old)
     if names := [name for name in _entries(target) if name != old.name]:

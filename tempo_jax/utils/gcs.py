@@ -1,7 +1,7 @@
 """Google Cloud Storage: what is checked before it is used, and copies to and from it, several at a time.
 
 gcsfs is the one dependency (the extra "gcs"). Its lists of names are never cached: other hosts write too.
-Where STORAGE_EMULATOR_HOST is set, the libraries that have a variable of their own for it are told as well.
+Where STORAGE_EMULATOR_HOST is set, the libraries that have a variable of their own for it are set as well.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ from typing import Any
 
 from tempo_jax.errors import TempoError, TryAgain
 
-EXTRA = "pip install 'tempo_jax[gcs]'"
+EXTRA = "pip install -e '.[gcs]'"
 ANSWER_SECONDS = 45.0  # for a bucket to answer, tries included
 THREADS = 16  # of copies
 EMULATOR = "STORAGE_EMULATOR_HOST"
@@ -66,7 +66,7 @@ def filesystem() -> Any:
 
 @functools.cache
 def _refused(bucket: str) -> TempoError | None:
-    """Why a bucket cannot be read; None where it answers. Bounded: some libraries would wait for ever."""
+    """Why a bucket cannot be read; None if it answers. Bounded: some libraries would wait without end."""
     found: list[BaseException | None] = []
 
     def ask() -> None:
@@ -91,7 +91,7 @@ def _refused(bucket: str) -> TempoError | None:
         return TempoError(
             f"there is no bucket {bucket}: create it (gcloud storage buckets create) or check the name"
         )
-    return sentence(error) or TryAgain(
+    return user_error(error) or TryAgain(
         f"the bucket {bucket} cannot be reached ({_line(error)}): check the network"
     )
 
@@ -112,13 +112,13 @@ def check_writable(what: str, folder: Any) -> None:
     try:
         filesystem().pipe_file(name, b"")
     except Exception as error:
-        raise sentence(error, f"{what} {folder}") or error from error
+        raise user_error(error, f"{what} {folder}") or error from error
     with contextlib.suppress(Exception):  # who may only create leaves an empty file there
         filesystem().rm_file(name)
 
 
-def sentence(error: BaseException | None, about: str = "") -> TempoError | None:
-    """What the storage refuses, as a sentence; None for every other error."""
+def user_error(error: BaseException | None, about: str = "") -> TempoError | None:
+    """A one-line error of what the storage refuses; None for other errors."""
     seen: set[int] = set()
     text = ""
     where = f"{about}: " if about else ""
@@ -138,7 +138,7 @@ def sentence(error: BaseException | None, about: str = "") -> TempoError | None:
             return TempoError(f"{where}there is no such bucket ({_line(error)})")
         if _is_of_network(error):
             return TryAgain(
-                f"{where}the storage does not answer ({_line(error)}): the same command goes on where it was"
+                f"{where}the storage does not answer ({_line(error)}): rerun the same command to resume"
             )
         error = error.__cause__ or error.__context__
     return None
@@ -163,22 +163,22 @@ def _line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def as_sentences(about: str = "") -> Iterator[None]:
-    """A TempoError in place of what the storage refuses inside; other errors pass."""
+def report_errors(about: str = "") -> Iterator[None]:
+    """Turns errors of the storage inside into TempoErrors; other errors pass."""
     try:
         yield
     except TempoError:
         raise
     except Exception as error:
-        if (said := sentence(error, about)) is None:
+        if (refusal := user_error(error, about)) is None:
             raise
-        raise said from error
+        raise refusal from error
 
 
 def files(folder: Any) -> dict[str, int]:
     """Name below the folder -> bytes; one listing."""
     prefix = os.fspath(folder).removeprefix("gs://").rstrip("/") + "/"
-    with as_sentences(str(folder)):
+    with report_errors(str(folder)):
         try:
             found = filesystem().find(prefix, detail=True)
         except FileNotFoundError:
@@ -189,7 +189,7 @@ def files(folder: Any) -> dict[str, int]:
 
 def put_bytes(target: Any, data: bytes) -> None:
     """An object appears whole or not at all."""
-    with as_sentences(str(target)):
+    with report_errors(str(target)):
         filesystem().pipe_file(os.fspath(target), data)
 
 
@@ -236,7 +236,7 @@ def fetch(folder: Any, target: Path, wanted: Callable[[str], bool] = lambda name
 def remove(target: Any, last: tuple[str, ...] = ()) -> None:
     """Takes away a prefix or an object; what makes it load first."""
     fs, place = filesystem(), os.fspath(target)
-    with as_sentences(str(target)):
+    with report_errors(str(target)):
         names = list(files(target))
         marks = [name for name in names if PurePath(name).name in last]
         for some in (marks, [name for name in names if name not in marks]):
@@ -262,7 +262,7 @@ def _many(
     one: Callable[[str], Any], names: list[str], *, in_order: bool = False, about: str = ""
 ) -> Iterator[Any]:
     """one(name) of each, in threads; the first error ends it."""
-    with as_sentences(about), concurrent.futures.ThreadPoolExecutor(1 if in_order else THREADS) as pool:
+    with report_errors(about), concurrent.futures.ThreadPoolExecutor(1 if in_order else THREADS) as pool:
         waiting = [pool.submit(one, name) for name in names]
         try:
             for future in concurrent.futures.as_completed(waiting):

@@ -23,7 +23,7 @@ class Mirror:
     """
 
     def __init__(self, target: AnyPath, known: tuple[str, ...] = ()):
-        """known: files below `target` that the caller goes on with; they are fetched first."""
+        """known: files below `target` that the caller appends to; they are fetched first."""
         self._target, self._kept = target, None
         self.folder: Path = target
         if not paths.remote(target):
@@ -50,7 +50,7 @@ class Mirror:
             for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
                 name, state = path.relative_to(self.folder).as_posix(), self._state(path)
                 if self._sent.get(name) != state and not path.name.startswith("."):
-                    with gcs.as_sentences(f"{self._target}/{name} cannot be written"):
+                    with gcs.report_errors(f"{self._target}/{name} cannot be written"):
                         gcs.filesystem().put_file(str(path), f"{self._target}/{name}")
                     self._sent[name] = state
 
@@ -70,7 +70,7 @@ class Mirror:
             try:
                 self.flush()
                 self._trouble = ""
-            except Exception as error:  # said once; the flush before the next checkpoint raises it
+            except Exception as error:  # reported once; the flush before the next checkpoint raises it
                 text = f"note: logs are not copied ({error}); trying again"
                 if text != self._trouble:
                     self._trouble = text

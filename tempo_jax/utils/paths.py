@@ -27,8 +27,8 @@ AnyPath = Any  # pathlib.Path or etils.epath.Path
 
 def url(path: str | os.PathLike) -> str:
     """The URL that is given for a path, also where pathlib has made gs:/bucket of it; "" for a path."""
-    found = _URL.fullmatch(os.fspath(path))
-    return f"{found[1]}://{found[2]}" if found else ""
+    match = _URL.fullmatch(os.fspath(path))
+    return f"{match[1]}://{match[2]}" if match else ""
 
 
 def remote(path: str | os.PathLike) -> bool:
@@ -38,8 +38,8 @@ def remote(path: str | os.PathLike) -> bool:
 
 def check_local(what: str, path: str | os.PathLike) -> None:
     """TempoError for a URL where only a disk will do, as for videos; `what` the path is."""
-    if found := url(path):
-        raise TempoError(f"{what} {found} is a URL: {MOUNT}")
+    if address := url(path):
+        raise TempoError(f"{what} {address} is a URL: {MOUNT}")
 
 
 def local(what: str, path: str | os.PathLike) -> Path:
@@ -66,7 +66,7 @@ def path(what: str, given: str | os.PathLike) -> AnyPath:
     """The path that a user gave; of gs:// only after its bucket has answered.
 
     Args:
-      what: the path is, for the sentence: "the workdir".
+      what: what the path is, for error messages: "the workdir".
       given: a local path, `~` allowed, or gs://BUCKET/FOLDER.
 
     Returns:

@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter:
-    """Says nothing; what `progress` arguments default to."""
+    """Reports nothing: the default of `progress` arguments."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         pass
@@ -24,10 +24,11 @@ class Reporter:
 
 
 class Lines(Reporter):
-    """A line every few seconds, so nothing at all for what is quickly done or quickly fails.
+    """Prints a line every few seconds, hence none for short work.
 
-    in_bytes: what is counted are bytes; how long the rest will take is told too. per_second: what is counted,
-    "records"; how many of them a second, since the first call, and how long the rest will take.
+    in_bytes: counts are bytes; the time left is reported too.
+    per_second: the noun of what is counted ("records"): the rate since the first call and the time left are
+    reported too.
     """
 
     def __init__(self, in_bytes: bool = False, per_second: str = "") -> None:
@@ -45,8 +46,8 @@ class Lines(Reporter):
                 return
             self._last = time.monotonic()
             if self._in_bytes and total:
-                left = (self._last - self._began) * (total - done) / max(done, 1)
-                text = f"{stage} {size(done)} of {size(total)}, {duration(left)} left"
+                seconds_left = (self._last - self._began) * (total - done) / max(done, 1)
+                text = f"{stage} {size(done)} of {size(total)}, {duration(seconds_left)} left"
             else:
                 text = f"{stage} {done}/{total}" if total else f"{stage} {done}"
                 text += self._speed(done, total)
@@ -64,7 +65,7 @@ class Lines(Reporter):
 
 
 class Live(Reporter):
-    """Bars in a terminal, gone without a trace when closed."""
+    """Progress bars in a terminal, removed when closed."""
 
     def __init__(self, in_bytes: bool = False, per_second: str = "") -> None:
         from rich import progress as bars
@@ -108,7 +109,7 @@ class Live(Reporter):
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people: "12.1 GB"."""
+    """Formats bytes: "12.1 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.1f} {unit}"
@@ -116,7 +117,7 @@ def size(nbytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "45 s", "3 min 20 s", "2 h 5 min"."""
+    """Formats seconds: "45 s", "3 min 20 s", "2 h 5 min"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -45,8 +45,8 @@ def held() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPPING)}
-    before = {number: handler for number, handler in before.items() if callable(handler)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPPING)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
     came: list[int] = []
 
     def hold(number, frame) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": x}} -> {"a/b": x}; keys of any type become strings."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
         flat |= flatten(value, path + "/") if isinstance(value, Mapping) else {path: value}

@@ -1,4 +1,4 @@
-"""Entries of XLA's compilation cache appear whole, are looked at when read, and are for one kind of CPU.
+"""Entries of XLA's compilation cache are written atomically, verified when read, and keyed by CPU type.
 
 jax writes an entry in place: a process that is killed meanwhile, or a full disk, leaves one cut off, which
 every later start warns of and none replaces. Its key has no CPU features, though programs for CPUs are
@@ -23,7 +23,7 @@ _installed = False
 
 
 def install(say: Callable[[str], None]) -> None:
-    """For all entries from now on; say: hears once that something could not be kept."""
+    """Installs the cache; `say` is called once if an entry cannot be written."""
     global _installed
     with _once:
         if _installed:
@@ -37,7 +37,7 @@ def install(say: Callable[[str], None]) -> None:
 
 
 def _whole(compilation_cache, say: Callable[[str], None]) -> type:
-    told = threading.Event()
+    reported = threading.Event()
 
     class WholeEntries(compilation_cache.LRUCache):
         """jax's cache of files."""
@@ -64,10 +64,10 @@ def _whole(compilation_cache, say: Callable[[str], None]) -> type:
                 else:
                     _put(_file(self.path, key), value)
             except (OSError, TempoError) as error:
-                if not told.is_set():
-                    told.set()
-                    why = getattr(error, "strerror", None) or error
-                    say(f"note: compiled programs are not kept in {self.path} ({why})")
+                if not reported.is_set():
+                    reported.set()
+                    reason = getattr(error, "strerror", None) or error
+                    say(f"note: compiled programs are not kept in {self.path} ({reason})")
 
     return WholeEntries
 
@@ -95,7 +95,7 @@ def _put(path: paths.AnyPath, value: bytes) -> None:
 
 @functools.cache
 def _kind_of_host() -> str:
-    """What a program for the CPU may depend on; nothing where programs run elsewhere."""
+    """A key of the CPU type, which programs for CPUs depend on; empty on other backends."""
     import jax
 
     return instructions() if jax.default_backend() == "cpu" else ""

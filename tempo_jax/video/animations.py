@@ -1,6 +1,6 @@
 """Animated WebP by Pillow (FFmpeg decodes none) as a source of frames with times."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ class Animation:
         starts = np.concatenate([[0.0], np.cumsum(lengths[:-1])])
         self.timeline = clock.timeline(starts, 0.0, lengths[-1], tick=1e-3)
 
-    def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+    def frames(self, indices: np.ndarray) -> Generator[np.ndarray, None, None]:
         """Yields uint8 [height, width, 3] for every index, which ascend."""
         with images.opened(self.path) as picture:
             number, pixels = -1, None

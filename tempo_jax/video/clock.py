@@ -13,7 +13,7 @@ NO_TIME = np.iinfo(np.int64).min
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """When each frame of a video is shown.
+    """Presentation times of a video's frames.
 
     Attributes:
       seconds: float64 [T], from the first frame on, never stepping back.

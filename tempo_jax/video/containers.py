@@ -21,7 +21,7 @@ def open_container(path: Path) -> av.container.InputContainer:
       path: an existing file.
 
     Returns:
-      The open container; its tags are decoded leniently, so that one that is not UTF-8 harms nobody.
+      The open container; its tags are decoded leniently, so that one that is not UTF-8 does no harm.
 
     Raises:
       TempoError: the file is no video, is damaged beyond use or may not be read.
@@ -32,7 +32,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         # playlists from pulling in anything else.
         name = f"file:{path.absolute()}"
         container = av.open(name, options=options, metadata_errors="replace")
-        if container.format.name == "image2":  # by its suffix; whoever asks here knows that it is more
+        if container.format.name == "image2":  # by its suffix; the caller knows that it is more
             container.close()
             container = av.open(name, format="mjpeg", options=options, metadata_errors="replace")
         return container

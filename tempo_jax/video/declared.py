@@ -1,6 +1,6 @@
-"""What a media file declares about itself: whether its end is there, and why it cannot be read.
+"""Declarations in the headers of media files: whether the file is complete, and why it is unreadable.
 
-FFmpeg reads on past a missing end without a word, so each container's own statement of its length is
+FFmpeg reads past a missing end silently, so each container's own statement of its length is
 held against the file: box sizes of MP4, the segment of Matroska, RIFF chunks, Ogg's last page, ...
 """
 
@@ -105,11 +105,11 @@ def video_entry(file: BinaryIO, start: int, end: int) -> str | None:
     handler, entries = None, []
     for kind, content, stop in boxes(file, start, end):
         if kind in _PARENTS:
-            found = video_entry(file, content, min(stop, end))
-            if found:
+            entry = video_entry(file, content, min(stop, end))
+            if entry:
                 if kind != b"mdia":
-                    return found
-                entries.append(found)
+                    return entry
+                entries.append(entry)
         elif kind == b"hdlr":
             file.seek(content + 8)
             handler = file.read(4)
@@ -186,8 +186,8 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _ogg_checksum(page: bytes) -> int:
     """Ogg's CRC-32 (RFC 3533): zlib's polynomial, with bits in the other order and no inversion."""
-    whole = page[:22] + bytes(4) + page[26:]
-    reflected = zlib.crc32(whole.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    unsigned_page = page[:22] + bytes(4) + page[26:]
+    reflected = zlib.crc32(unsigned_page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reflected:032b}"[::-1], 2)
 
 
@@ -196,17 +196,17 @@ def _ogg(file: BinaryIO, size: int) -> str | None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         place, count, broken, ended = 0, 0, 0, False
         following: dict[bytes, int] = {}  # serial number of a stream -> its next page
-        while (found := data.find(b"OggS", place)) >= 0:
-            broken += found > place
-            table = data[found + 27 : found + 27 + data[found + 26]] if found + 27 <= size else b""
-            stop = found + 27 + len(table) + sum(table)
-            page = data[found:stop]
+        while (start := data.find(b"OggS", place)) >= 0:
+            broken += start > place
+            table = data[start + 27 : start + 27 + data[start + 26]] if start + 27 <= size else b""
+            stop = start + 27 + len(table) + sum(table)
+            page = data[start:stop]
             if (
-                len(page) < stop - found
+                len(page) < stop - start
                 or len(page) < 27
                 or _ogg_checksum(page) != int.from_bytes(page[22:26], "little")
             ):
-                broken, place = broken + 1, found + 4
+                broken, place = broken + 1, start + 4
                 while place < size and data[place : place + 4] != b"OggS":
                     place = data.find(b"OggS", place)
                     if place < 0:

@@ -53,22 +53,22 @@ class FrameReader:
 
         Raises TempoError if nothing can be decoded any more.
         """
-        last, given = None, 0
+        last, num_read = None, 0
         with contextlib.closing(iter(self)) as frames:
             for frame, exact in frames:
                 self.stand_ins += not exact
                 last = convert(frame)
-                yield from itertools.repeat(last, self._repeats[given])
-                given += 1
+                yield from itertools.repeat(last, self._repeats[num_read])
+                num_read += 1
         if last is None:
             raise TempoError(
                 f"{self._index.path} could be opened but no longer be decoded: was it changed meanwhile?"
             )
-        self.stand_ins += len(self._wanted) - given
-        yield from itertools.repeat(last, self._repeats[given:].sum())
+        self.stand_ins += len(self._wanted) - num_read
+        yield from itertools.repeat(last, self._repeats[num_read:].sum())
 
     def warnings(self) -> list[str]:
-        """What went wrong in the pass so far, a sentence or none."""
+        """Messages about errors of the pass so far."""
         name = self._index.path.name
         if self.stand_ins:
             return [
@@ -152,7 +152,7 @@ class FrameReader:
                 yield frame
 
     def _by_count(self) -> Iterator[tuple[av.VideoFrame, bool]]:
-        """For files whose frames carry no usable stamps: decode everything and count."""
+        """Decodes everything and counts, for files whose frames have no usable timestamps."""
         frames, number, frame = self.every_frame(), -1, None
         for index in self._wanted:
             while number < index and (following := next(frames, None)) is not None:
@@ -190,10 +190,10 @@ class FrameReader:
     def _numbered(self, frames: Iterator[av.VideoFrame], number: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with their numbers, of which none is below `number`; others are passed over."""
         for frame in frames:
-            found = self._number(frame, number)
-            if found is not None:
-                yield found, frame
-                number = found if self._ascending else found + 1
+            index = self._number(frame, number)
+            if index is not None:
+                yield index, frame
+                number = index if self._ascending else index + 1
 
     def _number(self, frame: av.VideoFrame, least: int) -> int | None:
         """The number of a decoded frame, `least` or above; None for one that the index does not have."""
@@ -295,7 +295,7 @@ class FrameConverter:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is brought upright.
+    """The rotation that brings a frame upright.
 
     Args:
       frame: a decoded frame; its display matrix says where the stored columns and rows go.

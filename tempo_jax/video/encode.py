@@ -1,4 +1,4 @@
-"""Frames into an H.264 file, for generated videos."""
+"""Encodes generated videos."""
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -19,11 +19,18 @@ def encode(
     faststart: bool = False,
     container: str | None = None,
 ) -> None:
-    """Encodes uint8 [height, width, 3] frames of one size, one at a time, with libx264.
+    """Encodes frames with libx264, one at a time.
 
-    The suffix or `container` chooses the format. `gop`: most frames between keyframes. `options`:
-    further ones of libx264. `rotation`: display rotation mark in degrees, counter-clockwise.
-    `faststart`: index at the front, so that a truncated file can still be read.
+    Args:
+      path: file to write; its suffix chooses the container format.
+      frames: uint8 [height, width, 3], all of one size.
+      fps: frames per second.
+      gop: maximum number of frames between keyframes.
+      preset: preset of libx264.
+      options: further options of libx264.
+      rotation: display rotation in degrees, counterclockwise.
+      faststart: writes the index first, so that a truncated file can be read.
+      container: container format, in place of the suffix's.
     """
     import av
 

@@ -20,7 +20,7 @@ SETTLING_FRAMES = 24  # after a seek, whose leading pictures lack what they refe
 
 
 class Counter:
-    """How many errors were logged while its reader was at work.
+    """Counts errors that FFmpeg logged while its reader was decoding.
 
     What is logged from a seek until SETTLING_FRAMES frames have come is no fault of the file's.
     """
@@ -44,7 +44,7 @@ class Counter:
         self._frames = 0
 
     def errors(self) -> int:
-        """Those that the file is to blame for."""
+        """The errors that the file causes."""
         self._settle()
         return self._accepted
 
@@ -76,7 +76,7 @@ def counting() -> Iterator[Counter]:
     """Counts errors until the block ends; several blocks at a time count nothing.
 
     Before the block ends the decoder must be idle (see `decode.FrameReader.close`): a decoder's thread
-    that logs waits for Python's lock, which whoever frees the decoder holds.
+    that logs waits for Python's lock, which the thread that frees the decoder holds.
     """
     counter = Counter()
     with _handler.guard:
@@ -86,7 +86,7 @@ def counting() -> Iterator[Counter]:
                 logger.addHandler(_handler)
                 logger.propagate = False  # PyAV prints nothing by default, and neither do we
             av.logging.set_level(av.logging.ERROR)
-            av.logging.set_skip_repeated(False)  # or a fault is told for the first of several files only
+            av.logging.set_skip_repeated(False)  # or a fault is reported for the first of several files only
         _handler.readers.append(counter)
     try:
         yield counter

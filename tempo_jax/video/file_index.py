@@ -1,4 +1,4 @@
-"""What is known of a video file before its frames are decoded."""
+"""The index of a video file, known before its frames are decoded."""
 
 import dataclasses
 from pathlib import Path

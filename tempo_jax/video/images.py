@@ -1,7 +1,7 @@
 """Still images by Pillow: single ones, and folders of them.
 
-EXIF orientation is applied as every viewer does; `exif=False` leaves pictures as stored, as the published
-code does. Transparency is laid over white, as Qwen's own image utilities do.
+EXIF orientation is applied as every viewer does; `exif=False` leaves them as stored, as the reference
+implementation does. Transparency is laid over white, as Qwen's own image utilities do.
 """
 
 import contextlib
@@ -203,7 +203,7 @@ def _natural(path: Path) -> list:
     return [(Decimal(part), "") if number % 2 else (Decimal(-1), part) for number, part in enumerate(parts)]
 
 
-def listing(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Image files of a folder in natural order, hidden ones left out; TempoError if there is none."""
     try:
         files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]

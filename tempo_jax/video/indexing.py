@@ -1,4 +1,4 @@
-"""What is in a video file: its pictures in presentation order, their times, keyframes, missing parts.
+"""Indexing of video files: pictures in presentation order, their times, keyframes and missing parts.
 
 Reading packets without decoding them costs milliseconds per minute of video. Which packets become
 pictures is known from their first bytes (`pictures`); where neither that nor the packets' times can tell
@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass
 class _Scan:
-    """What one pass over the packets found. Arrays are of packets that become pictures, in file order."""
+    """The result of one pass over the packets. Arrays are of packets that become pictures, in file order."""
 
     pts: array = dataclasses.field(default_factory=lambda: array("q"))
     dts: array = dataclasses.field(default_factory=lambda: array("q"))
@@ -105,7 +105,7 @@ def _scan(
     scan = _Scan()
     number = stream.index
     # Without a duration of its own, the stream is judged by the container's, which is that of the
-    # longest stream; so all of them must be looked at.
+    # longest stream; so all of them must be checked.
     formats, jumps = set(container.format.name.split(",")), container.format.flags & TS_DISCONT
     alone = bool(jumps) or (stream.duration is not None and not formats & SHARED_DURATIONS)
     ends: dict[int, list] = {}  # of other streams: first time, end, seconds of a unit
@@ -214,7 +214,7 @@ def _shown_in_order(index: VideoIndex) -> bool:
 
 
 def _start_seconds(container: av.container.InputContainer, first: float) -> float:
-    """When a player shows a picture: its clock begins with the file's first sound or picture."""
+    """The first picture's presentation time: the clock starts with the file's first sound or picture."""
     if container.start_time is None:
         return 0.0
     return max(0.0, first - container.start_time / av.time_base)
@@ -223,7 +223,7 @@ def _start_seconds(container: av.container.InputContainer, first: float) -> floa
 def _from_decoding_times(
     container: av.container.InputContainer, stream: av.VideoStream, scan: _Scan
 ) -> VideoIndex | None:
-    """Of a stream that never reorders and has decoding times only: an order, but no stamp of a picture."""
+    """The index of a stream that never reorders and has decoding times only."""
     dts = np.frombuffer(scan.dts, np.int64)
     if (np.diff(dts) <= 0).any():
         return None
@@ -329,10 +329,10 @@ def _jump_warning(
     share = jumps[0].packet / len(scan.pts)
     place = float(index.timeline.seconds[min(index.total_frames - 1, round(share * index.total_frames))])
     direction = "ahead" if jumps[0].size > 0 else "back"
-    more = f", and {len(jumps) - 1} more times" if len(jumps) > 1 else ""
+    others_note = f", and {len(jumps) - 1} more times" if len(jumps) > 1 else ""
     return [
         f"The clock of {name} jumps {direction} by {abs(jumps[0].size) * base:.1f} seconds at {place:.1f} "
-        f"seconds{more} (joined recordings?): times count on from there."
+        f"seconds{others_note} (joined recordings?): times count on from there."
     ]
 
 

@@ -33,7 +33,7 @@ Checker = Callable[[av.Packet], str]
 
 
 def checker(stream: av.VideoStream) -> tuple[Checker | None, int]:
-    """How to tell a stream's pictures.
+    """Returns the checker of a stream's codec.
 
     Args:
       stream: an open video stream with a decoder.
@@ -120,10 +120,10 @@ def _nals(data: memoryview, length_size: int) -> Iterator[memoryview]:
             yield data[place : place + size]
             place += size
         return
-    whole = bytes(data)
-    place = whole.find(b"\x00\x00\x01")
+    stream = bytes(data)
+    place = stream.find(b"\x00\x00\x01")
     while place >= 0:
-        following = whole.find(b"\x00\x00\x01", place + 3)
+        following = stream.find(b"\x00\x00\x01", place + 3)
         yield data[place + 3 : following if following >= 0 else len(data)]
         place = following
 
@@ -165,7 +165,7 @@ class _Bits:
 
 
 class _Sps(NamedTuple):
-    """What slices of H.264 need of their sequence parameter set (ITU-T H.264, 7.3.2.1.1)."""
+    """The fields of a sequence parameter set that H.264 slices need (ITU-T H.264, 7.3.2.1.1)."""
 
     frames_only: bool
     frame_number_bits: int

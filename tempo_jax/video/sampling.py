@@ -1,7 +1,7 @@
-"""Which frames of a video the model sees, and how they fall into segments and time tags.
+"""Sampling of frames, segments, and the times of tags and slices.
 
-Source: facts/tempo.md §2.1 (sampling), §2.2 (segments), §1.7 and §2.4 (times). The published
-weights were trained with these exact integers, so the quirks are kept: halves round to the even
+Reference: docs/reference/tempo.md#frame-sampling, #segmentation, #time-tags and #slice-timestamps. The
+authors' weights were trained with these exact integers, so the quirks are kept: halves round to the even
 integer, a clip shorter than `min_frames` repeats frames, and times count sampled frames.
 """
 
@@ -10,20 +10,21 @@ import math
 
 import numpy as np
 
-from tempo_jax.errors import TempoError
+from tempo_jax import fields
 
 
 def check_limits(fps: float, min_frames: int, max_frames: int) -> None:
-    """TempoError unless 0 < fps < inf and both limits are at least 1; max_frames wins over min_frames."""
-    if not (isinstance(fps, (int, float, np.number)) and math.isfinite(fps) and fps > 0):
-        raise TempoError(f"fps is {fps}, but it must be a number above 0: frames to sample per second.")
-    for name, value in (("min_frames", min_frames), ("max_frames", max_frames)):
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            raise TempoError(f"{name} is {value}, but it must be a whole number of at least 1.")
+    """Checks the options of sampling; where they conflict, max_frames wins over min_frames.
+
+    Raises:
+      TempoError: One of them is of another type or out of the bounds of `fields.FIELDS`.
+    """
+    for name, value in (("fps", fps), ("min_frames", min_frames), ("max_frames", max_frames)):
+        fields.check(name, value)
 
 
 def _native_rate(native_fps: float | None, fps: float) -> float:
-    """The rate a file claims or, where it claims none (None, 0, NaN), the target rate (§2.1)."""
+    """The recorded frame rate or, if it is unknown (None, 0, NaN), the target rate."""
     if native_fps is None or not math.isfinite(native_fps) or native_fps <= 0:
         return float(fps)
     return float(native_fps)
@@ -36,12 +37,24 @@ def sample_indices(
     min_frames: int = 4,
     max_frames: int = 1024,
 ) -> np.ndarray:
-    """The frames to look at: int64 [n], ascending, within 0..total_frames-1.
+    """Indices of the frames to sample, spread evenly from the first frame to the last.
 
-    n = duration x fps, kept within min_frames..max_frames, spread evenly from the first frame to
-    the last. A clip of fewer than min_frames frames repeats some. n == 1 takes the *last* frame
-    and an empty or one-frame clip gives [0]: so does the published sampler (§2.1).
-    Raises TempoError for limits that make no sense.
+    Their number is duration x fps, clipped to min_frames..max_frames. A clip of fewer than min_frames
+    frames repeats some. As in the reference implementation, a single sampled frame is the *last* one, and
+    an empty or one-frame clip gives [0].
+
+    Args:
+      total_frames: frames of the video.
+      native_fps: frame rate of the video; None, 0 or NaN: it is taken as recorded at `fps`.
+      fps: frames to sample per second.
+      min_frames: minimum number of sampled frames.
+      max_frames: maximum number of sampled frames; it wins over min_frames.
+
+    Returns:
+      int64 [n], ascending, within 0..total_frames - 1.
+
+    Raises:
+      TempoError: An option of sampling is out of bounds.
     """
     check_limits(fps, min_frames, max_frames)
     total_frames = int(total_frames)
@@ -56,10 +69,10 @@ def sample_indices(
 
 
 def real_fps(num_frames: int, total_frames: int, native_fps: float | None, fps: float = 2.0) -> float:
-    """Sampled frames per second of video: num_frames / duration (§2.1, not (n-1)/duration).
+    """Sampled frames per second of video: num_frames / duration, not (num_frames - 1) / duration.
 
-    A file without a rate is taken as recorded at `fps`, as in `sample_indices` (the published
-    script divides by zero there). One frame of 30 fps video gives 30.0: it covers 1/30 s.
+    A file without a rate is taken as recorded at `fps`, as in `sample_indices` (the authors' script
+    divides by zero there). One frame of 30 fps video gives 30.0: it covers 1/30 s.
     """
     rate = _native_rate(native_fps, fps)
     if num_frames == total_frames:
@@ -93,7 +106,7 @@ def sample_times(
 
 
 def nearest_frames(seconds: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Numbers, int64, of the frames nearest to some times; the earlier one of two that are as near."""
+    """Indices, int64, of the frames nearest to `times`; of two equally near ones the earlier."""
     after = np.clip(np.searchsorted(seconds, times), 1, max(1, len(seconds) - 1))
     before = after - 1
     if len(seconds) == 1:
@@ -128,7 +141,7 @@ class Segment:
 
 
 def slice_count(num_frames: int) -> int:
-    """Temporal slices of a segment of `num_frames` frames: ceil(n / 2) (§2.2)."""
+    """Temporal slices of a segment of `num_frames` frames: ceil(n / 2)."""
     return -(-num_frames // 2)
 
 
@@ -138,15 +151,15 @@ def segment_count(num_frames: int, segment_frames: int = 8) -> int:
 
 
 def tag_seconds(index: int, fps: float, segment_frames: int = 8) -> float:
-    """Time of segment `index`'s tag: (8 i + 4) / real_fps (§1.7).
+    """Time of segment `index`'s tag: (8 i + 4) / real_fps.
 
-    The centre of the nominal window, also for a short last segment; a rate of 0 or none counts as 1.
+    The center of the nominal window, also for a short last segment; a rate of 0 or none counts as 1.
     """
     return (index * segment_frames + segment_frames / 2) / _native_rate(fps, 1.0)
 
 
 def slice_seconds(index: int, slice_index: int, fps: float, segment_frames: int = 8) -> float:
-    """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames' (§2.4).
+    """Time of one temporal slice: (8 i + 2 j + 0.5) / real_fps, the mean of its two frames'.
 
     A frame repeated to fill a slice counts as the following one, so the formula has no exceptions.
     Each frame's time is rounded first, as published: at 10 fps frames 6 and 7 make 0.65 just below
@@ -164,7 +177,7 @@ def segments(
     seconds: np.ndarray | None = None,
     start_seconds: float = 0.0,
 ) -> list[Segment]:
-    """All segments of a clip (§2.2).
+    """All segments of a clip.
 
     Args:
       num_frames: sampled frames of the clip.
@@ -188,16 +201,16 @@ def segments(
             tag = start_seconds + tag_seconds(index, rate, segment_frames)
             times = [start_seconds + slice_seconds(index, j, rate, segment_frames) for j in slices]
         else:
-            own = [_own_seconds(seconds, rate, start + k) for k in range(segment_frames + 1)]
-            span = (own[0], own[stop - start])
-            tag = own[segment_frames // 2]
-            times = [(own[2 * j] + own[2 * j + 1]) / 2 for j in slices]
+            frame_times = [_frame_seconds(seconds, rate, start + k) for k in range(segment_frames + 1)]
+            span = (frame_times[0], frame_times[stop - start])
+            tag = frame_times[segment_frames // 2]
+            times = [(frame_times[2 * j] + frame_times[2 * j + 1]) / 2 for j in slices]
         result.append(Segment(index, start, stop, *span, tag_seconds=tag, slice_seconds=tuple(times)))
     return result
 
 
-def _own_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
-    """Time of a sampled frame; behind the last one they go on at the average rate."""
+def _frame_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
+    """Time of a sampled frame; beyond the last one, times continue at the average rate."""
     last = len(seconds) - 1
     return float(seconds[min(frame, last)]) + max(0, frame - last) / rate
 
@@ -205,7 +218,7 @@ def _own_seconds(seconds: np.ndarray, rate: float, frame: int) -> float:
 def slice_frames(num_frames: int, segment_frames: int = 8) -> np.ndarray:
     """Sampled-frame numbers of every temporal slice: int64 [slices, 2], segments in order.
 
-    An odd last segment repeats its last frame to fill the slice (§2.2); a full segment is even.
+    An odd last segment repeats its last frame to fill the slice; a full segment is even.
     """
     frames = np.arange(num_frames + num_frames % 2).reshape(-1, 2)
     if segment_frames % 2:

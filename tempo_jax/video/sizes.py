@@ -1,9 +1,9 @@
-"""The size the vision tower sees a frame at: three successive roundings, kept as published.
+"""Frame sizes of the vision tower: three successive roundings, as in the reference implementation.
 
-Source: facts/tempo.md §2.3. A: Tempo's own limit of 512 on the long side, to multiples of 16.
-B: qwen-vl-utils' per-frame step, which was handed 32 where it expects a patch size and so works
-in multiples of 64. C: its per-video step in multiples of 32. Python's round (half to even)
-throughout. Together they turn every 16:9 frame into 256x512, which the weights have learned.
+Reference: docs/reference/tempo.md#frame-sizes. A: Tempo's limit of 512 on the long side, to multiples of 16.
+B: qwen-vl-utils' per-frame step, which is given 32 as its patch size and so rounds
+to multiples of 64. C: its per-video step in multiples of 32. Python's round (half to even)
+throughout. Together they turn every 16:9 frame into 256x512, which the weights were trained on.
 """
 
 import math
@@ -22,11 +22,19 @@ Size = tuple[int, int]  # (height, width)
 
 
 def check_size(height: int, width: int, name: str = "The frames") -> None:
-    """TempoError for sizes no answer can come from; everything else passes.
+    """Refuses sizes that no answer can come from.
 
-    Qwen's rule refuses aspect ratios above 200. We apply it to the size as recorded; the published
-    chain applies it after step A, where even 10000x10 has become 512x16 and passes as noise. One
-    pixel in height or width is refused too: it would be blown up to a frame of a single colour.
+    Qwen's rule refuses aspect ratios above 200. It is applied to the recorded size; the reference
+    implementation applies it after step A, where 10000x10 has become 512x16 and passes as noise. A side of
+    one pixel is refused too: it would be scaled up to a frame of a single color.
+
+    Args:
+      height: in pixels.
+      width: in pixels.
+      name: subject of the error message.
+
+    Raises:
+      TempoError: The size is empty, too small or too elongated.
     """
     if min(height, width) < 1:
         raise TempoError(f"{name} are {height}x{width} pixels, that is empty: give frames with pixels.")
@@ -76,7 +84,18 @@ def resize_steps(height: int, width: int, config: VideoConfig | None = None) -> 
     """The three sizes (height, width) a frame goes through: after A, after B, after C.
 
     A step that changes nothing repeats the size before it. A and B are Pillow bicubic, C is
-    torchvision's (`tempo_jax.models.resize`). Raises TempoError for impossible sizes.
+    torchvision's (`tempo_jax.models.resize`).
+
+    Args:
+      height: recorded height, in pixels.
+      width: recorded width, in pixels.
+      config: a model's limits; None: those of the authors' models.
+
+    Returns:
+      [size after A, size after B, size after C].
+
+    Raises:
+      TempoError: As `check_size`.
     """
     check_size(height, width)
     config = config or VideoConfig()
@@ -88,18 +107,37 @@ def resize_steps(height: int, width: int, config: VideoConfig | None = None) -> 
 
 
 def model_size(height: int, width: int, config: VideoConfig | None = None) -> Size:
-    """(height, width) at which the vision tower sees a video frame: multiples of 32.
+    """Size of a video frame in the vision tower.
 
-    `config` holds a model's own limits; the default is the published ones. Raises TempoError for
-    impossible sizes.
+    Args:
+      height: recorded height, in pixels.
+      width: recorded width, in pixels.
+      config: a model's limits; None: those of the authors' models.
+
+    Returns:
+      (height, width), multiples of 32.
+
+    Raises:
+      TempoError: As `check_size`.
     """
     return resize_steps(height, width, config)[-1]
 
 
 def image_size(height: int, width: int, config: VideoConfig | None = None) -> Size:
-    """(height, width) of a single image in the vision tower: Qwen2-VL's rule alone (§2.5).
+    """(height, width) of a single image by Qwen2-VL's rule alone (docs/reference/tempo.md#images).
 
-    Multiples of 32, 65,536 to 16,777,216 pixels; steps A to C do not apply to images.
+    Steps A to C do not apply to images.
+
+    Args:
+      height: recorded height, in pixels.
+      width: recorded width, in pixels.
+      config: a model's limits; None: those of the authors' models.
+
+    Returns:
+      (height, width), multiples of 32, of 65,536 to 16,777,216 pixels.
+
+    Raises:
+      TempoError: As `check_size`.
     """
     check_size(height, width, "The image's sides")
     config = config or VideoConfig()

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -32,16 +32,17 @@ MOST_STRETCH = 8.0  # of a pixel's sides; what claims more is a damaged header
 
 
 class Reading(TypedDict, total=False):
-    """How a video is read; the options of `open_video` that engines and commands hand through.
+    """Options of decoding, which engines and commands pass on to `open_video`.
 
-    sampling: "time" (default) samples files whose frame rate varies evenly in time, and gives segments the
-      frames' own times on the player's clock; "index" is the released behavior: evenly by frame number, at
-      times that follow the average rate from 0 on. Files of constant rate give the same frames either way.
-    source_fps: frames per second at which an array, a .npy file or a folder of images was recorded; None
-      takes it as recorded at `fps`, so that every frame is used.
-    exif: whether photos are turned upright by their EXIF orientation; the released code does not.
-    square_pixels: whether frames with non-square pixels are stretched to their display size; the released
-      code does not.
+    Attributes:
+      sampling: "time" (default): videos of variable frame rate are sampled evenly in time, and segments have
+        the frames' presentation times. "index", as in the reference implementation: evenly by frame index,
+        with times from the average rate. Both give the same frames for a constant frame rate.
+      source_fps: recorded frames per second of an array, a .npy file or a folder of images; None: `fps`, so
+        that every frame is used.
+      exif: whether photos are rotated by their EXIF orientation; the reference implementation does not.
+      square_pixels: whether frames with non-square pixels are stretched to their display size; the reference
+        implementation does not.
     """
 
     sampling: str
@@ -56,21 +57,22 @@ class Source:
 
     Attributes:
       kind: "video" or "image".
-      name: of the file, for sentences.
+      name: name of the file, for messages.
       num_frames: sampled frames.
-      real_fps: sampled frames per second of video (for an image: the asked rate, which nothing uses).
-      duration_seconds: of the whole video, 0 for an image.
-      height, width: of the frames as `chunks` gives them.
-      total_frames: pictures that a player shows.
-      native_fps: as recorded, the average where it varies, 0 where the file does not say.
-      indices: int64 [num_frames] into total_frames.
-      warnings: sentences for the user; decoding may add to them.
-      seconds: float64 [num_frames], when a player shows each sampled frame.
-      start_seconds: when it shows the video's first frame; above 0 where the sound starts earlier.
-      own_times: whether segments take `seconds` as they are, since the frames are not evenly spaced.
-      shift_seconds: what segments add to their times: start_seconds, or 0 as in the released code.
+      real_fps: sampled frames per second of video; unused for an image.
+      duration_seconds: duration of the whole video in seconds; 0 for an image.
+      height: height of the frames of `chunks`, in pixels.
+      width: width of the frames of `chunks`, in pixels.
+      total_frames: number of frames of the video.
+      native_fps: recorded frames per second, on average; 0 if the file does not state it.
+      indices: int64 [num_frames], indices of the sampled frames in the video.
+      warnings: messages for the user; decoding may add more.
+      seconds: float64 [num_frames], presentation time of each sampled frame.
+      start_seconds: presentation time of the first frame; above 0 if the sound starts earlier.
+      own_times: whether segments use `seconds`, because the frames are not evenly spaced.
+      shift_seconds: offset of the times of segments: start_seconds, or 0 as in the reference implementation.
       Of a clip, `duration_seconds`, `seconds` and the times of segments are its own, from 0 on.
-      shown, whole: of a part (`only`), its segments and the video that it is a part of.
+      selected_segments, parent: of a part (`select_segments`), its segments and the video it is taken from.
     """
 
     kind: str
@@ -84,35 +86,39 @@ class Source:
     native_fps: float
     indices: np.ndarray
     warnings: list[str]
-    _read: Callable[["Source"], Iterator[np.ndarray]]
+    iter_frames: Callable[["Source"], Generator[np.ndarray, None, None]]
     seconds: np.ndarray
     start_seconds: float = 0.0
     own_times: bool = False
     shift_seconds: float = 0.0
-    shown: tuple[Segment, ...] | None = None
-    whole: "Source | None" = None
+    selected_segments: tuple[Segment, ...] | None = None
+    parent: "Source | None" = None
 
     def segments(self, segment_frames: int = 8) -> tuple[Segment, ...]:
-        """Its segments with their times; of a part, those that it was made of. None for an image."""
+        """The segments and their times; none for an image. A part has the segments it was made of."""
         if self.kind == "image":
             return ()
-        own = self.seconds if self.own_times else None
+        frame_times = self.seconds if self.own_times else None
         every = segments(
-            self.num_frames, self.real_fps, segment_frames, seconds=own, start_seconds=self.shift_seconds
+            self.num_frames,
+            self.real_fps,
+            segment_frames,
+            seconds=frame_times,
+            start_seconds=self.shift_seconds,
         )
-        return self.shown or tuple(every)
+        return self.selected_segments or tuple(every)
 
-    def only(self, segments: Sequence[Segment]) -> "Source":
-        """The part of the video that these of its segments make, in time order.
+    def select_segments(self, segments: Sequence[Segment]) -> "Source":
+        """The part of the video that consists of some of its segments, in time order.
 
-        All sampled frames are still decoded; those of other segments are let go at once.
+        All sampled frames are still decoded; those of other segments are discarded.
         """
         kept = np.zeros(self.num_frames, bool)
         for segment in segments:
             kept[segment.start : segment.stop] = True
 
-        def read(part: Source) -> Iterator[np.ndarray]:
-            with contextlib.closing(self._read(part)) as frames:
+        def read(part: Source) -> Generator[np.ndarray, None, None]:
+            with contextlib.closing(self.iter_frames(part)) as frames:
                 yield from itertools.compress(frames, kept)
 
         return dataclasses.replace(
@@ -121,23 +127,29 @@ class Source:
             indices=self.indices[kept],
             seconds=self.seconds[kept],
             warnings=list(self.warnings),
-            _read=read,
-            shown=tuple(sorted(segments, key=lambda segment: segment.start)),
-            whole=self,
+            iter_frames=read,
+            selected_segments=tuple(sorted(segments, key=lambda segment: segment.start)),
+            parent=self,
         )
 
     def chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
-        """uint8 [n, height, width, 3], n = frames_per_chunk but for the last one.
+        """Decodes the sampled frames, from the first one at every call.
 
-        Starts from the first frame at every call; the file is closed at the end or when the
-        iterator is dropped. Raises TempoError if the video has become unreadable.
+        Args:
+          frames_per_chunk: frames of a chunk; the last one may have fewer.
+
+        Yields:
+          uint8 [n, height, width, 3]. The file is closed at the end, or when the iterator is dropped.
+
+        Raises:
+          TempoError: The video has become unreadable.
         """
         if frames_per_chunk < 1:
             raise ValueError("frames_per_chunk must be at least 1")
         return self._chunks(frames_per_chunk)
 
     def _chunks(self, frames_per_chunk: int) -> Iterator[np.ndarray]:
-        with contextlib.closing(self._read(self)) as frames:
+        with contextlib.closing(self.iter_frames(self)) as frames:
             for start in range(0, self.num_frames, frames_per_chunk):
                 size = min(frames_per_chunk, self.num_frames - start)
                 chunk = np.empty((size, self.height, self.width, 3), np.uint8)
@@ -149,8 +161,8 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
-    """What the caller asked for, checked."""
+class SamplingRequest:
+    """The validated options of `open_video`."""
 
     fps: float
     min_frames: int
@@ -244,34 +256,33 @@ def open_video(
     clip: tuple[float, float] | None = None,
     **reading: Unpack[Reading],
 ) -> Source:
-    """Opens anything the contract calls a video.
+    """Opens a video and samples its frames; they are decoded by `Source.chunks`.
 
     Args:
-      video: path of a video file, .gif, .npy, image or folder of images; or a list of paths of images, the
-        frames of a video in order; or an array uint8 [T, H, W, 3] (a
-        video) or [H, W, 3] (an image); or a PIL image. A Source, opened and sampled already (in another
-        process, say), is returned as it is.
-      fps: frames to sample per second.
-      min_frames: fewest frames; those of a shorter clip repeat.
-      max_frames: most frames.
-      config: a model's own limits of sizes.
-      sampler: another system's rule, called like `sample_indices`; it also thins out what is taken as
-        recorded.
-      progress: called as progress(stage, done, total) where a file has to be decoded to find its frames.
-      clip: (start, end) in seconds of the video: only what lies between is looked at, and times count from
-        there on, as in the released training. An end beyond the video's is the video's.
+      video: path of a video file, .gif, .npy, image or folder of images; a list of paths of images, the
+        frames of a video in order; a uint8 array [T, H, W, 3] (a video) or [H, W, 3] (an image); a PIL
+        image; or a Source, which is returned as it is.
+      fps: sampling rate in frames per second.
+      min_frames: minimum number of sampled frames; a shorter clip repeats some.
+      max_frames: maximum number of sampled frames.
+      config: a model's limits of frame sizes; None: Tempo's.
+      sampler: sampling rule of another system, called like `sample_indices`; it also applies to frames that
+        would all be used.
+      progress: called as progress(stage, done, total) while a file is decoded to find its frames.
+      clip: (start, end) in seconds of the video: only frames in between are sampled, and times count from
+        `start`, as in the authors' training. An end beyond the video's is clipped.
       **reading: see `Reading`.
 
     Returns:
       The opened source.
 
     Raises:
-      TempoError: one sentence, for everything that cannot be answered about.
+      TempoError: The video cannot be read, or an option is invalid.
     """
     if isinstance(video, Source):
         return video
     limits = config or VideoConfig()
-    request = _Request(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
+    request = SamplingRequest(fps, min_frames, max_frames, limits, sampler, progress, clip=clip, **reading)
     if isinstance(video, (str, Path)):
         return _open_path(video, request)
     if isinstance(video, list | tuple) and video and all(isinstance(file, str | Path) for file in video):
@@ -287,7 +298,7 @@ def open_video(
     )
 
 
-def _open_path(video: str | Path, request: _Request) -> Source:
+def _open_path(video: str | Path, request: SamplingRequest) -> Source:
     if "://" in str(video):
         raise TempoError(f"{video} is a web address: download the video first and give the file's path.")
     path = Path(video).expanduser()
@@ -324,18 +335,18 @@ def _open_path(video: str | Path, request: _Request) -> Source:
         raise
 
 
-def _open_file(path: Path, request: _Request) -> Source:
+def _open_file(path: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import decode
     from tempo_jax.video.indexing import read_index, uneven_warning
 
     index = read_index(path, request.progress)
-    first = decode.first_frame(index)
-    convert = decode.FrameConverter(first, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
+    frame = decode.first_frame(index)
+    convert = decode.FrameConverter(frame, _stretch(index.pixel_aspect) if request.square_pixels else 1.0)
     check_size(convert.height, convert.width, f"The frames of {path.name}")
     first, times = request.cut(index.timeline, path.name, index.start_seconds)
     indices = request.sample(times)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         reader = decode.FrameReader(index, *np.unique(first + indices, return_counts=True))
         yield from reader.pixels(convert)
         for sentence in reader.warnings():
@@ -357,7 +368,7 @@ def _stretch(pixel_aspect: float) -> float:
     return pixel_aspect if 1 / MOST_STRETCH <= pixel_aspect <= MOST_STRETCH else 1.0
 
 
-def _open_animation(path: Path, request: _Request) -> Source:
+def _open_animation(path: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import animations
     from tempo_jax.video.indexing import uneven_warning
 
@@ -368,7 +379,7 @@ def _open_animation(path: Path, request: _Request) -> Source:
     by_time = request.by_time(animation.timeline)
     warnings = animation.warnings + uneven_warning(path.name, animation.timeline, by_time)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         return animation.frames(first + indices)
 
     source = _video(path.name, indices, times, request, animation, read, warnings)
@@ -396,7 +407,7 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
         native_fps=times.fps,
         indices=indices,
         warnings=list(warnings),
-        _read=read,
+        iter_frames=read,
         seconds=start_seconds + (times.seconds[indices] if times.fps else indices / request.fps),
         start_seconds=start_seconds,
         own_times=by_time,
@@ -404,14 +415,14 @@ def _video(name, indices, times, request, size, read, warnings=(), start_seconds
     )
 
 
-def _recorded(name: str, count: int, request: _Request) -> tuple[int, np.ndarray, Timeline, list[str]]:
-    """Of `count` frames without times of their own: the clip's first, those sampled, its times, a warning.
+def _recorded(name: str, count: int, request: SamplingRequest) -> tuple[int, np.ndarray, Timeline, list[str]]:
+    """Samples `count` frames without times: the clip's first frame, the sampled ones, its times, warnings.
 
     `name`: of the file or folder; empty for an array, whose caller has `open_video`'s word for it.
     """
     if request.source_fps is not None:
-        whole = constant_rate(count, request.source_fps)
-        first, times = request.cut(whole, name or _ARRAY)
+        recording = constant_rate(count, request.source_fps)
+        first, times = request.cut(recording, name or _ARRAY)
         return first, request.sample(times), times, []
     if request.clip is not None:
         raise TempoError(
@@ -433,7 +444,7 @@ class _Size:
     width: int
 
 
-def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
+def _open_array(array: np.ndarray, name: str, request: SamplingRequest) -> Source:
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
         raise TempoError(
             f"{name} has shape {tuple(array.shape)}, but a video is [T, H, W, 3] and an image [H, W, 3]: "
@@ -449,14 +460,14 @@ def _open_array(array: np.ndarray, name: str, request: _Request) -> Source:
         return _image(name, height, width, request, array)
     first, indices, times, warnings = _recorded("" if name == _ARRAY else name, len(array), request)
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         return (array[first + i] for i in indices)
 
     source = _video(name, indices, times, request, _Size(height, width), read, warnings)
     return _placed(source, first, len(array))
 
 
-def _open_npy(path: Path, request: _Request) -> Source:
+def _open_npy(path: Path, request: SamplingRequest) -> Source:
     try:
         # Mapped, not read: only sampled frames are ever touched.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -470,20 +481,20 @@ def _open_npy(path: Path, request: _Request) -> Source:
     return _open_array(array, path.name, request)
 
 
-def _open_folder(folder: Path, request: _Request) -> Source:
+def _open_folder(folder: Path, request: SamplingRequest) -> Source:
     from tempo_jax.video import images
 
-    return _open_frames(folder.name, images.listing(folder), request)
+    return _open_frames(folder.name, images.list_images(folder), request)
 
 
-def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
+def _open_frames(name: str, files: Sequence[Path], request: SamplingRequest) -> Source:
     from tempo_jax.video import images
 
     first, indices, times, warnings = _recorded(name, len(files), request)
     height, width = images.common_size([files[first + i] for i in indices], request.exif)
     check_size(height, width, f"The images in {name}")
 
-    def read(source: Source) -> Iterator[np.ndarray]:
+    def read(source: Source) -> Generator[np.ndarray, None, None]:
         for index in indices:
             yield images.load(files[first + index], (height, width), request.exif)
 
@@ -491,17 +502,18 @@ def _open_frames(name: str, files: Sequence[Path], request: _Request) -> Source:
     return _placed(source, first, len(files))
 
 
-def _open_image(picture: Any, name: str, request: _Request, path: Path | None = None) -> Source:
+def _open_image(picture: Any, name: str, request: SamplingRequest, path: Path | None = None) -> Source:
     from tempo_jax.video import images
 
     warnings = []
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # whose others belong to the first
         warnings.append(
-            f"{name} holds several pictures, of which only the first is used: make it a .gif or .mp4."
+            f"{name} holds several images, of which only the first is used: make it a .gif or .mp4."
         )
     check_size(picture.height, picture.width, f"The pixels of {name}")
     pixels = images.to_rgb(picture, path or name, request.exif)
-    source = _image(name, *pixels.shape[:2], request, pixels)
+    height, width = pixels.shape[:2]
+    source = _image(name, height, width, request, pixels)
     source.warnings.extend(warnings)
     return source
 
@@ -522,6 +534,6 @@ def _image(name, height, width, request, pixels) -> Source:
         native_fps=0.0,
         indices=np.zeros(1, np.int64),
         warnings=[],
-        _read=lambda source: (frame for frame in (pixels,)),
+        iter_frames=lambda source: (frame for frame in (pixels,)),
         seconds=np.zeros(1),
     )

@@ -3,7 +3,7 @@
     python -m tempo_jax.video.synthetic hour.mp4 --seconds 3600 --fps 5 --width 128 --height 96
 
 A clock runs in the corner (minutes and seconds of video time), three shapes move over a background
-whose colour changes from scene to scene, all fixed by the seed. Memory does not grow with length.
+whose color changes from scene to scene, all fixed by the seed. Memory does not grow with length.
 """
 
 import argparse
@@ -24,8 +24,8 @@ _FONT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
-    """What to draw. `noise`: standard deviation of the grain, in levels; it makes encoding harder."""
+class SyntheticVideo:
+    """A generated video. `noise`: standard deviation of the grain, in levels; it makes encoding harder."""
 
     seconds: float = 60.0
     fps: int = 5
@@ -39,6 +39,9 @@ class Clip:
         return max(1, round(self.seconds * self.fps))
 
 
+Clip = SyntheticVideo  # the name of earlier releases
+
+
 @lru_cache(maxsize=1024)
 def _glyph(character: str, scale: int) -> np.ndarray:
     """bool [5 scale, 3 scale]."""
@@ -48,7 +51,7 @@ def _glyph(character: str, scale: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _scene(seed: int, scene: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background colour [3], three shape colours [3, 3], their paths [3, 4] (phases and speeds)."""
+    """Background color [3], three shape colors [3, 3], their paths [3, 4] (phases and speeds)."""
     rng = np.random.default_rng((seed, scene))
     background = rng.integers(30, 130, 3)
     return background, rng.integers(130, 256, (3, 3)), rng.uniform(0.2, 1.0, (3, 4))
@@ -71,24 +74,24 @@ def _draw_clock(frame: np.ndarray, seconds: int) -> None:
         x += 4 * scale
 
 
-def render(clip: Clip, index: int) -> np.ndarray:
+def render(clip: SyntheticVideo, index: int) -> np.ndarray:
     """Frame `index` of a clip: uint8 [height, width, 3]."""
     height, width = clip.height, clip.width
     time = index / clip.fps
-    background, colours, paths = _scene(clip.seed, int(time // SCENE_SECONDS))
+    background, colors, paths = _scene(clip.seed, int(time // SCENE_SECONDS))
     frame = np.empty((height, width, 3), np.uint8)
     frame[:] = background
     size = max(2, min(height, width) // 5)
-    for shape, (colour, path) in enumerate(zip(colours, paths)):
+    for shape, (color, path) in enumerate(zip(colors, paths)):
         x = int((0.5 + 0.5 * np.sin(path[0] * time + 6 * path[2])) * (width - size))
         y = int((0.5 + 0.5 * np.cos(path[1] * time + 6 * path[3])) * (height - size))
         # A square, a lying bar and a standing bar.
         high, wide = ((size, size), (size // 2, size), (size, size // 2))[shape]
-        frame[y : y + high, x : x + wide] = colour
+        frame[y : y + high, x : x + wide] = color
     if clip.noise:
         grain = _grain(height, width, clip.noise)
         rng = np.random.default_rng((clip.seed, index))
-        y, x = rng.integers(height), rng.integers(width)
+        y, x = int(rng.integers(height)), int(rng.integers(width))
         frame = np.clip(frame + grain[y : y + height, x : x + width], 0, 255).astype(np.uint8)
     _draw_clock(frame, int(time))
     return frame
@@ -96,7 +99,7 @@ def render(clip: Clip, index: int) -> np.ndarray:
 
 def write_video(
     path: str | Path,
-    clip: Clip | None = None,
+    clip: SyntheticVideo | None = None,
     *,
     gop: int = 50,
     b_frames: int = 2,
@@ -104,13 +107,13 @@ def write_video(
     faststart: bool = False,
     preset: str = "veryfast",
     container: str | None = None,
-) -> Clip:
+) -> SyntheticVideo:
     """Encode a clip with libx264; the suffix or `container` chooses the format.
 
     `gop`: frames between keyframes. `rotation`: display rotation mark in degrees, counter-clockwise.
     `faststart`: index at the front, so that a truncated file can still be read. Returns the clip.
     """
-    clip = clip or Clip()
+    clip = clip or SyntheticVideo()
     # Keyframes exactly where `gop` says, so that tests can count on them.
     fixed = {"keyint_min": str(gop), "sc_threshold": "0", "bf": str(b_frames)}
     encode(
@@ -130,7 +133,7 @@ def write_video(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path")
-    defaults = Clip()
+    defaults = SyntheticVideo()
     parser.add_argument("--seconds", type=float, default=defaults.seconds)
     parser.add_argument("--fps", type=int, default=defaults.fps)
     parser.add_argument("--height", type=int, default=defaults.height)
@@ -140,7 +143,7 @@ def main() -> None:
     parser.add_argument("--gop", type=int, default=50)
     arguments = vars(parser.parse_args())
     path, gop = arguments.pop("path"), arguments.pop("gop")
-    clip = write_video(path, Clip(**arguments), gop=gop)
+    clip = write_video(path, SyntheticVideo(**arguments), gop=gop)
     print(f"{path}: {clip.num_frames} frames, {clip.num_frames / clip.fps:.1f} s")
 
 

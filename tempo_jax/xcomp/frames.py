@@ -141,12 +141,12 @@ class Frames:
             frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
             resized = steps.resize(jnp.asarray(frames)[:, None], size=size)
             if previous is not None:
-                yield np.asarray(previous)[:, 0]  # while the next batch is computed
+                yield self.system.place.fetch(previous)[:, 0]  # while the next batch is computed
             previous = resized
             if progress:
                 progress("decoding", index + 1, total)
         if previous is not None:
-            yield np.asarray(previous)[:, 0]
+            yield self.system.place.fetch(previous)[:, 0]
 
 
 def frame_scores(
@@ -190,7 +190,7 @@ def frame_scores(
             windows=windows,
             causal=options.causal_scoring,
         )
-        total.add(start, np.asarray(scores, np.float64), windows)
+        total.add(start, system.place.fetch(scores).astype(np.float64), windows)
         if progress:
             progress("scoring frames", done, len(starts))
     return total.scores()

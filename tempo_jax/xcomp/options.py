@@ -1,13 +1,12 @@
 """The options of one question to XComp, validated, and the frames in its answer."""
 
 import dataclasses
-from numbers import Real
 
+from tempo_jax import fields
 from tempo_jax.errors import TempoError
-from tempo_jax.runtime.options import DecodeOptions, check_decode_options, check_integer
+from tempo_jax.runtime.options import DecodeOptions, check_decode_options
 from tempo_jax.runtime.results import Segment
 from tempo_jax.xcomp.frame_selection import GLOBAL, LOCAL, ScoringWindows
-from tempo_jax.xcomp.token_compression import VARIANTS
 
 # How frames are scored where they exceed the budget; None: not at all.
 SCORERS: dict[str, ScoringWindows | None] = {"local": LOCAL, "global": GLOBAL, "uniform": None}
@@ -43,17 +42,14 @@ class Options(DecodeOptions):
                 f"strategy {self.strategy!r} is none of XComp's, which chooses among whole frames: use one "
                 f"of {', '.join(SCORERS)}."
             )
-        if self.budget is not None:
-            check_integer("budget", self.budget, minimum=1)
+        for name in ("budget", "query_skip"):
+            if getattr(self, name) is not None:
+                fields.check(name, getattr(self, name))
+        for name in ("repeats", "repetition_penalty"):
+            fields.check(name, getattr(self, name))
         check_decode_options(self)
-        for name, minimum, value in (("repeats", 1, self.repeats), ("query_skip", 0, self.query_skip or 0)):
-            check_integer(name, value, minimum=minimum)
-        if self.lp_comp is not None and self.lp_comp not in VARIANTS:
-            raise TempoError(f"lp_comp is {self.lp_comp!r}: use one of XComp's, {', '.join(VARIANTS)}.")
-        if not isinstance(self.repetition_penalty, Real) or not 0 < self.repetition_penalty <= 1e3:
-            raise TempoError(
-                f"repetition_penalty is {self.repetition_penalty!r}, but it must be above 0 (1.0 is none)."
-            )
+        if self.lp_comp is not None:
+            fields.check_choice("lp_comp", self.lp_comp, "xcomp")
 
     def frame_budget(self, num_frames: int, frame_tokens: int) -> int:
         """Maximum number of frames to keep of `num_frames` sampled ones."""

@@ -196,8 +196,9 @@ def _kernel(config: _KernelConfig, slots: int, position_ref, *refs):
         probs, correction = jnp.exp(scores - maximum), jnp.exp(previous - maximum)
         scratch.maximum[...] = jnp.broadcast_to(maximum, scratch.maximum.shape)
         scratch.total[...] = scratch.total[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-        values = dot(probs.astype(dtype), v, (((1,), (0,)), ((), ())))
-        scratch.values[...] = scratch.values[...] * correction + values
+        scratch.values[...] = scratch.values[...] * correction + dot(
+            probs.astype(dtype), v, (((1,), (0,)), ((), ()))
+        )
 
     last, last_is_full = pl.cdiv(slots, block) - 1, slots % block == 0
 
