@@ -6,7 +6,8 @@ One run, no trained weights needed: random models of the demo's size and of thir
 parameters. Each answers all questions opening the video anew for every question, keeping the vision tower's
 output, keeping the compressor's prefix too (config.video_cache of eval.py), and that with the further answers
 written four at a time (config.decode_batch). All programs are compiled beforehand. Counted: how often the
-video was decoded, and chunks that went through the vision tower (a video of 64 s has 16 segments, in 2 chunks).
+video was decoded, and chunks that went through the vision tower (a video of 64 s has 16 segments, in 2
+chunks).
 """
 
 import argparse
