@@ -178,7 +178,7 @@ class CheckpointManager:
             if refused is None:
                 about = f"the checkpoint of step {step} could not be written"
                 if said := gcs.user_error(error, about):
-                    raise type(said)(f"{said} ({self._whole})") from error
+                    raise type(said)(f"{said} ({self._latest_intact})") from error
                 raise
             full = refused.code in failures.FULL
             raise TempoError(
