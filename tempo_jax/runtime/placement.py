@@ -35,7 +35,7 @@ class Placement:
             yield
 
     def fetch(self, x: jax.Array) -> np.ndarray:
-        """Returns an array's value on the host; all processes call it, as other hosts may have parts of it."""
+        """Returns an array's value on the host; every process calls it, as each may have a part."""
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)
