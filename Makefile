@@ -95,7 +95,7 @@ types: $(SETUP_TEST)
 # Tests that compile no model: of options, prompts, sampling, files, messages and docs.
 FAST := ata checkpoint_id cli compiling configs convert_fields convert_docs docs docs_generated docs_language \
 	eval_annotations eval_config eval_parsing eval_scoring exit_status fields folders packing paths pipeline_parts plot \
-	prompts readers serve_refusals serve_ui video_sampling watch xcomp_letters xcomp_schedule
+	prompts readers serve_refusals serve_ui video_sampling watch words xcomp_letters xcomp_schedule
 check: lint types
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" \
 		$(foreach name,$(FAST),$(wildcard tests/test_$(name).py))

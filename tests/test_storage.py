@@ -72,7 +72,7 @@ def test_what_is_no_bucket_is_a_sentence(server, url, words):
 def test_a_missing_extra_is_a_sentence(server, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gcsfs" else find(name))
-    with pytest.raises(TempoError, match=r"needs gcsfs, which is not .*: pip install 'tempo_jax\[gcs\]'"):
+    with pytest.raises(TempoError, match=r"needs gcsfs, which is not .*: pip install -e '\.\[gcs\]'"):
         paths.path("the workdir", "gs://bucket/x")
 
 

@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import paths
@@ -65,8 +66,8 @@ def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
 
     whole: every byte; otherwise at most SAMPLE_BYTES, in blocks that are drawn anew each time.
     """
-    folder = paths.path("the checkpoint", folder)
-    path = folder / FILE
+    place: paths.AnyPath = paths.path("the checkpoint", folder)
+    path = place / FILE
     if not path.is_file():
         return False
     try:
@@ -77,19 +78,19 @@ def check(folder: str | os.PathLike, *, whole: bool = False) -> bool:
         raise TempoError(
             f"{path} is damaged ({error}): copy the model again, or delete that file to load without it"
         ) from error
-    sizes = paths.files(folder) if paths.remote(folder) else {name: _size(folder / name) for name in files}
+    sizes = paths.files(place) if paths.remote(place) else {name: _size(place / name) for name in files}
     wrong = [name for name, record in files.items() if sizes.get(name, -1) != record["bytes"]]
     sound = [block for block in blocks if block[0] not in wrong]
     # gs:// verifies what it sends by itself.
-    verified = sound if whole else [] if paths.remote(folder) else _drawn(sound)
+    verified = sound if whole else [] if paths.remote(place) else _drawn(sound)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        matches = pool.map(lambda block: _crc32(folder / block[0], *block[1:3]) == block[3], verified)
+        matches = pool.map(lambda block: _crc32(place / block[0], *block[1:3]) == block[3], verified)
         wrong += [block[0] for block, same in zip(verified, matches) if not same]
     if wrong:
         names = sorted(set(wrong))
         remainder = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise TempoError(
-            f"the parameters in {folder} are damaged or incomplete ({', '.join(names[:5])}{remainder}: not "
+            f"the parameters in {place} are damaged or incomplete ({', '.join(names[:5])}{remainder}: not "
             f"the bytes that {FILE} is of): copy or convert the model again"
         )
     return True
@@ -119,7 +120,7 @@ def _drawn(blocks: list[tuple]) -> list[tuple]:
 
 def _crc32(path: Path, start: int, size: int) -> int:
     crc, buffer = 0, memoryview(bytearray(min(_READ_BYTES, size)))  # one, in the processor's cache
-    unbuffered = {} if paths.remote(path) else {"buffering": 0}
+    unbuffered: dict[str, Any] = {} if paths.remote(path) else {"buffering": 0}
     with path.open("rb", **unbuffered) as file:
         file.seek(start)
         while size and (count := file.readinto(buffer[: min(len(buffer), size)])):

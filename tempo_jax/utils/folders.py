@@ -51,40 +51,40 @@ def atomic_directory(
     """
     import jax  # not above: `--help` imports this module
 
-    target = paths.absolute(paths.path("the target", target))
-    if paths.remote(target):
-        with _replacing_remote(target, overwrite, keep) as target:
-            yield target
+    place: AnyPath = paths.absolute(paths.path("the target", target))
+    if paths.remote(place):
+        with _replacing_remote(place, overwrite, keep) as place:
+            yield place
         return
     first = jax.process_index() == 0
     if first:
-        _recover(target)
+        _recover(place)
     for source in keep:
         if source is not None:
-            check_apart(target, source)
-    check_replaceable(target, overwrite)
-    inside = _in_place(target)
-    fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
+            check_apart(place, source)
+    check_replaceable(place, overwrite)
+    inside = _in_place(place)
+    fresh = place / ".incomplete" if inside else place.with_name(f".{place.name}.incomplete")
     with contextlib.ExitStack() as stack:
         if first:
-            with failures.report_system_errors(target, fresh):
+            with failures.report_system_errors(place, fresh):
                 made = _make_parents(fresh.parent)
-                stack.enter_context(_alone(fresh, target))
+                stack.enter_context(_alone(fresh, place))
             stack.callback(_remove_empty, made)
-        _barrier(f"begin {target}")
+        _barrier(f"begin {place}")
         try:
-            with failures.report_system_errors(target, fresh):
+            with failures.report_system_errors(place, fresh):
                 yield fresh
-                _barrier(f"written {target}")
+                _barrier(f"written {place}")
                 if first:
-                    check_replaceable(target, overwrite)  # it may exist by now
+                    check_replaceable(place, overwrite)  # it may exist by now
                     with signals.held():
-                        (_move_up if inside else _take_place)(fresh, target)
+                        (_move_up if inside else _take_place)(fresh, place)
         finally:
             if first:
                 with signals.held():
                     _remove(fresh)
-        _barrier(f"end {target}")
+        _barrier(f"end {place}")
 
 
 @contextlib.contextmanager

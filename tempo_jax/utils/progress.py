@@ -50,11 +50,10 @@ class Lines(Reporter):
                 text = f"{stage} {size(done)} of {size(total)}, {duration(seconds_left)} left"
             else:
                 text = f"{stage} {done}/{total}" if total else f"{stage} {done}"
-                text += self._speed(done, total)
+                text += self._speed(done, total, *self._first)
             print(text, file=sys.stderr, flush=True)
 
-    def _speed(self, done: int, total: int) -> str:
-        began, before = self._first
+    def _speed(self, done: int, total: int, began: float, before: int) -> str:
         rate = (done - before) / max(self._last - began, 1e-3)
         if not self._per_second or rate <= 0:
             return ""
