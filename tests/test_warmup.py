@@ -10,7 +10,8 @@ from tempo_jax import cli
 from tempo_jax.utils import compilation_cache
 
 
-def test_what_is_wrong_is_a_sentence(tmp_path, capsys):
+def test_what_is_wrong_is_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(compilation_cache.FOLDER, os.environ[compilation_cache.FOLDER])  # which --cache sets
     assert cli.main(["warmup", "--cache=x", "--size=720p"]) == 2
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
     (tmp_path / "file").touch()
