@@ -484,7 +484,7 @@ from tempo_jax.serve import model
 from tests import serving
 class Stuck(serving.FakeClip):
     def _one(self, turn):
-        turn.piece("at last")
+        turn.on_text("at last")
         time.sleep(300)
 serving.FakeClip = Stuck
 model.load = lambda checkpoint, name, dtype, sampling: serving.FakeModel()
