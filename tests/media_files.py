@@ -15,6 +15,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from tempo_jax.video import containers
+
 os.environ.setdefault("SVT_LOG", "1")  # errors only
 BITS = 16
 UNREADABLE = -1
@@ -246,7 +248,7 @@ def write(
 
 def decoded(path: Path, stream: int = 0) -> tuple[list[np.ndarray], list[float | None]]:
     """Every picture of a video stream as plain PyAV sees it, and its time on the container's clock."""
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **containers.LENIENT_TAGS) as container:
         begin = (container.start_time or 0) / av.time_base
         pictures, times = [], []
         for packet in container.demux(container.streams.video[stream]):

@@ -26,7 +26,7 @@ CHILD = """if True:
     native_io.BATCH_BYTES = 0  # a write for each array
     folders.check_space = lambda *_: None
     where = {"save": (ocp.partial, "save"), "finalize": (ocp.partial, "finalize"),
-             "read": (safetensors_io.Reader, "read_matrix"), "describe": (checkpoint, "describe"),
+             "read": (safetensors_io.Reader, "read_matrix"), "describe": (checkpoint, "write_metadata"),
              "write": (safetensors_io.Writer, "write"), "load": (ocp, "load"),
              "place": (folders, "_take_place")}
     calls = []

@@ -126,7 +126,7 @@ def test_a_full_disk_is_said_and_costs_no_earlier_checkpoint(tiny_model, whole, 
     assert "disk is full; that of step 3 is intact: free some space" in full.stderr.splitlines()[-1]
     assert "Traceback" not in full.stderr
     warnings = [line for line in full.stderr.splitlines() if "Warning" in line]
-    assert all(line.startswith("Warning: config.mesh") for line in warnings), warnings  # the mesh of the tests
+    assert all(line.startswith("Warning: config.mesh") for line in warnings), warnings
     tiny_training.train(tiny_model, tmp_path)
     assert curve(tmp_path) == curve(whole)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
 from tempo_jax.serve.limits import Limits
-from tempo_jax.video import Source, decode, images, open_video  # noqa: F401  imported before the fork
+from tempo_jax.video import Source, containers, decode, images, open_video  # noqa: F401  imported before the fork
 
 JSON, FRAME = b"j", b"f"  # what the next message is
 HEADER = (
@@ -126,7 +126,7 @@ def check_file(path: Path, limits: Limits) -> None:
         container = av.open(
             f"file:{path.absolute()}",
             options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
-            metadata_errors="replace",
+            **containers.LENIENT_TAGS,
         )
     except MemoryError:
         raise

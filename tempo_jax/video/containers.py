@@ -11,6 +11,8 @@ from tempo_jax.video import declared
 MAX_READ_ERRORS = 8  # in a row; some demuxers recover after a damaged stretch, others never do
 TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT: a format whose clock may jump
 INTRA_ONLY, REORDER = 1, 8  # FFmpeg's AV_CODEC_PROP_*
+# Tags that are not UTF-8 do no harm: PyAV before 19 must be told so, later ones have no such option.
+LENIENT_TAGS = {"metadata_errors": "replace"} if "metadata_errors" in (av.open.__doc__ or "") else {}
 _UNSEEN = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -31,10 +33,10 @@ def open_container(path: Path) -> av.container.InputContainer:
         # "file:" keeps names with colons from being taken for protocols, and the whitelist keeps
         # playlists from pulling in anything else.
         name = f"file:{path.absolute()}"
-        container = av.open(name, options=options, metadata_errors="replace")
+        container = av.open(name, options=options, **LENIENT_TAGS)
         if container.format.name == "image2":  # by its suffix; the caller knows that it is more
             container.close()
-            container = av.open(name, format="mjpeg", options=options, metadata_errors="replace")
+            container = av.open(name, format="mjpeg", options=options, **LENIENT_TAGS)
         return container
     except PermissionError as error:
         raise TempoError(f"{path} may not be read: change its permissions.") from error
