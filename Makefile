@@ -3,6 +3,7 @@
 # make test   the tests but for the slowest (under 10 minutes)       make test-all  all tests
 # make lint   ruff, and the order of imports between packages        make types     mypy
 # make test-lower  media and colors with the oldest versions that pyproject.toml admits
+# make test-newest  fast tests with the newest versions that it admits, on Python 3.13 where that is installed
 # make test-plan  the tests that compile for TPUs (installs libtpu beside .venv)
 # make test-browser  the page in chromium (installs Debian's chromium where it may, and axe-core from npm)
 # make test-node  OpenAI's client for Node against the server (installs it beside .venv)
@@ -18,7 +19,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= 2
 
-.PHONY: setup setup-test demo test test-all test-lower test-plan test-node test-browser check lint types format bench plans docs clean
+.PHONY: setup setup-test demo test test-all test-lower test-newest test-plan test-node test-browser check lint types format bench plans docs clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -96,9 +97,24 @@ types: $(SETUP_TEST)
 FAST := ata checkpoint_id cli compiling configs convert_fields convert_docs docs docs_generated docs_language \
 	eval_annotations eval_config eval_parsing eval_scoring exit_status fields folders packing paths pipeline_parts plot \
 	prompts readers serve_refusals serve_ui video_sampling watch words xcomp_letters xcomp_schedule
+FAST_FILES = $(foreach name,$(FAST),$(wildcard tests/test_$(name).py))
 check: lint types
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" \
-		$(foreach name,$(FAST),$(wildcard tests/test_$(name).py))
+	$(PYTEST) -m "not slow" $(FAST_FILES)
+
+# The newest releases that pyproject.toml admits, on Python 3.13 where the machine has it: fast tests, media.
+NEWEST := build/newest
+PYTHON313 ?= $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null) \
+	$(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13))
+test-newest:
+ifeq ($(PYTHON313),)
+	@echo "There is no Python 3.13 here: the newest versions are not tested (PYTHON313=PATH names one)"
+else
+	@[ -x $(NEWEST)/bin/python ] || $(PYTHON313) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[serve]' \
+		httpx2 hypothesis jinja2 pytest pytest-xdist
+	$(NEWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" \
+		$(FAST_FILES) tests/test_media_golden.py
+endif
 
 format: $(SETUP_TEST)
 	$(BIN)/ruff check --fix .
