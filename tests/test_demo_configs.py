@@ -36,7 +36,7 @@ def test_a_lesson_follows_one_before_it(lesson):
     config, doc = load(lesson).get_config(), load(lesson).__doc__
     configs.check(config)
     number = LESSONS.index(lesson) + 1
-    assert doc.startswith(f"Demo model {number} of {len(LESSONS)}")
+    assert doc.startswith(f"Demo model, phase {number} of {len(LESSONS)}")
     assert f"python train.py --config=configs/demo_{lesson}.py --workdir=build/demo/{lesson}" in doc
     sources = [source for source in config.init.values() if source and source != "minireel"]
     before = [re.fullmatch(r"build/demo/(\w+)/model", source)[1] for source in sources]
