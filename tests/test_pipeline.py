@@ -214,7 +214,7 @@ def test_prepared_data_make_batches(batches, prepared):
     made.set_state(state)
     assert_same(take(made, 3), expected)
     assert not made.stats["skipped"]
-    with pytest.raises(TempoError, match=r"batch\.sizes lists 32x32, but the data have 64x64 \("):
+    with pytest.raises(TempoError, match=r"batch\.frame_sizes lists 32x32, but the data have 64x64 \("):
         batches(config({"kind": "prepared", "path": str(prepared)}, **{"batch.frame_sizes": ((32, 32),)}))
 
 
