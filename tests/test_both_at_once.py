@@ -186,9 +186,11 @@ def test_the_best_segments_go_to_tempo(tempo, selector, video):
     every = segments(76, 2.0)
     means = np.array([scores[s.start : s.stop].mean() for s in every])
     wanted = sorted(np.argsort(-means, kind="stable")[:4])
-    assert [s.index for s in part.shown] == wanted
+    assert [s.index for s in part.selected_segments] == wanted
     frames = np.concatenate(list(part.chunks(16)))
-    np.testing.assert_array_equal(frames, np.concatenate([video[s.start : s.stop] for s in part.shown]))
+    np.testing.assert_array_equal(
+        frames, np.concatenate([video[s.start : s.stop] for s in part.selected_segments])
+    )
     answer = tempo.ask(video, QUESTION, selector=selector, selected_frames=35, max_new_tokens=4)
     assert [s.index for s in answer.segments] == wanted
     assert [s.start_seconds for s in answer.segments] == [every[i].start_seconds for i in wanted]
@@ -201,7 +203,7 @@ def test_what_is_short_or_spread_needs_no_scores(tempo, selector, video):
     source = open_video(video, config=tempo.config.video)
     assert xcomp_selector.select_segments(None, source, QUESTION, 76) is source
     spread = xcomp_selector.select_segments(None, source, QUESTION, 40, strategy="uniform")
-    assert [s.index for s in spread.shown] == [0, 2, 4, 6, 8]
+    assert [s.index for s in spread.selected_segments] == [0, 2, 4, 6, 8]
 
 
 def test_mistakes_are_sentences(tempo, selector, video):
@@ -225,4 +227,4 @@ def test_the_command_takes_a_selector(monkeypatch, capsys, tmp_path, tempo, sele
     assert '"frames_kept": 16' in capsys.readouterr().out
     asked[4] = str(tmp_path / "xcomp")
     assert cli.main(asked) == 2
-    assert "XComp chooses its own: leave it out" in capsys.readouterr().err
+    assert "XComp selects its own: leave it out" in capsys.readouterr().err
