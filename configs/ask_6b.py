@@ -1,6 +1,6 @@
 """Inference of Tempo-6B on an hour of video, for `tempo plan`.
 
-1024 frames (an hour at one frame in 3.5 s: 128 segments of 8) of 256x512, where 16:9 ends up in the published
+1024 frames (an hour at one frame in 3.5 s: 128 segments of 8) of 256x512, where 16:9 ends up in the reference
 code (docs/reference/tempo.md#frame-sizes); a budget of 8192 visual tokens; 64 new tokens; bfloat16 weights.
 
     tempo plan --config=configs/ask_6b.py --topology=v6e:1x1

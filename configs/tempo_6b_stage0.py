@@ -1,6 +1,6 @@
 """Tempo-6B stage 0, modality alignment: memory tokens and projector learn to speak to a frozen LLM.
 
-From the published system (docs/reference/tempo.md#training): the small VLM is Qwen3-VL-2B-Instruct, the LLM
+From the paper (docs/reference/tempo.md#training): the small VLM is Qwen3-VL-2B-Instruct, the LLM
 Qwen3-4B; memory tokens start from the statistics of the small VLM's embeddings; the loss is next-token
 cross-entropy through everything; all 128 memory tokens of a segment are used. Reported second hand: data
 LCS-558K, memory tokens and projector learn. Nothing else of the recipe is public.
@@ -15,7 +15,7 @@ Trainable parameters and peak learning rates:
 
 Ours: learning rate 1e-3 and a batch of 256, as LLaVA and VideoChat-Flash align their connectors; weight decay
 0, 3 % warm-up, then a cosine, as the ancestors (docs/reference/tempo.md#training); one epoch of 558,000 pairs
-at 256 a step is 2,180 steps. Pictures are seen at 384x512 or 512x384, where the published code would keep
+at 256 a step is 2,180 steps. Pictures are seen at 384x512 or 512x384, where the reference code would keep
 each at its own size: one static shape serves a step. A picture takes about 192 visual tokens, 45 of prompt,
 128 of memory.
 

@@ -1,6 +1,6 @@
 """Tempo-6B stage 1, pre-training: everything learns, from captions of pictures and short clips.
 
-From the published system: the stage's name, and that ATA is off in training
+From the paper: the stage's name, and that ATA is off in training
 (docs/reference/tempo.md#training). Nothing else of its recipe is public.
 
 Trainable parameters and peak learning rates:
@@ -14,7 +14,7 @@ Trainable parameters and peak learning rates:
 Ours: the rates of VideoChat-Flash's second stage, 1e-5 and 2e-6 for its vision tower, which the authors name
 as an ancestor (docs/reference/tempo.md#training); one segment a sample (up to 8 frames at 2 fps, the
 ancestor's 8), pictures and clips in equal parts; weight decay 0, 3 % warm-up, cosine; 10,000 steps of 512
-samples, about 5 million. Frames at 256x512, where 16:9 ends up in the published code
+samples, about 5 million. Frames at 256x512, where 16:9 ends up in the reference code
 (docs/reference/tempo.md#frame-sizes); sets of other shapes want another size and a row_length to match
 (384x512: 1152).
 

@@ -1,6 +1,6 @@
 """Tempo-6B stage 2, broad supervised fine-tuning: questions about pictures and videos of up to a minute.
 
-From the published system: the stage's name, the prompts and labels
+From the paper: the stage's name, the prompts and labels
 (docs/reference/tempo.md#compressor-prompts, docs/reference/tempo.md#labels), and that ATA is off in training
 (docs/reference/tempo.md#training). Nothing else of its recipe is public.
 

@@ -1,6 +1,6 @@
 """Tempo-6B stage 3, long-context fine-tuning: up to 384 frames, 48 segments of 128 memory tokens.
 
-From the published system: the stage's name, that ATA is off in training, and that one set of weights serves
+From the paper: the stage's name, that ATA is off in training, and that one set of weights serves
 all budgets (docs/reference/tempo.md#training). Reported second hand: up to 384 frames. That makes 6,144
 memory tokens and about 350 of time tags a sample. Nothing else of its recipe is public.
 

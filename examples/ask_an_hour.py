@@ -1,4 +1,4 @@
-"""Ask an hour-long video several questions whose answers are known, and show where the model looked.
+"""Ask an hour-long video several questions whose answers are known, and show where the model relevant.
 
     python examples/ask_an_hour.py [--checkpoint checkpoints/demo] [--plot build/demo.png]
 
@@ -37,13 +37,13 @@ def main() -> int:
         good = option_of(answer.text, row["options"]) == row["answer_letter"]
         right += good
         best = sorted(answer.segments, key=lambda segment: -segment.relevance)
-        looked = [best[0], *(segment for segment in best[1:3] if segment.relevance >= 0.5)]
-        looked.sort(key=lambda segment: segment.start_seconds)
-        spans = ", ".join(f"{clock(s.start_seconds)} to {clock(s.end_seconds)}" for s in looked)
+        relevant = [best[0], *(segment for segment in best[1:3] if segment.relevance >= 0.5)]
+        relevant.sort(key=lambda segment: segment.start_seconds)
+        spans = ", ".join(f"{clock(s.start_seconds)} to {clock(s.end_seconds)}" for s in relevant)
         cost = f"{answer.usage['visual_tokens']} visual tokens, {time.perf_counter() - began:.0f} s"
         verdict = "right" if good else f"WRONG, it is {row['answer_text']}"
         print(
-            f"\n{number}. {row['text']}\n   {answer.text}: {verdict}\n   looked at {spans}; {cost}",
+            f"\n{number}. {row['text']}\n   {answer.text}: {verdict}\n   most relevant: {spans}; {cost}",
             flush=True,
         )
         if args.plot and number == 1:

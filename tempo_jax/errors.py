@@ -1,17 +1,17 @@
-"""The one exception a user's mistake ends in, and what may be well the next time."""
+"""Errors that end a command in one line: invalid input, and failures that rerunning the command may pass."""
 
 
 class TempoError(ValueError):
-    """Bad input: one sentence that says what is wrong and what to do about it.
+    """Invalid input: a one-line message that says what is wrong and what to do about it.
 
-    The command line prints it to stderr and exits with status 2; nothing else of ours is ever
-    caught there, so a bug still shows its traceback under `TEMPO_JAX_TRACEBACK=1`.
+    The command line prints it to stderr and exits with status 2. It catches no other error, so an internal
+    error still shows its traceback under `TEMPO_JAX_TRACEBACK=1`.
     """
 
     status = 2
 
 
 class TryAgain(TempoError):
-    """Nobody's mistake: a host that vanished, a process that the system killed. The same command goes on."""
+    """A failure that is not of the input, as a lost host or a killed process; rerun the command to resume."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h

@@ -95,7 +95,7 @@ def forget() -> None:
 
     from tempo_jax.utils import gcs
 
-    gcs._refused.cache_clear()
+    gcs._answering.clear()
     type(backend.fsspec_backend)._get_filesystem.cache_clear()
     if importlib.util.find_spec("gcsfs"):
         import fsspec

@@ -82,12 +82,12 @@ def test_missing_credentials_are_a_sentence(server, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    gcs._refused.cache_clear()
+    gcs._answering.clear()
     try:
         with pytest.raises(TempoError, match="there are no Google Cloud credentials: log in"):
             paths.path("the workdir", "gs://bucket/x")
     finally:
-        gcs._refused.cache_clear()
+        gcs._answering.clear()
 
 
 def test_a_storage_that_does_not_answer_is_a_sentence(monkeypatch):
@@ -173,7 +173,7 @@ def test_an_owner_there_is_seen_and_gone(folder, monkeypatch):
     with owner.Owner(folder):  # at once
         pass
     values = owner.read_owner(folder) | {"ended": False, "host": "another", "token": "x"}
-    paths.write_text(folder / owner.FILE, json.dumps(values))  # it vanished without a word
+    paths.write_text(folder / owner.FILE, json.dumps(values))  # it was killed
     with owner.Owner(folder) as second:
         assert owner.read_owner(folder)["token"] == second.token
         paths.write_text(folder / owner.FILE, json.dumps(values | {"token": "y"}))

@@ -96,13 +96,13 @@ def test_two_processes_validate_and_answer_as_one(tiny_model, tmp_path):
     assert events.read_bytes().count(b"answers/0/video") == 1
 
 
-AGAIN = "run the same command again on every host, which goes on from what is saved"
+AGAIN = "rerun the same command on every host to resume"
 # Of one process: (hook, status of both, what process 0 or, where it is gone, process 1 says).
 ERRORS = {
     "mistake_on_1": (2, "train: process 1: the data set is missing: copy it to every host"),
     "full_disk_on_1": (2, "could not be written because the disk is full"),
-    "kill_1": (75, f"process 1 ended without a word (killed, or its host is gone): {AGAIN}"),
-    "kill_0": (75, f"process 0 ended without a word (killed, or its host is gone): {AGAIN}"),
+    "kill_1": (75, f"process 1 ended without an error message (killed, or its host is gone): {AGAIN}"),
+    "kill_0": (75, f"process 0 ended without an error message (killed, or its host is gone): {AGAIN}"),
     "hang_on_1": (75, "process 1 (waits for its data) has not finished step 3 for 8 s: run the same"),
 }
 

@@ -1,7 +1,6 @@
 """Words of the code and of `--help` are those of the field: comments, docstrings and messages.
 
-tests/test_docs_language.py holds the pages to a longer list. To hold another package to this one, add it
-to PLACES.
+tests/test_docs_language.py holds the pages to a longer list.
 """
 
 import argparse
@@ -15,21 +14,15 @@ import pytest
 from tempo_jax.cli import entry
 
 REPO = Path(__file__).resolve().parent.parent
-PLACES = (
-    "tempo_jax/cli",
-    "tempo_jax/fields.py",
-    "tempo_jax/serve",
-    "tempo_jax/utils",
-    "tempo_jax/video",
-    "convert",
-    "benchmarks",
-    "examples",
-)
+PLACES = ("tempo_jax", "convert", "configs", "benchmarks", "examples", "tools", "train.py", "eval.py")
 FILES = [
     file
     for place in PLACES
     for file in ([REPO / place] if place.endswith(".py") else sorted((REPO / place).rglob("*.py")))
 ]
+
+# Questions of minireel ask for colours: the demo model was trained on them, and its data files have the word.
+COLOURS, COLOURFUL = "colours?", "tempo_jax/data/minireel"
 
 # A banned word (regular expression, whole words, any case) -> what to write.
 WORDS = {
@@ -37,7 +30,8 @@ WORDS = {
     r"pip install '?\"?tempo_jax": "pip install -e '.[…]'",
     "optimis(e|er|ed|ing|ation)|(rematerial|quant|normal|util|initial|summar)is\\w+": "American spelling",
     "(recogn|organ|minim|maxim|token)is(e|es|ed|er|ing|ation)": "American spelling",
-    "colours?|behaviours?|neighbours?|favour\\w*|centres?|labelled|modelled": "American spelling",
+    COLOURS: "American spelling",
+    "behaviours?|neighbours?|favour\\w*|centres?|labelled|modelled": "American spelling",
     "nobody|whoever|somebody": "say which process, user or thread",
     "user's mistake|a mistake": "usage error, invalid input",
     "bugs? of ours": "internal error",
@@ -64,19 +58,21 @@ def prose(path):
             yield token.start[0], token.string
 
 
-def banned(text):
+def banned(text, words=WORDS):
     """Banned words of a text, with what to write."""
     text = " ".join(text.replace("#", " ").split())
     return [
         f"{match[0]!r}: write {instead} (…{text[max(0, match.start() - 40) : match.end() + 20]}…)"
-        for word, instead in WORDS.items()
+        for word, instead in words.items()
         for match in re.finditer(rf"(?<!\w)(?:{word})(?!\w)", text, re.IGNORECASE)
     ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPO).as_posix())
 def test_code(path):
-    found = [f"line {line}: {what}" for line, text in prose(path) for what in banned(text)]
+    place = path.relative_to(REPO).as_posix()
+    words = {word: instead for word, instead in WORDS.items() if word != COLOURS or COLOURFUL not in place}
+    found = [f"line {line}: {what}" for line, text in prose(path) for what in banned(text, words)]
     assert not found, "\n".join(found)
 
 

@@ -1,8 +1,8 @@
-"""A set that is being prepared, in a folder that all who work on it see, and what makes a whole of it.
+"""A set under preparation, in a folder that all its workers share, and the merge of its finished shards.
 
-plan.json says what of; parts/<shard>.json is put there after the shard's own file, so a shard is there when
-its note is. dataset_info.json, by which the set loads, is written when all are; manifest.json sums them up.
-Any process may do so: what it writes depends on the notes alone.
+plan.json has the identity of the set; parts/<shard>.json, the record of a shard, is written after the shard's
+file and marks it as complete. Once all are there, manifest.json sums them up and dataset_info.json, without
+which the set does not load, is written last. Any process may merge: the result depends on the records alone.
 """
 
 import collections
@@ -25,7 +25,7 @@ FORMAT = "array_record"
 
 
 class Unfinished:
-    """The folder: `have`, `put`, and `merge` when nothing is missing."""
+    """The folder of an unfinished set: `have` and `put` shards, `merge` when none is missing."""
 
     def __init__(self, folder: AnyPath, name: str, shards: int):
         self.folder, self._name, self.shards = folder, name, shards
@@ -53,7 +53,7 @@ class Unfinished:
         return f"{self._name}-{SPLIT}.{FORMAT}-{number:05d}-of-{self.shards:05d}"
 
     def have(self) -> set[int]:
-        """The shards that are there, whole as far as their sizes tell."""
+        """Returns the numbers of the finished shards."""
         found = paths.files(self.folder)
         notes = {int(name[len(PARTS) + 1 : -5]) for name in found if _is_note(name)}
         return {number for number in notes if self.file(number) in found}
@@ -85,7 +85,7 @@ class Unfinished:
             try:
                 found.append(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
-                raise TempoError(f"{path} is damaged: delete it and run the same command again") from error
+                raise TempoError(f"{path} is damaged: delete it and rerun the same command") from error
         return found
 
     def merge(self, identity: str, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Unfinished:
         return total
 
     def close(self) -> None:
-        """Takes away what this process has begun and not put in place."""
+        """Removes what this process has started and not put in place."""
         if self._local is not None:
             self._local.cleanup()
         else:
@@ -125,18 +125,18 @@ def _is_note(name: str) -> bool:
 
 
 def summed(notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the notes of all shards say together."""
+    """Returns the sums over the records of all shards."""
     import hashlib
 
     counts: collections.Counter[str] = collections.Counter()
     for note in notes:
         counts.update(note["counts"])
-    told = "".join(note["fingerprint"] for note in notes if note["samples"])
+    fingerprints = "".join(note["fingerprint"] for note in notes if note["samples"])
     return {
         "counts": dict(counts),
         "skipped": [bad for note in notes for bad in note["skipped"]],
         "frame_counts": [frames for note in notes for frames in note["frame_counts"]],
-        "fingerprint": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
     }
 
 
@@ -169,7 +169,7 @@ def _describe(folder: Path, name: str, notes: Sequence[dict[str, Any]], metadata
 
 
 def finished(target: AnyPath) -> dict[str, Any] | None:
-    """What manifest.json of a whole set says; None where there is none."""
+    """Returns the manifest of a finished set; None where there is none."""
     with contextlib.suppress(OSError, ValueError):
         if (target / INFO).is_file():
             values = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ def finished(target: AnyPath) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def opened(folder: AnyPath, name: str, shards: int) -> Iterator[Unfinished]:
-    """The folder, for as long as this process works on it."""
+    """Opens the folder; on exit, what this process left unfinished is removed."""
     found = Unfinished(folder, name, shards)
     try:
         yield found

@@ -1,6 +1,6 @@
-"""Who prepares which shards: processes of this host, one of several hosts, or the tasks of a Ray cluster.
+"""Distributes shards over processes of this host, several hosts, or tasks of a Ray cluster.
 
-They share nothing but the folder of the set: what is there is not made again, so any of them may be killed.
+They share only the folder of the set. Finished shards are not made again, so any worker may be killed.
 """
 
 import os
@@ -15,12 +15,12 @@ from tempo_jax.utils import paths
 from tempo_jax.utils.progress import Reporter
 
 RAY_RETRIES = 5  # of a task whose host vanished
-MOST_OF_A_TASK = 8  # shards
+MAX_TASK_SHARDS = 8
 RAY_EXTRA = "pip install -e '.[ray]'"
 
 
 def shards_of(preparing: PreparedBuilder, host: int = 0, hosts: int = 1) -> list[Shard]:
-    """Those that are a host's, every hosts-th."""
+    """Returns the shards of one host: every hosts-th."""
     found = [
         Shard(number, jobs.start, [preparing.jobs[job] for job in jobs])
         for number, jobs in enumerate(preparing.shards())
@@ -29,7 +29,7 @@ def shards_of(preparing: PreparedBuilder, host: int = 0, hosts: int = 1) -> list
 
 
 def missing(unfinished: Unfinished, shards: Sequence[Shard]) -> tuple[list[Shard], int]:
-    """What is not there yet, and how many jobs are."""
+    """Returns the unfinished shards, and the number of jobs in finished ones."""
     have = unfinished.have()
     left = [shard for shard in shards if shard.number not in have]
     return left, sum(len(shard.jobs) for shard in shards) - sum(len(shard.jobs) for shard in left)
@@ -42,12 +42,12 @@ def here(
     workers: int,
     report: Reporter,
 ) -> None:
-    """Makes what is missing with processes of this host; workers 0: in this one."""
+    """Writes missing shards with worker processes of this host; workers 0: in this process."""
     left, done = missing(unfinished, shards)
     total = done + sum(len(shard.jobs) for shard in left)
     recipe = Recipe(preparing.task, preparing.limit)
 
-    def begun(jobs: int) -> None:
+    def on_start(jobs: int) -> None:
         nonlocal done
         report("preparing", min(done, total), total)
         done += jobs
@@ -55,9 +55,9 @@ def here(
     if workers == 0:
         for shard in left:
             path = unfinished.place(shard.number)
-            unfinished.put(path, write(path, recipe, shard, lambda job: begun(1)))
+            unfinished.put(path, write(path, recipe, shard, lambda job: on_start(1)))
         return
-    for path, note in write_supervised(recipe, left, unfinished.place, workers, begun):
+    for path, note in write_supervised(recipe, left, unfinished.place, workers, on_start):
         unfinished.put(path, note)
 
 
@@ -68,7 +68,7 @@ def on_ray(
     address: str,
     report: Reporter,
 ) -> None:
-    """Makes what is missing as tasks of a Ray cluster; they see the folder and the media."""
+    """Writes missing shards as tasks of a Ray cluster, whose hosts must see the folder and the media."""
     try:
         import ray
     except ImportError as error:
@@ -92,9 +92,10 @@ def on_ray(
         recipe = ray.put(Recipe(preparing.task, preparing.limit))
         task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shards_on_ray)
         sizes, folder = {}, os.fspath(unfinished.folder)
-        # A task starts a process, which takes a second or two: several shards each, where there are many.
-        some = min(MOST_OF_A_TASK, max(1, len(left) // (4 * int(ray.cluster_resources().get("CPU", 1)) or 1)))
-        for group in (left[start : start + some] for start in range(0, len(left), some)):
+        # Starting a process takes a second or two, so a task makes several shards where there are many.
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        size = min(MAX_TASK_SHARDS, max(1, len(left) // (4 * cpus)))
+        for group in (left[start : start + size] for start in range(0, len(left), size)):
             reference = task.remote(recipe, group, folder, preparing.name, unfinished.shards)
             sizes[reference] = sum(len(shard.jobs) for shard in group)
         waiting = list(sizes)
@@ -109,13 +110,13 @@ def on_ray(
         raise cause or error from error
     except exceptions.RayError as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise TryAgain(f"the Ray cluster lost a task ({reason}): run the same command again") from error
+        raise TryAgain(f"the Ray cluster lost a task ({reason}): rerun the same command") from error
     finally:
         ray.shutdown()
 
 
 def _shards_on_ray(recipe: Recipe, shards: Sequence[Shard], folder: str, name: str, count: int) -> None:
-    """A task: the decoding is done by a process of its own, whose death names the video that was its end."""
+    """Ray task: decodes in a child process, so that a video that kills it can be named."""
     with opened(paths.path("the target", folder), name, count) as unfinished:
         left, _ = missing(unfinished, shards)
         for path, note in write_supervised(recipe, left, unfinished.place, 1):

@@ -1,6 +1,6 @@
-"""One shard of a prepared set: examples from its jobs, its file, and what is noted of it.
+"""One shard of a prepared set: makes examples from its jobs and writes its file and record.
 
-The bytes of the file depend on the jobs alone, not on who writes it or when.
+The bytes of the file depend on the jobs alone, not on the process or host that writes it.
 """
 
 import collections
@@ -20,9 +20,13 @@ KILLED = "killed the process"  # the reason of a skipped sample
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What a shard is made of; can be sent to another process or host.
+    """The work of one shard; can be pickled to another process or host.
 
-    first: the number of jobs[0] among all. poison: numbers of jobs that are not tried any more.
+    Attributes:
+      number: Index of the shard.
+      first: Index of jobs[0] among all jobs of the set.
+      jobs: Its jobs.
+      poison: Indices of jobs that are skipped because they killed their worker.
     """
 
     number: int
@@ -33,21 +37,21 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What makes examples of jobs, the same for all shards."""
+    """Turns jobs into examples; the same for all shards."""
 
     task: Callable[[Any], list[dict[str, Any] | Skipped]]
     limit: Limit | None = None
 
 
-def write(path: Path, recipe: Recipe, shard: Shard, begun: Callable[[int], None]) -> dict[str, Any]:
-    """Writes the file of a shard and returns its note; begun(number) is called before each job."""
+def write(path: Path, recipe: Recipe, shard: Shard, on_start: Callable[[int], None]) -> dict[str, Any]:
+    """Writes the file of a shard and returns its record; on_start(number) is called before each job."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     counts: collections.Counter[str] = collections.Counter()
     skipped, frame_counts, digest = [], [], hashlib.sha256()
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
     try:
-        for outcome in _outcomes(recipe, shard, begun):
+        for outcome in _outcomes(recipe, shard, on_start):
             if isinstance(outcome, Skipped):
                 skipped.append(dataclasses.asdict(outcome))
                 continue
@@ -70,10 +74,10 @@ def write(path: Path, recipe: Recipe, shard: Shard, begun: Callable[[int], None]
 
 
 def _outcomes(
-    recipe: Recipe, shard: Shard, begun: Callable[[int], None]
+    recipe: Recipe, shard: Shard, on_start: Callable[[int], None]
 ) -> Iterator[dict[str, Any] | Skipped]:
     for number, job in enumerate(shard.jobs, start=shard.first):
-        begun(number)
+        on_start(number)
         where = getattr(job, "where", f"record {number + 1}")
         if number in shard.poison:
             message = "the process that decoded it was killed, and again when it was tried once more"
@@ -104,7 +108,7 @@ def _count(example: dict[str, Any], counts: collections.Counter[str]) -> int:
     frames, height, width, _ = EncodedFrames(example["frames"]).shape
     counts.update(samples=1, frames=frames, bytes=sum(map(len, example["frames"])))
     counts[f"kind {example['kind']}"] += 1
-    if example["kind"] != "text":  # whose stand-in for a picture nobody looks at
+    if example["kind"] != "text":  # whose image is a placeholder
         counts[f"size {height}x{width}"] += 1
     return frames
 

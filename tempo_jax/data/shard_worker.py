@@ -1,7 +1,7 @@
-"""A process that writes shards, one after the other, as it is told through a connection; may be killed.
+"""Worker process of `supervised`: writes the shards that it receives over a connection.
 
-Started as `python -m tempo_jax.data.shard_worker DESCRIPTOR`, not forked nor by multiprocessing: it inherits
-nothing, and no matter what the first process's main module is (of a Ray worker, say).
+Started as `python -m tempo_jax.data.shard_worker DESCRIPTOR` rather than by multiprocessing: it inherits no
+threads or locks, and works whatever the parent's main module is (that of a Ray worker, for example).
 """
 
 import os
@@ -32,7 +32,7 @@ def serve(connection: Connection) -> None:
             connection.send((DONE, note))
         except TempoError as error:
             connection.send((FAILED, str(error)))
-        except RuntimeError as error:  # array_record knows no other
+        except RuntimeError as error:  # the only error that array_record raises
             connection.send((FAILED, _refused(error, path)))
 
 
@@ -44,7 +44,7 @@ def _refused(error: RuntimeError, path: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     serve(Connection(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Shards written by processes that may die: each is tried again, and a job that kills twice is left out."""
+"""Writes shards in worker processes: a killed one is retried, a job that kills two workers is skipped."""
 
 import collections
 import contextlib
@@ -14,12 +14,12 @@ from tempo_jax.data.shard_files import Recipe, Shard
 from tempo_jax.data.shard_worker import AT, DONE, FAILED
 from tempo_jax.errors import TempoError
 
-DEATHS = 2  # at the same job, after which it is not tried again
-STARTS = 3  # of a process that dies before its first job
+DEATHS = 2  # at the same job, after which it is skipped
+STARTS = 3  # of workers that die before their first job
 
 
 class _Worker:
-    """One process, and the shard that it has."""
+    """One worker process and its current shard."""
 
     def __init__(self, recipe: Recipe):
         self.connection, theirs = Pipe()
@@ -45,11 +45,11 @@ class _Worker:
             self.connection.send(what)
 
     def kill(self) -> None:
-        """What it has begun is thrown away."""
+        """Kills the process; its unfinished file is discarded."""
         self._process.kill()
 
     def end(self) -> int:
-        """Its exit code; it is killed where it runs."""
+        """Ends the process and returns its exit code."""
         self.connection.close()
         try:
             return self._process.wait(0.5)
@@ -65,21 +65,21 @@ def write(
     workers: int,
     progress: Callable[[int], None] = lambda jobs: None,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Writes shards in processes of their own; yields (file, note) as each is done.
+    """Writes shards in processes of their own; yields (file, record) as each is finished.
 
     Args:
-      recipe: what makes examples of jobs.
-      shards: what to write.
-      place: the path for the file of a shard's number; what lies there is written over.
-      workers: how many processes.
-      progress: called with the number of jobs that one more has begun.
+      recipe: turns jobs into examples.
+      shards: the shards to write.
+      place: returns the path of the file for a shard's index; overwritten.
+      workers: number of processes.
+      progress: called with the number of jobs that were started.
 
     Raises:
-      TempoError: a file cannot be written, or no process comes up.
+      TempoError: a file cannot be written, or workers die before their first job.
     """
     todo = collections.deque(shards)
     deaths: collections.Counter[int] = collections.Counter()
-    barren = 0
+    failed_starts = 0
     running: dict[Connection, _Worker] = {}
     try:
         while todo or any(worker.shard for worker in running.values()):
@@ -98,9 +98,9 @@ def write(
                     del running[connection]
                     code = worker.end()
                     if worker.shard is not None:
-                        barren = barren + 1 if worker.at < 0 else 0
+                        failed_starts = failed_starts + 1 if worker.at < 0 else 0
                         todo.appendleft(_again(worker, deaths))
-                    if barren >= STARTS:
+                    if failed_starts >= STARTS:
                         raise TempoError(
                             f"processes that prepare end at once (exit code {code}), probably for lack of "
                             "memory: use fewer workers (--workers)"
@@ -112,7 +112,7 @@ def write(
                 elif kind == FAILED:
                     raise TempoError(what)
                 elif kind == DONE:
-                    path, worker.shard, barren = worker.path, None, 0
+                    path, worker.shard, failed_starts = worker.path, None, 0
                     yield path, what
     finally:
         for worker in running.values():
@@ -122,7 +122,7 @@ def write(
 
 
 def _again(worker: _Worker, deaths: collections.Counter[int]) -> Shard:
-    """The shard of a worker that died, without a job that was its end DEATHS times."""
+    """Returns the shard of a dead worker, without a job that has killed DEATHS workers."""
     shard = worker.shard
     if worker.at < 0:
         return shard

@@ -40,7 +40,7 @@ def default() -> ConfigDict:
     config.data.videos = ""  # folder of its videos, in data.path or anywhere; empty: the usual ones
     config.subtitles = False  # in the prompt, where a benchmark has them: longvideobench
     config.limit = 0  # questions, the first ones; 0: all
-    config.allow_missing = False  # True: goes on where more than 1 % of the videos are not there
+    config.allow_missing = False  # True: runs although more than 1 % of the videos are missing
 
     # Of sampling, as published (docs/reference/tempo.md#evaluation-protocol)
     config.fps = 2.0

@@ -83,7 +83,7 @@ def as_messages(prog: str, end: Callable[[str, str], None]) -> Iterator[None]:
 
 def message_of(text: str) -> str:
     """Explains the fatal message of jax.distributed in one line."""
-    again = "run the same command again on every host, which goes on from what is saved"
+    again = "rerun the same command on every host to resume"
     if "RegisterTask" in text and "DEADLINE_EXCEEDED" in text:
         return (
             "the other processes did not all come: start the command on every host, with the same "
@@ -91,11 +91,11 @@ def message_of(text: str) -> str:
         )
     if found := _UNHEALTHY.search(text):
         named = ", ".join(re.findall(r"(\d+)\s*$", found[1], re.MULTILINE)) or found[1].strip()
-        return f"process {named} ended without a word (killed, or its host is gone): {again}"
+        return f"process {named} ended without an error message (killed, or its host is gone): {again}"
     if "RegisterTask" in text:
         return f"the processes could not be joined ({_reason(text)}): {again}"
     if "Socket closed" in text or "UNAVAILABLE" in text:
-        return f"process 0 ended without a word (killed, or its host is gone): {again}"
+        return f"process 0 ended without an error message (killed, or its host is gone): {again}"
     return f"the connection between the processes broke ({_reason(text)}): {again}"
 
 

@@ -207,11 +207,11 @@ def _whole(step: Path) -> bool:
         told = json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
         return told["commit_timestamp_nsecs"] is not None
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # damaged, which whoever restores it finds
+        return True  # damaged: restoring reports it
 
 
 def _clean_up(workdir: AnyPath) -> None:
-    """Takes away what killed saves left in gs://: Orbax, doing so, trips over folders that vanish with it."""
+    """Removes what killed saves left in gs://: Orbax, doing so, trips over folders that vanish with it."""
     if jax.process_index() == 0:
         whole = set(steps(workdir))
         names = {PurePath(name).parts[0] for name in places.files(workdir / FOLDER)}

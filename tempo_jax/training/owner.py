@@ -176,7 +176,7 @@ class Owner:
             try:
                 self._file.beat()
             except (OSError, TempoError):
-                continue  # the disk has trouble, which whoever writes to it will tell
+                continue  # the disk fails: the next checkpoint reports it
 
     def _write(self, ended: bool) -> None:
         values = {

@@ -86,7 +86,8 @@ def describe_stragglers(activities: dict[int, dict], processes: int) -> str:
     """Names the processes that hold up the others: "process 3 (waits for its data) has not finished"."""
     missing = [number for number in range(processes) if number not in activities]
     if missing:
-        return f"{_process_names(missing)} (not begun) {'has' if len(missing) == 1 else 'have'} not finished"
+        has = "has" if len(missing) == 1 else "have"
+        return f"{_process_names(missing)} (not started) {has} not finished"
     step = min(doing["step"] for doing in activities.values())
     late = {number: doing for number, doing in activities.items() if doing["step"] == step}
     busy = {number: doing for number, doing in late.items() if doing["what"] != COMPUTES} or late

@@ -1,12 +1,11 @@
-"""Google Cloud Storage: what is checked before it is used, and copies to and from it, several at a time.
+"""Google Cloud Storage: checks of buckets before use, one-line errors, and parallel copies.
 
-gcsfs is the one dependency (the extra "gcs"). Its lists of names are never cached: other hosts write too.
-Where STORAGE_EMULATOR_HOST is set, the libraries that have a variable of their own for it are set as well.
+Its only dependency is gcsfs (the extra "gcs"), whose listings are never cached, since other hosts write too.
+STORAGE_EMULATOR_HOST also configures the libraries that have a variable of their own for an emulator.
 """
 
 import concurrent.futures
 import contextlib
-import functools
 import importlib.util
 import os
 import shutil
@@ -22,6 +21,7 @@ ANSWER_SECONDS = 45.0  # for a bucket to answer, tries included
 THREADS = 16  # of copies
 EMULATOR = "STORAGE_EMULATOR_HOST"
 _ALSO = ("TENSORSTORE_GCS_HTTP_URL", "CLOUD_STORAGE_EMULATOR_ENDPOINT")  # Orbax's arrays, array_record
+_answering: set[str] = set()  # buckets that have answered; refusals are not cached, since they may pass
 _LOGIN = "log in (gcloud auth application-default login) or set GOOGLE_APPLICATION_CREDENTIALS"
 
 
@@ -31,15 +31,17 @@ def path(what: str, url: str) -> Any:
         raise TempoError(f"{what} {url} needs gcsfs, which is not installed: {EXTRA}")
     configure()
     bucket, _, _ = url.removeprefix("gs://").partition("/")
-    if refused := _refused(bucket):
-        raise type(refused)(f"{what} {url}: {refused}")
+    if bucket not in _answering:
+        if refused := _refused(bucket):
+            raise type(refused)(f"{what} {url}: {refused}")
+        _answering.add(bucket)
     from etils import epath
 
     return epath.Path(url)
 
 
 def configure() -> None:
-    """Settings of the libraries for this process and those that it starts."""
+    """Configures the storage libraries of this process and of those that it starts."""
     if endpoint := os.environ.get(EMULATOR):
         os.environ[EMULATOR] = endpoint = endpoint if "://" in endpoint else f"http://{endpoint}"
         for name in _ALSO:
@@ -64,10 +66,9 @@ def filesystem() -> Any:
     return backend.fsspec_backend.fs("gs://")
 
 
-@functools.cache
 def _refused(bucket: str) -> TempoError | None:
-    """Why a bucket cannot be read; None if it answers. Bounded: some libraries would wait without end."""
-    found: list[BaseException | None] = []
+    """Returns why a bucket cannot be read, or None; in bounded time, as some libraries wait for ever."""
+    answers: list[BaseException | None] = []
 
     def ask() -> None:
         try:
@@ -75,16 +76,16 @@ def _refused(bucket: str) -> TempoError | None:
                 _check_credentials()
             fs = filesystem()
             fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
-            found.append(None)
+            answers.append(None)
         except BaseException as error:
-            found.append(error)
+            answers.append(error)
 
     thread = threading.Thread(target=ask, name="bucket", daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
-    if not found:
+    if not answers:
         return TryAgain(f"the storage does not answer within {ANSWER_SECONDS:.0f} s: check the network")
-    error = found[0]
+    error = answers[0]
     if error is None or isinstance(error, TempoError):
         return error
     if isinstance(error, FileNotFoundError):
@@ -157,7 +158,7 @@ def _is_of_network(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """One line, also of an answer that is a page."""
+    """Returns the first line of an error, which may be a whole HTML page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:160]
 
@@ -188,7 +189,7 @@ def files(folder: Any) -> dict[str, int]:
 
 
 def put_bytes(target: Any, data: bytes) -> None:
-    """An object appears whole or not at all."""
+    """Writes an object atomically."""
     with report_errors(str(target)):
         filesystem().pipe_file(os.fspath(target), data)
 
@@ -234,7 +235,7 @@ def fetch(folder: Any, target: Path, wanted: Callable[[str], bool] = lambda name
 
 
 def remove(target: Any, last: tuple[str, ...] = ()) -> None:
-    """Takes away a prefix or an object; what makes it load first."""
+    """Deletes a prefix or an object; files named `last`, without which it does not load, go first."""
     fs, place = filesystem(), os.fspath(target)
     with report_errors(str(target)):
         names = list(files(target))
@@ -246,7 +247,7 @@ def remove(target: Any, last: tuple[str, ...] = ()) -> None:
 
 
 def move(source: Any, target: Any, last: tuple[str, ...] = ()) -> None:
-    """Names the objects below `source` anew, by copies that never leave the storage; those `last` first."""
+    """Moves the objects below `source` by copies inside the storage; those named `last` leave it first."""
     fs, here, there = filesystem(), os.fspath(source), os.fspath(target)
     names = list(files(source))
     list(_many(lambda name: fs.cp_file(f"{here}/{name}", f"{there}/{name}"), names, about=str(target)))
@@ -261,7 +262,7 @@ def _remove_file(fs: Any, name: str) -> None:
 def _many(
     one: Callable[[str], Any], names: list[str], *, in_order: bool = False, about: str = ""
 ) -> Iterator[Any]:
-    """one(name) of each, in threads; the first error ends it."""
+    """Calls one(name) for each in threads; the first error ends it."""
     with report_errors(about), concurrent.futures.ThreadPoolExecutor(1 if in_order else THREADS) as pool:
         waiting = [pool.submit(one, name) for name in names]
         try:

@@ -1,7 +1,7 @@
-"""Files that grow, as logs do: written on this machine and copied to gs:// now and then.
+"""Mirrors growing files such as logs to gs://: they are written locally and uploaded from time to time.
 
-An object cannot be appended to, and a copy costs as much as the file is long: so at most one every
-SECONDS, by a thread of its own, and one whenever the caller waits for it, before a checkpoint say.
+Objects cannot be appended to, so each upload sends the whole file: at most every SECONDS, in a background
+thread, and whenever the caller flushes, as before a checkpoint.
 """
 
 import contextlib
@@ -17,13 +17,14 @@ SECONDS = 30.0
 
 
 class Mirror:
-    """`folder`: where to write; the target itself on a disk, where nothing is ever copied.
+    """Uploads new and changed files of a local folder.
 
-    Files are only known by being there; one that has grown or changed is copied as a whole.
+    Attributes:
+      folder: Where to write; the target itself if that is on a disk, where nothing is uploaded.
     """
 
     def __init__(self, target: AnyPath, known: tuple[str, ...] = ()):
-        """known: files below `target` that the caller appends to; they are fetched first."""
+        """known: files below `target` that the caller appends to; downloaded first."""
         self._target, self._kept = target, None
         self.folder: Path = target
         if not paths.remote(target):
@@ -41,7 +42,7 @@ class Mirror:
         threading.Thread(target=self._copy, name="mirror", daemon=True).start()
 
     def flush(self) -> None:
-        """Returns when everything written so far is there; raises what the storage refuses."""
+        """Uploads everything written so far; TempoError where the storage refuses it."""
         if self._kept is None:
             return
         from tempo_jax.utils import gcs
@@ -55,7 +56,7 @@ class Mirror:
                     self._sent[name] = state
 
     def close(self) -> None:
-        """The last copy."""
+        """Uploads a last time and ends the thread."""
         if self._kept is None:
             return
         self._ended.set()

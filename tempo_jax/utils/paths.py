@@ -1,8 +1,8 @@
-"""Paths on this machine and in Google Cloud Storage, told apart in one place.
+"""Local paths and gs:// URLs, distinguished in one place.
 
-`path` makes a pathlib.Path of the one and an etils.epath.Path of the other; both have the methods that are
-used here. A folder there is but a prefix of names: nothing is renamed, what makes it load is written last.
-What a library can only read or write on a disk goes through a local copy (`fetched`, `staged`).
+`path` returns a pathlib.Path for the former and an etils.epath.Path for the latter. A folder in gs:// is only
+a prefix of names: nothing is renamed there, and the file without which it does not load is written last.
+Libraries that only read or write disks get a local copy (`fetched`, `staged`).
 """
 
 import atexit
@@ -49,7 +49,7 @@ def local(what: str, path: str | os.PathLike) -> Path:
 
 
 def check_scheme(what: str, given: str | os.PathLike) -> str:
-    """What is wrong with the form of a path, in words; "" where nothing is. Asks no network."""
+    """Returns what is wrong with the form of a path, "" if nothing is; uses no network."""
     found = url(given)
     if not found:
         return ""
@@ -105,7 +105,7 @@ def read_bytes(what: str, given: str | os.PathLike) -> bytes:
 
 
 def write_text(target: AnyPath, text: str) -> None:
-    """Puts a small file in place, whole or not at all."""
+    """Writes a small file atomically."""
     if remote(target):
         from tempo_jax.utils import gcs
 
@@ -117,7 +117,7 @@ def write_text(target: AnyPath, text: str) -> None:
 
 
 def remove(target: AnyPath, last: Iterable[str] = ()) -> None:
-    """Takes away a folder and what is in it, or a file; those named `last` go first: they make it load."""
+    """Deletes a file or a folder; files named `last`, without which it does not load, go first."""
     if remote(target):
         from tempo_jax.utils import gcs
 
@@ -129,7 +129,7 @@ def remove(target: AnyPath, last: Iterable[str] = ()) -> None:
 
 
 def move(source: AnyPath, target: AnyPath, last: Iterable[str] = ()) -> None:
-    """Gives a folder another name; in gs:// file by file, those named `last`, which make it load, first."""
+    """Renames a folder; in gs:// by copies, after which files named `last` leave the old one first."""
     if remote(source):
         from tempo_jax.utils import gcs
 

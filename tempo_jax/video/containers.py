@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -12,7 +13,8 @@ MAX_READ_ERRORS = 8  # in a row; some demuxers recover after a damaged stretch, 
 TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT: a format whose clock may jump
 INTRA_ONLY, REORDER = 1, 8  # FFmpeg's AV_CODEC_PROP_*
 # Tags that are not UTF-8 do no harm: PyAV before 19 must be told so, later ones have no such option.
-LENIENT_TAGS = {"metadata_errors": "replace"} if "metadata_errors" in (av.open.__doc__ or "") else {}
+_ACCEPTED = av.open.__doc__ or ""
+LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if "metadata_errors" in _ACCEPTED else {}
 _UNSEEN = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 

@@ -17,7 +17,7 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def takes(record: Mapping[str, Any]) -> bool:
     """Returns whether the record has both, or a caption."""
-    if "conversations" in record or "conversation" in record:  # broken ones are told as what they are
+    if "conversations" in record or "conversation" in record:  # broken ones are reported as such
         return False
     both = _first(record, ASKED) is not None and _first(record, ANSWERED) is not None
     return both or _first(record, CAPTION) is not None
