@@ -25,7 +25,7 @@ class Field:
       help: what it does, a phrase without a period.
       low: smallest value, included.
       high: largest value, included.
-      served: (low, high) of the HTTP API where a server admits less, because a request's cost grows with it.
+      served: (low, high) of the HTTP API where it admits less: for cost, or because OpenAI's API does.
       choices: of a str, by system.
       ablations: further choices of a str, which the Python API and eval.py take.
     """
@@ -85,7 +85,7 @@ FIELDS = {
     "repetition_penalty": Field(float, "penalty of repeated tokens; 1.0 is none (XComp)", 1e-6, 1e3),
     # Decoding.
     "max_new_tokens": Field(int, "maximum length of the answer, in tokens", 1, served=(1, 4096)),
-    "temperature": Field(float, "sampling temperature; 0 is greedy decoding", 0, 2),
+    "temperature": Field(float, "sampling temperature; 0 is greedy decoding", 0, 1e6, served=(0, 2)),
     "top_p": Field(float, "nucleus sampling: probability mass that tokens are drawn from", 1e-6, 1),
     "seed": Field(int, "seed of sampling; the same seed gives the same answer", 0, 2**63 - 1),
 }
