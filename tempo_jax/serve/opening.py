@@ -5,8 +5,8 @@ import dataclasses
 import io
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,29 +14,40 @@ from tempo_jax.runtime import prefetch
 from tempo_jax.serve import device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
+from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.store import CachedVideo, Key
 from tempo_jax.video import Source
 
-if TYPE_CHECKING:
-    from tempo_jax.serve.service import Job, Service
-
 THUMBNAIL_SIDE = 160
+
+
+class Owner(Protocol):
+    """What an opening needs of the service that started it."""
+
+    model: Any
+    limits: Limits
+
+    def jobs_of(self, key: Key) -> list[Any]: ...
+    def opening_over(
+        self, opening: "Opening", opened: CachedVideo | None, error: Exception | None
+    ) -> None: ...
+    def progress(self, jobs: Callable[[], list[Any]]) -> Callable[[str, int, int], None]: ...
 
 
 class Opening:
     """A video that is being decoded and encoded; `client`: the one whose question started it."""
 
-    def __init__(self, service: "Service", key: Key, client: str):
+    def __init__(self, service: Owner, to_compute: device.Device, key: Key, client: str):
         self.key, self.client = key, client
         self._service = service
-        self._turn = device.Turn(service._device, self._cancelled)
+        self._turn = device.Turn(to_compute, self._cancelled)
         self._waits_since: float | None = None
         self.thread = threading.Thread(target=self._work, name="tempo-opening", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
 
-    def jobs(self) -> list["Job"]:
+    def jobs(self) -> list[Any]:
         """The jobs that wait for the video."""
         return self._service.jobs_of(self.key)
 

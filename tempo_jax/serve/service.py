@@ -252,7 +252,7 @@ class Service:
         clients = [opening.client for opening in self._openings.values()]
         job = min(waiting, key=lambda job: (clients.count(job.client), job.number))
         self.store.make_room(len(busy) + 1, wanted)
-        opening = Opening(self, job.key, job.client)
+        opening = Opening(self, self._device, job.key, job.client)
         self._openings[job.key] = opening
         for job in opening.jobs():
             self._emit(job, Started(False))
