@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
-JOBS ?= 2
+JOBS ?= $(shell count=$$(nproc 2>/dev/null || echo 2); echo $$((count < 2 ? 2 : count > 4 ? 4 : count)))
 
 .PHONY: setup setup-test demo test test-all test-lower test-newest test-plan test-node test-browser check lint types format bench plans docs clean
 setup: $(SETUP)
@@ -42,7 +42,8 @@ demo: $(SETUP)
 	@echo "Where the tokens of the first question went: build/demo.png"
 
 # A worker that dies ends the run: pytest-xdist 3.8 would replace it and wait for ever (its issues 784 and 1323).
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+PYTEST = $(BIN)/python -m pytest $(PARALLEL)
 test: $(SETUP_TEST)
 	$(PYTEST) -m "not slow"
 
@@ -54,7 +55,7 @@ LIBTPU := build/libtpu
 test-plan: $(SETUP_TEST)
 	@[ -d $(LIBTPU)/libtpu ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(LIBTPU) -r requirements-plan.lock || echo "libtpu cannot be installed here: its tests are skipped"
-	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS)
+	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest tests/test_plan_tpu.py -n $(JOBS) --dist loadgroup
 
 # The oldest versions that pyproject.toml admits, in an environment of their own: media, colors, one question.
 LOWER := build/lower
@@ -112,7 +113,7 @@ else
 	@[ -x $(NEWEST)/bin/python ] || $(PYTHON313) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[serve]' \
 		httpx2 hypothesis jinja2 pytest pytest-xdist
-	$(NEWEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not slow" \
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
 		$(FAST_FILES) tests/test_media_golden.py
 endif
 

@@ -34,7 +34,11 @@ TRAIN += ("remat=full",)  # last
 PEAK = 64 * 2**20  # bytes a chip: three float32 states of 3.5 M parameters over eight, and the batch
 
 
-@pytest.fixture(scope="module", params=TOPOLOGIES)
+# Tests of one slice share a process, and with it the compilation (--dist loadgroup).
+SLICES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in TOPOLOGIES]
+
+
+@pytest.fixture(scope="module", params=SLICES)
 def planned(request):
     """The train step of tiny stage 3: its plan and its optimised HLO."""
     topology.prepare()
