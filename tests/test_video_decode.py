@@ -338,6 +338,7 @@ def test_files_that_are_no_videos(tmp_path, folder):
     assert "damaged" in sentence(write("cut.png", _png()[:-400]))
     assert sentence(write("fake.jpg", b"not a picture"))
     assert "web address" in sentence("https://example.org/a.mp4")
+    assert "give its path alone" in sentence("file:///videos/a.mp4")
     assert sentence("nul\0byte.mp4")
     assert sentence("x" * 5000)
 

@@ -299,6 +299,8 @@ def open_video(
 
 
 def _open_path(video: str | Path, request: SamplingRequest) -> Source:
+    if str(video).startswith("file://"):
+        raise TempoError(f"{video} is the address of a local file: give its path alone.")
     if "://" in str(video):
         raise TempoError(f"{video} is a web address: download the video first and give the file's path.")
     path = Path(video).expanduser()
