@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import folders
+from tempo_jax.utils import failures, folders
 
 
 def native(folder: Path, note: str = "old") -> Path:
@@ -269,3 +269,11 @@ def test_help_needs_no_jax():
     modules = "failures, folders, signals"
     code = f"import sys; from tempo_jax.utils import {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("inside", ["", "below"])
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path, inside):
+    (tmp_path / "file").touch()
+    with pytest.raises(TempoError, match=r"file.*: a file stands where a folder"):  # noqa: SIM117
+        with failures.report_system_errors():
+            (tmp_path / "file" / inside).mkdir()

@@ -28,6 +28,10 @@ ADVICE = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EBUSY: "another program holds it",
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another place",
+    errno.EISDIR: "a folder stands where a file is needed; choose another place",
+    errno.ELOOP: "its symbolic links go in a circle",
 }
 _CODE = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]|\[OS error (\d+)")
 _WORDS = {os.strerror(code): code for code in ADVICE}
