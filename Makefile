@@ -19,7 +19,7 @@ SETUP := $(VENV)/.setup-done
 SETUP_TEST := $(VENV)/.setup-test-done
 JOBS ?= $(shell count=$$(nproc 2>/dev/null || echo 2); echo $$((count < 2 ? 2 : count > 4 ? 4 : count)))
 
-.PHONY: setup setup-test demo test test-all test-lower test-newest test-plan test-node test-browser check lint types format bench plans docs clean
+.PHONY: setup setup-test setup-lower setup-newest demo test test-all test-lower test-newest test-plan test-node test-browser check lint types format bench plans docs clean
 setup: $(SETUP)
 setup-test: $(SETUP_TEST)
 
@@ -59,9 +59,11 @@ test-plan: $(SETUP_TEST)
 
 # The oldest versions that pyproject.toml admits, in an environment of their own: media, colors, one question.
 LOWER := build/lower
-test-lower:
+setup-lower:
 	@[ -x $(LOWER)/bin/python ] || $(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lower.lock pytest hypothesis
+
+test-lower: setup-lower
 	$(LOWER)/bin/python -m pytest tests/test_media_colors.py tests/test_media_golden.py tests/test_media_matrix.py
 	$(LOWER)/bin/python -m tempo_jax.cli ask examples/hour/test-000050-4096s.mp4 "What is the place that is shown most?"
 
@@ -106,13 +108,17 @@ check: lint types
 NEWEST := build/newest
 PYTHON313 ?= $(firstword $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null) \
 	$(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3.13))
-test-newest:
 ifeq ($(PYTHON313),)
+setup-newest:
+test-newest:
 	@echo "There is no Python 3.13 here: the newest versions are not tested (PYTHON313=PATH names one)"
 else
+setup-newest:
 	@[ -x $(NEWEST)/bin/python ] || $(PYTHON313) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[serve]' \
 		httpx2 hypothesis jinja2 pytest pytest-xdist
+
+test-newest: setup-newest
 	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" \
 		$(FAST_FILES) tests/test_media_golden.py
 endif
