@@ -5,7 +5,8 @@
 
 Rerun the same command to resume an interrupted run. Several processes share the videos: start the
 command in each with --processes and --process, all with the same workdir, together or one after the other;
-on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md.
+on a Cloud TPU slice with --distributed instead. The last one writes WORKDIR/report.md. With --ray they are
+tasks of an existing Ray cluster.
 Exit status: 0 finished, 3 finished, but questions are unanswered (videos missing or not decodable: the report
 lists them, and the same command answers those whose videos have come since), 2 usage error (one line on
 stderr), 75 try again (a process or host was lost), 1 internal error (TEMPO_JAX_TRACEBACK=1 shows where).
@@ -40,11 +41,14 @@ _COORDINATOR = flags.DEFINE_string(
     flag_values=FLAGS,
 )  # fmt: skip
 _PROCESSES = flags.DEFINE_integer(
-    "processes", 1, "Number of processes that share the videos (auto-detected on Cloud TPU).",
-    flag_values=FLAGS,
+    "processes", 1, "Number of processes or Ray tasks that share the videos (auto-detected on Cloud TPU; "
+    "tasks: as many as run at a time).", flag_values=FLAGS,
 )  # fmt: skip
 _PROCESS = flags.DEFINE_integer(
     "process", 0, "Index of this process, from 0 (auto-detected on Cloud TPU).", flag_values=FLAGS
+)
+_RAY = flags.DEFINE_string(
+    "ray", "", "A Ray cluster whose tasks answer: auto, HOST:PORT or local.", flag_values=FLAGS
 )
 _WAIT = flags.DEFINE_integer(
     "wait_seconds", 40, "Seconds to wait for the other processes, with --distributed.", flag_values=FLAGS
@@ -67,11 +71,14 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}{FLAGS.get_help()}")
         return 0
     from tempo_jax.cli import config_flags as cli_config
+    from tempo_jax.errors import TempoError
     from tempo_jax.utils import command_line, compilation_cache, config_fields
 
     def command() -> int:
         fields = "tempo_jax/evaluation/config.py"
         cli_config.parse(argv, FLAGS, (_CONFIG, _WORKDIR), fields, config_fields.RENAMED["eval"])
+        if _RAY.value and (_DISTRIBUTED.value or _PROCESS.present):
+            raise TempoError("--ray excludes --distributed and --process: its tasks are the processes")
         if _NO_CACHE.value:
             compilation_cache.turn_off()
         if not _DISTRIBUTED.value:
@@ -83,13 +90,18 @@ def main(argv: list[str]) -> int:
             return evaluate()
 
     def evaluate() -> int:
-        if not _REPORT.value:
+        if not _REPORT.value and not _RAY.value:
             compilation_cache.turn_on(command_line.say)
         from tempo_jax.evaluation.runner import Run
 
-        run = Run(_CONFIG.value, _WORKDIR.value, *_process_and_count())
+        run = Run(_CONFIG.value, _WORKDIR.value, *((0, 1) if _RAY.value else _process_and_count()))
         if _REPORT.value:
             lines = run.report()
+        elif _RAY.value:
+            from tempo_jax.evaluation import on_ray
+
+            on_ray.ask(run, _RAY.value, _PROCESSES.value if _PROCESSES.present else None)
+            lines = run.finish(wait=False)
         else:
             run.ask()
             lines = run.finish(wait=_DISTRIBUTED.value)

@@ -9,6 +9,7 @@ test (tests/test_prepare_parts.py).
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -86,21 +87,43 @@ def pool_and_ray(source: Path, folder: Path, rounds: int) -> dict:
     }
 
 
-def killed(source: Path, folder: Path, kills: int, whole: str, seconds: float) -> dict:
-    """Killed at random moments; what is finished is not made again."""
-    rng, target, there = random.Random(1), folder / "killed", []
-    for _ in range(kills):
+def killed(source: Path, folder: Path, kills: int, whole: str) -> dict:
+    """Killed at random moments, the last three times while or after the set is merged.
+
+    What is finished is not made again: the number of finished shards never falls.
+    """
+    rng, target, rows = random.Random(1), folder / "killed", []
+    total = len(json.loads((folder / "first" / "manifest.json").read_text())["shards"])
+    parts = folder / ".killed.incomplete" / "parts"
+
+    def finished() -> int:
+        return total if target.exists() or merged() else len(list(parts.glob("*.json")))
+
+    def merged() -> bool:
+        return (parts.parent / "dataset_info.json").exists()
+
+    for kill in range(kills):
+        late = kill >= kills - 3
+        before = finished()
+        wanted = total if late else min(total - 1, before + rng.randrange(max(1, total // kills)))
         child = subprocess.Popen(command(source, target, "--workers=2"), cwd=REPO, start_new_session=True,
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        with_start = 3.0 + rng.random() * 1.6 * seconds / kills
-        try:
-            child.wait(with_start)
-        except subprocess.TimeoutExpired:
+        while child.poll() is None and finished() < wanted:
+            time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(rng.random() * (2.0 if late else 0.3))
+        if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        there.append(len(list((folder / ".killed.incomplete" / "parts").glob("*.json"))))
+        child.wait()
+        rows.append({"before": before, "after": finished(), "merged": merged(), "status": child.returncode})
     last = run(source, target, "--workers=2")
-    return {"shards_after_each": there, "last_seconds": last, "byte_identical": digest(target) == whole}
+    return {
+        "kills": rows,
+        "shards": total,
+        "none_made_again": all(row["after"] >= row["before"] for row in rows),
+        "last_seconds": last,
+        "byte_identical": digest(target) == whole,
+    }
 
 
 def hosts(source: Path, folder: Path, whole: str) -> dict:
@@ -134,11 +157,9 @@ def main() -> None:
             import ray  # noqa: F401
         except ImportError:
             found["ray"] = "not installed"
-            seconds = run(source, folder / "again", "--workers=2")
         else:
             found["ray"] = pool_and_ray(source, folder, args.rounds)
-            seconds = found["ray"]["seconds"]["pool"][0]
-        found["killed"] = killed(source, folder, args.kills, whole, seconds)
+        found["killed"] = killed(source, folder, args.kills, whole)
         found["hosts"] = hosts(source, folder, whole)
     text = json.dumps(found, indent=1)
     print(text)

@@ -1,10 +1,15 @@
-"""Training into storage that fails: an emulator behind a proxy with faults; one run.
+"""Commands on storage that fails: an emulator behind a proxy with faults; one run.
 
     python benchmarks/storage_faults.py --out=build/storage_faults.json
+    python benchmarks/storage_faults.py --kills=10 --out=build/storage_kills.json
 
-Each fault lasts for a whole run of the tests' tiny model (six steps, two checkpoints, export): how it
-ended, in how many seconds, what was said last, and whether the model has the bits of a run on a disk.
-`start`: the fault is there before the run begins; otherwise it begins with the first checkpoint.
+Each fault lasts for a whole run of a command on tiny models, whose results are compared with those of the
+same command on a disk: training (six steps, two checkpoints, export), evaluation (a synthetic benchmark),
+conversion. Reported: how it ended, in how many seconds, and what was said last. `start`: the fault is there
+before the run begins; otherwise it begins with the first write of results.
+
+--kills: instead, a training is killed (SIGKILL) so often, every other time while a checkpoint is being
+written and otherwise at a random moment, and started again each time.
 """
 
 import argparse
@@ -15,14 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests import storage, tiny_training
-from tests.storage_proxy import Fault
+from tests import benchmark_copies, storage, tiny_checkpoints, tiny_training
+from tests.storage_proxy import Fault, Proxy
 
 REPO = Path(__file__).resolve().parent.parent
+BUCKET = f"gs://{storage.BUCKET}"
+DEMO = REPO / "checkpoints" / "demo"
 LIMIT_SECONDS = 240
 # name -> (kind, share of the requests, seconds of a stall, latency of all, from the start)
 FAULTS = {
@@ -33,64 +42,127 @@ FAULTS = {
     "stalls of 5 s of a twentieth": ("stall", 0.05, 5, 0, True),
     "slow: 40 ms each": ("", 0, 0, 0.04, True),
     "403 from the start": ("403", 1, 0, 0, True),
-    "403 from the first checkpoint": ("403", 1, 0, 0, False),
-    "404 from the first checkpoint": ("404", 1, 0, 0, False),
-    "503 for ever from the first checkpoint": ("503", 1, 0, 0, False),
+    "403 from the first results": ("403", 1, 0, 0, False),
+    "404 from the first results": ("404", 1, 0, 0, False),
+    "503 for ever from the first results": ("503", 1, 0, 0, False),
 }
 
 
-def one(name: str, model: Path, proxy, expected: dict) -> dict:
-    kind, share, seconds, latency, start = FAULTS[name]
-    workdir = f"gs://{storage.BUCKET}/{name.replace(' ', '-').replace(':', '')}"
+class Command(NamedTuple):
+    """A command on the bucket.
+
+    Attributes:
+      words: Its command line, for a folder that it writes.
+      results: Plain values or arrays by name, of such a folder.
+      first: Part of the names of the first results that it writes.
+      statuses: Its exit statuses when all is well.
+    """
+
+    words: Callable[[str], list[str]]
+    results: Callable[[str], dict[str, Any]]
+    first: str
+    statuses: tuple[int, ...] = (0,)
+
+
+def commands(model: Path, copy: Path, hf: str) -> dict[str, Command]:
+    evaluation = [
+        "eval.py", "--config=configs/eval_lvbench.py", f"--config.data.path={copy}", "--config.budget=64",
+        "--config.max_frames=16", "--config.allow_missing=True", "--config.decode_workers=0",
+        f"--config.checkpoint={BUCKET}/demo",
+    ]  # fmt: skip
+    return {
+        "train": Command(
+            lambda folder: tiny_training.command(model, folder, "", {}),
+            lambda folder: parameters(f"{folder}/model"),
+            "checkpoints/3",
+        ),
+        "eval": Command(
+            lambda folder: [sys.executable, *evaluation, f"--workdir={folder}"], report, "rows/", (3,)
+        ),
+        "convert": Command(
+            lambda folder: [
+                sys.executable, "-m", "convert.from_hf", "--model=qwen3", f"--source={hf}",
+                f"--target={folder}", "--overwrite",
+            ],
+            parameters,
+            "params/",
+        ),
+    }  # fmt: skip
+
+
+def one(fault: str, name: str, command: Command, proxy: Proxy, expected: dict) -> dict:
+    """A command under a fault, in a folder of its own."""
+    kind, share, seconds, latency, start = FAULTS[fault]
+    folder = f"{BUCKET}/{name}/{fault.replace(' ', '-').replace(':', '')}"
     seen = []
 
     def wanted(method: str, path: str) -> bool:
         if start or seen:
             return True
-        if "checkpoints%2F3" in path or "checkpoints/3" in path:
+        if method in ("POST", "PUT", "PATCH") and command.first in path.replace("%2F", "/"):
             seen.append(path)
         return bool(seen)
 
     proxy.fault, proxy.latency_seconds, proxy.requests = Fault(kind, share, seconds, wanted), latency, 0
-    command = tiny_training.command(model, workdir, "", {})
     began = time.perf_counter()
     try:
-        run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        run = subprocess.run(
+            command.words(folder), cwd=REPO, capture_output=True, text=True, timeout=LIMIT_SECONDS
+        )
         status, said = run.returncode, run.stderr.strip().splitlines()
     except subprocess.TimeoutExpired:
         status, said = "still running", []
     took = time.perf_counter() - began
     met, requests = proxy.fault.met, proxy.requests
     proxy.fault, proxy.latency_seconds = Fault(), 0
-    same = None
-    if status == 0:
-        found = parameters(f"{workdir}/model")
-        same = found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in found)
-    return {
+    well = status in command.statuses
+    result = {
         "status": status, "seconds": round(took, 1), "requests": requests, "faults": met,
-        "bit_identical": same,
-        "said_last": said[-1][:300] if said and status != 0 else "",
+        "identical": same(command.results(folder), expected) if well else None,
+        "said_last": [] if well else [line[:300] for line in said[-3:]],
     }  # fmt: skip
+    if not well:  # what is there afterwards is nothing, or what loads
+        again = subprocess.run(command.words(folder), cwd=REPO, capture_output=True, text=True)
+        result["identical_when_resumed"] = again.returncode in command.statuses and same(
+            command.results(folder), expected
+        )
+    return result
 
 
-def kills(folder: Path, count: int) -> dict:
-    """SIGKILL at random moments: each start resumes from the last whole step, and the result is the same."""
+def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[name], expected[name]) for name in expected
+    )
+
+
+def kills(folder: Path, count: int, proxy: Proxy) -> dict:
+    """Each start resumes from the last whole step, and the result is the same."""
     from tempo_jax.training import checkpoints
     from tempo_jax.utils import paths
 
     changes = {"steps": 4 * count + 8, "checkpoint_every": 2}
     command = tiny_training.command(folder / "model", folder / "whole", "", changes)
     assert subprocess.run(command, cwd=REPO, capture_output=True).returncode == 0
-    workdir, rng, rows = f"gs://{storage.BUCKET}/kills", random.Random(2), []
-    last = None
+    workdir, rng, rows = f"{BUCKET}/kills", random.Random(2), []
+    last, place = None, paths.path("the workdir", workdir)
+
+    def begun() -> set[str]:
+        """Steps of which something is there, but not the mark of a whole one."""
+        names = [name.split("/") for name in paths.files(place / "checkpoints")]
+        return {name[0] for name in names} - {f"{step}" for step in checkpoints.steps(place)}
+
     for number in range(count + 1):
         command = tiny_training.command(folder / "model", workdir, "slow" if number < count else "", changes)
+        proxy.latency_seconds = 0.04 if number < count else 0.0  # saves take some time, as they do elsewhere
         run = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
         said = []
         for line in run.stderr:  # until it steps
             said.append(line)
             if " loss " in line and number < count:
-                time.sleep(rng.uniform(0, 4))
+                until = time.monotonic() + 60
+                while number % 2 and not begun() and time.monotonic() < until:
+                    time.sleep(0.02)
+                time.sleep(rng.uniform(0, 0.3 if number % 2 else 4))
                 run.kill()
                 break
         run.stderr.read()
@@ -98,20 +170,48 @@ def kills(folder: Path, count: int) -> dict:
         start = next((line for line in said if " parameters" in line), "")
         step = re.search(r" step (\d+)", start)  # none: a new run
         resumed = bool(start) and (int(step[1]) if step else None) == last
-        rows.append({"resumed_as_expected": resumed, "status": run.returncode})
-        whole = checkpoints.steps(paths.path("the workdir", workdir))
+        in_save = sorted(begun())
+        whole = checkpoints.steps(place)
         last = whole[0] if whole else None
-        rows[-1]["last_whole_step"] = last
-    expected, found = parameters(folder / "whole" / "model"), parameters(f"{workdir}/model")
-    same = all(np.array_equal(found[name], expected[name]) for name in expected)
-    return {"starts": rows, "bit_identical": same}
+        row = {"resumed_as_expected": resumed, "status": run.returncode, "last_whole_step": last}
+        rows.append(row | {"in_save_of": in_save})
+        print(rows[-1], file=sys.stderr, flush=True)
+    expected, found = parameters(str(folder / "whole" / "model")), parameters(f"{workdir}/model")
+    return {"starts": rows, "identical": same(found, expected)}
 
 
-def parameters(folder) -> dict:
+def parameters(folder: str) -> dict[str, np.ndarray]:
     from tempo_jax import checkpoint
     from tempo_jax.utils.tree import flatten
 
     return {name: np.asarray(x) for name, x in flatten(checkpoint.load_params(folder)).items()}
+
+
+def report(folder: str) -> dict[str, Any]:
+    from tempo_jax.utils import paths
+
+    return json.loads((paths.path("the workdir", folder) / "report.json").read_text())["results"]
+
+
+def faults(folder: Path, proxy: Proxy, only: str, names: list[str]) -> dict[str, dict]:
+    from tempo_jax.utils import paths
+
+    benchmark_copies.WRITERS["lvbench"](folder / "copy")
+    hf = tiny_checkpoints.write_llm(folder / "hf", vocab=64)
+    for local, there in ((DEMO, "demo"), (hf, "hf")):
+        paths.put(local, paths.path("the source", f"{BUCKET}/{there}"), ("model.json", "config.json"))
+    found: dict[str, dict] = {}
+    for name, command in commands(folder / "model", folder / "copy", f"{BUCKET}/hf").items():
+        if name not in names:
+            continue
+        local = str(folder / "local" / name)
+        done = subprocess.run(command.words(local), cwd=REPO, capture_output=True, text=True)
+        assert done.returncode in command.statuses, done.stderr
+        expected = command.results(local)
+        for fault in (fault for fault in FAULTS if only in fault):
+            row = found.setdefault(name, {})[fault] = one(fault, name, command, proxy, expected)
+            print(f"{name}, {fault}: {row}", file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> None:
@@ -119,23 +219,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="a part of a fault's name")
-    parser.add_argument("--kills", type=int, default=0, help="instead of faults: so many, at random moments")
+    parser.add_argument("--commands", default="train,eval,convert", help="which of them")
+    parser.add_argument("--kills", type=int, default=0, help="instead of faults: so many")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = {}
-    with tempfile.TemporaryDirectory() as scratch, tiny_training.unoptimised():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tiny_training.unoptimised(),
+        storage.served_by_proxy() as proxy,
+    ):
         folder = Path(scratch)
         tiny_training.write_model(folder)
-        local = tiny_training.command(folder / "model", folder / "local", "", {})
-        assert subprocess.run(local, cwd=REPO, capture_output=True).returncode == 0
-        expected = parameters(folder / "local" / "model")
-        with storage.served_by_proxy() as proxy:
-            if args.kills:
-                found["kills"] = kills(folder, args.kills)
-            for name in FAULTS:
-                if args.only in name and not args.kills:
-                    found[name] = one(name, folder / "model", proxy, expected)
-                    print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+        if args.kills:
+            found = {"kills": kills(folder, args.kills, proxy)}
+        else:
+            found = faults(folder, proxy, args.only, args.commands.split(","))
     text = json.dumps(found, indent=1)
     print(text)
     if args.out:

@@ -25,6 +25,7 @@ from convert.safetensors_io import some
 from convert.source import Source
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import command_line, folders, paths, progress
+from tempo_jax.utils.commit import AUTO, add_commit
 
 MODELS = ("tempo", "tempo-init", "qwen3", "qwen3-vl", "xcomp")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "source": None}
@@ -42,6 +43,7 @@ def convert(
     memory_tokens: int = 128,
     seed: int = 0,
     overwrite: bool | str = False,
+    commit: str = AUTO,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Converts a Hugging Face checkpoint to a native one.
@@ -56,6 +58,7 @@ def convert(
       memory_tokens: memory tokens of a new Tempo ("tempo-init").
       seed: seed of the initial values of a new Tempo.
       overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+      commit: as in `folders.atomic_directory`.
       note: called with remarks about the source.
 
     Raises:
@@ -71,7 +74,7 @@ def convert(
         origin = _origin(opened, dtype) | places
         args = (target, opened.kind, opened.config, opened.folder, origin)
         with (
-            native_io.saving(*args, overwrite=overwrite, keep=read) as put,
+            native_io.saving(*args, overwrite=overwrite, keep=read, commit=commit) as put,
             progress.reporter(in_bytes=True) as report,
         ):
             total, done = sum(part.nbytes for part in opened.parts), 0
@@ -256,6 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="tempo-init: of the initial values (0)")
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
     folders.add_overwrite(parser)
+    add_commit(parser)
     args = vars(parser.parse_args(argv))
 
     def command() -> int:

@@ -12,6 +12,7 @@ from orbax.checkpoint import v1 as ocp
 from convert import memory
 from tempo_jax import checkpoint
 from tempo_jax.utils import digests, paths, signals
+from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.folders import LAST, atomic_directory
 from tempo_jax.utils.tree import flatten, nest
 
@@ -29,17 +30,19 @@ def saving(
     *,
     overwrite: bool | str = False,
     keep: Sequence[str | os.PathLike | None] = (),
+    commit: str = AUTO,
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Like `save`, one array at a time: yields `put(path, array)`, which keeps a few small ones at most.
 
-    For one process. When the block raises, nothing is left of the checkpoint. `overwrite`, `keep`: as for
-    `folders.atomic_directory`. Arrays are stored uncompressed: compression takes most of the time and saves
-    a fifth of the space.
+    For one process. When the block raises, nothing is left of the checkpoint. `overwrite`, `keep`, `commit`:
+    as for `folders.atomic_directory`. Arrays are stored uncompressed: compression takes most of the time and
+    saves a fifth of the space.
     """
     context = checkpoint.saving_context(compress=False)
     with (
-        atomic_directory(directory, overwrite, keep=keep) as target,
-        paths.staged(target, LAST) as folder,  # ocp.partial writes to disks only
+        atomic_directory(directory, overwrite, keep=keep, commit=commit) as target,
+        # ocp.partial renames folders.
+        paths.staged(target, LAST, always=by_marker(target, commit)) as folder,
         context,
         checkpoint.quiet(),
     ):

@@ -23,6 +23,7 @@ from convert.safetensors_io import DTYPES, NAMES, Writer, some
 from convert.source import contiguous
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import command_line, folders, paths, progress
+from tempo_jax.utils.commit import AUTO, add_commit
 from tempo_jax.utils.text import count
 
 SHARD_BYTES = 5_000_000_000
@@ -59,6 +60,7 @@ def convert(
     dtype: str = "source",
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool | str = False,
+    commit: str = AUTO,
 ) -> None:
     """Writes config.json, safetensors (with an index when sharded) and tokenizer files.
 
@@ -69,6 +71,7 @@ def convert(
       dtype: "bfloat16", "float32", or "source": the dtype of the original files, else the stored one.
       max_shard_bytes: maximum size of a safetensors file.
       overwrite: True replaces a folder that tempo_jax wrote, "force" any folder.
+      commit: as in `folders.atomic_directory`; config.json, without which nothing loads, is written last.
 
     Raises:
       TempoError: The checkpoint cannot be read or has no such part, or the target cannot be written.
@@ -79,7 +82,7 @@ def convert(
     planned = plan_export(source, part, dtype)
     folders.check_space(target, planned.nbytes)
     with (
-        folders.atomic_directory(target, overwrite, keep=[source]) as place,
+        folders.atomic_directory(target, overwrite, keep=[source], commit=commit) as place,
         paths.staged(place, folders.LAST) as folder,
         progress.reporter(in_bytes=True) as report,
     ):
@@ -235,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
     folders.add_overwrite(parser)
+    add_commit(parser)
     args = vars(parser.parse_args(argv))
 
     def command() -> int:
@@ -249,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     return command_line.run_on_cpu(parser.prog, command)
 
 
-def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite) -> str:
+def _dry_run(source, target, part, dtype, max_shard_bytes, overwrite, commit) -> str:
     place = paths.absolute(paths.path("the target", target))
     folders.check_apart(place, source)
     folders.check_replaceable(place, overwrite)

@@ -26,6 +26,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
 from tempo_jax.utils import digests, failures, gcs, paths, signals
+from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.folders import atomic_directory
 from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.tree import flatten, nest
@@ -183,6 +184,7 @@ def save(
     origin: dict | None = None,
     *,
     overwrite: bool | str = False,
+    commit: str = AUTO,
 ) -> None:
     """Writes a checkpoint atomically. Every process calls it, with arrays that it has shards of.
 
@@ -193,13 +195,13 @@ def save(
       params: Nested dict of arrays, stacked over layers.
       tokenizer_dir: Folder of Hugging Face tokenizer files to copy; None to write none.
       origin: Where the weights come from, as JSON values.
-      overwrite: As in `folders.atomic_directory`.
+      overwrite, commit: As in `folders.atomic_directory`.
 
     Raises:
       TempoError: The folder exists, or cannot be written.
     """
-    with atomic_directory(directory, overwrite) as folder:
-        with saving_context(), quiet(), signals.held():
+    with atomic_directory(directory, overwrite, commit=commit) as folder:
+        with saving_context(marker=by_marker(folder, commit)), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
             write_metadata(folder, kind, config, tokenizer_dir, origin)
@@ -224,9 +226,15 @@ def loading_context() -> ocp.Context:
     return context
 
 
-def saving_context(*, compress: bool = True) -> ocp.Context:
-    """The Orbax context that arrays are written with. compress: a fifth smaller, but several times slower."""
+def saving_context(*, compress: bool = True, marker: bool = False) -> ocp.Context:
+    """The Orbax context that arrays are written with.
+
+    compress: a fifth smaller, but several times slower.
+    marker: write in place and commit_success.txt last, instead of a rename; always so in gs://.
+    """
     context = ocp.Context()
+    if marker:
+        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     context.array.saving.use_compression = compress
     context.memory.deepcopy_host_arrays = False  # arrays do not change while they are written
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
@@ -245,9 +253,7 @@ def write_metadata(
     written: digests.DigestWriter | None = None,
 ) -> None:
     """Writes all but the arrays: digests, the tokenizer, and last model.json, without which nothing loads."""
-    if paths.remote(folder):
-        pass  # object storage keeps checksums of its own, which every read verifies
-    elif (folder / "params").is_dir():
+    if (folder / "params").is_dir():
         convert_layout(folder / "params")
         (written or digests.DigestWriter()).finish(folder)
     if tokenizer_dir is not None:
@@ -257,21 +263,20 @@ def write_metadata(
     paths.write_text(folder / "model.json", json.dumps(values, indent=1) + "\n")
 
 
-def convert_layout(params: Path) -> None:
+def convert_layout(params: AnyPath) -> None:
     """Moves what Orbax v1 saved to the layout that all versions of Orbax read: the folder of an unnamed tree.
 
     The checkpointers of v0 (`StandardCheckpointer().restore(params)`) read no other; v1 detects the layout.
+    In gs:// the files are copied inside the storage; the mark of a complete folder is away meanwhile.
     """
-    named = params / _NAMED
     metadata = json.loads((params / _METADATA).read_text(encoding="utf-8"))
-    (params / _INDICATOR).unlink(missing_ok=True)
-    for path in sorted(named.iterdir()):
-        path.rename(params / path.name)
-    named.rmdir()
+    for mark in (_COMMITTED, _INDICATOR):
+        paths.remove(params / mark)
+    paths.move_up(params / _NAMED)
     metadata["item_handlers"] = _HANDLER
-    (params / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    paths.write_text(params / _METADATA, json.dumps(metadata))
     # In an object store, this file marks a complete folder. Orbax's own text names a folder of this machine.
-    (params / _COMMITTED).write_text("Checkpoint commit was successful\n", encoding="utf-8")
+    paths.write_text(params / _COMMITTED, "Checkpoint commit was successful\n")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,30 @@ def test_killed_and_started_again_it_is_the_same(tmp_path):
     assert subprocess.run(arguments, timeout=120, capture_output=True).returncode == 0
     assert content(target) == content(tmp_path / "whole") and len(made) >= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "whole"]
+
+
+@pytest.mark.parametrize("how", ["auto", "marker"])
+@pytest.mark.parametrize("planned", [True, False])
+def test_killed_between_the_merge_and_the_end_nothing_is_made_again(
+    how, planned, whole, tmp_path, monkeypatch
+):
+    """While what only workers need is removed, or after that."""
+    target = tmp_path / "set"
+
+    def killed(unfinished):
+        shutil.rmtree(unfinished.folder / "parts")
+        if not planned:
+            (unfinished.folder / "plan.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared_set.Unfinished, "tidy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(jobs(), target, commit=how)
+    monkeypatch.setattr(preparing, "write", None)  # not called
+    assert "40 samples prepared already" in prepare(jobs(), target, commit=how)
+    assert content(target) == content(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_another_set_is_not_mixed_in(tmp_path):

@@ -171,6 +171,13 @@ def test_doctor(capsys):
     assert "MISSING" not in out
 
 
+def test_doctor_names_a_cache_in_a_bucket(capsys, monkeypatch):
+    for url, words in (("s3://bucket/xla", "is in s3:// storage"), ("gs://", "names no bucket")):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", url)
+        assert cli.main(["doctor"]) == 0
+        assert words in capsys.readouterr().out
+
+
 def test_doctor_as_json(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

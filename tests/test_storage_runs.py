@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import tempo_jax
 from convert import from_hf, to_hf, verify
 from tempo_jax import checkpoint
+from tempo_jax.data import readers
 from tempo_jax.data.prepare import main as prepare_main
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import open_prepared
@@ -104,6 +106,40 @@ def test_the_next_stage_starts_from_there_and_writes_there(tiny_model, trained):
     names = paths.files(paths.path("the workdir", workdir))
     assert any(name.startswith("tensorboard/events") for name in names) and "config.json" in names
     assert not any(name.endswith(".incomplete") for name in names)
+
+
+def test_a_model_there_has_the_files_of_one_on_a_disk(trained):
+    """Name by name but for Orbax's random ones, and plain Orbax restores both."""
+    import orbax.checkpoint as v0
+
+    remote = paths.path("the checkpoint", f"{BUCKET}/files-model")
+    info = checkpoint.read_model_json(trained / "model")
+    values = checkpoint.load_params(trained / "model")
+    tokenizer = checkpoint.tokenizer_path(trained / "model")
+    checkpoint.save(remote, info.kind, info.config, values, tokenizer, info.origin)
+    ours, theirs = _by_kind(trained / "model"), _by_kind(remote)
+    drawn = ("manifest.ocdbt", "digests.json", "_CHECKPOINT_METADATA")  # have random names and times
+    assert ours.keys() == theirs.keys()
+    assert {name for name in ours if ours[name] != theirs[name] and not name.endswith(drawn)} == set()
+    assert digests.check(remote, whole=True)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), values)
+    for folder in (remote, trained / "model"):
+        restored = flatten(v0.StandardCheckpointer().restore(folder / "params", shapes))
+        for name, value in flatten(values).items():
+            np.testing.assert_array_equal(restored[name], value, err_msg=name)
+
+
+def _by_kind(folder) -> dict[str, object]:
+    """Name -> bytes; of the data files, whose names are random, folder -> how many."""
+    found: dict[str, object] = {}
+    for name in paths.files(folder):
+        place = name.rpartition("/")[0]
+        if place.rpartition("/")[2] == "d":
+            found[place] = found.get(place, 0) + 1
+        else:
+            found[name] = (folder / name).read_bytes()
+    return found
 
 
 def test_with_a_marker_on_a_disk_nothing_is_renamed(tiny_model, trained, tmp_path):
@@ -248,6 +284,31 @@ def test_records_and_media_there_are_prepared_as_on_a_disk(tmp_path):
         content(paths.fetched(paths.path("the target", f"{BUCKET}/media-set"))),
     )
     assert ours == theirs and len(open_prepared(f"{BUCKET}/media-set")) == 2
+
+
+def test_a_mixture_there_is_prepared_as_on_a_disk(tmp_path):
+    """Its sources beside it, by whole URLs, and by whole paths of this machine."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": f"{name}."}]
+        lines = [json.dumps({"id": f"{name}{n}", "conversations": turns}) for n in range(3)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    paths.put(folder, there := paths.path("the media", f"{BUCKET}/mixed"))
+    rows = "- {json_path: a.jsonl, data_root: .}\n- {json_path: %s/b.jsonl, sampling_strategy: 'first:2'}\n"
+    rows += f"- {{json_path: {folder}/c.jsonl, data_root: {folder}}}\n"
+    (folder / "mix.yaml").write_text(rows % folder)
+    paths.write_text(there / "mix.yaml", rows % there)
+    (folder / "mix-of-urls.yaml").write_text(rows % there)
+    for source, name in (
+        (folder / "mix.yaml", "local"), (there / "mix.yaml", "remote"), (folder / "mix-of-urls.yaml", "urls")
+    ):  # fmt: skip
+        assert prepare_main([f"--source={source}", f"--target={tmp_path / name}", "--sizes=64x64"]) == 0
+    data = [open_prepared(tmp_path / name) for name in ("local", "remote", "urls")]
+    talks = [[one[i].conversation for i in range(len(one))] for one in data]
+    assert len(data[0]) == 8 and talks[0] == talks[1] == talks[2]
+    with pytest.raises(TempoError, match=r"none\.yaml cannot be read"):
+        readers.read(there / "none.yaml")
 
 
 def test_an_evaluation_there_in_parts_is_the_same(tmp_path, demo_tokenizer_dir, monkeypatch):

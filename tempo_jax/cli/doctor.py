@@ -5,12 +5,11 @@ import json
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from tempo_jax.cli import common
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import command_line
+from tempo_jax.utils import command_line, paths
 
 # Required distributions, and those of the optional dependency groups (a test compares with pyproject.toml).
 CORE = (
@@ -143,10 +142,18 @@ def _lines(report: dict[str, Any]) -> list[str]:
         status = f"missing {', '.join(missing)}: pip install -e '.[{extra}]'" if missing else "complete"
         lines.append(f"{'[' + extra + ']':<12} {status}")
     for name, folder in report["caches"].items():
-        path = None if folder is None else Path(folder).expanduser()
-        state = "not set: no cache" if path is None else str(path)
-        lines.append(f"{name:<26} {state}{'' if path is None or path.is_dir() else ' (not there yet)'}")
+        lines.append(f"{name:<26} {_folder_line(folder)}")
     return lines
+
+
+def _folder_line(folder: str | None) -> str:
+    if folder is None:
+        return "not set: no cache"
+    try:
+        path = paths.path("the folder", folder)
+        return f"{path}{'' if path.is_dir() else ' (not there yet)'}"
+    except TempoError as error:  # of a bucket
+        return str(error)
 
 
 def _devices_line(devices: dict[str, Any]) -> str:

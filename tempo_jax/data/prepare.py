@@ -13,8 +13,6 @@ interrupted, 1 internal error (TEMPO_JAX_TRACEBACK=1 shows where).
 
 import argparse
 import collections
-import contextlib
-import json
 import os
 import re
 import sys
@@ -26,6 +24,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import config as models
 from tempo_jax.models import presets
 from tempo_jax.utils import command_line, folders, paths
+from tempo_jax.utils.commit import AUTO, add_commit, by_marker
 from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.progress import Reporter
 from tempo_jax.utils.text import count
@@ -55,6 +54,7 @@ def prepare(
     host: int = 0,
     hosts: int = 1,
     ray: str = "",
+    commit: str = AUTO,
     report: Reporter | None = None,
 ) -> str:
     """Prepares what a builder (Llava or Minireel) defines and returns a report of one paragraph.
@@ -70,6 +70,7 @@ def prepare(
       host: Index of this host, from 0.
       hosts: Number of hosts that share the work, each started with the same arguments except `host`.
       ray: Address of a Ray cluster that does the work instead.
+      commit: As of `folders.atomic_directory`.
       report: Progress reporter.
 
     Raises:
@@ -83,16 +84,23 @@ def prepare(
     built = builder()
     identity = built.identity()
     if text := _ready(target, identity):
+        if (target / prepared_set.PLAN).exists():  # it was killed after the merge
+            _tidy(target, built)
         return text
-    under_way = paths.remote(target) and (target / prepared_set.PLAN).exists()
-    if not under_way:
+    in_place = by_marker(target, commit)
+    if not (in_place and prepared_set.begun(target)):
         folders.check_replaceable(target, overwrite)
-        if paths.remote(target):
+        if in_place:
             paths.remove(target, folders.LAST)
     shards = preparing.shards_of(built, host, hosts)
-    with folders.put_together(target, shared=hosts > 1) as (folder, finish):
+    with folders.put_together(target, shared=hosts > 1, commit=commit) as (folder, finish):
+        if _ready(folder, identity):
+            _tidy(folder, built)
+            finish()
+            return _ready(target, identity)
         begun = (folder / prepared_set.PLAN).exists()
-        if hosts == 1 and (not begun or (overwrite and not _is_of(folder, identity))):
+        ours = (prepared_set.begun(folder) or {}).get("identity") == identity
+        if hosts == 1 and (not begun or (overwrite and not ours)):
             _clear(folder)
         with prepared_set.opened(folder, built.name, len(built.shards())) as unfinished:
             unfinished.begin(identity)
@@ -118,9 +126,16 @@ def prepare(
             _clear(folder)
             raise TempoError(f"There is nothing to prepare: {_skipped_summary(total)}; nothing is written.")
         if not overwrite:
-            folders.check_replaceable(target, paths.remote(target))
+            folders.check_replaceable(target, in_place)
         finish()
     return _report(total, target)
+
+
+def _tidy(folder: AnyPath, built: Any) -> None:
+    from tempo_jax.data import prepared_set
+
+    with prepared_set.opened(folder, built.name, len(built.shards())) as unfinished:
+        unfinished.tidy()
 
 
 def _ready(target: AnyPath, identity: str) -> str:
@@ -132,14 +147,6 @@ def _ready(target: AnyPath, identity: str) -> str:
         return ""
     samples = sum(shard["samples"] for shard in found["shards"])
     return f"{target}: {count(samples, 'sample')} prepared already, with the same options."
-
-
-def _is_of(folder: AnyPath, identity: str) -> bool:
-    from tempo_jax.data import prepared_set
-
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return json.loads((folder / prepared_set.PLAN).read_text(encoding="utf-8"))["identity"] == identity
-    return False
 
 
 def _clear(folder: AnyPath) -> None:
@@ -194,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--target", type=Path, required=True, metavar="DIR", help="data set to write")
     folders.add_overwrite(parser)
+    add_commit(parser)
     add("--workers", type=whole, default=1, metavar="N", help="processes that decode and encode (1)")
     add("--hosts", type=whole, default=1, metavar="N", help="how many hosts share the work (1)")
     add(
@@ -326,6 +334,7 @@ def main(argv: list[str] | None = None) -> int:
                 host=args.host,
                 hosts=args.hosts,
                 ray=args.ray,
+                commit=args.commit,
                 report=report,
             )
         print(text)

@@ -39,9 +39,8 @@ class Unfinished:
         if not paths.remote(self.folder):
             (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
         if plan.exists():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(plan.read_text(encoding="utf-8"))["identity"] == identity:
-                    return
+            if (begun(self.folder) or {}).get("identity") == identity:
+                return
             raise TempoError(
                 f"{self.folder} holds part of a set that was prepared from other records or with other "
                 "options: give those again to resume it, choose another target, or pass --overwrite"
@@ -101,15 +100,19 @@ class Unfinished:
         shards = [{key: note[key] for key in kept} | {"skipped": len(note["skipped"])} for note in notes]
         values = {"identity": identity, "fingerprint": total["fingerprint"], "shards": shards}
         paths.write_text(self.folder / MANIFEST, json.dumps(values, indent=1) + "\n")
-        with paths.staged(self.folder, (INFO,)) as place:
+        with paths.staged(self.folder, (INFO,)) as place:  # TFDS writes it last, too
             metadata = metadata | {"counts": total["counts"], "fingerprint": total["fingerprint"]}
             _describe(place, self._name, notes, metadata)
+        self.tidy()
+        return total
+
+    def tidy(self) -> None:
+        """Removes from a whole set what only its workers need, the plan last."""
         paths.remove(self.folder / PARTS)
-        paths.remove(self.folder / PLAN)
         if self._local is None:
             for left in self.folder.glob(".*.incomplete"):  # of processes that were killed
                 left.unlink(missing_ok=True)
-        return total
+        paths.remove(self.folder / PLAN)
 
     def close(self) -> None:
         """Removes what this process has started and not put in place."""
@@ -166,6 +169,14 @@ def _describe(folder: Path, name: str, notes: Sequence[dict[str, Any]], metadata
     )
     info.set_splits(splits.SplitDict([split]))
     info.write_to_directory(folder)
+
+
+def begun(folder: AnyPath) -> dict[str, Any] | None:
+    """Returns the plan of an unfinished set; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        values = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return values if isinstance(values, dict) and {"identity", "shards"} <= values.keys() else None
+    return None
 
 
 def finished(target: AnyPath) -> dict[str, Any] | None:

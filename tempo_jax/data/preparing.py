@@ -10,13 +10,10 @@ from tempo_jax.data.builders import PreparedBuilder
 from tempo_jax.data.prepared_set import Unfinished, opened
 from tempo_jax.data.shard_files import Recipe, Shard, write
 from tempo_jax.data.supervised import write as write_supervised
-from tempo_jax.errors import TempoError, TryAgain
-from tempo_jax.utils import paths
+from tempo_jax.utils import paths, ray_cluster
 from tempo_jax.utils.progress import Reporter
 
-RAY_RETRIES = 5  # of a task whose host vanished
 MAX_TASK_SHARDS = 8
-RAY_EXTRA = "pip install -e '.[ray]'"
 
 
 def shards_of(preparing: PreparedBuilder, host: int = 0, hosts: int = 1) -> list[Shard]:
@@ -69,28 +66,13 @@ def on_ray(
     report: Reporter,
 ) -> None:
     """Writes missing shards as tasks of a Ray cluster, whose hosts must see the folder and the media."""
-    try:
-        import ray
-    except ImportError as error:
-        raise TempoError(f"--ray needs Ray, which is not installed: {RAY_EXTRA}") from error
-    from ray import exceptions
-
     left, done = missing(unfinished, shards)
     if not left:
         return
     total = done + sum(len(shard.jobs) for shard in left)
-    try:
-        ray.init(
-            address,
-            log_to_driver=False,
-            include_dashboard=False if address == "local" else None,
-        )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError, exceptions.RayError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise TempoError(f"--ray={address}: no Ray cluster answers there ({reason})") from error
-    try:
+    with ray_cluster.connected(address) as ray:
         recipe = ray.put(Recipe(preparing.task, preparing.limit))
-        task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shards_on_ray)
+        task = ray.remote(num_cpus=1, max_retries=ray_cluster.RETRIES)(_shards_on_ray)
         sizes, folder = {}, os.fspath(unfinished.folder)
         # Starting a process takes a second or two, so a task makes several shards where there are many.
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -100,19 +82,11 @@ def on_ray(
             sizes[reference] = sum(len(shard.jobs) for shard in group)
         waiting = list(sizes)
         while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=1, timeout=2.0)
+            ready, waiting = ray.wait(waiting, num_returns=1, timeout=ray_cluster.POLL_SECONDS)
             for reference in ready:
                 ray.get(reference)
                 done += sizes[reference]
             report("preparing", done, total)
-    except exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, TempoError) else None
-        raise cause or error from error
-    except exceptions.RayError as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise TryAgain(f"the Ray cluster lost a task ({reason}): rerun the same command") from error
-    finally:
-        ray.shutdown()
 
 
 def _shards_on_ray(recipe: Recipe, shards: Sequence[Shard], folder: str, name: str, count: int) -> None:

@@ -176,15 +176,16 @@ def _hosts(hosts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Hosts"
     yield ""
     yield _line(
-        "process", "host", "videos", "answers", "answers per minute", "at work, s", "waited for frames, s",
-        "waited for the last one, s",
+        "process", "host", "starts", "videos", "answers", "answers per minute", "at work, s",
+        "waited for frames, s", "waited for the last one, s",
     )  # fmt: skip
-    yield "|---" * 8 + "|"
+    yield "|---" * 9 + "|"
     for row in hosts:
         waited = _number(row["waited_at_the_end"], 1) if row["ended"] else "not done"
         yield _line(
-            row["process"], row["host"], row["videos"], row["answers"], _number(row["answers_per_minute"], 2),
-            _number(row["seconds"], 1), _number(row["waited_for_frames"], 1), waited,
+            row["process"], row["host"], row["starts"], row["videos"], row["answers"],
+            _number(row["answers_per_minute"], 2), _number(row["seconds"], 1),
+            _number(row["waited_for_frames"], 1), waited,
         )  # fmt: skip
     yield ""
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -98,8 +99,11 @@ class Run:
         names = set(sorted({question.video for question in self.questions})[self.process :: self.processes])
         return [item for item in self.items if item.question.video in names]
 
-    def ask(self) -> None:
+    def ask(self, on_answer: Callable[[bool], None] | None = None) -> None:
         """Answers the pending questions of this process.
+
+        Args:
+          on_answer: Called with each row's `right`, instead of progress on stderr.
 
         Raises:
           TempoError: Too many videos are missing; raised before anything is asked.
@@ -113,12 +117,13 @@ class Run:
         writer = rows.Writer(self.workdir, self.process)
         note = hosts.Note(self.workdir, self.process, self.processes)
         ended = False
-        watch = ProgressReporter(len(mine) - todo, len(mine), shown=self.process == 0)
+        shown = self.process == 0 and on_answer is None
+        watch = ProgressReporter(len(mine) - todo, len(mine), shown=shown)
         try:
             for row in QuestionRunner(self.config, self.benchmark, self.videos).rows(mine, done):
                 writer.write(row)
                 note.answered(row)
-                watch.answered(row["right"])
+                (on_answer or watch.answered)(row["right"])
             ended = True
         finally:
             watch.close()

@@ -6,7 +6,7 @@
                         they are computed, digests/<process>.json of all its files
 
 Orbax writes a step under a temporary name and renames it when it is complete: a save that is killed or finds
-the disk full leaves the earlier ones intact. In gs://, where nothing is renamed, or with --commit=marker, it
+the disk full leaves the earlier ones intact. Where folders are not renamed atomically (`utils.commit`), it
 writes in place and `commit_success.txt` last, without which a step does not count. Every process calls
 everything. `restore` reads.
 """
@@ -32,6 +32,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.training import param_groups, peers
 from tempo_jax.utils import digests, failures, gcs
 from tempo_jax.utils import paths as places
+from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.folders import FORCE, atomic_directory
 from tempo_jax.utils.paths import AnyPath
 from tempo_jax.utils.tree import flatten, nest
@@ -53,7 +54,7 @@ class CheckpointManager:
       commit: `config.commit`: "marker" where renaming a folder is not atomic.
     """
 
-    def __init__(self, workdir: AnyPath, keep: Any, commit: str = "auto"):
+    def __init__(self, workdir: AnyPath, keep: Any, commit: str = AUTO):
         self.workdir, self._saving, self._digesting = workdir, None, None
         self._digest_errors: list[Exception] = []
         if places.remote(workdir):
@@ -62,7 +63,7 @@ class CheckpointManager:
         logging.set_verbosity(logging.FATAL)
         self._steps = ocp.training.Checkpointer(
             places.absolute(workdir / FOLDER),
-            context=_context(commit),
+            context=_context(by_marker(workdir, commit)),
             preservation_policy=_preservation_policy(keep),
             cleanup_tmp_directories=True,
         )
@@ -261,11 +262,20 @@ def _files(step: Path) -> Iterator[tuple[str, Path]]:
             yield name.as_posix(), path
 
 
-def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: Path, origin: dict) -> None:
+def save_frozen(
+    workdir: Path,
+    kind: str,
+    config: Any,
+    frozen: dict,
+    tokenizer: Path,
+    origin: dict,
+    *,
+    commit: str = AUTO,
+) -> None:
     """Writes workdir/frozen: everything that the checkpoints of the steps leave out."""
-    with atomic_directory(workdir / "frozen", FORCE) as folder:
+    with atomic_directory(workdir / "frozen", FORCE, commit=commit) as folder:
         if frozen:
-            with checkpoint.saving_context(), checkpoint.quiet():
+            with checkpoint.saving_context(marker=by_marker(folder, commit)), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
             checkpoint.write_metadata(folder, kind, config, tokenizer, origin)
@@ -280,11 +290,11 @@ def check_frozen(folder: Path) -> None:
 def load_frozen(folder: Path, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Loads the frozen parameters, {path: array}.
 
-    A single process verifies every byte by its digest; several processes read only their own part.
+    On a disk, a single process verifies every byte by its digest; several read only their own part.
     """
     if not (folder / "params").exists():
         return {}
-    verify = jax.process_count() == 1 and (folder / digests.FILE).is_file()
+    verify = not places.remote(folder) and jax.process_count() == 1 and (folder / digests.FILE).is_file()
     try:
         return flatten(checkpoint.load_params(folder, shardings=mesh, verify=verify))
     except TempoError as error:
@@ -317,10 +327,8 @@ def code_digest() -> str:
     return f"{code_version()}, {crc:08x}"
 
 
-def _context(commit: str = "auto") -> ocp.Context:
-    context = checkpoint.saving_context()
-    if commit == "marker":
-        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+def _context(marker: bool) -> ocp.Context:
+    context = checkpoint.saving_context(marker=marker)
     context.memory.deepcopy_host_arrays = True  # training continues while they are written
     return context
 

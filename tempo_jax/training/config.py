@@ -16,13 +16,13 @@ from tempo_jax.training.loggers import LOGGERS
 from tempo_jax.training.optimizer import KINDS
 from tempo_jax.training.param_groups import TRAINABLE_GROUPS
 from tempo_jax.utils import config_fields
+from tempo_jax.utils.commit import COMMITS
 from tempo_jax.utils.paths import check_scheme
 from tempo_jax.xcomp.token_compression import VARIANTS
 
 RENAMED = config_fields.RENAMED["train"]
 ANSWERING = ("tempo", "xcomp")  # tasks whose models are whole systems
 DTYPES = ("bfloat16", "float32")
-COMMITS = ("auto", "marker")
 # Fields that may differ when a run is resumed: those that change none of its numbers on the same devices.
 RESUME_MUTABLE_FIELDS = (
     "mesh", "steps", "remat", "data.workers", "data.threads", "log_every", "checkpoint_every", "checkpoints",
@@ -101,8 +101,8 @@ def default() -> ConfigDict:
     # Checkpoints to keep: the `latest`, those whose step is a multiple of `every`, and the `best` by
     # validation loss (of steps that are both saved and validated); 0 for none.
     config.checkpoints = ConfigDict({"latest": 2, "every": 0, "best": 0})
-    # How a checkpoint is committed: "auto" (a rename on a disk, a marker in gs://) or "marker" everywhere,
-    # for file systems that do not rename folders atomically (gcsfuse).
+    # How checkpoints and models are committed: "auto" (a rename on a disk, a marker in gs:// and on mounts of
+    # gcsfuse and the like) or "marker" everywhere, for file systems that do not rename folders atomically.
     config.commit = "auto"
     config.fallback = True  # a damaged last checkpoint is set aside, and the previous one is restored
     # Seconds without progress until stragglers are reported (`say`), and until the run ends (`stop`).

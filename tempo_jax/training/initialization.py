@@ -87,7 +87,7 @@ def tokenizer_folder(config: ConfigDict, workdir: Path) -> Path:
     """Returns the folder of tokenizer files; a built-in one is written into the working directory first."""
     tokenizer = config.init.tokenizer
     if tokenizer in BUILTIN_TOKENIZERS:
-        with atomic_directory(workdir / "tokenizer", FORCE) as folder:
+        with atomic_directory(workdir / "tokenizer", FORCE, commit=config.commit) as folder:
             if jax.process_index() == 0:
                 with paths.staged(folder) as place:
                     BUILTIN_TOKENIZERS[tokenizer](place)

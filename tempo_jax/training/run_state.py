@@ -86,8 +86,9 @@ class TrainRun:
         params = param_groups.merge(self.state.trainable, self.frozen)
         target, model = self.workdir / "model", self.model
         checkpoint.save(
-            target, model.kind, model.config, params, self.tokenizer_folder, origin, overwrite=folders.FORCE
-        )
+            target, model.kind, model.config, params, self.tokenizer_folder, origin,
+            overwrite=folders.FORCE, commit=self.config.commit,
+        )  # fmt: skip
         say(f"The model is in {target}.")
 
 
@@ -215,7 +216,9 @@ def init_run(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh) -> Trai
     folder = initialization.tokenizer_folder(config, workdir)
     params = initialization.parameters(config, model.config, Tokenizer(folder), mesh)
     trainable, frozen = param_groups.partition(nest(params), dict(config.learning_rate))
-    checkpoints.save_frozen(workdir, model.kind, model.config, frozen, folder, model.origin)
+    checkpoints.save_frozen(
+        workdir, model.kind, model.config, frozen, folder, model.origin, commit=config.commit
+    )
     tx = optimizer.make_optimizer(optimizer_config(config), trainable)
 
     def first(trainable: initialization.Flat) -> step.State:

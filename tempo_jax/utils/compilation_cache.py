@@ -66,6 +66,11 @@ def check_writable() -> None:
         raise TempoError(f"{path} cannot be written to")
 
 
+def is_off() -> bool:
+    """Whether the user or `turn_off` has turned the cache off."""
+    return os.environ.get(ENABLED, "").lower() in ("false", "0", "no", "off")
+
+
 def turn_off() -> None:
     """Turns the cache off, for this process and its children."""
     os.environ[ENABLED] = "false"
@@ -78,7 +83,7 @@ def turn_on(say: Callable[[str], None], first: bool = True) -> None:
 
     first: whether to say it when the first one is found; otherwise `counts` has what to say.
     """
-    if os.environ.get(ENABLED, "").lower() in ("false", "0", "no", "off"):
+    if is_off():
         return
     path = folder()
     try:

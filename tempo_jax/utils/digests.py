@@ -21,6 +21,7 @@ FILE = "digests.json"
 BLOCK_BYTES = 16 << 20
 SAMPLE_BYTES = 1 << 30  # verified by every load: all of a small checkpoint, random blocks of a large one
 _READ_BYTES = 256 << 10
+_READERS = 8  # of files in gs://
 
 
 class DigestWriter:
@@ -35,27 +36,32 @@ class DigestWriter:
             if file.name not in self._taken:
                 self._taken[file.name] = of_file(file)
 
-    def finish(self, folder: Path) -> None:
-        """Writes folder/digests.json for folder/params. TempoError where a file vanished meanwhile."""
-        files, left = {}, set(self._taken)
-        for file in sorted(path for path in (folder / "params").rglob("*") if path.is_file()):
-            known = self._taken.get(file.name) if file.parent.name == "d" else None
-            if known is not None and known["bytes"] != file.stat().st_size:
-                known = None
-            files[file.relative_to(folder).as_posix()] = known or of_file(file)
-            left.discard(file.name)
-        if left:
+    def finish(self, folder: paths.AnyPath) -> None:
+        """Writes folder/digests.json for folder/params. TempoError where a file vanished meanwhile.
+
+        What was written straight to gs:// is read once more, several files at a time.
+        """
+        sizes = {f"params/{name}": size for name, size in paths.files(folder / "params").items()}
+
+        def record(name: str) -> dict:
+            *_, parent, file = name.split("/")
+            known = self._taken.get(file) if parent == "d" else None
+            return known if known and known["bytes"] == sizes[name] else of_file(folder / name, sizes[name])
+
+        if left := self._taken.keys() - {name.rpartition("/")[2] for name in sizes}:
             raise TempoError(
                 f"{folder / 'params'} lost {len(left)} of its files while it was written: try again"
             )
+        with concurrent.futures.ThreadPoolExecutor(_READERS if paths.remote(folder) else 1) as pool:
+            names = sorted(sizes, key=lambda name: name.split("/"))
+            files = dict(zip(names, pool.map(record, names), strict=True))
         values = {"block_bytes": BLOCK_BYTES, "files": files}
-        text = json.dumps(values, separators=(",", ":"))
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        paths.write_text(folder / FILE, json.dumps(values, separators=(",", ":")) + "\n")
 
 
-def of_file(path: Path) -> dict:
-    """The entry of a file in digests.json."""
-    size = path.stat().st_size
+def of_file(path: paths.AnyPath, size: int | None = None) -> dict:
+    """The entry of a file in digests.json; its size, where it is known."""
+    size = path.stat().st_size if size is None else size
     starts = range(0, size, BLOCK_BYTES)
     crcs = [_crc32(path, start, min(BLOCK_BYTES, size - start)) for start in starts]
     return {"bytes": size, "crc32": "".join(f"{crc:08x}" for crc in crcs)}

@@ -1,12 +1,14 @@
 """Folders that are written atomically and never replace the files of others.
 
 A new folder is written beside its place and renamed. Where the place is an empty folder or a mount point,
-it is written inside and moved up, what makes it load last. In gs:// nothing can be renamed: there a target
-that is replaced goes first, what it loads by before all else, and the new one is written in its place.
+it is written inside and moved up, what makes it load last. Where folders are not renamed atomically, as in
+gs:// (`commit.by_marker`), a target that is replaced goes first, what it loads by before all else, and the
+new one is written in its place.
 """
 
 import argparse
 import contextlib
+import errno
 import fnmatch
 import json
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import failures, paths, signals
+from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.paths import AnyPath
 
 FORCE = "force"
@@ -34,26 +37,33 @@ EXPORTED = (
 )  # fmt: skip
 LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
 INCOMPLETE = ".incomplete"  # what is being written, or was when a run was killed
+# What mounts of object storage answer to the rename of a folder; gcsfuse: EMFILE.
+_NO_RENAMES = (errno.EMFILE, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _BEGUN = ("plan.json",)  # what a go has before it has anything
 _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that was killed
 
 
 @contextlib.contextmanager
 def atomic_directory(
-    target: str | os.PathLike, overwrite: bool | str = False, *, keep: Iterable[str | os.PathLike | None] = ()
+    target: str | os.PathLike,
+    overwrite: bool | str = False,
+    *,
+    keep: Iterable[str | os.PathLike | None] = (),
+    commit: str = AUTO,
 ) -> Iterator[AnyPath]:
     """Yields a new folder that becomes `target` when the block ends without an exception.
 
     overwrite: True replaces a folder that holds only files of this package, "force" any folder.
     keep: what is read from; a target that is, contains or lies in one of these is refused.
+    commit: one of `commit.COMMITS`. By a marker, the folder is the target itself: write what is in LAST last.
     Every process enters it; process 0 makes, renames and removes. TempoError for a target that is not to
     be replaced or cannot be written.
     """
     import jax  # not above: `--help` imports this module
 
     place: AnyPath = paths.absolute(paths.path("the target", target))
-    if paths.remote(place):
-        with _replacing_remote(place, overwrite, keep) as place:
+    if by_marker(place, commit):
+        with _replacing_in_place(place, overwrite, keep) as place:
             yield place
         return
     first = jax.process_index() == 0
@@ -64,7 +74,7 @@ def atomic_directory(
             check_apart(place, source)
     check_replaceable(place, overwrite)
     inside = _in_place(place)
-    fresh = place / ".incomplete" if inside else place.with_name(f".{place.name}.incomplete")
+    fresh = _beside(place, inside)
     with contextlib.ExitStack() as stack:
         if first:
             with failures.report_system_errors(place, fresh):
@@ -88,7 +98,9 @@ def atomic_directory(
 
 
 @contextlib.contextmanager
-def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Callable[[], None]]]:
+def put_together(
+    target: AnyPath, *, shared: bool, commit: str = AUTO
+) -> Iterator[tuple[AnyPath, Callable[[], None]]]:
     """Yields a folder in which `target` is assembled over several runs, and a function that completes it.
 
     An interrupted run leaves what it wrote for the next one, and no folder if it wrote nothing.
@@ -96,6 +108,7 @@ def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Ca
     Args:
       target: folder to assemble, here or in gs://.
       shared: whether other processes write to it at the same time.
+      commit: one of `commit.COMMITS`; by a marker, the folder is the target itself.
 
     Raises:
       TempoError: Another run is writing it, and does not share it.
@@ -107,53 +120,87 @@ def put_together(target: AnyPath, *, shared: bool) -> Iterator[tuple[AnyPath, Ca
         yield target, lambda: None
         return
     _recover(target)
-    inside = _in_place(target)
-    fresh = target / ".incomplete" if inside else target.with_name(f".{target.name}.incomplete")
+    marked = by_marker(target, commit)
+    inside = not marked and _in_place(target)
+    fresh = target if marked else _beside(target, inside)
     with failures.report_system_errors(target, fresh):
-        made = _make_parents(fresh.parent)
+        made = _make_parents(fresh if marked else fresh.parent)
         fresh.mkdir(exist_ok=True)
         descriptor = os.open(fresh, os.O_RDONLY)
     try:
         if not _locked(descriptor, shared):
             raise TempoError(f"another run is writing {target}: wait for it, or choose another folder")
         with failures.report_system_errors(target, fresh):
-            yield fresh, lambda: (_move_up if inside else _take_place)(fresh, target)
+            take = (lambda *_: None) if marked else _move_up if inside else _take_place
+            yield fresh, lambda: take(fresh, target)
     finally:
         os.close(descriptor)
         if not any(path.is_file() for path in fresh.rglob("*") if path.name not in _BEGUN):
-            _remove(fresh)
+            for path in list(fresh.iterdir()) if marked else [fresh]:
+                _remove(path)
         _remove_empty(made)
 
 
-@contextlib.contextmanager
-def _replacing_remote(target: AnyPath, overwrite: bool | str, keep: Iterable) -> Iterator[AnyPath]:
-    """The target itself, emptied; it holds `INCOMPLETE` until it is whole, and loads only then."""
-    import jax
+def _beside(target: Path, inside: bool) -> Path:
+    """Where a folder is written before it takes its place."""
+    return target / INCOMPLETE if inside else target.with_name(f".{target.name}{INCOMPLETE}")
 
-    from tempo_jax.utils import gcs
+
+@contextlib.contextmanager
+def _replacing_in_place(target: AnyPath, overwrite: bool | str, keep: Iterable) -> Iterator[AnyPath]:
+    """The target itself, emptied; it holds a file `INCOMPLETE` until it is whole, and loads only then."""
+    import jax
 
     first = jax.process_index() == 0
     for source in keep:
         if source is not None:
             check_apart(target, source)
-    if first:
-        check_replaceable(target, overwrite)
+    with contextlib.ExitStack() as stack:
+        if first:
+            check_replaceable(target, overwrite)
+            stack.enter_context(_owned_in_place(target))
+        _barrier(f"begin {target}")
+        try:
+            with _errors_of(target):
+                yield target
+            _barrier(f"written {target}")
+        except BaseException:
+            if first:
+                with signals.held(), contextlib.suppress(Exception):
+                    paths.remove(target, LAST)
+            raise
+        if first:
+            paths.remove(target / INCOMPLETE)
+        _barrier(f"end {target}")
+
+
+@contextlib.contextmanager
+def _owned_in_place(target: AnyPath) -> Iterator[None]:
+    """Empties the target, and refuses one that another run of this host writes."""
+    if paths.remote(target):
+        from tempo_jax.utils import gcs
+
         gcs.check_writable("the target", target)
         paths.remove(target, LAST)
         paths.write_text(target / INCOMPLETE, "")
-    _barrier(f"begin {target}")
+        yield
+        return
+    with failures.report_system_errors(target):
+        made = _make_parents(target)
     try:
-        with gcs.report_errors(f"the target {target}"):
-            yield target
-        _barrier(f"written {target}")
-    except BaseException:
-        if first:
-            with signals.held(), contextlib.suppress(Exception):
-                paths.remove(target, LAST)
-        raise
-    if first:
-        paths.remove(target / INCOMPLETE)
-    _barrier(f"end {target}")
+        with _alone(target, target):
+            paths.write_text(target / INCOMPLETE, "")
+            yield
+    finally:
+        _remove_empty(made)
+
+
+def _errors_of(target: AnyPath) -> contextlib.AbstractContextManager:
+    if paths.remote(target):
+        from tempo_jax.utils import gcs
+
+        return gcs.report_errors(f"the target {target}")
+    return failures.report_system_errors(target)
 
 
 def check_apart(target: str | os.PathLike, source: str | os.PathLike, *, inside: bool = False) -> None:
@@ -266,6 +313,8 @@ def _entries(folder: AnyPath) -> list[str]:
     if paths.remote(folder):
         names = {name.partition("/")[0] for name in paths.files(folder)}
         return [] if INCOMPLETE in names else sorted(names)
+    if (folder / INCOMPLETE).is_file():  # begun in place
+        return []
     return sorted(name for name in os.listdir(folder) if name not in _EMPTY)
 
 
@@ -343,7 +392,7 @@ def _alone(fresh: Path, target: Path) -> Iterator[None]:
                 break
         os.close(descriptor)  # the other run has just ended
     try:
-        for path in fresh.iterdir():
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name not in LAST):
             _remove(path)
         yield
     finally:
@@ -376,9 +425,9 @@ def _take_place(fresh: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.replaced")
     if target.exists():
         _remove(old)
-        target.rename(old)
+        _rename(target, old)
     try:
-        fresh.rename(target)
+        _rename(fresh, target)
     except BaseException:
         if old.exists():
             old.rename(target)
@@ -393,11 +442,11 @@ def _move_up(fresh: Path, target: Path) -> None:
     if names := [name for name in _entries(target) if name != old.name]:
         old.mkdir()
         for name in sorted(names, key=lambda name: name not in LAST):
-            (target / name).rename(old / name)
+            _rename(target / name, old / name)
     try:
         moved = []
         for name in sorted(os.listdir(fresh), key=lambda name: name in LAST):
-            (fresh / name).rename(target / name)
+            _rename(fresh / name, target / name)
             moved.append(name)
     except BaseException:
         for name in moved:
@@ -406,6 +455,19 @@ def _move_up(fresh: Path, target: Path) -> None:
             (old / name).rename(target / name)
         raise
     _remove(old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Renames a folder or file; TempoError where the file system does not do that."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in _NO_RENAMES:
+            raise
+        raise TempoError(
+            f"{target} is on a file system that does not rename folders ({error.strerror}): give "
+            "--commit=marker"
+        ) from error
 
 
 def _remove(path: Path) -> None:

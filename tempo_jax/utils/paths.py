@@ -123,30 +123,57 @@ def remove(target: AnyPath, last: Iterable[str] = ()) -> None:
 
         gcs.remove(target, tuple(last))
     elif target.is_dir() and not target.is_symlink():
+        for name in last:
+            for mark in target.rglob(name):
+                mark.unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
     else:
         target.unlink(missing_ok=True)
 
 
 def move(source: AnyPath, target: AnyPath, last: Iterable[str] = ()) -> None:
-    """Renames a folder; in gs:// by copies, after which files named `last` leave the old one first."""
+    """Renames a folder; where that is not possible, by copies, after which `last` leave the old one first."""
     if remote(source):
         from tempo_jax.utils import gcs
 
         gcs.move(source, target, tuple(last))
         return
     target.parent.mkdir(exist_ok=True)
-    source.rename(target)
+    try:
+        source.rename(target)
+    except OSError:  # as on gcsfuse
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        remove(source, last)
+
+
+def move_up(folder: AnyPath) -> None:
+    """Moves what a folder holds to the folder above it, file by file, and removes it; in gs:// by copies."""
+    if remote(folder):
+        move(folder, folder.parent)
+        return
+    for name in files(folder):
+        (folder.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(folder.parent / name)
+    shutil.rmtree(folder)
 
 
 def put(source: Path, target: AnyPath, last: Iterable[str] = (), report: Callable | None = None) -> None:
-    """Copies the files of a local folder to gs://, several at a time, and those named `last` after them.
+    """Copies the files of a local folder to another place, and those named `last` after all others.
 
     report: called as (stage, done, total), in bytes.
     """
-    from tempo_jax.utils import gcs
+    if remote(target):
+        from tempo_jax.utils import gcs
 
-    gcs.put(source, target, tuple(last), report)
+        gcs.put(source, target, tuple(last), report)
+        return
+    found, done = files(source), 0
+    for name in sorted(found, key=lambda name: (PurePath(name).name in last, name)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+        done += found[name]
+        if report is not None:
+            report("copying", done, sum(found.values()))
 
 
 def fetched(folder: AnyPath, wanted: Callable[[str], bool] = lambda name: True) -> Path:
@@ -164,9 +191,14 @@ def fetched(folder: AnyPath, wanted: Callable[[str], bool] = lambda name: True) 
 
 
 @contextlib.contextmanager
-def staged(target: AnyPath, last: Iterable[str] = (), report: Callable | None = None) -> Iterator[AnyPath]:
-    """`target` itself on a disk; for gs:// a local folder that is copied there when the block ends well."""
-    if not remote(target):
+def staged(
+    target: AnyPath, last: Iterable[str] = (), report: Callable | None = None, *, always: bool = False
+) -> Iterator[AnyPath]:
+    """`target` itself on a disk; for gs:// a local folder that is copied there when the block ends well.
+
+    always: also on a disk, where files named `last` have to be written last.
+    """
+    if not always and not remote(target):
         yield target
         return
     with tempfile.TemporaryDirectory(prefix="tempo_jax-") as folder:

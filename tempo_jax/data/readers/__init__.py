@@ -96,17 +96,13 @@ def read(source: str | os.PathLike, media: str | os.PathLike | None = None, form
     """
     where = paths.path("--source", source)
     root = None if media is None else paths.path("--media", media)
-    if paths.remote(where):
-        root = root or (where if where.is_dir() else where.parent)
-        if form == MIXTURE or where.suffix.lower() in mixture.SUFFIXES:
-            raise TempoError(
-                f"--source {where} is a mixture: give it as a local file, which may name gs:// ones."
-            )
-    source = _local(where).absolute()  # links are not resolved; Ray tasks run in another folder
     if form not in FORMATS:
         raise TempoError(f"There is no format {form!r}: use one of {', '.join(FORMATS)}.")
-    if form == MIXTURE or (form == AUTO and source.suffix.lower() in mixture.SUFFIXES):
-        return _mixture(source, media)
+    if form == MIXTURE or (form == AUTO and where.suffix.lower() in mixture.SUFFIXES):
+        return _mixture(where if paths.remote(where) else where.absolute(), root)
+    if paths.remote(where):
+        root = root or (where if where.is_dir() else where.parent)
+    source = _local(where).absolute()  # links are not resolved; Ray tasks run in another folder
     root = root or (source if source.is_dir() else source.parent)
     root = root if paths.remote(root) else root.absolute()
     if not root.is_dir():
@@ -161,10 +157,10 @@ def _files(source: Path, form: str) -> list[Path]:
     return packed or files
 
 
-def _mixture(source: Path, media: str | os.PathLike | None) -> Data:
+def _mixture(source: paths.AnyPath, media: paths.AnyPath | None) -> Data:
     entries, sources = [], []
-    for part in mixture.read(source, None if media is None else Path(media)):
-        if part.form == MIXTURE or Path(part.file).suffix.lower() in mixture.SUFFIXES:
+    for part in mixture.read(source, media):
+        if part.form == MIXTURE or part.file.suffix.lower() in mixture.SUFFIXES:
             raise TempoError(f"{source} names the mixture {part.file}: name its sources instead.")
         data = read(part.file, part.media, part.form)
         number = len(sources)

@@ -6,11 +6,13 @@
         sampling_strategy: first:10%        # all, first:N, end:N, random:N; N a number or a share
         weight: 2.0                         # or repeat_time: how often each is taken
 
-As LLaVA and VideoChat-Flash write them; also a mapping of names to such rows, as InternVL does.
+As LLaVA and VideoChat-Flash write them; also a mapping of names to such rows, as InternVL does. The file,
+its sources and their media may each be in gs://.
 """
 
 import dataclasses
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,8 @@ from typing import Any
 from tempo_jax.data.readers.record import Entry
 from tempo_jax.data.subset import SLICE_SEED
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import paths
+from tempo_jax.utils.paths import AnyPath
 
 SUFFIXES = (".yaml", ".yml")
 FILE = ("json_path", "path", "annotation", "data_path", "source", "json", "file")
@@ -36,8 +40,8 @@ class Part:
     """One source; `strategy` selects records, see STRATEGY, and `weight` repeats them."""
 
     name: str
-    file: Path
-    media: Path | None
+    file: AnyPath
+    media: AnyPath | None
     form: str
     fps: float | None
     strategy: str
@@ -58,14 +62,16 @@ class Part:
         return entries * int(whole) + more
 
 
-def read(path: Path, media: Path | None) -> Iterator[Part]:
+def read(path: AnyPath, media: AnyPath | None) -> Iterator[Part]:
     """Yields the sources, with paths relative to the file or `media`; raises TempoError if invalid."""
     import yaml
 
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise TempoError(f"{path} cannot be read ({error.strerror}): give a .yaml file.") from error
+        raise TempoError(
+            f"{path} cannot be read ({error.strerror or 'it is missing'}): give a .yaml file."
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TempoError(f"{path} is no valid YAML ({reason}): repair it.") from error
@@ -79,7 +85,7 @@ def read(path: Path, media: Path | None) -> Iterator[Part]:
         yield _part(path, number, row, media)
 
 
-def _part(path: Path, number: int, row: Any, media: Path | None) -> Part:
+def _part(path: AnyPath, number: int, row: Any, media: AnyPath | None) -> Part:
     where = f"{path}, source {number}"
     if not isinstance(row, Mapping):
         raise TempoError(f"{where} is {row!r}: give its json_path, data_root and the like.")
@@ -104,7 +110,7 @@ def _part(path: Path, number: int, row: Any, media: Path | None) -> Part:
     root = next((row[key] for key in ROOT if isinstance(row.get(key), str)), None)
     folder = path.parent if media is None else media
     source = _below(path.parent, file)
-    media_folder = folder / root if root is not None else media
+    media_folder = _joined(folder, root) if root is not None else media
     return Part(
         str(row.get("name", file)),
         source,
@@ -116,7 +122,16 @@ def _part(path: Path, number: int, row: Any, media: Path | None) -> Part:
     )
 
 
-def _below(folder: Path, name: str) -> Path:
-    """Resolves a name relative to the folder, or to the working directory."""
-    beside = folder / name
-    return beside if beside.exists() else Path(name) if Path(name).exists() else beside
+def _below(folder: AnyPath, name: str) -> AnyPath:
+    """Resolves a name relative to the folder or, on a disk, to the working directory."""
+    beside = _joined(folder, name)
+    if paths.remote(folder) or beside.exists():
+        return beside
+    return Path(name) if Path(name).exists() else beside
+
+
+def _joined(folder: AnyPath, name: str) -> AnyPath:
+    """A name below a folder, unless it is a URL or a whole path itself."""
+    if paths.url(name) or os.path.isabs(name):
+        return paths.path("a mixture's source", name)
+    return folder / name
