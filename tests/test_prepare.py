@@ -29,7 +29,7 @@ from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks.tempo import collate
 from tempo_jax.video import image_size, open_video, resize_steps
-from tempo_jax.video.encode import encode
+from tempo_jax.video.synthetic import encode
 
 LIMITS = VideoConfig(
     max_side=128, min_pixels=4096, max_pixels=4096, image_min_pixels=4096, image_max_pixels=4096
