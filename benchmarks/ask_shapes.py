@@ -46,7 +46,7 @@ def programs(args):
 
     from tempo_jax import sharding
     from tempo_jax.plan import programs_tempo
-    from tempo_jax.plan.config_files import read_config
+    from tempo_jax.plan.programs import read_config
 
     sizes = [f"ask.frames={args.frames}", f"ask.budget={args.budget}", f"ask.new_tokens={args.new_tokens}"]
     config = read_config(f"{ROOT}/configs/ask_6b.py:{args.model}", sizes)

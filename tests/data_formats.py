@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import parquet
 
-from tempo_jax.video.encode import encode
+from tempo_jax.video.synthetic import encode
 
 HUMAN, ANSWER = "What is shown?", "A bright field."
 

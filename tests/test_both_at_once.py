@@ -18,7 +18,7 @@ from tempo_jax.models import build
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.presets import XCOMP_TINY
-from tempo_jax.models.prompt_packing import pack
+from tempo_jax.models.tempo import pack
 from tempo_jax.runtime.session import GenerationRequest
 from tempo_jax.tempo.engine import Tempo
 from tempo_jax.tempo.options import LP_COMP, Options

@@ -1,4 +1,4 @@
-"""tempo_jax.models.prompt_packing against a plain numpy assembly.
+"""tempo_jax.models.tempo.pack against a plain numpy assembly.
 
 Sources: docs/reference/tempo.md#time-tags, docs/reference/tempo.md#llm-prompt-and-context.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tempo_jax import ata
-from tempo_jax.models import prompt_packing
+from tempo_jax.models import tempo
 from tempo_jax.models.config import PADDING_ID
 
 SEGMENTS, TAG, ROWS = 5, 6, 4
@@ -35,9 +35,7 @@ def reference(allocation, tags, prefix, suffix, rows, bucket):
 
 
 def check(allocation, tags, prefix, suffix, bucket, rows=ROWS):
-    got = prompt_packing.pack(
-        np.array(allocation, np.int32), tags, prefix, suffix, memory_tokens=rows, bucket=bucket
-    )
+    got = tempo.pack(np.array(allocation, np.int32), tags, prefix, suffix, memory_tokens=rows, bucket=bucket)
     ids, memory, length = reference(allocation, tags, prefix, suffix, rows, bucket)
     assert got.token_ids.dtype == got.memory_index.dtype == got.length.dtype == np.int32
     assert got.token_ids.tolist() == ids and got.memory_index.tolist() == memory
@@ -100,7 +98,7 @@ def test_length_tells_when_the_bucket_is_too_small(bucket):
 
 def test_visual_length_counts_kept_rows_and_their_tags():
     allocation, tag_lengths = np.array([4, 0, 128]), np.array([6, 6, 7])
-    assert int(prompt_packing.visual_length(allocation, tag_lengths)) == 4 + 6 + 128 + 7
+    assert int(tempo.visual_length(allocation, tag_lengths)) == 4 + 6 + 128 + 7
 
 
 def test_selects_the_kept_memory_in_order():
@@ -117,11 +115,11 @@ def test_selects_the_kept_memory_in_order():
 
 def test_compiles_once_per_bucket_and_is_the_same_without_jit():
     arrays = np.full((3, 2), 9, np.int32), padded([1], 3), padded([2], 3)
-    before = prompt_packing.pack._cache_size()
+    before = tempo.pack._cache_size()
     for allocation in ([1, 2, 3], [0, 0, 0], [4, 4, 4]):
         allocation = np.array(allocation, np.int32)
-        inside = prompt_packing.pack(allocation, *arrays, memory_tokens=ROWS, bucket=20)
+        inside = tempo.pack(allocation, *arrays, memory_tokens=ROWS, bucket=20)
         with jax.disable_jit():
-            outside = prompt_packing.pack(allocation, *arrays, memory_tokens=ROWS, bucket=20)
+            outside = tempo.pack(allocation, *arrays, memory_tokens=ROWS, bucket=20)
         assert all(map(np.array_equal, inside, outside))
-    assert prompt_packing.pack._cache_size() == before + 1
+    assert tempo.pack._cache_size() == before + 1

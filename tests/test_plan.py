@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import chips, collectives, config_files, cost, hlo, memory, programs, topology
+from tempo_jax.plan import collectives, cost, hlo, memory, programs, topology
 from tempo_jax.tasks import flops
 
 HLO = """\
@@ -64,7 +64,7 @@ ENTRY %main (a: bf16[8,64], b: pred[]) -> bf16[8,64] {
 }
 """
 HLO = re.sub(r"{CYCLES:(\d+)}", r'backend_config={"estimated_cycles":"\1","x":[]}', HLO)
-V5E = chips.CHIPS["v5e"]
+V5E = topology.CHIPS["v5e"]
 
 
 class Devices:
@@ -215,7 +215,7 @@ def test_groups_in_all_their_notations(text, group):
 
 
 def test_every_chip_is_whole():
-    for name, chip in chips.CHIPS.items():
+    for name, chip in topology.CHIPS.items():
         assert 0.6 < chip.matmul_efficiency <= 1, name
         assert chip.peak in flops.PEAK.values(), f"{name} and tasks.flops disagree"
         shape = "x".join(["2"] * chip.torus_dims)
@@ -250,7 +250,7 @@ def test_without_libtpu_a_sentence_says_what_to_install(monkeypatch, capsys):
 )
 def test_mistakes_in_the_config_are_sentences(config, changes, message):
     with pytest.raises(TempoError, match=message):
-        config_files.read_config(config, changes)
+        programs.read_config(config, changes)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_refusal_is_a_readable_line(error, said):
 
 def test_the_programs_of_an_hour_are_those_of_the_engine():
     """They trace on a mesh of CPUs; their number is what 1024 frames take."""
-    config = config_files.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])
+    config = programs.read_config("configs/ask_6b.py:tiny", ["ask.chunk_segments=2", "mesh.tensor=2"])
     mesh, found = programs.make_programs(config, jax.devices())
     with jax.set_mesh(mesh):
         traced = {program.name: program for program in found}
@@ -301,8 +301,8 @@ def test_the_programs_of_an_hour_are_those_of_the_engine():
 
 def test_weights_of_other_programs_take_room_too():
     """What compiles alone is refused where the engine holds more beside it than is left."""
-    assert memory.check_capacity(10 * chips.GIB, 5 * chips.GIB, 15.75 * chips.GIB) is None
-    refused = memory.check_capacity(11 * chips.GIB, 5 * chips.GIB, 15.75 * chips.GIB)
+    assert memory.check_capacity(10 * topology.GIB, 5 * topology.GIB, 15.75 * topology.GIB) is None
+    refused = memory.check_capacity(11 * topology.GIB, 5 * topology.GIB, 15.75 * topology.GIB)
     assert str(refused) == (
         "does not fit: 16.00G of 15.75G of HBM; biggest: 5.00G of weights of other programs"
     )
@@ -314,7 +314,7 @@ def test_xcomps_programs_are_those_of_its_engine(preset, looks):
 
     Rounds of scoring are half a clip of 8 apart; clips of one frame lie alike in all of them.
     """
-    config = config_files.read_config(f"configs/ask_xcomp.py:{preset}", ["mesh.tensor=2", "ask.frames=256"])
+    config = programs.read_config(f"configs/ask_xcomp.py:{preset}", ["mesh.tensor=2", "ask.frames=256"])
     config.ask.budget = 1024
     mesh, found = programs.make_programs(config, jax.devices())
     with jax.set_mesh(mesh):
@@ -332,7 +332,7 @@ def test_xcomps_programs_are_those_of_its_engine(preset, looks):
 
 
 def test_what_answers_no_questions_is_refused():
-    config = config_files.read_config("configs/ask_6b.py:qwen3-4b", [])
+    config = programs.read_config("configs/ask_6b.py:qwen3-4b", [])
     with pytest.raises(
         TempoError, match="'qwen3-4b', which answers no questions: choose a Tempo or an XComp"
     ):

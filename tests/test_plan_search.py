@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import compile, config_files, search, topology
+from tempo_jax.plan import compile, programs, search, topology
 
 MEMORY = {
     "dots": 60,
@@ -44,7 +44,7 @@ def searched(monkeypatch, config, where, plan, jobs=1):
 
 
 def stage(number, *changes):
-    return config_files.read_config(f"configs/tempo_6b_stage{number}.py", list(changes))
+    return programs.read_config(f"configs/tempo_6b_stage{number}.py", list(changes))
 
 
 def test_a_step_keeps_its_samples_and_uses_all_chips_evenly(monkeypatch):
@@ -118,7 +118,7 @@ def test_weights_are_shared_in_whole_tiles_first():
 
 
 def test_asking_splits_weights_only_where_they_do_not_fit(monkeypatch):
-    config, where = config_files.read_config("configs/ask_6b.py", []), topology.parse("v5e:2x4")
+    config, where = programs.read_config("configs/ask_6b.py", []), topology.parse("v5e:2x4")
     fits = searched(monkeypatch, config, where, answers(hbm=1000))
     assert [tuple(trial.overrides.values()) for trial in fits] == [(8, 1, 1), (4, 1, 2), (2, 1, 4), (1, 1, 8)]
     tight = searched(monkeypatch, config, where, answers(hbm=79))

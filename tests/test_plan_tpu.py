@@ -13,7 +13,7 @@ from tempo_jax import sharding
 from tempo_jax.models import layers
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, vision_attention
 from tempo_jax.models.presets import TEMPO_6B
-from tempo_jax.plan import abstract, chips, compile, config_files, search, topology
+from tempo_jax.plan import abstract, compile, programs, search, topology
 from tempo_jax.runtime import generate
 from tempo_jax.training import run_state
 
@@ -43,7 +43,7 @@ def planned(request):
     """The train step of tiny stage 3: its plan and its optimised HLO."""
     topology.prepare()
     texts = {}
-    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = programs.read_config("configs/tiny_stage3.py", list(TRAIN))
     return compile.plan(config, topology.parse(request.param), texts.__setitem__), texts["train step"]
 
 
@@ -70,7 +70,7 @@ def test_no_chip_gathers_the_activations_of_all(planned):
 
 
 def test_rematerialisation_that_keeps_attention_runs_no_kernel_twice():
-    config = config_files.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
+    config = programs.read_config("configs/tiny_stage3.py", [*TRAIN[:-1], "remat=attention"])
     (found,) = compile.plan(config, topology.parse("v5e:2x4")).reports
     assert found.cost.kernels == 2
 
@@ -99,7 +99,8 @@ def test_the_kernels_that_turn_heads_compile(where):
     once, table, sums = 2 * 1024 * 16 * 128, 4 * 1024 * 128, 4 * 128
     moved = (2 + 2 + 2 + 3) * once + 2 * table + 2 * 128 * 2 + sums
     assert found.cost.kernel_seconds == pytest.approx(
-        moved / (chip.hbm_bandwidth * chips.COPY_BANDWIDTH_FRACTION) + 4 * chip.seconds(chips.LAUNCH_CYCLES),
+        moved / (chip.hbm_bandwidth * topology.COPY_BANDWIDTH_FRACTION)
+        + 4 * chip.seconds(topology.LAUNCH_CYCLES),
         rel=1e-3,
     )
 
@@ -130,8 +131,8 @@ def test_the_vision_towers_kernel_compiles(where, length, learned):
     work = (2 + 5 * learned) * 2 * 2 * padded**2 * 128
     chip = found.chip
     assert found.cost.kernel_seconds == pytest.approx(
-        work / (chip.peak * chip.matmul_efficiency * chips.KERNEL_EFFICIENCY * 64 / chip.mxu_size)
-        + (1 + learned) * chip.seconds(chips.LAUNCH_CYCLES)
+        work / (chip.peak * chip.matmul_efficiency * topology.KERNEL_EFFICIENCY * 64 / chip.mxu_size)
+        + (1 + learned) * chip.seconds(topology.LAUNCH_CYCLES)
     )
 
 
@@ -158,8 +159,8 @@ def test_the_kernel_of_one_token_compiles(where, group, slots):
         found = compile.compile_program(abstract.Program("", jax.jit(run), args, {}, 1, 1, 1), mesh, chip)
     assert found.oom is None and found.cost.kernels == 1
     read = 2 * (2 * 2 * slots * 128 + 2 * (group + 2) * 128 + 2 * 128) + 4 * 128 + 4
-    expected = read / (chip.hbm_bandwidth * chips.CACHE_READ_BANDWIDTH_FRACTION) + chip.seconds(
-        chips.LAUNCH_CYCLES
+    expected = read / (chip.hbm_bandwidth * topology.CACHE_READ_BANDWIDTH_FRACTION) + chip.seconds(
+        topology.LAUNCH_CYCLES
     )
     assert found.cost.kernel_seconds == pytest.approx(expected, rel=0.01)
 
@@ -169,13 +170,13 @@ def test_a_program_too_large_is_a_line():
     mesh = jax.sharding.Mesh(np.array(devices[:1]), ("fsdp",))
     whole = jax.ShapeDtypeStruct((2**34,), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P()))
     program = abstract.Program("sine", jax.jit(jnp.sin), (whole,), {}, 1.0, 1, 1)
-    found = compile.compile_program(program, mesh, chips.CHIPS["v5e"])
+    found = compile.compile_program(program, mesh, topology.CHIPS["v5e"])
     assert found.oom is not None and str(found.oom).startswith("does not fit: ")
 
 
 def test_the_ceiling_of_a_chip_is_the_compilers_own():
     """FLOP per cycle of an 8192^3 matmul: the table says what this libtpu estimates."""
-    chip, size = chips.CHIPS["v6e"], 8192
+    chip, size = topology.CHIPS["v6e"], 8192
     devices = topology.devices(topology.parse("v6e:1x1"))
     mesh = jax.sharding.Mesh(np.array(devices), ("fsdp",))
     square = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P()))
@@ -187,7 +188,7 @@ def test_the_ceiling_of_a_chip_is_the_compilers_own():
 
 def test_one_row_is_multiplied_in_the_matrix_unit():
     """Which it is not as it stands: the compiler itself says how much longer that takes."""
-    devices, chip = topology.devices(topology.parse("v6e:1x1")), chips.CHIPS["v6e"]
+    devices, chip = topology.devices(topology.parse("v6e:1x1")), topology.CHIPS["v6e"]
     mesh = jax.sharding.Mesh(np.array(devices), ("fsdp",))
 
     def shape(*size):
@@ -234,7 +235,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
 def test_a_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     """XLA knows no such option, and says so: it was asked."""
     monkeypatch.setitem(run_state.COMPILER_OPTIONS, "tpu", {"xla_no_such_option": "1"})
-    config = config_files.read_config("configs/tiny_stage3.py", list(TRAIN))
+    config = programs.read_config("configs/tiny_stage3.py", list(TRAIN))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compile.plan(config, topology.parse("v5e:2x4"))
 
@@ -244,7 +245,7 @@ def test_a_search_compiles_side_by_side(monkeypatch):
     monkeypatch.setattr(search, "TENSOR", (1, 2))
     monkeypatch.setattr(search, "REMAT", ("full",))
     changes = ["dtype=bfloat16", "batch.shards=4", "batch.sequences=1", "batch.sequence_length=128"]
-    config = config_files.read_config("configs/demo_note.py", changes)
+    config = programs.read_config("configs/demo_note.py", changes)
     where, lines = topology.parse("v5e:2x1", slices=2), []
     text, values = search.run(config, where, lines.append, jobs=2)
     best = values["trials"][0]

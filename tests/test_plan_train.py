@@ -6,7 +6,7 @@ import pytest
 from tempo_jax.data.batch_packing import BatchShape
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import config_files, programs
+from tempo_jax.plan import programs
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks import TASKS
 from tempo_jax.training import run_state
@@ -35,7 +35,7 @@ def test_the_planned_step_is_the_one_that_training_jits(tiny_model, tmp_path):
 )
 def test_batches_of_every_task_have_shapes(name, model):
     """Nothing of them is traced here: their FLOPs are counted, which reads every shape."""
-    config = config_files.read_config(f"configs/{name}.py", [f"model={model}"])
+    config = programs.read_config(f"configs/{name}.py", [f"model={model}"])
     mesh, found = programs.make_programs(config, jax.devices()[:1])
     with jax.set_mesh(mesh):
         (program,) = found
@@ -51,7 +51,7 @@ def test_xcomp_is_planned_with_the_batches_it_collates(tokenizer):
     planned = TASKS["xcomp"].abstract_batch(tiny.MICRO, shape, tiny.MICRO.clip_frames, 1, 1)
     for name, ours, theirs in zip(made._fields, planned, made, strict=True):
         assert (ours.shape, ours.dtype) == ((1, *theirs.shape), theirs.dtype), name
-    config = config_files.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
+    config = programs.read_config("configs/xcomp_2b_sct.py", ["model=demo"])
     _, found = programs.make_programs(config, jax.devices()[:1])
     with pytest.raises(TempoError, match="is no xcomp model"):
         next(found)

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tempo_jax import checkpoint
-from tempo_jax.data import minireel, records
+from tempo_jax.data import builders, minireel, records
 from tempo_jax.data.batch_packing import BatchShape
-from tempo_jax.data.builders import Llava, Minireel, base
+from tempo_jax.data.builders import Llava, Minireel
 from tempo_jax.data.preparation import BadSample, Limit, Settings
 from tempo_jax.data.prepare import main, prepare
 from tempo_jax.data.readers.turns import conversation
@@ -29,7 +29,7 @@ from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.tasks.tempo import collate
 from tempo_jax.video import image_size, open_video, resize_steps
-from tempo_jax.video.encode import encode
+from tempo_jax.video.synthetic import encode
 
 LIMITS = VideoConfig(
     max_side=128, min_pixels=4096, max_pixels=4096, image_min_pixels=4096, image_max_pixels=4096
@@ -275,7 +275,7 @@ def test_prepared_data_need_no_tensorflow(media, tmp_path):
 
 def test_the_same_source_makes_the_same_files(media, tmp_path, monkeypatch):
     """With however many workers, and with a shard in which every sample is bad."""
-    monkeypatch.setattr(base, "JOBS_PER_SHARD", 2)
+    monkeypatch.setattr(builders, "JOBS_PER_SHARD", 2)
     entries = [record("a"), record("b", image="cat.png"), "{", "{", record("c", video="clip.mp4")]
     source = write_lines(tmp_path / "data.jsonl", entries)
     found = []
@@ -292,7 +292,7 @@ def test_the_same_source_makes_the_same_files(media, tmp_path, monkeypatch):
 
 def test_an_interrupted_run_goes_on(media, tmp_path, monkeypatch):
     """What it had finished is not made again; nothing loads before all is there."""
-    monkeypatch.setattr(base, "JOBS_PER_SHARD", 1)
+    monkeypatch.setattr(builders, "JOBS_PER_SHARD", 1)
     source = write_lines(tmp_path / "data.jsonl", [record("a"), record("b"), record("c")])
     made = []
 

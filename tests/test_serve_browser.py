@@ -12,7 +12,7 @@ import pytest
 
 from tempo_jax.data.minireel import option_of
 from tempo_jax.serve.model import XCompModel
-from tempo_jax.serve.static import UI
+from tempo_jax.serve.pages import UI
 from tempo_jax.video.synthetic import SyntheticVideo, write_video
 from tests import xcomp_systems
 from tests.browsing import SIZES, Visitor, chromium, tricky_library

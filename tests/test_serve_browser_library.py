@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from tempo_jax.serve.app import Access
-from tempo_jax.serve.static import UI
+from tempo_jax.serve.pages import UI
 from tests.browsing import SIZES, Visitor, chromium, tricky_library
 from tests.serving import REPO, FakeModel
 from tests.serving_http import server as api_server

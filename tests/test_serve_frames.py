@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from PIL import Image
 
-from tempo_jax.serve.data_uris import MOST_FILES
+from tempo_jax.serve.bodies import MOST_FILES
 from tests.serving import wait_until
 from tests.serving_http import PATIENCE, body, error_of, httpx, send, server
 

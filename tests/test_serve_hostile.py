@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tempo_jax.serve.app import Access
-from tempo_jax.serve.static import UI
+from tempo_jax.serve.pages import UI
 from tests import serving_http as http
 from tests.serving_http import PATIENCE, error_of, get, httpx, send, server
 

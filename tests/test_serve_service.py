@@ -17,9 +17,10 @@ from tempo_jax.serve import decoder_child, device
 from tempo_jax.serve.decoder import Cancelled, decoding
 from tempo_jax.serve.decoder_child import Request
 from tempo_jax.serve.device import Device, Turn
+from tempo_jax.serve.errors import QueueFull, ShuttingDown
 from tempo_jax.serve.events import Queued
 from tempo_jax.serve.limits import Limits
-from tempo_jax.serve.service import Completed, Failed, Progress, QueueFull, ShuttingDown, TextDelta
+from tempo_jax.serve.service import Completed, Failed, Progress, TextDelta
 from tempo_jax.serve.store import FrameSampling
 from tempo_jax.video import open_video
 from tempo_jax.video.synthetic import SyntheticVideo, write_video

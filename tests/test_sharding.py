@@ -13,7 +13,7 @@ from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import build
 from tempo_jax.models import presets as cfg
-from tempo_jax.models.embeddings import gather_rows
+from tempo_jax.models.layers import gather_rows
 from tempo_jax.utils.tree import flatten, nest
 
 QWEN25 = dataclasses.replace(cfg.QWEN3_4B, qk_norm=False, qkv_bias=True, tie_embeddings=False)

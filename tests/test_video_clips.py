@@ -5,8 +5,7 @@ import pytest
 
 from tempo_jax.errors import TempoError
 from tempo_jax.video import open_video
-from tempo_jax.video.encode import encode
-from tempo_jax.video.synthetic import SyntheticVideo, write_video
+from tempo_jax.video.synthetic import SyntheticVideo, encode, write_video
 from tempo_jax.xcomp.layout import VIDEO_CONFIG, sample_indices
 
 

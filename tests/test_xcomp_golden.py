@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from convert import mapping
-from tempo_jax.models import build, umt
+from tempo_jax.models import build
 from tempo_jax.models.presets import XCOMP_TINY
+from tempo_jax.models.xcomp import normalize
 from tempo_jax.tasks import xcomp
 from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import layout, token_compression
@@ -49,7 +50,7 @@ def test_recorded_run():
     system = XComp(XCOMP_TINY, params, tokenizer)
     clip = system.open(frames, fps=3.0)
     assert clip.message == message
-    pixels = np.asarray(umt.normalize(clip.frames._decoded(None)))
+    pixels = np.asarray(normalize(clip.frames._decoded(None)))
     np.testing.assert_allclose(pixels.sum((1, 2)), run["pixel_sum"], rtol=1e-4, atol=1.0)
     tokens = np.asarray(clip.frames.visual_tokens(0))[:256].reshape(2, 128, 64)
     np.testing.assert_allclose(tokens, run["tokens"], atol=1e-4)

@@ -17,7 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this runs as a script
 
-from tempo_jax.plan import chips, collectives, config_files, topology
+from tempo_jax.plan import collectives, topology
+from tempo_jax.plan.programs import read_config
 from tempo_jax.utils import command_line
 from tools import svg
 from tools.plan_rows import PLANS, SCALING, Row
@@ -140,7 +141,7 @@ def _compile(row: Row, known: dict) -> dict[str, Any]:
 
     from tempo_jax.plan import compile, report
 
-    config = config_files.read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
+    config = read_config(str(DOCS.parent / "configs" / f"{row.config}.py"), list(row.changes))
     plan = compile.plan(config, topology.parse(row.topology, row.slices), log=command_line.say, cache=known)
     print(report.to_text(plan), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
@@ -176,12 +177,12 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _methods() -> str:
-    rates = ", ".join(f"{chip.matmul_efficiency:.0%} on {name}" for name, chip in chips.CHIPS.items())
+    rates = ", ".join(f"{chip.matmul_efficiency:.0%} on {name}" for name, chip in topology.CHIPS.items())
     return METHODS.format(
-        efficiency=chips.KERNEL_EFFICIENCY,
-        moving=chips.COPY_BANDWIDTH_FRACTION,
-        reading=chips.CACHE_READ_BANDWIDTH_FRACTION,
-        launch=chips.LAUNCH_CYCLES,
+        efficiency=topology.KERNEL_EFFICIENCY,
+        moving=topology.COPY_BANDWIDTH_FRACTION,
+        reading=topology.CACHE_READ_BANDWIDTH_FRACTION,
+        launch=topology.LAUNCH_CYCLES,
         hop=collectives.HOP_LATENCY_SECONDS * 1e6,
         ceilings=rates,
     )
@@ -229,7 +230,7 @@ def _cells(row: Row, plan: dict[str, Any]) -> tuple[str, ...]:
         return mesh, f"{refused['name']} {refused['refusal']}"
     fullest = max(plan["programs"], key=lambda program: program["hbm_bytes"] / program["hbm_available_bytes"])
     share = fullest["hbm_bytes"] / fullest["hbm_available_bytes"]
-    usage = f"{fullest['hbm_bytes'] / chips.GIB:.1f} GiB, {share:.0%}"
+    usage = f"{fullest['hbm_bytes'] / topology.GIB:.1f} GiB, {share:.0%}"
     seconds, last = plan["seconds"], plan["programs"][-1]
     if row.kind == "train":
         rate = f"{last['tokens_per_second_per_chip']:,.0f}"

@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
 def run_plan(args: argparse.Namespace) -> int:
     """Prints the plan. The status is 0 even if a program does not fit: that is a result, not an error."""
     from tempo_jax.plan import topology
-    from tempo_jax.plan.config_files import read_config
+    from tempo_jax.plan.programs import read_config
 
     out = None if args.out is None else paths.path("--out", args.out)  # before anything slow
     tpu_slice = topology.parse(args.topology, args.slices)

@@ -121,7 +121,7 @@ def run_serve(args: argparse.Namespace) -> int:
 
 
 def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> int:
-    from tempo_jax.serve import guard, model, run, static
+    from tempo_jax.serve import guard, model, pages, run
     from tempo_jax.serve.app import Access, create_app
     from tempo_jax.serve.files import MediaFolders
     from tempo_jax.serve.service import Service
@@ -143,7 +143,7 @@ def _serve(args, checkpoint: Path, folders: list[Path], access: tuple, sock) -> 
         hosts = guard.LOOPBACK if args.host in LOOPBACK_HOSTS else None
         token, origins = access
         allowed = Access(token, hosts, tuple(origins))
-        app = create_app(service, library, uploads, allowed, static.UI if args.page else None)
+        app = create_app(service, library, uploads, allowed, pages.UI if args.page else None)
         host, port = sock.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         served = "the page, and the API under /v1" if app.state.has_page else "the API under /v1"

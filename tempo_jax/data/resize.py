@@ -56,11 +56,11 @@ def _torch_uint8(frame: np.ndarray, size: Size) -> np.ndarray:
 
 def _torch_float(frame: np.ndarray, size: Size) -> np.ndarray:
     """Resizes as torchvision v1 does on float32: fused multiply-adds, rounded once at the end."""
-    from tempo_jax.models.torch_resize import np_fma, weights
+    from tempo_jax.models.resize import np_fma, torch_weights
 
     def one_pass(x: np.ndarray, count: int) -> np.ndarray:
         total = None
-        for taken, weight in _gather_taps(x, *weights(len(x), count)):
+        for taken, weight in _gather_taps(x, *torch_weights(len(x), count)):
             total = taken * weight if total is None else np_fma(taken, weight, total)
         return total
 

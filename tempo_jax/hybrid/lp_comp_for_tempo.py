@@ -23,7 +23,7 @@ import numpy as np
 from tempo_jax.models.decoder import KV, Decoder
 from tempo_jax.models.kernels.attention import attention
 from tempo_jax.models.layers import get_layer
-from tempo_jax.models.prompt_packing import Packed
+from tempo_jax.models.tempo import Packed
 from tempo_jax.runtime import buckets
 from tempo_jax.xcomp import token_compression
 

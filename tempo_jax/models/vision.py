@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tempo_jax.models import embeddings, rope
+from tempo_jax.models import layers, rope
 from tempo_jax.models.config import VisionConfig
 from tempo_jax.models.kernels.attention import attention, platform
 from tempo_jax.models.layers import (
@@ -111,7 +111,7 @@ class VisionTower(nnx.Module):
     def embed(self, frames_BTHWC) -> jax.Array:
         """Embeds slices of frames, 0..255, [B, T=2, H, W, 3]: patches in merge order [B, N, D]."""
         merge, kernel, bias = self.config.spatial_merge_size, self.patch_embed.kernel, self.patch_embed.bias
-        x = embeddings.patch_embed(normalize(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
+        x = layers.patch_embed(normalize(frames_BTHWC), kernel[...], bias[...], self.config.patch_size)
         batch, height, width, size = x.shape
         x = x.reshape(batch, height // merge, merge, width // merge, merge, size)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size)

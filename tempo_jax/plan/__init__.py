@@ -1,6 +1,6 @@
 """Plans memory and time on TPU slices without a TPU: real compilations for real topologies, analyzed.
 
-chips.py describes the TPU generations, topology.py makes compile-only devices, programs*.py makes the
-programs of a config, hlo.py and memory.py parse what libtpu compiles, cost.py estimates seconds, and
+topology.py describes the TPU generations and makes compile-only devices, programs*.py reads a config and
+makes its programs, hlo.py and memory.py parse what libtpu compiles, cost.py estimates seconds, and
 report.py prints them; tools/plans_page.py makes docs/results/plans.md.
 """

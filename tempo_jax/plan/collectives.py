@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tempo_jax.plan.chips import Chip
 from tempo_jax.plan.hlo import Instruction, nbytes, shapes
+from tempo_jax.plan.topology import Chip
 
 # Collective -> bytes through a chip, from bytes of its result and group size, with a ring algorithm; a
 # permutation sends its operand once.

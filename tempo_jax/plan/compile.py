@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from tempo_jax.plan import abstract, cost, hlo, memory, programs
 from tempo_jax.plan import topology as topologies
-from tempo_jax.plan.chips import Chip
-from tempo_jax.plan.topology import Topology
+from tempo_jax.plan.topology import Chip, Topology
 from tempo_jax.runtime.placement import Placement
 
 

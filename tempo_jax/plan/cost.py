@@ -14,14 +14,14 @@ from typing import NamedTuple
 from tempo_jax.models.kernels import decode_attention, qk_norm_rope, splash, vision_attention
 from tempo_jax.models.kernels.cost import CostFunction, KernelArray, KernelCost
 from tempo_jax.plan import collectives, hlo
-from tempo_jax.plan.chips import (
+from tempo_jax.plan.collectives import Collective
+from tempo_jax.plan.topology import (
     CACHE_READ_BANDWIDTH_FRACTION,
     COPY_BANDWIDTH_FRACTION,
     KERNEL_EFFICIENCY,
     LAUNCH_CYCLES,
     Chip,
 )
-from tempo_jax.plan.collectives import Collective
 
 _MATMULS = ("convolution", "dot")
 MAX_HOTSPOTS = 12

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tempo_jax.plan import hlo
-from tempo_jax.plan.chips import GIB
+from tempo_jax.plan.topology import GIB
 
 MAX_BUFFERS = 5  # largest buffers that are reported
 # Instructions without buffers of their own: views of others.

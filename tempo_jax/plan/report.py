@@ -3,8 +3,8 @@
 from collections import defaultdict
 from typing import Any
 
-from tempo_jax.plan.chips import GIB
 from tempo_jax.plan.compile import Plan, ProgramReport
+from tempo_jax.plan.topology import GIB
 
 MAX_SHOWN = 6  # hotspots in the text; JSON has more
 CROWDED_FRACTION = 0.9  # of HBM: above it there is little left for the runtime

@@ -13,13 +13,13 @@ from starlette.responses import Response, StreamingResponse
 
 from tempo_jax import __version__
 from tempo_jax.prompts import Message
-from tempo_jax.serve import asking, chat, events, media, replies, schemas, settings
+from tempo_jax.serve import asking, chat, events, files, schemas, settings
 from tempo_jax.serve.asking import Alive, QuestionHandler, Stopped
 from tempo_jax.serve.bodies import checked
 from tempo_jax.serve.clips import Clip
 from tempo_jax.serve.errors import ApiError, api_error
+from tempo_jax.serve.events import StageProgress
 from tempo_jax.serve.files import VIDEO_SUFFIXES, Entry, is_image
-from tempo_jax.serve.progress import StageProgress
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.state import Question, State
 from tempo_jax.serve.uploads import Upload
@@ -151,7 +151,7 @@ def _add_videos(api: APIRouter, state: State) -> None:
     )  # fmt: skip
     async def file(request: Request, identity: str) -> Response:
         item = await run_in_threadpool(state.video, identity, who(request))
-        return await run_in_threadpool(media.respond, request, item.path, item.name)
+        return await run_in_threadpool(files.respond, request, item.path, item.name)
 
     @api.get(
         "/videos/{identity}/thumbnail", tags=["videos"], responses=schemas.JPEG, response_class=Response,
@@ -167,7 +167,7 @@ def _add_videos(api: APIRouter, state: State) -> None:
 def described(item: Upload | Entry) -> dict:
     """A Video of the API."""
     library = isinstance(item, Entry)
-    kind = media.media_type(item.path)
+    kind = files.media_type(item.path)
     address = f"/api/videos/{item.id}"
     image = (kind or "").startswith("image/") if kind not in (None, "image/gif") else is_image(item.name)
     return {
@@ -400,12 +400,12 @@ async def _question_events(state: State, pending: Question) -> AsyncIterator[byt
 
 
 def _answer(pending: Question, done: events.Completed, began: float, first: float | None) -> dict:
-    extras = replies.extras(done, [])
+    extras = events.answer_extras(done, [])
     options = pending.asking.job.options
     total = time.monotonic() - began
     return {
         "text": done.answer.text,
-        "finish_reason": replies.finish_reason(done, options.max_new_tokens, pending.eos_ids),
+        "finish_reason": events.finish_reason(done, options.max_new_tokens, pending.eos_ids),
         **extras,
         "segments": [
             {name: row[name] for name in ("index", "start_seconds", "end_seconds", "relevance", "tokens")}

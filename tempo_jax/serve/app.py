@@ -1,4 +1,4 @@
-"""The server's application: routes, error format, description and page, behind the guard."""
+"""The server's application: routes, error format, metrics, description and page, behind the guard."""
 
 import dataclasses
 from pathlib import Path
@@ -6,22 +6,69 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from tempo_jax import __version__
-from tempo_jax.serve import api, openai_api, reference, schemas, static
+from tempo_jax.runtime.compiling import COMPILE_COUNTER
+from tempo_jax.serve import api, openai_api, pages, schemas
 from tempo_jax.serve.asking import ClientGone
 from tempo_jax.serve.errors import ApiError, api_error
+from tempo_jax.serve.events import Completed, Event
 from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.guard import SecurityMiddleware
 from tempo_jax.serve.limits import MIB
-from tempo_jax.serve.metrics import Metrics
 from tempo_jax.serve.service import Service, log
 from tempo_jax.serve.sessions import Sessions
 from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Uploads
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class Metrics:
+    """The metrics of one server; each has its own registry, so that a process can have several."""
+
+    def __init__(self, service: Service):
+        self.registry = CollectorRegistry()
+        new = {"registry": self.registry}
+        self.requests = Counter("tempo_requests", "HTTP requests answered.", ["path", "status"], **new)
+        self.answers = Counter("tempo_answers", "Questions by outcome.", ["outcome"], **new)
+        self.tokens = Counter("tempo_tokens", "Tokens by kind.", ["kind"], **new)
+        self.seconds = Histogram(
+            "tempo_stage_seconds", "Seconds of a stage.", ["stage"], buckets=SECONDS, **new
+        )
+        gauges = {
+            "tempo_compiled_programs": ("Programs compiled since the start.", lambda: COMPILE_COUNTER.count),
+            "tempo_compiling_seconds": ("Seconds of compilation.", lambda: COMPILE_COUNTER.seconds),
+            "tempo_queue_waiting": ("Queued questions.", lambda: service.waiting),
+            "tempo_queue_running": ("Running questions.", lambda: service.running),
+            "tempo_open_videos": ("Cached videos.", lambda: len(service.store)),
+            "tempo_open_bytes": (
+                "Device memory of cached videos, in bytes.",
+                lambda: service.store.held_bytes,
+            ),
+        }
+        for name, (text, read) in gauges.items():
+            Gauge(name, text, **new).set_function(read)
+        service.observers.append(self.observe)
+
+    def observe(self, event: Event) -> None:
+        self.answers.labels("answered" if isinstance(event, Completed) else "failed").inc()
+        if not isinstance(event, Completed):
+            return
+        for kind in ("prompt_tokens", "visual_tokens", "new_tokens"):
+            self.tokens.labels(kind.removesuffix("_tokens")).inc(event.answer.usage[kind])
+        for stage, seconds in event.answer.timings.items():
+            self.seconds.labels(stage).observe(seconds)
+        if not event.reused:
+            self.seconds.labels("open").observe(event.open_seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
 
 DESCRIPTION = """Ask about videos, from seconds to hours long. `/v1` is OpenAI's API, `/api` our own, with
 progress, segments and thumbnails. Errors have OpenAI's format and a one-line message."""
@@ -41,7 +88,7 @@ def create_app(
     library: MediaFolders,
     uploads: Uploads,
     access: Access | None = None,
-    page: Path | None = static.UI,
+    page: Path | None = pages.UI,
 ) -> FastAPI:
     """The application around a started service. `app.state.guarded` is what to serve.
 
@@ -58,8 +105,8 @@ def create_app(
     app.include_router(openai_api.router(state))
     app.include_router(api.router(state))
     _add_about(app, service, metrics)
-    files = static.pages(page)
-    static.mount(app, files)
+    files = pages.static_files(page)
+    pages.mount(app, files)
 
     def count(scope: dict, status: int) -> None:
         # Of paths, only our own: labels made up by clients would fill the memory.
@@ -158,4 +205,4 @@ def _add_about(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(reference.page(app.openapi()), headers=reference.HEADERS)
+        return HTMLResponse(pages.description_page(app.openapi()), headers=pages.DOCS_HEADERS)

@@ -7,8 +7,8 @@ from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import Message
-from tempo_jax.serve import fields, settings
-from tempo_jax.serve.data_uris import MOST_FILES, DataUris, bad
+from tempo_jax.serve import settings
+from tempo_jax.serve.bodies import MOST_FILES, DataUris, bad
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.files import MediaFolders
 from tempo_jax.serve.model import Model
@@ -95,11 +95,11 @@ def parse(body: Any, model: Model, files: Files) -> Chat:
     if not isinstance(body, dict):
         raise ApiError(400, "The request must be a JSON object with model and messages.", "invalid_json")
     check_model(body.get("model"), model.name)
-    fields.known(body, (*fields.REQUEST, *fields.NAMES, *fields.OURS), fields.REQUEST_NOOP_VALUES)
-    chosen = fields.Settings()
-    for openai_name, setting in fields.NAMES.items():
+    settings.known(body, (*settings.REQUEST, *settings.NAMES, *settings.OURS), settings.REQUEST_NOOP_VALUES)
+    chosen = settings.Settings()
+    for openai_name, setting in settings.NAMES.items():
         chosen.add(setting, body.get(openai_name), openai_name)
-    for name in fields.OURS:
+    for name in settings.OURS:
         chosen.add(name, body.get(name), name)
     chosen.add_object(body.get("tempo"), "tempo")
     chosen.add_object(body.get("mm_processor_kwargs"), "mm_processor_kwargs")
@@ -108,7 +108,7 @@ def parse(body: Any, model: Model, files: Files) -> Chat:
     usage = body.get("stream_options")
     if usage is not None and not isinstance(usage, dict):
         raise ApiError(400, "stream_options must be an object.", "invalid_value", "stream_options")
-    fields.known(usage or {}, ("include_usage",), {"include_obfuscation": (False, True)}, "stream_options")
+    settings.known(usage or {}, ("include_usage",), {"include_obfuscation": (False, True)}, "stream_options")
     return Chat(
         video=files.find(address),
         question=question,
@@ -159,7 +159,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _read(
-    messages: Any, chosen: fields.Settings, inside: Callable[[str], bool]
+    messages: Any, chosen: settings.Settings, inside: Callable[[str], bool]
 ) -> tuple[str, tuple[Message, ...], Address]:
     """The last user message's text, what was said before, and the address of the one video."""
     if not isinstance(messages, list) or not messages:
@@ -174,7 +174,7 @@ def _read(
         path = f"messages.{number}"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ApiError(400, f"{path} needs a role: {', '.join(ROLES)}.", "invalid_message", path)
-        fields.known(message, ("role", "content"), fields.MESSAGE_NOOP_VALUES, path, ("name",))
+        settings.known(message, ("role", "content"), settings.MESSAGE_NOOP_VALUES, path, ("name",))
         role = ROLES[message["role"]]
         text, part_addresses = _content(message.get("content"), path, chosen)
         if inside(text):
@@ -218,7 +218,7 @@ def check_messages(messages: list[Message]) -> str:
     return question
 
 
-def _content(content: Any, path: str, chosen: fields.Settings) -> tuple[str, list[Address]]:
+def _content(content: Any, path: str, chosen: settings.Settings) -> tuple[str, list[Address]]:
     if content is None:
         return "", []
     if isinstance(content, str):
@@ -230,28 +230,30 @@ def _content(content: Any, path: str, chosen: fields.Settings) -> tuple[str, lis
         place = f"{path}.content.{number}"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            fields.known(part, ("type", "text"), {}, place, ())
+            settings.known(part, ("type", "text"), {}, place, ())
             texts.append(part["text"])
-        elif isinstance(kind, str) and kind in fields.VISUAL_PARTS:
+        elif isinstance(kind, str) and kind in settings.VISUAL_PARTS:
             addresses.append(_address(part, kind, path, place, chosen))
         else:
             raise ApiError(
                 400,
-                f"{path} has a part that is not text, {', '.join(fields.VISUAL_PARTS)}: leave it out.",
+                f"{path} has a part that is not text, {', '.join(settings.VISUAL_PARTS)}: leave it out.",
                 "invalid_part",
                 path,
             )
     return "\n".join(texts), addresses
 
 
-def _address(part: dict, kind: str, path: str, place: str, chosen: fields.Settings) -> Address:
+def _address(part: dict, kind: str, path: str, place: str, chosen: settings.Settings) -> Address:
     """The address of a part's video; adds the settings beside it."""
-    outer, inner = fields.VISUAL_PARTS[kind]
-    fields.known(part, ("type", outer, *settings.SETTINGS), fields.ADDRESS_NOOP_VALUES, place, ())
+    outer, inner = settings.VISUAL_PARTS[kind]
+    settings.known(part, ("type", outer, *settings.SETTINGS), settings.ADDRESS_NOOP_VALUES, place, ())
     holder = part.get(outer)
     value = holder
     if isinstance(holder, dict):
-        fields.known(holder, (inner, *settings.SETTINGS), fields.ADDRESS_NOOP_VALUES, f"{place}.{outer}", ())
+        settings.known(
+            holder, (inner, *settings.SETTINGS), settings.ADDRESS_NOOP_VALUES, f"{place}.{outer}", ()
+        )
         value = holder.get(inner)
     for prefix, values in ((place, part), (f"{place}.{outer}", holder if isinstance(holder, dict) else {})):
         for name in settings.SETTINGS:

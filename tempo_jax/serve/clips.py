@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 from tempo_jax.serve import events
 from tempo_jax.serve.errors import ApiError, api_error
-from tempo_jax.serve.progress import StageProgress
+from tempo_jax.serve.events import StageProgress
 from tempo_jax.serve.service import Service
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.store import CachedVideo, FrameSampling, VideoFile

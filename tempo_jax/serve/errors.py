@@ -1,9 +1,12 @@
-"""Errors of the HTTP API, in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
+"""Errors of the service, and those of the HTTP API in OpenAI's format.
+
+That is {"error": {"message", "type", "param", "code"}}.
+"""
 
 import dataclasses
 
 from tempo_jax.errors import TempoError
-from tempo_jax.serve.service import QueueFull, ShuttingDown, describe, internal
+from tempo_jax.serve.decoder import Cancelled
 
 # HTTP status -> the type OpenAI's clients know it by; others below 500 are invalid requests.
 TYPES = {
@@ -12,6 +15,18 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+
+class QueueFull(Exception):
+    """The queue is full. retry_after: whole seconds after which a place is likely."""
+
+    def __init__(self, retry_after: int):
+        super().__init__(f"All places in the queue are taken: try again in {retry_after} seconds.")
+        self.retry_after = retry_after
+
+
+class ShuttingDown(Exception):
+    """The server is shutting down."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,3 +61,15 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, TempoError):
         return ApiError(400, str(error), "invalid_value")
     return ApiError(500 if internal(error) else 503, describe(error), "internal_error")
+
+
+def internal(error: Exception) -> bool:
+    """Whether it is an internal error rather than invalid input."""
+    return not isinstance(error, TempoError | QueueFull | ShuttingDown | Cancelled)
+
+
+def describe(error: Exception) -> str:
+    """The sentence for a user."""
+    if internal(error):
+        return "The server failed to answer; this is a bug, and the server's log says more."
+    return str(error)

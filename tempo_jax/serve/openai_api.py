@@ -6,11 +6,19 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from tempo_jax.serve import chat, multipart, replies, schemas
+from tempo_jax.serve import bodies, chat, schemas
 from tempo_jax.serve.asking import Alive, ClientGone, ask, cancel_on_disconnect, first_output_event
-from tempo_jax.serve.data_uris import DataUris
+from tempo_jax.serve.bodies import DataUris
 from tempo_jax.serve.errors import api_error
-from tempo_jax.serve.events import Completed, Event, TextDelta
+from tempo_jax.serve.events import (
+    ChatCompletionFormatter,
+    Completed,
+    Event,
+    TextDelta,
+    answer_extras,
+    finish_reason,
+    server_sent_event,
+)
 from tempo_jax.serve.sessions import Identity, Owner
 from tempo_jax.serve.state import State
 from tempo_jax.serve.uploads import Upload
@@ -76,8 +84,8 @@ def _add_chat(api: APIRouter, state: State) -> None:
             await events.aclose()
             raise api_error(error) from error
         await run_in_threadpool(uris.close)
-        reply = replies.ChatCompletionFormatter(service.model.name)
-        return JSONResponse(reply.whole(done, replies.extras(done, []), _reason(state, chat_request, done)))
+        reply = ChatCompletionFormatter(service.model.name)
+        return JSONResponse(reply.whole(done, answer_extras(done, []), _reason(state, chat_request, done)))
 
 
 async def _done(events: AsyncIterator[Event]) -> Completed:
@@ -105,7 +113,7 @@ async def _streamed(
 
     first: what came within asking.HEARTBEAT_SECONDS, while there could still be another status; else None.
     """
-    reply = replies.ChatCompletionFormatter(state.service.model.name)
+    reply = ChatCompletionFormatter(state.service.model.name)
     event = first
     try:
         if first is None:
@@ -117,17 +125,17 @@ async def _streamed(
             event = await anext(stream)
             if event is None:
                 yield ALIVE
-        extras, reason = replies.extras(event, []), _reason(state, chat_request, event)
+        extras, reason = answer_extras(event, []), _reason(state, chat_request, event)
         yield reply.last(event, extras, reason, chat_request.include_usage)
     except Exception as error:  # too late for another status
-        yield replies.event(api_error(error).body())
+        yield server_sent_event(api_error(error).body())
     finally:
         uris.close()
         await stream.aclose()
 
 
 def _reason(state: State, chat_request: chat.Chat, done: Completed) -> str:
-    return replies.finish_reason(done, chat_request.options.max_new_tokens, state.service.model.eos_ids)
+    return finish_reason(done, chat_request.options.max_new_tokens, state.service.model.eos_ids)
 
 
 def _file(upload: Upload) -> dict:
@@ -147,7 +155,7 @@ def _add_files(api: APIRouter, state: State) -> None:
 
     @api.post("/files", tags=["OpenAI"], summary="Upload a video or image", openapi_extra=schemas.FORM)
     async def upload(request: Request) -> schemas.File:
-        received = await multipart.receive(request, uploads, Owner.of(request.state.who))
+        received = await bodies.receive_upload(request, uploads, Owner.of(request.state.who))
         return schemas.File(**_file(received))
 
     @api.get("/files", tags=["OpenAI"], summary="The session's uploads")

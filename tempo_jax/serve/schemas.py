@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tempo_jax.serve import fields, settings
+from tempo_jax.serve import settings
 from tempo_jax.serve.model import Model
 
 
@@ -264,7 +264,7 @@ def chat_body(model: Model) -> dict:
     setting_schemas = setting_properties(model)
     text = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}}
     parts: list[dict] = [text | {"required": ["type", "text"]}]
-    for kind, (outer, inner) in fields.VISUAL_PARTS.items():
+    for kind, (outer, inner) in settings.VISUAL_PARTS.items():
         address = {
             "anyOf": [
                 {"type": "string"},
@@ -280,7 +280,7 @@ def chat_body(model: Model) -> dict:
         "properties": {"role": {"enum": ["system", "developer", "user", "assistant"]}, "content": content},
         "required": ["role", "content"],
     }
-    openai_settings = {openai_name: setting_schemas[name] for openai_name, name in fields.NAMES.items()}
+    openai_settings = {openai_name: setting_schemas[name] for openai_name, name in settings.NAMES.items()}
     schema = {
         "type": "object",
         "properties": {

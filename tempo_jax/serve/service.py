@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tempo_jax.errors import TempoError
 from tempo_jax.runtime import prefetch
 from tempo_jax.runtime.session import GenerationRequest, Message
 from tempo_jax.serve.decoder import Cancelled, warm_up
 from tempo_jax.serve.device import Answering, Device
+from tempo_jax.serve.errors import QueueFull, ShuttingDown, internal
 from tempo_jax.serve.events import Completed, Event, Failed, Progress, Queued, Ready, Started, TextDelta
 from tempo_jax.serve.limits import Limits
 from tempo_jax.serve.model import Model
@@ -37,18 +37,6 @@ MOST_STALLED = 4  # times as many openings as places, at most
 NEWCOMERS = 4  # places beyond the queue's for those who have none in it
 DECODING_STAGE = "generating"  # what systems call that stage
 CHECK_SECONDS = 1.0  # how soon it is noticed that an opening has stalled
-
-
-class QueueFull(Exception):
-    """The queue is full. retry_after: whole seconds after which a place is likely."""
-
-    def __init__(self, retry_after: int):
-        super().__init__(f"All places in the queue are taken: try again in {retry_after} seconds.")
-        self.retry_after = retry_after
-
-
-class ShuttingDown(Exception):
-    """The server is shutting down."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -440,15 +428,3 @@ def _join_threads(threads: Sequence[threading.Thread], seconds: float | None) ->
     end = None if seconds is None else time.monotonic() + seconds
     for thread in threads:
         thread.join(None if end is None else max(0.0, end - time.monotonic()))
-
-
-def internal(error: Exception) -> bool:
-    """Whether it is an internal error rather than invalid input."""
-    return not isinstance(error, TempoError | QueueFull | ShuttingDown | Cancelled)
-
-
-def describe(error: Exception) -> str:
-    """The sentence for a user."""
-    if internal(error):
-        return "The server failed to answer; this is a bug, and the server's log says more."
-    return str(error)

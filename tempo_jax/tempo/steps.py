@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from tempo_jax import ata
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.models.compressor import Compressor
-from tempo_jax.models.prompt_packing import pack, visual_length
 from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
-from tempo_jax.models.tempo import Tempo
+from tempo_jax.models.tempo import Tempo, pack, visual_length
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.compiling import Precompiled
 from tempo_jax.runtime.generate import SamplingParams

@@ -1,4 +1,4 @@
-"""Still images by Pillow: single ones, and folders of them.
+"""Images by Pillow: still ones, folders of them, and animated WebP, which FFmpeg does not decode.
 
 EXIF orientation is applied as every viewer does; `exif=False` leaves them as stored, as the reference
 implementation does. Transparency is laid over white, as Qwen's own image utilities do.
@@ -9,6 +9,7 @@ import mmap
 import re
 import struct
 import warnings
+from collections.abc import Generator
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tempo_jax.errors import TempoError
+from tempo_jax.video import declared, file_index
 
 # Only these are tried: Pillow also knows formats that run other programs (EPS) and video (MPEG).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "AVIF", "JPEG2000")
@@ -245,3 +247,47 @@ def load(file: Path, size: tuple[int, int], exif: bool = True) -> np.ndarray:
     if pixels.shape[:2] != size:
         raise TempoError(f"{file} changed its size while it was being read: try again.")
     return pixels
+
+
+SHORTEST_SECONDS = 0.1  # of a picture whose duration is not said; what browsers take
+
+
+class Animation:
+    """An animated picture file.
+
+    Attributes:
+      height, width: in pixels.
+      timeline: when each picture is shown.
+      warnings: sentences for the user.
+    """
+
+    def __init__(self, path: Path):
+        """Raises TempoError where no picture can be read."""
+        self.path, self.warnings = path, []
+        lengths = []
+        try:
+            with opened(path) as picture:
+                self.height, self.width = picture.height, picture.width
+                for number in range(picture.n_frames):
+                    picture.seek(number)
+                    picture.load()
+                    lengths.append(float(picture.info.get("duration") or 0) / 1000 or SHORTEST_SECONDS)
+        except DAMAGE as error:
+            if not lengths:
+                raise TempoError(f"{path} is a damaged image: get a complete copy.") from error
+            self.warnings.append(f"{path.name} is damaged: it breaks off after {len(lengths)} pictures.")
+        fault = declared.fault(path, "webp_pipe")
+        if fault and not self.warnings:
+            self.warnings.append(f"{path.name} {fault}.")
+        starts = np.concatenate([[0.0], np.cumsum(lengths[:-1])])
+        self.timeline = file_index.timeline(starts, 0.0, lengths[-1], tick=1e-3)
+
+    def frames(self, indices: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """Yields uint8 [height, width, 3] for every index, which ascend."""
+        with opened(self.path) as picture:
+            number, pixels = -1, None
+            for index in indices:
+                if index != number:
+                    picture.seek(int(index))
+                    number, pixels = index, to_rgb(picture, self.path, exif=False)
+                yield pixels

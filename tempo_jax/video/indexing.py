@@ -16,8 +16,7 @@ import av
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.video import clock, declared, decode, pictures
-from tempo_jax.video.clock import NO_TIME, Timeline
+from tempo_jax.video import declared, decode, file_index, pictures
 from tempo_jax.video.containers import (
     INTRA_ONLY,
     REORDER,
@@ -26,7 +25,7 @@ from tempo_jax.video.containers import (
     packets,
     video_stream,
 )
-from tempo_jax.video.file_index import VideoIndex
+from tempo_jax.video.file_index import NO_TIME, Timeline, VideoIndex
 
 MISSING_SECONDS = 0.5  # less than this is rounding in the container's duration
 JOINT_PACKETS = 4  # around a jump, which may look broken as the packets before are not theirs
@@ -152,11 +151,11 @@ def _scan(
     return scan
 
 
-def _jumps(stream: av.VideoStream, scan: _Scan) -> tuple[np.ndarray, list[clock.Jump]]:
+def _jumps(stream: av.VideoStream, scan: _Scan) -> tuple[np.ndarray, list[file_index.Jump]]:
     dts, pts = np.frombuffer(scan.dts, np.int64), np.frombuffer(scan.pts, np.int64)
     times = np.where(dts == NO_TIME, NO_TIME if (dts != NO_TIME).sum() > 1 else pts, dts)
     may_jump = bool(stream.container.format.flags & TS_DISCONT)
-    return clock.close_jumps(times, float(stream.time_base or 0), may_jump)
+    return file_index.close_jumps(times, float(stream.time_base or 0), may_jump)
 
 
 def _from_packets(
@@ -199,7 +198,7 @@ def _from_packets(
         keyframes = keyframes[:0]  # the one cannot be found by its time, the other is no keyframe
     base = float(stream.time_base)
     claimed = float(stream.average_rate or stream.guessed_rate or 0)
-    times = clock.timeline(closed * base, claimed, scan.last_duration * base, tick=1.5 * base)
+    times = file_index.timeline(closed * base, claimed, scan.last_duration * base, tick=1.5 * base)
     first = pts[0] if formats & PRESENTATION_TIMES else min(pts[0], dts[known].min(initial=pts[0]))
     start = _start_seconds(container, first * base)
     return VideoIndex(Path(), stream.index, pts, keyframes, times, start)
@@ -237,14 +236,14 @@ def _counted(stream: av.VideoStream, scan: _Scan, count: int) -> Timeline:
     for times in (np.frombuffer(scan.dts, np.int64), np.frombuffer(scan.pts, np.int64)):
         (known,) = np.nonzero(times != NO_TIME)
         if len(times) == count and base and len(known) > 1:
-            offsets, _ = clock.close_jumps(times, base, True)
+            offsets, _ = file_index.close_jumps(times, base, True)
             closed = np.sort(_filled(times + offsets, known)) * base
             last = scan.last_duration * base
-            return clock.timeline(closed, claimed, last, tick=base, slack=REORDER_SLACK, typical=True)
+            return file_index.timeline(closed, claimed, last, tick=base, slack=REORDER_SLACK, typical=True)
     if claimed:
-        return clock.constant(count, claimed)
+        return file_index.constant(count, claimed)
     span = scan.end - scan.begin
-    return clock.constant(count, count / span if np.isfinite(span) and span > 0 else 0.0)
+    return file_index.constant(count, count / span if np.isfinite(span) and span > 0 else 0.0)
 
 
 def _filled(times: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -259,7 +258,9 @@ def _filled(times: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Progress | None) -> VideoIndex:
     """The index by decoding the file once."""
-    index = VideoIndex(path, stream.index, None, np.zeros(0, np.int64), clock.constant(len(scan.pts), 1.0))
+    index = VideoIndex(
+        path, stream.index, None, np.zeros(0, np.int64), file_index.constant(len(scan.pts), 1.0)
+    )
     index.skippable = False
     stamps = array("q")
     size = path.stat().st_size >> 20
@@ -279,14 +280,14 @@ def _from_decoding(path: Path, stream: av.VideoStream, scan: _Scan, progress: Pr
     pts = np.frombuffer(stamps, np.int64)
     base = float(stream.time_base or 0)
     known = (pts != NO_TIME).all() and base > 0
-    offsets = clock.close_jumps(pts, base, True)[0] if known else 0
+    offsets = file_index.close_jumps(pts, base, True)[0] if known else 0
     formats = set(stream.container.format.name.split(","))
     if not known or (np.diff(pts + offsets) < 0).any() or not formats & PRESENTATION_TIMES:
         index.timeline = _counted(stream, scan, len(pts))
         return index
     claimed = float(stream.average_rate or stream.guessed_rate or 0)
     seconds = (pts + offsets) * base
-    index.timeline = clock.timeline(seconds, claimed, scan.last_duration * base, tick=1.5 * base)
+    index.timeline = file_index.timeline(seconds, claimed, scan.last_duration * base, tick=1.5 * base)
     index.start_seconds = _start_seconds(stream.container, pts[0] * base)
     if (np.diff(pts) > 0).all():
         raw, keys = np.frombuffer(scan.pts, np.int64), np.frombuffer(scan.keys, np.int8) != 0
@@ -322,7 +323,7 @@ def _short_warning(
 
 
 def _jump_warning(
-    name: str, jumps: list[clock.Jump], index: VideoIndex, scan: _Scan, base: float
+    name: str, jumps: list[file_index.Jump], index: VideoIndex, scan: _Scan, base: float
 ) -> list[str]:
     if not jumps:
         return []
@@ -336,7 +337,7 @@ def _jump_warning(
     ]
 
 
-def _gap_warning(name: str, scan: _Scan, jumps: list[clock.Jump]) -> list[str]:
+def _gap_warning(name: str, scan: _Scan, jumps: list[file_index.Jump]) -> list[str]:
     """A sentence if packets are broken or missing, elsewhere than where two recordings are joined."""
     joints = {jump.packet + k for jump in jumps for k in range(-JOINT_PACKETS, JOINT_PACKETS + 1)}
     broken = len([packet for packet in scan.corrupt if packet not in joints])
@@ -347,7 +348,7 @@ def _gap_warning(name: str, scan: _Scan, jumps: list[clock.Jump]) -> list[str]:
 
 def uneven_warning(name: str, times: Timeline, by_time: bool) -> list[str]:
     """A sentence if a frame is far from i / fps seconds, where the average rate would put it."""
-    if times.off <= clock.UNEVEN_SECONDS:
+    if times.off <= file_index.UNEVEN_SECONDS:
         return []
     uneven = f"{name} has unevenly spaced frames (a variable frame rate, or lost frames)"
     if by_time:

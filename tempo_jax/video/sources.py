@@ -12,8 +12,8 @@ import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import VideoConfig
-from tempo_jax.video.clock import Timeline
-from tempo_jax.video.clock import constant as constant_rate
+from tempo_jax.video.file_index import Timeline
+from tempo_jax.video.file_index import constant as constant_rate
 from tempo_jax.video.sampling import (
     Segment,
     check_limits,
@@ -371,10 +371,10 @@ def _stretch(pixel_aspect: float) -> float:
 
 
 def _open_animation(path: Path, request: SamplingRequest) -> Source:
-    from tempo_jax.video import animations
+    from tempo_jax.video import images
     from tempo_jax.video.indexing import uneven_warning
 
-    animation = animations.Animation(path)
+    animation = images.Animation(path)
     check_size(animation.height, animation.width, f"The frames of {path.name}")
     first, times = request.cut(animation.timeline, path.name)
     indices = request.sample(times)

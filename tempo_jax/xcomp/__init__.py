@@ -5,5 +5,5 @@ frame_selection                 QC-Comp: frames are selected by the question's a
 layout, frames                  which frames are sampled, the prompt around them, and their visual tokens
 engine, clip, steps, options    inference, with the interface of `tempo_jax.tempo`
 
-Its networks are `models.umt` and `models.xcomp`: VideoChat-Flash.
+Its network is `models.xcomp`: VideoChat-Flash.
 """

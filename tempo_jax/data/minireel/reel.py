@@ -11,7 +11,7 @@ from tempo_jax.data.minireel import draw, generate, texts
 from tempo_jax.data.minireel.questions import FORMS, Question, check_names, questions, turns
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
-from tempo_jax.video.encode import encode
+from tempo_jax.video.synthetic import encode
 
 
 @dataclasses.dataclass(frozen=True)
