@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import demo_see
 
-# Weights of templates (texts.QUESTIONS): higher where segments are easily confused.
+# Weights of templates (questions.TYPES): higher where segments are easily confused.
 QUESTION_WEIGHTS = {
     "place": 1.6, "turn": 1.7, "count": 1.2, "when": 1.5, "when_turn": 0.7, "letter": 1.6, "shape": 0.8,
     "most_place": 0.5, "most_shape": 1.8,

@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from tempo_jax.data.minireel import draw, texts, world
+from tempo_jax.data.minireel import draw, questions, world
 
 
 def bare(spec):
@@ -91,8 +91,8 @@ def watch(reel):
 
 def _parse(question):
     """The values in a question's gaps, from its wording."""
-    for asked, (_, phrasings) in texts.QUESTIONS.items():
-        for phrasing in phrasings:
+    for asked, question_type in questions.TYPES.items():
+        for phrasing in question_type.phrasings:
             pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[\\w ]+?)", re.escape(phrasing))
             if match := re.fullmatch(pattern, question.text):
                 return asked, match.groupdict()

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
+from unittest import mock
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from tempo_jax.data import minireel
 from tempo_jax.data.minireel import __main__ as command
-from tempo_jax.data.minireel import draw, generate, texts, world
+from tempo_jax.data.minireel import draw, generate, questions, text_sources, world
 from tempo_jax.errors import TempoError
 from tempo_jax.video.sampling import sample_indices
 from tests.minireel_pixels import answer, bare, watch
@@ -28,7 +29,7 @@ def test_answers_are_what_the_pixels_show(seconds, count):
         reel = minireel.make("validation", index, seconds=seconds, size=64)
         watched = watch(reel)
         for question in reel.questions:
-            right = question.options[texts.LETTERS.index(question.answer_letter)]
+            right = question.options[questions.LETTERS.index(question.answer_letter)]
             assert answer(question, reel.spec.fps, watched) == right, (index, question)
             assert len(set(question.options)) == 4
             assert question.accepts(question.answer_text)
@@ -37,7 +38,7 @@ def test_answers_are_what_the_pixels_show(seconds, count):
                 assert question.accepts(f" The {right.upper()}.")
                 assert not any(question.accepts(wrong) for wrong in question.options if wrong != right)
             kinds.add(question.kind)
-    assert kinds == set(texts.KINDS) if seconds >= 64 else kinds >= {"needle", "global"}
+    assert kinds == set(questions.KINDS) if seconds >= 64 else kinds >= {"needle", "global"}
 
 
 def test_a_free_time_may_be_a_segment_off():
@@ -103,9 +104,9 @@ def test_letters_are_uniform_and_the_question_alone_gives_chance():
     seen, right = defaultdict(Counter), defaultdict(Counter)
     letters = Counter()
     for question in _asked("train", 700, 128):
-        option_right = question.options[texts.LETTERS.index(question.answer_letter)]
+        option_right = question.options[questions.LETTERS.index(question.answer_letter)]
         letters[question.answer_letter] += 1
-        for letter, option in zip(texts.LETTERS, question.options):
+        for letter, option in zip(questions.LETTERS, question.options):
             for clue in (option, letter):
                 seen[question.template][clue] += 1
                 right[question.template][clue] += clue in (option_right, question.answer_letter)
@@ -123,10 +124,11 @@ def test_letters_are_uniform_and_the_question_alone_gives_chance():
     hits = defaultdict(list)
     for question in _asked("test", 400, 128):
         guess = max(
-            zip(texts.LETTERS, question.options), key=lambda pair, question=question: belief(question, *pair)
+            zip(questions.LETTERS, question.options),
+            key=lambda pair, question=question: belief(question, *pair),
         )
         hits[question.kind].append(guess[0] == question.answer_letter)
-    assert set(hits) == set(texts.KINDS)
+    assert set(hits) == set(questions.KINDS)
     for kind, values in hits.items():
         allowed = 3.3 * np.sqrt(0.25 * 0.75 / len(values))  # p = 0.001
         assert abs(np.mean(values) - 0.25) < allowed, (kind, np.mean(values), len(values))
@@ -172,6 +174,78 @@ def test_relevance_of_ragged_and_empty_segments():
     )
     values = minireel.relevance(question, [[0.0, 0.5, 1.0, 1.5], [2.0, 5.5], [6.0], []])
     assert values.tolist() == [0.5, 0.5, 0.0, 0.0]
+
+
+# Types of questions ----------------------------------------------------------------------------------
+
+_COLOUR, _SHAPE, _PLACE = ("|".join(names) for names in (world.COLOURS, world.VISITORS, world.PLACES))
+_SIGN = f"({_SHAPE}|[A-Z])"  # of an event that is known by its colour
+_ACTOR = f"({_COLOUR}) ({'|'.join(world.ACTORS)})"
+# Type -> what its segments show for the answer.
+EVIDENCE = {
+    "letter": "[A-Z]",
+    "shape": _SHAPE,
+    "turn": _COLOUR,
+    "place": f"({_PLACE}) {_SIGN}",
+    "when": f"here {_SIGN}",
+    "when_turn": "here",
+    "after": f"here {_SIGN}|({_COLOUR}) ({_SHAPE})|letter [A-Z]",
+    "before": f"here {_SIGN}|({_COLOUR}) ({_SHAPE})|letter [A-Z]",
+    "count": f"here ({_SHAPE})",
+    "most_place": _PLACE,
+    "most_shape": f"{_ACTOR}( and {_ACTOR})*|",  # a scene may be empty
+}
+
+
+def test_each_type_has_questions_and_evidence_where_it_is_relevant():
+    found = Counter()
+    for index in range(12):
+        spec = generate.spec("validation", index, seconds=256)
+        segments = [world.Segment(spec, number) for number in range(64)]
+        video = questions.Video(spec, np.random.default_rng(index))
+        for draft in (draft for kind in questions.KINDS for draft in video.drafts(kind)):
+            question = draft.finish(video.rng)
+            found[question.template] += 1
+            assert question.kind == question.type.kind and question.answer_text in question.options
+            for segment in segments:
+                relevant, evidence = question.is_relevant(segment), question.evidence(segment)
+                assert question.has_evidence(segment) == relevant, (question, segment.index)
+                pattern = EVIDENCE[question.template] if relevant else questions.NOTHING
+                assert re.fullmatch(pattern, evidence), (question.template, evidence)
+    assert min(found[name] for name in questions.TYPES) >= 5, found
+
+
+def test_only_what_is_alike_is_a_distractor():
+    """Of a visit, a card and a turn, each in a segment of its own."""
+    spec = generate.spec("train", 0, seconds=64)
+    kinds = (("visit", "red", "star"), ("card", "blue", "A"), ("turn", "cyan", spec.lead.shape))
+    spec = dataclasses.replace(
+        spec,
+        events=tuple(
+            world.Event(kind, 4.0 * i + 1, 4.0 * i + 3, *what) for i, (kind, *what) in enumerate(kinds)
+        ),
+    )
+    visit, card, turn = (world.Segment(spec, number) for number in range(3))
+
+    def distractors(template, named):
+        question = minireel.Question("", template, "", (), "", "", (), named)
+        return [question.is_distractor(segment) for segment in (visit, card, turn)]
+
+    assert distractors("shape", "green star") == [True, False, False]
+    assert distractors("shape", "blue star") == [True, True, False]  # a card in the colour that is named
+    assert distractors("letter", "green card") == [False, True, False]
+    assert distractors("place", "red card") == [True, True, False]
+    assert distractors("after", "red star") == [False, False, True]
+    led = [spec.lead.name in segment.actors for segment in (visit, card, turn)]
+    assert distractors("turn", "cyan") == distractors("when_turn", "cyan") == led
+
+
+@pytest.mark.parametrize("drawn, lengths", [((9, 3), (3, 8)), ((9, 9), (4, 4)), ((1, 2), (1, 2))])
+def test_evidence_is_repeated_within_the_budget(drawn, lengths):
+    """Of four segments without evidence and one with evidence, in 20 words."""
+    rng = mock.Mock(integers=lambda *_: np.array(drawn))
+    source = text_sources.EvidenceTextSource(max_repeats=9, budget=20)
+    assert source._draw_lengths(4, 1, rng) == lengths
 
 
 # Files, records, text --------------------------------------------------------------------------------
@@ -347,7 +421,7 @@ def test_every_worded_answer_picks_the_right_option_only():
     """Also where one option's words are part of another's sentence."""
     for index in range(30):
         for question in minireel.make("validation", index, seconds=64).questions:
-            picked = [texts.option_of(f"It is {option}", question.options) for option in question.options]
+            picked = [questions.option_of(f"It is {option}", question.options) for option in question.options]
             assert picked == list("ABCD")[: len(question.options)], question
 
 
@@ -355,7 +429,7 @@ def test_times_of_standard_segments_are_one_token(tokenizer):
     """As time tag and as option; other numbers stay digits, and all of them can be read back."""
     for seconds in (512, 4096):
         for index in range(128):
-            moment = texts.moment((index + 0.5) * seconds / 128)
+            moment = questions.moment((index + 0.5) * seconds / 128)
             whole, rest = moment.split(".")
             pieces = [tokenizer.decode([i]) for i in tokenizer.encode(f"<{moment}>")]
             assert pieces == ["<", whole, f".{rest}>"]

@@ -16,9 +16,13 @@ from ml_collections import ConfigDict
 from tempo_jax import prompts
 from tempo_jax.data import minireel
 from tempo_jax.data.batch_packing import BatchShape, first_fit_decreasing
-from tempo_jax.data.minireel import segments, texts
-from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.sources import EVIDENCE_PROMPT, ClipCaptionSource, SegmentEvidenceSource
+from tempo_jax.data.minireel import questions, sources
+from tempo_jax.data.minireel.sources import (
+    EVIDENCE_PROMPT,
+    ClipCaptionSource,
+    SegmentEvidenceSource,
+    SegmentSource,
+)
 from tempo_jax.data.minireel.text_sources import NO_FRAMES, CaptionTextSource, EvidenceTextSource
 from tempo_jax.data.samples import Sample, SampleTooLong
 from tempo_jax.data.sources import open_source
@@ -299,13 +303,15 @@ def test_notes_of_segments_are_for_memory_tokens_to_say(tokenizer):
         asked, said = (turn["value"] for turn in sample.conversation)
         assert asked == f"<image>\n{EVIDENCE_PROMPT}" and sample.query == sample.compressor_query
         sorts |= {
-            sort for sort, (_, forms) in texts.QUESTIONS.items() if _phrased(sample.compressor_query, forms)
+            name
+            for name, kind in questions.TYPES.items()
+            if _phrased(sample.compressor_query, kind.phrasings)
         }
         notes = re.findall(r"<(.*?) seconds> (.*?)(?=<|$)", said)
         assert len(notes) == 3 and any(note != "nothing" for _, note in notes)
         assert len(sample.frames) == 24
         assert float(notes[0][0]) == sample.start_seconds + 4 / sample.real_fps
-    assert sorts == {*texts.QUESTIONS}
+    assert sorts == {*questions.TYPES}
     need = TASKS["tempo"].sample_size(sample, tokenizer, DEMO)
     shape = BatchShape(need.segments, need.max_prompt_tokens, 1, need.tokens)
     batch = collate([sample], tokenizer, DEMO, shape)
@@ -324,9 +330,9 @@ def test_a_question_meets_what_could_be_mistaken_for_its_answer():
     for index in range(60):
         reel = minireel.make("validation", index, seconds=512)
         for question in reel.questions:
-            chosen = segments.draw_contrasting_segments(reel, question, rng, 3)
+            chosen = sources.draw_contrasting_segments(reel, question, rng, 3)
             assert [s.index for s in chosen] == sorted({s.index for s in chosen}) and len(chosen) == 3
-            idle = [s for s in chosen if not segments.is_relevant(question, s)]
+            idle = [s for s in chosen if not question.is_relevant(s)]
             if question.kind == "needle":
                 assert len(idle) == 2
             assert len(idle) < 3

@@ -125,12 +125,12 @@ class ReelPreparer:
         indices = sample_indices(total, rate, settings.fps, settings.min_frames, settings.max_frames)
         frames = settings.encode(minireel.render(reel.spec, int(i)) for i in indices)
         fps = real_fps(len(indices), total, rate, settings.fps)
-        examples = []
+        results = []
         for record in reel_records(reel, self.forms, self.kinds):
             human, *rest = record["conversations"]
             human = human | {"value": human["value"].replace("<video>", "<image>", 1)}
-            examples.append(to_example(record["id"], "video", [human, *rest], frames, fps))
-        return examples
+            results.append(to_example(record["id"], "video", [human, *rest], frames, fps))
+        return results
 
 
 class Minireel(PreparedBuilder):

@@ -12,8 +12,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from tempo_jax.data.minireel.segments import SegmentSource
-from tempo_jax.data.minireel.sources import ClipCaptionSource, MinireelSource, SegmentEvidenceSource
+from tempo_jax.data.minireel.sources import (
+    ClipCaptionSource,
+    MinireelSource,
+    SegmentEvidenceSource,
+    SegmentSource,
+)
 from tempo_jax.data.minireel.text_sources import CaptionTextSource, EvidenceTextSource
 from tempo_jax.data.samples import Sample
 from tempo_jax.data.subset import Subset

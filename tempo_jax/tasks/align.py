@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tempo_jax.data.batch_packing import BatchShape, SampleSize
-from tempo_jax.data.minireel.segments import NOTHING
+from tempo_jax.data.minireel.questions import NOTHING
 from tempo_jax.data.samples import Sample
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.models.layers import parse_remat_policies

@@ -14,9 +14,9 @@ it away. Everything is a function of split, index and options.
 """
 
 from tempo_jax.data.minireel.draw import render
-from tempo_jax.data.minireel.questions import Question
+from tempo_jax.data.minireel.questions import KINDS, Question, option_of
 from tempo_jax.data.minireel.reel import Reel, make, records, relevance, segment_times
-from tempo_jax.data.minireel.texts import KINDS, corpus, option_of, vocabulary
+from tempo_jax.data.minireel.texts import corpus, vocabulary
 from tempo_jax.data.minireel.world import SPLITS, Spec
 
 __all__ = [

@@ -1,25 +1,40 @@
-"""Questions about a spec, with correct answers, plausible distractors and the times of the evidence.
+"""The types of questions: one class each, with its phrasings, its answer and distractors, and its evidence.
 
-There is exactly one correct answer: what a question is about happens once (or is counted). The question alone
-gives chance accuracy: distractors are other things of the same video first, then of the world, drawn so that
+TYPES is the table of all. A type says which questions of it a video allows (`draft`), what a segment shows
+for the answer (`evidence`), and which segments could be mistaken for those that do (`is_distractor`). There
+is exactly one correct answer: what a question is about happens once (or is counted). The question alone gives
+chance accuracy: distractors are other things of the same video first, then of the world, drawn so that
 nothing in the list of options marks the correct one.
-
-FORMS are the answer formats: multiple choice, option text and free form.
 """
 
+import abc
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tempo_jax.data.minireel import generate, texts, world
-from tempo_jax.data.minireel.world import Event, Spec
-from tempo_jax.errors import TempoError
+from tempo_jax.data.minireel import generate, world
+from tempo_jax.data.minireel.world import Event, Segment, Spec
 
 Span = tuple[float, float]
-NEEDLES = 3  # most of a video
+
+LETTERS = "ABCD"
+CHOICE_SUFFIX = "Answer the question with the option letter"  # docs/reference/tempo.md#evaluation-protocol
+NOTHING = "nothing"
+HERE = "here"
+# Kind -> most questions of the kind about one video.
+MOST_PER_VIDEO = {"needle": 3, "when": 1, "order": 1, "count": 1, "global": 1}
+KINDS = tuple(MOST_PER_VIDEO)
+
+# All values of the fields of phrasings.
+_COLOURS = [{"colour": colour} for colour in world.COLOURS]
+_VISITS = [{"name": f"{colour} {shape}"} for colour, shape in product(world.COLOURS, world.VISITORS)]
+_SHOWN = _VISITS + [{"name": f"{colour} card"} for colour in world.COLOURS]
+_LEADS = [f"{colour} {shape}" for colour, shape in product(world.COLOURS, world.ACTORS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +42,15 @@ class Question:
     """One question, as multiple choice (`prompt`, `answer_letter`) or free form (`text`, `answer_text`).
 
     Attributes:
-      kind: One of texts.KINDS. template: Entry of texts.QUESTIONS. text: The question in words. options: Four
-      options; for "when" they are times, the centers of standard segments. answer_letter: Letter of the
-      correct option. answer_text: Text of the correct option. relevant_seconds: (start, end) spans with the
-      evidence; the whole video for "global", and for "order" all
-        events, since only they show what comes next.
-      named: The event that the text names, as `Event.called`; "" where it names none.
+      kind: One of KINDS.
+      template: Entry of TYPES.
+      text: The question in words.
+      options: Four options; for "when" they are times, the centers of standard segments.
+      answer_letter: Letter of the correct option.
+      answer_text: Text of the correct option.
+      relevant_seconds: (start, end) spans with the evidence; the whole video for "global", and for "order"
+        all events, since only they show what comes next.
+      named: The event that the question is about, as `Event.called`; "" where it is about none.
       tolerance: Seconds by which a free-form time may lie outside the span; 0 where no time is asked.
     """
 
@@ -47,8 +65,12 @@ class Question:
     tolerance: float = 0.0
 
     @property
+    def type(self) -> "QuestionType":
+        return TYPES[self.template]
+
+    @property
     def prompt(self) -> str:
-        return texts.choice_prompt(self.text, self.options)
+        return choice_prompt(self.text, self.options)
 
     @property
     def worded_answer(self) -> str:
@@ -57,261 +79,480 @@ class Question:
         After "It is" as after "(C)" words begin with a space, since a small model copies tokens. There is no
         letter: the demo model did not learn to look up the letter of an option (docs/results/demo-model.md).
         """
-        return f"It is {self.options[texts.LETTERS.index(self.answer_letter)]}"
+        return f"It is {self.options[LETTERS.index(self.answer_letter)]}"
 
     def chosen(self, reply: str) -> bool:
         """Returns whether a reply to `prompt` picks the correct option, by letter or by text."""
-        return texts.option_of(reply, self.options) == self.answer_letter
+        return option_of(reply, self.options) == self.answer_letter
 
     def accepts(self, reply: str) -> bool:
-        """Returns whether a free-form reply is correct: the same words except case, article and final stop.
+        """Returns whether a free-form reply is correct."""
+        return self.type.accepts(self, reply)
 
-        A time is correct if its first number lies in the event's span, widened by `tolerance`.
-        """
-        if self.kind == "when":
-            number = re.search(r"\d+(\.\d+)?", reply)
-            (start, end), slack = self.relevant_seconds[0], self.tolerance
-            return number is not None and start - slack <= float(number[0]) <= end + slack
-        return _plain(reply) == _plain(self.answer_text)
+    def is_relevant(self, segment: Segment) -> bool:
+        """Returns whether any frame of the segment shows the evidence."""
+        return segment.shows(self.relevant_seconds)
+
+    def evidence(self, segment: Segment) -> str:
+        """Returns the evidence of a segment for the answer: 'pink star', 'sea', 'here star', 'nothing'."""
+        return self.type.evidence(self, segment)
+
+    def has_evidence(self, segment: Segment) -> bool:
+        """Returns whether the evidence text of the segment is not NOTHING."""
+        return self.evidence(segment) != NOTHING
+
+    def is_distractor(self, segment: Segment) -> bool:
+        """Returns whether the segment shows something that could be mistaken for what this is about."""
+        return self.type.is_distractor(self, segment)
+
+    def has_named_colour(self, segment: Segment) -> bool:
+        """Returns whether the segment has an event of the colour that the question names."""
+        return segment.event is not None and segment.event.colour == self.named.split(" ")[0]
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"^(the|a|an) ", "", text.strip().rstrip(".!").lower().strip())
+def moment(seconds: float) -> str:
+    """Formats a time as the time tags do, so that it can be copied from them."""
+    return f"{seconds:.1f} seconds"
+
+
+def choice_prompt(question: str, options: tuple[str, ...]) -> str:
+    """Formats a multiple-choice question."""
+    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options)]
+    return "\n".join([question, *lines, CHOICE_SUFFIX])
+
+
+def option_of(reply: str, options: Sequence[str] = ()) -> str | None:
+    """Returns the letter of the option that a reply picks, None where it picks none.
+
+    The first letter in brackets; else a letter that stands alone or as in "B. sea"; else the only one of
+    `options` whose words the reply has; else the letter it begins with.
+    """
+    alone = rf"\s*([{LETTERS}])\s*(?:[.:)]|$)"
+    if found := re.search(rf"\(([{LETTERS}])\)", reply) or re.match(alone, reply):
+        return found[1]
+    named = [
+        letter
+        for letter, option in zip(LETTERS, options)
+        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", reply, re.IGNORECASE)
+    ]
+    if len(named) == 1:
+        return named[0]
+    found = re.match(rf"\s*([{LETTERS}])\b", reply)
+    return found and found[1]
 
 
 @dataclasses.dataclass(frozen=True)
-class _QuestionDraft:
-    """A question without options: `near` are distractors of this video, `far` of the world."""
+class Draft:
+    """A question without options.
 
-    template: str
-    slots: dict[str, str]
+    Attributes:
+      type: Its type.
+      fields: Values of the fields of its phrasings, and `name`, what it is about.
+      answer: The correct option.
+      near: Distractors of this video.
+      far: Distractors of the world, which are used where the video has too few.
+      relevant: As Question.relevant_seconds.
+      tolerance: As Question.tolerance.
+    """
+
+    type: "QuestionType"
+    fields: dict[str, str]
     answer: str
     near: tuple[str, ...]
     far: tuple[str, ...]
     relevant: tuple[Span, ...]
     tolerance: float = 0.0
 
+    def finish(self, rng: np.random.Generator) -> Question:
+        """Draws three distractors, shuffles the options and phrases the question."""
+        near = [str(name) for name in rng.permutation(self.near)]
+        far = [
+            str(name) for name in rng.permutation(self.far) if name not in self.near and name != self.answer
+        ]
+        wrong = (near + far)[: len(LETTERS) - 1]
+        options = [str(option) for option in rng.permutation([self.answer, *wrong])]
+        return Question(
+            kind=self.type.kind,
+            template=self.type.name,
+            text=str(rng.choice(self.type.phrasings)).format(**self.fields),
+            options=tuple(options),
+            answer_letter=LETTERS[options.index(self.answer)],
+            answer_text=self.answer,
+            relevant_seconds=self.relevant,
+            named=self.fields.get("name", ""),
+            tolerance=self.tolerance,
+        )
 
-def _span(event: Event) -> Span:
-    return event.start, event.end
 
+class Video:
+    """What questions about a video can be about.
 
-def _others(names: Iterable[str], answer: str) -> tuple[str, ...]:
-    """Returns each name once, without the answer, in order of first mention."""
-    return tuple(name for name in dict.fromkeys(names) if name != answer)
-
-
-class _QuestionGenerator:
-    """Generates the questions that one video allows."""
+    Attributes:
+      spec: The video.
+      rng: Draws what `strangers` needs.
+      shown: Events that appear: visits and cards.
+      single: Those of them whose name no other has.
+      events: Events that a question may be about, the lead's turns included.
+    """
 
     def __init__(self, spec: Spec, rng: np.random.Generator):
         self.spec, self.rng = spec, rng
         self.shown = [event for event in spec.events if event.kind != "turn"]
         times = Counter(event.name for event in self.shown)
         self.single = [event for event in self.shown if times[event.name] == 1]
-        self.turns = [event for event in spec.events if event.kind == "turn"]
-        self.visits = [event for event in self.shown if event.kind == "visit"]
+        self.events = [*self.single, *(event for event in spec.events if event.kind == "turn")]
 
-    @property
-    def asked_about(self) -> list[Event]:
-        return [*self.single, *self.turns]
+    def shapes(self, kind: str) -> list[str]:
+        """Returns shapes or letters of the events of a kind that appear."""
+        return [event.shape for event in self.shown if event.kind == kind]
 
-    def others(self) -> tuple[list[_QuestionDraft], ...]:
-        """Returns all questions of each kind except needles."""
-        whens = [draft for event in self.asked_about for draft in self.whens(event)]
-        return whens, self.orders(), self.counts(), self.globals()
+    def strangers(self) -> tuple[str, ...]:
+        """Returns names of events that do not appear, drawn as the generator draws them."""
+        used = {event.shape for event in self.shown}
+        colours = list(world.COLOURS)
+        names = [f"{self.rng.choice(colours)} {shape}" for shape in world.VISITORS if shape not in used]
+        return (*names, *(f"letter {letter}" for letter in world.LETTERS if letter not in used))
 
-    def needles(self, event: Event) -> list[_QuestionDraft]:
-        """Returns the questions about one event; the first one is about its appearance."""
-        drafts = []
-        if event.kind == "card":
-            cards = [other.shape for other in self.shown if other.kind == "card"]
-            drafts += self._needle("letter", event, event.shape, cards, world.LETTERS)
-        if event.kind == "turn":
-            seen = [other.colour for other in self.spec.events]
-            drafts += self._needle("turn", event, event.colour, seen, world.COLOURS, self.spec.lead.colour)
-            return drafts
-        if event.kind == "visit":
-            shapes = [visit.shape for visit in self.visits]
-            drafts += self._needle("shape", event, event.shape, shapes, world.VISITORS)
-        places = [scene.place for scene in self.spec.scenes]
-        here = self.spec.scene_at(event.start).place
-        return drafts + self._needle("place", event, here, places, world.PLACES)
+    def drafts(self, kind: str) -> list[Draft]:
+        """Returns all questions of a kind that the video allows."""
+        subjects = types_of(kind)[0].subjects(self)
+        return [draft for subject in subjects for draft in self.drafts_about(kind, subject)]
 
-    def _needle(
+    def drafts_about(self, kind: str, subject: Any) -> list[Draft]:
+        """Returns the questions of a kind about one of its subjects."""
+        drafts = (question_type.draft(self, subject) for question_type in types_of(kind))
+        return [draft for draft in drafts if draft is not None]
+
+
+class QuestionType(abc.ABC):
+    """A type of question. A base class holds what the types of a kind share, above all their subjects."""
+
+    kind: ClassVar[str]
+    # Kinds of questions about the same event that the evidence answers, too.
+    evidence_answers: ClassVar[tuple[str, ...]] = ()
+    options_are_times: ClassVar[bool] = False
+    # All values that the fields of the phrasings can have.
+    fields: ClassVar[Sequence[dict[str, str]]]
+
+    def __init__(self, name: str, *phrasings: str):
+        self.name, self.phrasings = name, phrasings
+
+    @classmethod
+    @abc.abstractmethod
+    def subjects(cls, video: Video) -> Sequence[Any]:
+        """Returns what questions of the kind can be about: an argument of `draft` each."""
+
+    @abc.abstractmethod
+    def draft(self, video: Video, subject: Any) -> Draft | None:
+        """Returns the question about a subject, None where this type has none about it."""
+
+    @abc.abstractmethod
+    def shown(self, question: Question, segment: Segment) -> str:
+        """Returns what a relevant segment shows for the answer."""
+
+    def evidence(self, question: Question, segment: Segment) -> str:
+        """See Question.evidence."""
+        return self.shown(question, segment) if question.is_relevant(segment) else NOTHING
+
+    def is_distractor(self, question: Question, segment: Segment) -> bool:
+        """Returns whether it is another visit or card, or of the other sort in the colour that is named."""
+        event = segment.event
+        if event is None or event.kind == "turn":
+            return False
+        same_sort = event.kind == ("card" if question.named.endswith(" card") else "visit")
+        return same_sort or question.has_named_colour(segment)
+
+    def accepts(self, question: Question, reply: str) -> bool:
+        """Returns whether the words are the answer's, except case, article and final stop."""
+        return _plain(reply) == _plain(question.answer_text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^(the|a|an) ", "", text.strip().rstrip(".!").lower().strip())
+
+
+def _span(event: Event) -> Span:
+    return event.start, event.end
+
+
+def _others(names: Iterable[str], *without: str) -> tuple[str, ...]:
+    """Returns each name once, without the last ones, in order of first mention."""
+    return tuple(name for name in dict.fromkeys(names) if name not in without)
+
+
+class EventType(QuestionType):
+    """Types of questions about one event."""
+
+    @classmethod
+    def subjects(cls, video: Video) -> Sequence[Event]:
+        return video.events
+
+    def about(
         self,
-        template: str,
+        video: Video,
         event: Event,
         answer: str,
         near: Iterable[str],
         far: Iterable[str],
         never: str = "",
-    ) -> list[_QuestionDraft]:
-        slots = {
-            "colour": event.colour,
-            "shape": event.shape,
-            "name": event.called,
-            "lead": self.spec.lead.name,
-        }
-        near, far = (tuple(n for n in _others(names, answer) if n != never) for names in (near, far))
-        return [_QuestionDraft(template, slots, answer, near, far, (_span(event),))]
+        tolerance: float = 0.0,
+    ) -> Draft:
+        """Returns a draft; `never`: no distractor."""
+        fields = {"colour": event.colour, "name": event.called, "lead": video.spec.lead.name}
+        near, far = (_others(names, answer, never) for names in (near, far))
+        return Draft(self, fields, answer, near, far, (_span(event),), tolerance)
 
-    def whens(self, event: Event) -> list[_QuestionDraft]:
-        """Returns questions about the time of an event; distractors are times of other events first."""
-        length = self.spec.segment_seconds
-        last = int(self.spec.seconds / length + 1e-6)  # whole segments
-        if last < len(texts.LETTERS):
-            return []
-        label = [texts.moment((i + 0.5) * length) for i in range(last)]
-        segment = int(event.start / length)
-        near = [label[int(other.start / length)] for other in self.spec.events]
-        template = "when_turn" if event.kind == "turn" else "when"
-        (draft,) = self._needle(template, event, label[segment], near, label)
-        return [dataclasses.replace(draft, tolerance=round(length, 3))]
 
-    def orders(self) -> list[_QuestionDraft]:
-        """Returns questions about neighboring events that appear once, as their distractors do."""
-        drafts = []
-        spans = tuple(map(_span, self.shown))
-        names = [event.name for event in self.single]
-        strange = self._strangers()
-        for first, second in zip(self.shown, self.shown[1:]):
-            if first.name not in names or second.name not in names:
-                continue
-            for template, known, answer in (("after", first, second), ("before", second, first)):
-                near = tuple(n for n in _others(names, answer.name) if n != known.name)
-                drafts.append(
-                    _QuestionDraft(template, {"name": known.called}, answer.name, near, strange, spans)
-                )
-        return drafts
+class NamingType(QuestionType):
+    """Types whose text names an event. The evidence of its segment is where it is, and its shape or letter.
 
-    def _strangers(self) -> tuple[str, ...]:
-        """Returns names of events that do not appear, drawn as the generator draws them."""
-        used = {value for event in self.shown for value in (event.shape,)}
-        colours = list(world.COLOURS)
-        names = [f"{self.rng.choice(colours)} {shape}" for shape in world.VISITORS if shape not in used]
-        return (*names, *(f"letter {letter}" for letter in world.LETTERS if letter not in used))
+    The colour is enough to know the event by, as no other of its kind has it: comparing shapes or letters
+    with those of a question is more than so small a model learned (docs/results/demo-model.md).
+    """
 
-    def counts(self) -> list[_QuestionDraft]:
-        """Returns the question about the repeated visit; all counts are equally likely."""
-        name = self.spec.counted
-        if name is None:
-            return []
-        spans = tuple(_span(event) for event in self.shown if event.name == name)
-        numbers = tuple(str(n + 1) for n in range(generate.MAX_REPEATS))
+    def evidence(self, question: Question, segment: Segment) -> str:
+        event = segment.event
+        if event is not None and event.called == question.named:
+            return f"{self.location(segment)} {event.shape}"
+        return super().evidence(question, segment)
+
+    def location(self, segment: Segment) -> str:
+        """Returns where the event that is named appears."""
+        return HERE
+
+
+class LeadType(QuestionType):
+    """Types about the lead's turn, which could be mistaken for the lead as usual."""
+
+    def is_distractor(self, question: Question, segment: Segment) -> bool:
+        return segment.spec.lead.name in segment.actors
+
+
+class NeedleType(EventType):
+    """Needles: a detail of an event, which its segment shows."""
+
+    kind = "needle"
+
+    def shown(self, question: Question, segment: Segment) -> str:
+        return question.answer_text
+
+
+class LetterType(NeedleType):
+    fields = _COLOURS
+
+    def draft(self, video: Video, subject: Event) -> Draft | None:
+        if subject.kind != "card":
+            return None
+        return self.about(video, subject, subject.shape, video.shapes("card"), world.LETTERS)
+
+
+class ShapeType(NeedleType):
+    fields = _COLOURS
+
+    def draft(self, video: Video, subject: Event) -> Draft | None:
+        if subject.kind != "visit":
+            return None
+        return self.about(video, subject, subject.shape, video.shapes("visit"), world.VISITORS)
+
+
+class TurnType(LeadType, NeedleType):
+    fields = tuple({"lead": lead} for lead in _LEADS)
+
+    def draft(self, video: Video, subject: Event) -> Draft | None:
+        if subject.kind != "turn":
+            return None
+        seen = [event.colour for event in video.spec.events]
+        return self.about(video, subject, subject.colour, seen, world.COLOURS, never=video.spec.lead.colour)
+
+
+class PlaceType(NamingType, NeedleType):
+    fields = _SHOWN
+
+    def draft(self, video: Video, subject: Event) -> Draft | None:
+        if subject.kind == "turn":
+            return None
+        places = [scene.place for scene in video.spec.scenes]
+        return self.about(video, subject, video.spec.scene_at(subject.start).place, places, world.PLACES)
+
+    def location(self, segment: Segment) -> str:
+        return segment.place
+
+
+class WhenType(EventType):
+    """The time of an event; distractors are times of other events first."""
+
+    kind = "when"
+    options_are_times = True
+    event_kinds: ClassVar[tuple[str, ...]]
+
+    def draft(self, video: Video, subject: Event) -> Draft | None:
+        length = video.spec.segment_seconds
+        last = int(video.spec.seconds / length + 1e-6)  # complete segments
+        if subject.kind not in self.event_kinds or last < len(LETTERS):
+            return None
+        label = [moment((i + 0.5) * length) for i in range(last)]
+        answer = label[int(subject.start / length)]
+        near = [label[int(event.start / length)] for event in video.spec.events]
+        return self.about(video, subject, answer, near, label, tolerance=round(length, 3))
+
+    def shown(self, question: Question, segment: Segment) -> str:
+        return HERE
+
+    def accepts(self, question: Question, reply: str) -> bool:
+        """Returns whether the first number lies in the event's span, widened by `tolerance`."""
+        number = re.search(r"\d+(\.\d+)?", reply)
+        (start, end), slack = question.relevant_seconds[0], question.tolerance
+        return number is not None and start - slack <= float(number[0]) <= end + slack
+
+
+class WhenShownType(NamingType, WhenType):
+    event_kinds = ("visit", "card")
+    fields = _SHOWN
+
+
+class WhenTurnedType(LeadType, WhenType):
+    event_kinds = ("turn",)
+    fields = tuple({"lead": lead, **colour} for lead, colour in product(_LEADS, _COLOURS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbors:
+    """Two events that appear once and in this order, none between them; and names of others."""
+
+    first: Event
+    second: Event
+    strangers: tuple[str, ...]
+
+
+class OrderType(NamingType):
+    """The event next to another; both appear once, as do the distractors. `after`: the later one is asked."""
+
+    kind = "order"
+    evidence_answers = ("order", "when")  # the other neighbor, and the time
+    fields = _SHOWN
+
+    def __init__(self, name: str, *phrasings: str, after: bool):
+        super().__init__(name, *phrasings)
+        self.after = after
+
+    @classmethod
+    def subjects(cls, video: Video) -> Sequence[Neighbors]:
+        names = [event.name for event in video.single]
+        strangers = video.strangers()
+        pairs = zip(video.shown, video.shown[1:])
+        return [Neighbors(*pair, strangers) for pair in pairs if all(event.name in names for event in pair)]
+
+    def draft(self, video: Video, subject: Neighbors) -> Draft:
+        known, answer = (subject.first, subject.second) if self.after else (subject.second, subject.first)
+        near = _others((event.name for event in video.single), answer.name, known.name)
+        spans = tuple(map(_span, video.shown))
+        return Draft(self, {"name": known.called}, answer.name, near, subject.strangers, spans)
+
+    def shown(self, question: Question, segment: Segment) -> str:
+        return segment.event.name
+
+    def is_distractor(self, question: Question, segment: Segment) -> bool:
+        """Returns whether it is a turn: all that appears matters, and a turn does not appear."""
+        return segment.event is not None and segment.event.kind == "turn"
+
+
+class CountType(NamingType):
+    """How often the repeated visit appears; all counts are equally likely."""
+
+    kind = "count"
+    fields = _VISITS
+
+    @classmethod
+    def subjects(cls, video: Video) -> Sequence[str]:
+        return [] if video.spec.counted is None else [video.spec.counted]
+
+    def draft(self, video: Video, subject: str) -> Draft:
+        spans = tuple(_span(event) for event in video.shown if event.name == subject)
+        counts = (str(n + 1) for n in range(generate.MAX_REPEATS))
         answer = str(len(spans))
-        return [_QuestionDraft("count", {"name": name}, answer, _others(numbers, answer), (), spans)]
+        return Draft(self, {"name": subject}, answer, _others(counts, answer), (), spans)
 
-    def globals(self) -> list[_QuestionDraft]:
-        whole = ((0.0, self.spec.seconds),)
-        guests = tuple(guest.name for guest in self.spec.guests)
-        places = _others((scene.place for scene in self.spec.scenes), self.spec.place)
-        elsewhere = _others(world.PLACES, self.spec.place)
-        return [
-            _QuestionDraft("most_place", {}, self.spec.place, places, elsewhere, whole),
-            _QuestionDraft("most_shape", {}, self.spec.lead.name, guests, (), whole),
-        ]
+    def shown(self, question: Question, segment: Segment) -> str:
+        return HERE
 
 
-def _finish(draft: _QuestionDraft, rng: np.random.Generator) -> Question:
-    """Draws three distractors, shuffles the options and phrases the question."""
-    near = [str(name) for name in rng.permutation(draft.near)]
-    far = [
-        str(name) for name in rng.permutation(draft.far) if name not in draft.near and name != draft.answer
-    ]
-    wrong = (near + far)[: len(texts.LETTERS) - 1]
-    options = [str(option) for option in rng.permutation([draft.answer, *wrong])]
-    kind, phrasings = texts.QUESTIONS[draft.template]
-    return Question(
-        kind=kind,
-        template=draft.template,
-        text=str(rng.choice(phrasings)).format(**draft.slots),
-        options=tuple(options),
-        answer_letter=texts.LETTERS[options.index(draft.answer)],
-        answer_text=draft.answer,
-        relevant_seconds=draft.relevant,
-        named=draft.slots.get("name", ""),
-        tolerance=draft.tolerance,
+class GlobalType(QuestionType):
+    """Questions about the whole video."""
+
+    kind = "global"
+    fields = ({},)
+
+    @classmethod
+    def subjects(cls, video: Video) -> Sequence[Span]:
+        return [(0.0, video.spec.seconds)]
+
+
+class MostPlaceType(GlobalType):
+    def draft(self, video: Video, subject: Span) -> Draft:
+        main = video.spec.place
+        near = _others((scene.place for scene in video.spec.scenes), main)
+        return Draft(self, {}, main, near, _others(world.PLACES, main), (subject,))
+
+    def shown(self, question: Question, segment: Segment) -> str:
+        return segment.place
+
+
+class MostShapeType(GlobalType):
+    def draft(self, video: Video, subject: Span) -> Draft:
+        guests = tuple(guest.name for guest in video.spec.guests)
+        return Draft(self, {}, video.spec.lead.name, guests, (), (subject,))
+
+    def shown(self, question: Question, segment: Segment) -> str:
+        return " and ".join(segment.actors)
+
+
+# Types by name, within a kind in the order of the drafts about a subject: the place of an event is last.
+TYPES: dict[str, QuestionType] = {
+    question_type.name: question_type
+    for question_type in (
+        LetterType(
+            "letter", "Which letter is on the {colour} card?", "What letter does the {colour} card show?"
+        ),
+        ShapeType(
+            "shape", "Which shape flashes up in {colour}?", "What is the {colour} shape that flashes up?"
+        ),
+        TurnType(
+            "turn",
+            "What colour does the {lead} turn for a moment?",
+            "Which colour does the {lead} change to?",
+        ),
+        PlaceType("place", "Where does the {name} appear?", "In which place is the {name} seen?"),
+        WhenShownType("when", "When does the {name} appear?", "At what time is the {name} visible?"),
+        WhenTurnedType(
+            "when_turn", "When does the {lead} turn {colour}?", "At what time is the {lead} {colour}?"
+        ),
+        OrderType(
+            "after",
+            "What appears right after the {name}?",
+            "Which thing comes next after the {name}?",
+            after=True,
+        ),
+        OrderType(
+            "before",
+            "What appears right before the {name}?",
+            "Which thing comes just before the {name}?",
+            after=False,
+        ),
+        CountType("count", "How many times does a {name} appear?", "How often is a {name} shown?"),
+        MostPlaceType(
+            "most_place",
+            "Where does most of the video take place?",
+            "In which place does the video mainly play?",
+        ),
+        MostShapeType(
+            "most_shape",
+            "Which shape is the video mostly about?",
+            "Which moving shape is on screen most of the time?",
+        ),
     )
-
-
-def questions(spec: Spec) -> tuple[Question, ...]:
-    """Returns up to three needles about different events, and one question of each other possible kind."""
-    rng = generate.generator(spec.split, spec.index, 1)
-    author = _QuestionGenerator(spec, rng)
-    events = author.asked_about
-    drafts = []
-    for number in rng.permutation(len(events))[:NEEDLES]:
-        possible = author.needles(events[number])
-        # Mostly about the event itself, sometimes about its place.
-        about_event = rng.random() < 0.75
-        drafts.append(possible[int(rng.integers(max(1, len(possible) - 1)))] if about_event else possible[-1])
-    drafts += [possible[int(rng.integers(len(possible)))] for possible in author.others() if possible]
-    return tuple(_finish(draft, rng) for draft in drafts)
-
-
-def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, float] = {}) -> Question:
-    """Draws one of all questions that the video allows.
-
-    Args:
-      spec: The video.
-      rng: The random generator.
-      weights: Weights of entries of texts.QUESTIONS, by which one is drawn first; 1 by default.
-    """
-    author = _QuestionGenerator(spec, rng)
-    drafts = [draft for event in author.asked_about for draft in author.needles(event)]
-    drafts += [draft for possible in author.others() for draft in possible]
-    names = sorted({draft.template for draft in drafts})
-    shares = np.array([weights.get(name, 1.0) for name in names])
-    template = rng.choice(names, p=shares / shares.sum())
-    drafts = [draft for draft in drafts if draft.template == template]
-    return _finish(drafts[int(rng.integers(len(drafts)))], rng)
-
-
-def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
-    """Returns other questions that the evidence of `question` (segments.evidence) answers, in random order.
-
-    For a question of kind "order" these are about the other neighbor of the named event, and about its time.
-    """
-    author = _QuestionGenerator(spec, rng)
-    drafts: list[_QuestionDraft] = []
-    if question.kind == "order":
-        drafts = author.orders()
-        drafts += [d for event in author.single for d in author.whens(event)]
-        drafts = [draft for draft in drafts if draft.slots["name"] == question.named]
-    drafts = [d for d in drafts if (d.template, d.slots["name"]) != (question.template, question.named)]
-    return [_finish(drafts[number], rng) for number in rng.permutation(len(drafts))]
-
-
-# Answer format -> (question of the human, answer).
-FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
-    "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
-    "text": (lambda question: question.text, lambda question: question.answer_text),
-    "worded": (lambda question: question.prompt, lambda question: question.worded_answer),
 }
 
 
-def check_forms(weights: Mapping[str, float]) -> None:
-    """Raises TempoError for an unknown format, or weights that cannot be drawn from."""
-    check_names("form", weights, FORMS)
-    if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
-        raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
-
-
-def check_names(category: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises TempoError for the first unknown name."""
-    for unknown in (name for name in names if name not in known):
-        raise TempoError(f"minireel has no {category} {unknown!r}: choose from {', '.join(known)}.")
-
-
-def draw_form(weights: Mapping[str, float], rng: np.random.Generator) -> str:
-    """Draws a name in FORMS."""
-    names = sorted(weights)
-    shares = np.array([weights[name] for name in names], float)
-    return names[rng.choice(len(names), p=shares / shares.sum())]
-
-
-def turns(question: Question, form: str) -> list[dict[str, str]]:
-    """Returns the turns of the human and of the assistant."""
-    ask, answer = FORMS[form]
-    return [{"from": "human", "value": ask(question)}, {"from": "gpt", "value": answer(question)}]
+def types_of(kind: str) -> list[QuestionType]:
+    """Returns the types of a kind, in the order of TYPES."""
+    return [question_type for question_type in TYPES.values() if question_type.kind == kind]

@@ -1,17 +1,101 @@
-"""One video with its questions, and collections of them as training records."""
+"""One video with those of its questions that are asked, and collections of videos as training records.
+
+FORMS are the formats of a question and its answer: multiple choice, option text and free form.
+"""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tempo_jax.data.minireel import draw, generate, texts
-from tempo_jax.data.minireel.questions import FORMS, Question, check_names, questions, turns
+from tempo_jax.data.minireel import draw, generate
+from tempo_jax.data.minireel.questions import KINDS, MOST_PER_VIDEO, Question, Video
 from tempo_jax.data.minireel.world import Spec
 from tempo_jax.errors import TempoError
 from tempo_jax.video.synthetic import encode
+
+
+def draw_questions(spec: Spec) -> tuple[Question, ...]:
+    """Returns up to three needles about different events, and one question of each other possible kind."""
+    rng = generate.generator(spec.split, spec.index, 1)
+    video = Video(spec, rng)
+    drafts = []
+    for number in rng.permutation(len(video.events))[: MOST_PER_VIDEO["needle"]]:
+        possible = video.drafts_about("needle", video.events[number])
+        # Mostly about the event itself, sometimes about its place.
+        about_event = rng.random() < 0.75
+        drafts.append(possible[int(rng.integers(max(1, len(possible) - 1)))] if about_event else possible[-1])
+    others = [video.drafts(kind) for kind in KINDS if kind != "needle"]
+    drafts += [possible[int(rng.integers(len(possible)))] for possible in others if possible]
+    return tuple(draft.finish(rng) for draft in drafts)
+
+
+def draw_question(spec: Spec, rng: np.random.Generator, weights: Mapping[str, float] = {}) -> Question:
+    """Draws one of all questions that the video allows.
+
+    Args:
+      spec: The video.
+      rng: The random generator.
+      weights: Weights of entries of questions.TYPES, by which one is drawn first; 1 by default.
+    """
+    video = Video(spec, rng)
+    drafts = [draft for kind in KINDS for draft in video.drafts(kind)]
+    names = sorted({draft.type.name for draft in drafts})
+    shares = np.array([weights.get(name, 1.0) for name in names])
+    name = rng.choice(names, p=shares / shares.sum())
+    drafts = [draft for draft in drafts if draft.type.name == name]
+    return drafts[int(rng.integers(len(drafts)))].finish(rng)
+
+
+def co_answerable(spec: Spec, question: Question, rng: np.random.Generator) -> list[Question]:
+    """Returns other questions that the evidence of `question` answers, in random order.
+
+    They are about the event that `question` names, of the kinds in `QuestionType.evidence_answers`.
+    """
+    video = Video(spec, rng)
+    drafts = [draft for kind in question.type.evidence_answers for draft in video.drafts(kind)]
+    drafts = [
+        draft
+        for draft in drafts
+        if draft.fields["name"] == question.named and draft.type is not question.type
+    ]
+    return [drafts[number].finish(rng) for number in rng.permutation(len(drafts))]
+
+
+# Answer format -> (question of the human, answer).
+FORMS: dict[str, tuple[Callable[[Question], str], Callable[[Question], str]]] = {
+    "choice": (lambda question: question.prompt, lambda question: question.answer_letter),
+    "text": (lambda question: question.text, lambda question: question.answer_text),
+    "worded": (lambda question: question.prompt, lambda question: question.worded_answer),
+}
+
+
+def check_forms(weights: Mapping[str, float]) -> None:
+    """Raises TempoError for an unknown format, or weights that cannot be drawn from."""
+    check_names("form", weights, FORMS)
+    if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+        raise TempoError("minireel needs weights of its forms that are not below 0, nor all 0.")
+
+
+def check_names(category: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TempoError for the first unknown name."""
+    for unknown in (name for name in names if name not in known):
+        raise TempoError(f"minireel has no {category} {unknown!r}: choose from {', '.join(known)}.")
+
+
+def draw_form(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    """Draws a name in FORMS."""
+    names = sorted(weights)
+    shares = np.array([weights[name] for name in names], float)
+    return names[rng.choice(len(names), p=shares / shares.sum())]
+
+
+def turns(question: Question, form: str) -> list[dict[str, str]]:
+    """Returns the turns of the human and of the assistant."""
+    ask, answer = FORMS[form]
+    return [{"from": "human", "value": ask(question)}, {"from": "gpt", "value": answer(question)}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +159,22 @@ def make(split: str, index: int, **options: Any) -> Reel:
       TempoError: A value is out of range.
     """
     spec = generate.spec(split, index, **options)
-    return Reel(spec, questions(spec))
+    return Reel(spec, draw_questions(spec))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReelSource:
+    """Makes one sample of each of `count` reels of a split, with a length drawn from `seconds`."""
+
+    split: str = "train"
+    count: int = 1000
+    seconds: Sequence[float] = (64,)
+
+    def __post_init__(self):
+        object.__setattr__(self, "seconds", tuple(self.seconds))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def relevance(question: Question, segment_times: Iterable[Sequence[float]]) -> np.ndarray:
@@ -115,7 +214,7 @@ def records(
     *,
     start: int = 0,
     forms: Sequence[str] = ("choice",),
-    kinds: Sequence[str] = texts.KINDS,
+    kinds: Sequence[str] = KINDS,
     folder: str = "videos",
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -126,13 +225,13 @@ def records(
     Raises TempoError for an unknown form or kind.
     """
     check_names("form", forms, FORMS)
-    check_names("kind", kinds, texts.KINDS)
+    check_names("kind", kinds, KINDS)
     for index in range(start, start + count):
         yield from reel_records(make(split, index, **options), forms, kinds, folder)
 
 
 def reel_records(
-    reel: Reel, forms: Sequence[str] = ("choice",), kinds: Sequence[str] = texts.KINDS, folder: str = "videos"
+    reel: Reel, forms: Sequence[str] = ("choice",), kinds: Sequence[str] = KINDS, folder: str = "videos"
 ) -> Iterator[dict[str, Any]]:
     """Yields the records of one reel, see `records`."""
     for number, question in enumerate(reel.questions):

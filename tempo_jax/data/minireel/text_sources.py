@@ -12,23 +12,21 @@ or with the evidence of each segment, as memory tokens that keep only what the q
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
 from tempo_jax.data.minireel import generate
-from tempo_jax.data.minireel.questions import (
-    Question,
+from tempo_jax.data.minireel.questions import KINDS, Question
+from tempo_jax.data.minireel.reel import (
+    ReelSource,
     check_forms,
     check_names,
     co_answerable,
     draw_form,
+    make,
     turns,
 )
-from tempo_jax.data.minireel.reel import make
-from tempo_jax.data.minireel.segments import ReelSource, Segment, caption, caption_of, evidence, has_evidence
-from tempo_jax.data.minireel.texts import KINDS
-from tempo_jax.data.minireel.world import Spec
+from tempo_jax.data.minireel.world import Segment, Spec, caption, caption_of
 from tempo_jax.data.samples import Sample
 from tempo_jax.errors import TempoError
 from tempo_jax.prompts import DEFAULT_QUESTION, time_tag
@@ -64,14 +62,14 @@ class EvidenceTextSource(ReelSource):
     """Evidence transcripts with a question about each reel, deterministic by index.
 
     Attributes:
-      forms: Weights of FORMS. kinds: Kinds of questions, equally frequent; a reel without any gives no
-      sample. num_distractors: Number of segments without evidence that are kept, drawn at random; None: all.
+      forms: Weights of FORMS.
+      kinds: Kinds of questions, equally frequent; a reel without any gives no sample.
+      num_distractors: Number of segments without evidence that are kept, drawn at random; None: all.
       max_repeats: Evidence is repeated, as memory tokens repeat it, in up to so many words; fewer where there
-      is
-        none.
-      budget: Most words of a transcript.
+        is none.
+      budget: Most words of a transcript, as far as whole evidence fits.
       max_turns: Most questions of a conversation, where the same evidence answers several
-        (questions.co_answerable).
+        (reel.co_answerable).
     """
 
     forms: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"worded": 0.7, "text": 0.3})
@@ -98,7 +96,7 @@ class EvidenceTextSource(ReelSource):
             return None
         kind = rng.choice(kinds)
         question = rng.choice([question for question in reel.questions if question.kind == kind])
-        transcript = self._notes(reel.spec, question, rng)
+        transcript = self._evidence(reel.spec, question, rng)
         others = co_answerable(reel.spec, question, rng)[: self.max_turns - 1] if self.max_turns > 1 else []
         conversation_ = [
             turn for one in (question, *others) for turn in turns(one, draw_form(self.forms, rng))
@@ -106,35 +104,43 @@ class EvidenceTextSource(ReelSource):
         conversation_[0]["value"] = f"{transcript}\n{conversation_[0]['value']}"
         return Sample(NO_FRAMES, None, conversation_)
 
-    def _notes(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
+    def _evidence(self, spec: Spec, question: Question, rng: np.random.Generator) -> str:
         """Returns the evidence of the segments that have some, and of `num_distractors` others."""
         times = _segment_times(spec)
-        idle = [t.index for t in times if not has_evidence(question, Segment(spec, t.index))]
+        idle = [t.index for t in times if not question.has_evidence(Segment(spec, t.index))]
         if self.num_distractors is not None:
             distractors = rng.permutation(idle)[: self.num_distractors].tolist()
             times = [t for t in times if t.index in distractors or t.index not in idle]
             idle = distractors
         if self.max_repeats == 1:
-            return _transcript(spec, times, partial(evidence, question))
-        min_words, max_words = sorted(rng.integers(1, self.max_repeats + 1, 2).tolist())
-        min_words = max(1, min(min_words, self.budget // len(times)))
-        rest = self.budget - min_words * len(idle)
-        max_words = max(min_words, min(max_words, rest // max(1, len(times) - len(idle))))
+            return _transcript(spec, times, question.evidence)
+        idle_words, evidence_words = self._draw_lengths(len(idle), len(times) - len(idle), rng)
 
         def repeated(segment: Segment) -> str:
-            words = evidence(question, segment).split(" ")
+            words = question.evidence(segment).split(" ")
+            length = idle_words if segment.index in idle else evidence_words
             # Never less than the whole evidence: half of it answers nothing.
-            return " ".join(
-                np.resize(words, max(len(words), min_words if segment.index in idle else max_words))
-            )
+            return " ".join(np.resize(words, max(len(words), length)))
 
         return _transcript(spec, times, repeated)
+
+    def _draw_lengths(self, idle: int, others: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Draws the words of a segment without evidence, and those of one with evidence.
+
+        As of memory tokens, a segment without evidence gets no more words than one with evidence: at most an
+        equal share of the budget. Segments with evidence share what is left. A budget of 20 words for 4
+        segments without evidence and 1 with evidence, and draws of 3 and 9, give 3 and 8.
+        """
+        idle_words, evidence_words = sorted(rng.integers(1, self.max_repeats + 1, 2).tolist())
+        idle_words = max(1, min(idle_words, self.budget // (idle + others)))
+        left = self.budget - idle_words * idle
+        return idle_words, max(idle_words, min(evidence_words, left // max(1, others)))
 
 
 def evidence_transcript(spec: Spec, question: Question, shown: Sequence[Segment]) -> str:
     """Returns the transcript of segments, each with its time tag and evidence."""
     times = _segment_times(spec)
-    return _transcript(spec, [times[segment.index] for segment in shown], partial(evidence, question))
+    return _transcript(spec, [times[segment.index] for segment in shown], question.evidence)
 
 
 def caption_transcript(spec: Spec) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tempo_jax import prompts
 from tempo_jax.data.demo_tokenizer import PATTERN, SPECIAL, byte_characters, write_files
-from tempo_jax.data.minireel import segments, texts
+from tempo_jax.data.minireel import texts
+from tempo_jax.data.minireel.questions import CHOICE_SUFFIX, LETTERS
 
 SIZE = 768  # of the vocabulary, at most, before the times
 # Whole seconds of the centers of standard segments, for videos of up to 512 seconds and of 4096.
@@ -27,10 +28,10 @@ PHRASES = (
     prompts.INFERENCE_SYSTEM.removeprefix(prompts.TRAINING_SYSTEM),
     prompts.LLM_SYSTEM,
     prompts.DEFAULT_QUESTION,
-    f"\n{texts.CHOICE_SUFFIX}",
+    f"\n{CHOICE_SUFFIX}",
     "\nQuery:\n",
     "Context turn 1: ",
-    *(f"\n({letter})" for letter in texts.LETTERS),
+    *(f"\n({letter})" for letter in LETTERS),
     *(f".{digit} seconds>" for digit in range(10)),
     *(f".{digit} seconds" for digit in range(10)),
 )
@@ -46,7 +47,7 @@ def _texts() -> Iterator[str]:
     for _ in range(_REPEATS):
         yield from PHRASES
         yield from ("Yes", "No", "\n", "user", "system", "assistant")
-    for text in (*texts.corpus(), *segments.corpus()):
+    for text in (*texts.corpus(), *texts.evidence_corpus()):
         yield text
         yield f" {text}"
 

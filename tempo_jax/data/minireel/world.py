@@ -1,10 +1,13 @@
-"""The world of minireel: names, colours, places, and the spec of a video.
+"""The world of minireel: names, colours, places, the spec of a video, and its segments with their captions.
 
 Times are in seconds, positions and sizes in shares of the frame, so that a spec can be drawn at any
 size and rate. Every name below appears as it stands in questions and answers.
 """
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 # Saturated and far apart, also after 4:2:0 chroma; no place has such a colour.
 COLOURS = {
@@ -130,3 +133,56 @@ class Spec:
 
     def event_at(self, seconds: float) -> Event | None:
         return next((event for event in self.events if event.start <= seconds < event.end), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Segment `index` of a reel under the standard sampling."""
+
+    spec: Spec
+    index: int
+
+    @property
+    def times(self) -> np.ndarray:
+        """Times of the frames, in seconds."""
+        return (self.index * SEGMENT_FRAMES + np.arange(SEGMENT_FRAMES)) * self.spec.stride
+
+    @property
+    def event(self) -> Event | None:
+        first, *_, last = self.times
+        near = [event for event in self.spec.events if event.start <= last and first < event.end]
+        return next((event for event in near if any(event.start <= t < event.end for t in self.times)), None)
+
+    def shows(self, spans: Sequence[tuple[float, float]]) -> bool:
+        """Returns whether the time of any frame is in one of the spans."""
+        first, *_, last = self.times
+        near = [(start, end) for start, end in spans if start <= last and first < end]
+        return any(start <= t < end for start, end in near for t in self.times)
+
+    @property
+    def place(self) -> str:
+        return self.spec.scene_at(self.times[4]).place
+
+    @property
+    def actors(self) -> list[str]:
+        """Names of the actors, the largest first."""
+        return [actor.name for actor in reversed(self.spec.scene_at(self.times[4]).actors)]
+
+
+def caption(segment: Segment) -> str:
+    """Returns the caption of a segment: 'sea, red circle, blue square, pink star'."""
+    return caption_of(segment.spec, float(segment.times[4]), segment.event)
+
+
+def caption_of(spec: Spec, seconds: float, event: Event | None) -> str:
+    """Returns place and actors at a time, the largest actor first, then the event."""
+    scene = spec.scene_at(seconds)
+    shown = [] if event is None else [event_name(event)]
+    return ", ".join([scene.place, *(actor.name for actor in reversed(scene.actors)), *shown])
+
+
+def event_name(event: Event) -> str:
+    """Returns the name of an event in captions, where a card has a colour and a turn belongs to the lead."""
+    if event.kind == "card":
+        return f"{event.colour} letter {event.shape}"
+    return f"turns {event.colour}" if event.kind == "turn" else event.name
