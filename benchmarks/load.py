@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import resource
 import shutil
 import statistics
@@ -29,6 +28,11 @@ sys.path.insert(0, str(REPO))
 
 TIMES_READING, TIMES_MODEL = 2.0, 1.2
 MIB = 2**20
+GENERATE = """if True:
+    import pathlib, sys
+    from benchmarks import load
+    load.generate(pathlib.Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3])
+"""
 BEFORE = ("imports", "tokenizer")  # stages that no checkpoint's size matters for
 
 
@@ -149,7 +153,9 @@ def load_hf(folder: Path, stages: Stages) -> None:
     from tempo_jax.tempo.engine import Tempo
 
     stages.end("imports of convert")
-    config, params = load_hf("tempo", folder, sharding.make_mesh(), base=folder.parent / "base")
+    config, params = load_hf(
+        "tempo", folder, sharding.make_mesh(), base=folder.parent / "base", per_layer=True
+    )
     jax.block_until_ready(params)
     stages.end("reading")
     tempo = Tempo(config, params, tokenizer)
@@ -254,8 +260,10 @@ def table(rounds: list[dict], nbytes: int) -> list[str]:
     notes = []
     for name in CHILDREN:
         for stage in rounds[0][name]:
-            cells = [f"{statistics.median(each[name][stage][key] for each in rounds):{form}}"
-                     for key, form in (("cpu", ".2f"), ("wall", ".2f"), ("peak", ".0f"), ("held", ".0f"))]  # fmt: skip
+            cells = [
+                f"{statistics.median(each[name][stage][key] for each in rounds):{form}}"
+                for key, form in (("cpu", ".2f"), ("wall", ".2f"), ("peak", ".0f"), ("held", ".0f"))
+            ]
             lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")
         if name == "read":
             continue
@@ -294,9 +302,8 @@ def main() -> None:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="load_"))
     try:
         if not (folder / "native").exists():
-            command = [sys.executable, "-c", "import sys; from benchmarks import load; from pathlib import Path; "
-                       "load.generate(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3])"]  # fmt: skip
-            subprocess.run([*command, str(folder), str(args.size), args.dtype], cwd=REPO, check=True)
+            written = [str(folder), str(args.size), args.dtype]
+            subprocess.run([sys.executable, "-c", GENERATE, *written], cwd=REPO, check=True)
         nbytes = (folder / "hf" / "model.safetensors").stat().st_size
         rounds = []
         for number in range(args.rounds + 1):
