@@ -4,15 +4,17 @@ Each process reads the byte ranges of its own devices' shards, transposed and st
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from convert import from_hf, hub, mapping
-from convert.source import Source, SourceTensor
-from tempo_jax import sharding
+from convert.source import Source
 from tempo_jax.errors import TempoError
+from tempo_jax.models import stacks
+from tempo_jax.sharding import param_sharding
 from tempo_jax.utils.tree import nest
 
 
@@ -23,6 +25,7 @@ def load_hf(
     *,
     base: str | os.PathLike | None = None,
     dtype: str = "source",
+    per_layer: bool = False,
 ) -> tuple[Any, dict]:
     """Loads a Hugging Face checkpoint onto a mesh.
 
@@ -32,6 +35,7 @@ def load_hf(
       mesh: mesh over which parameters are sharded.
       base: the Qwen3-VL of a Tempo, a folder or id.
       dtype: "source", "bfloat16" or "float32".
+      per_layer: one node per layer, for inference, in place of stacked layers.
 
     Returns:
       The config, and the native parameter tree of sharded arrays.
@@ -45,26 +49,31 @@ def load_hf(
     folder = hub.locate("the source", source).folder
     with Source(model, folder, hub.locate("the base", base).folder if base else None) as opened:
         wanted = from_hf.DTYPES[dtype]
-        arrays = {part.tensor.native: _place(part, wanted, mesh) for part in opened.parts}
+        arrays: dict[str, jax.Array] = {}
+        for part in opened.parts:
+            target = jax.dtypes.canonicalize_dtype(wanted or part.dtype)
+            arrays |= _place(part.tensor.native, part.tensor.shape, target, part.read_slice, mesh, per_layer)
         if opened.kind == "tempo":
             direction = opened.direction()
-            param_sharding = sharding.param_sharding(mapping.DIRECTION, direction.shape, mesh)
-            arrays[mapping.DIRECTION] = jax.make_array_from_callback(
-                direction.shape, param_sharding, lambda index: direction[index]
+            arrays |= _place(
+                mapping.DIRECTION,
+                direction.shape,
+                direction.dtype,
+                lambda dtype, index: direction[index],
+                mesh,
             )
         return opened.config, nest(arrays)
 
 
-def _place(part: SourceTensor, dtype: np.dtype | None, mesh: jax.sharding.Mesh) -> jax.Array:
-    shape = part.tensor.shape
-    param_sharding = sharding.param_sharding(part.tensor.native, shape, mesh)
-    target = np.dtype(jax.dtypes.canonicalize_dtype(dtype or part.dtype))
-    read: dict[tuple, np.ndarray] = {}  # devices that hold the same shard share one reading
-
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
-        key = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
-        if key not in read:
-            read[key] = part.read_slice(target, index)
-        return read[key]
-
-    return jax.make_array_from_callback(shape, param_sharding, shard)
+def _place(
+    path: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    read_slice: Callable[[np.dtype, tuple[slice, ...]], np.ndarray],
+    mesh: jax.sharding.Mesh,
+    per_layer: bool = False,
+) -> dict[str, jax.Array]:
+    sharding = param_sharding(path, shape, mesh)
+    leaf = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    placed = stacks.place(path, leaf, lambda index, dtype: read_slice(dtype, index), per_layer=per_layer)
+    return jax.block_until_ready(placed)  # so that the host holds one array at a time

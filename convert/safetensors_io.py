@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from tempo_jax.errors import TempoError
+from tempo_jax.utils import stored_arrays
 from tempo_jax.utils.folders import WRITER
 
 INDEX = "model.safetensors.index.json"
@@ -129,7 +130,7 @@ class Reader:
         descriptor = self._descriptors.get(info.file)
         if descriptor is None:
             descriptor = self._descriptors[info.file] = os.open(info.file, os.O_RDONLY)
-        out = np.empty(stop - start, np.uint8)
+        out = stored_arrays.empty((stop - start,), np.uint8)
         view, done = memoryview(out), 0
         while done < len(out):  # one call returns 2 GiB at most
             count = os.preadv(descriptor, [view[done:]], info.start + start + done)

@@ -17,6 +17,7 @@ from convert import hf_config, mapping, overlays, refusals
 from convert.safetensors_io import DTYPES, Reader, equal_bytes, some
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
+from tempo_jax.utils import stored_arrays
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 EMBED = "embed_tokens.weight"
@@ -62,13 +63,20 @@ class SourceTensor:
         return out
 
     def read_slice(self, dtype: np.dtype, index: tuple[slice, ...]) -> np.ndarray:
-        """`read(dtype)[index]`, touching little more of the files than that."""
+        """`read(dtype)[index]`, touching little more of the files than that, one layer at a time."""
         if not self.tensor.stacked:
-            return np.ascontiguousarray(self._layer(self.tensor.hf[0], index).astype(dtype, copy=False))
-        parts = [self._layer(name, index[1:]) for name in self.tensor.hf[index[0]]]
-        out = np.empty((len(parts), *parts[0].shape), dtype)
-        for target, part in zip(out, parts):
-            copy_into(target, part)
+            part = self._layer(self.tensor.hf[0], index)
+            if part.dtype == dtype:
+                return contiguous(part)
+            out = stored_arrays.empty(part.shape, dtype)
+            copy_into(out, part)
+            return out
+        names, out = self.tensor.hf[index[0]], None
+        for i, name in enumerate(names):
+            part = self._layer(name, index[1:])
+            if out is None:
+                out = stored_arrays.empty((len(names), *part.shape), dtype)
+            copy_into(out[i], part)
         return out
 
     def _layer(self, name: str, index: tuple[slice, ...]) -> np.ndarray:

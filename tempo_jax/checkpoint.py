@@ -8,6 +8,7 @@ nested dicts of arrays with string keys, stacked over layers (docs/reference/che
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import logging as stdlib_logging
 import os
@@ -25,10 +26,12 @@ from orbax.checkpoint import v1 as ocp
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
 from tempo_jax.models import config as cfg
-from tempo_jax.utils import digests, failures, gcs, paths, signals
+from tempo_jax.models import stacks
+from tempo_jax.utils import digests, failures, gcs, paths, signals, stored_arrays
 from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.folders import atomic_directory
 from tempo_jax.utils.paths import AnyPath
+from tempo_jax.utils.stored_arrays import StoredArrays
 from tempo_jax.utils.tree import flatten, nest
 
 FORMAT = 1
@@ -126,8 +129,9 @@ def param_shapes(directory: str | os.PathLike) -> dict[str, Any]:
     Raises:
       TempoError: There are no parameters, or their metadata is damaged.
     """
+    folder = params_folder(directory)
     with loading_context(), report_corruption(directory):
-        metadata = ocp.metadata(params_folder(directory)).metadata
+        metadata = ocp.metadata(folder).metadata
         if metadata is None:
             raise ValueError("their metadata cannot be read")
         return flatten(metadata)
@@ -139,8 +143,11 @@ def load_params(
     dtype: Any = None,
     shardings: jax.sharding.Mesh | dict | None = None,
     verify: bool = False,
+    per_layer: bool = False,
 ) -> dict:
     """Loads the parameters; each process reads its own shards only.
+
+    On a CPU, float32 and bfloat16 arrays stay in the memory that they are read into.
 
     Args:
       directory: Folder of the checkpoint.
@@ -148,6 +155,7 @@ def load_params(
       shardings: A mesh, on which `tempo_jax.sharding` shards them; a nested dict of shardings; or None for
         the first device.
       verify: Compares all bytes of the files with their digests first; otherwise a gibibyte of them.
+      per_layer: Returns one node per layer, as `stacks.unstack_layers` does, for inference.
 
     Returns:
       A nested dict of jax arrays.
@@ -160,10 +168,34 @@ def load_params(
         raise TempoError(
             f"{directory} holds no {digests.FILE} to verify it by: it was written before there were any"
         )
+    with loading_context(), report_corruption(directory):
+        stored = StoredArrays(params) if stored_arrays.is_readable(params) else None
+    shapes = stored.shapes if stored is not None else param_shapes(directory)
+    abstract = _abstract(shapes, dtype, shardings)
+    with loading_context(), report_corruption(directory):
+        if stored is not None:
+            return nest(_read(stored, abstract, per_layer))
+        loaded = ocp.load(params, nest(abstract))  # gs://, and checkpoints of another layout
+    return stacks.unstack_layers(loaded) if per_layer else loaded
+
+
+def _read(stored: StoredArrays, abstract: dict, per_layer: bool) -> dict[str, jax.Array]:
+    """Reads an array while the one before is on its way to the devices."""
+    flat: dict[str, jax.Array] = {}
+    last: dict[str, jax.Array] = {}
+    for path, leaf in abstract.items():
+        placed = stacks.place(path, leaf, functools.partial(stored.read, path), per_layer=per_layer)
+        jax.block_until_ready(last)  # so that the host holds two of them at most
+        flat, last = flat | placed, placed
+    return flat
+
+
+def _abstract(shapes: dict, dtype: Any, shardings: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding to load each array with."""
     single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     by_path = flatten(shardings) if isinstance(shardings, dict) else {}
     abstract = {}
-    for path, leaf in param_shapes(directory).items():
+    for path, leaf in shapes.items():
         if isinstance(shardings, jax.sharding.Mesh):
             leaf_sharding = sharding.param_sharding(path, leaf.shape, shardings)
         else:
@@ -171,8 +203,7 @@ def load_params(
         leaf_dtype = leaf.dtype if dtype is None or path.endswith(FLOAT32_ALWAYS) else np.dtype(dtype)
         leaf_dtype = jax.dtypes.canonicalize_dtype(leaf_dtype)  # float64 becomes float32
         abstract[path] = jax.ShapeDtypeStruct(leaf.shape, leaf_dtype, sharding=leaf_sharding)
-    with loading_context(), report_corruption(directory):
-        return ocp.load(params, nest(abstract))
+    return abstract
 
 
 def save(

@@ -7,14 +7,19 @@ tokenized as
 """
 
 import functools
+import json
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PADDING_ID, QWEN_IDS, SpecialIds
+
+if TYPE_CHECKING:
+    import tokenizers
 
 IMAGE_PLACEHOLDER = -200  # stands for the visual block in the LLM's prompt
 IGNORE = -100  # label of tokens without loss
@@ -125,7 +130,7 @@ class Tokenizer:
 
     def _special_ids(self, folder) -> SpecialIds:
         """The ids of this vocabulary's tokens that structure prompts."""
-        special = self._full.get_added_vocab()
+        special = {token.content: i for i, token in self._full.get_added_tokens_decoder().items()}
         special_ids = [special.get(f"<|{name}|>") for name in SPECIAL_TOKENS]
         words = [self.encode(word) for word in ("Yes", "No", "\n")]
         if None in special_ids or any(len(word) != 1 for word in words):
@@ -321,20 +326,50 @@ _encode_cached = functools.lru_cache(maxsize=2048)(_encode)  # at most about 40 
 
 
 @functools.lru_cache(maxsize=4)
-def _load(folder: str):
+def _load(folder: str) -> tuple["tokenizers.Tokenizer", "tokenizers.Tokenizer"]:
     """The tokenizer, and a copy of it without special tokens."""
-    import json
-
     import tokenizers
-    from transformers import AutoTokenizer
 
     try:
-        full = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        rules = json.loads(full.backend_tokenizer.to_str())
+        full = _from_file(Path(folder)) or _from_transformers(folder)
+        plain = tokenizers.Tokenizer(full.model)  # which both share
+        plain.decoder = full.decoder
+        if full.normalizer is not None:
+            plain.normalizer = full.normalizer
+        if full.pre_tokenizer is not None:
+            plain.pre_tokenizer = full.pre_tokenizer
     except Exception as error:  # transformers and tokenizers raise various types for damaged files
         raise TempoError(
             f"{folder} holds no usable Hugging Face fast tokenizer; convert the checkpoint again from a "
             "folder that has tokenizer.json."
         ) from error
-    rules["added_tokens"] = []
-    return full, tokenizers.Tokenizer.from_str(json.dumps(rules))
+    return full, plain
+
+
+# Classes whose tokenizer.json says everything; transformers, which takes seconds to import, reads the others.
+_SELF_CONTAINED = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def _from_file(folder: Path) -> "tokenizers.Tokenizer | None":
+    """Reads tokenizer.json alone; None where tokenizer_config.json adds to it."""
+    import tokenizers
+
+    file, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not file.is_file() or not config.is_file():
+        return None
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") not in _SELF_CONTAINED or values.get("clean_up_tokenization_spaces"):
+        return None
+    full = tokenizers.Tokenizer.from_file(str(file))
+    known = {token.content for token in full.get_added_tokens_decoder().values()}
+    named = [token["content"] for token in values.get("added_tokens_decoder", {}).values()]
+    named += [
+        values[name] for name in ("bos_token", "eos_token", "pad_token", "unk_token") if values.get(name)
+    ]
+    return full if known.issuperset(named) else None
+
+
+def _from_transformers(folder: str) -> "tokenizers.Tokenizer":
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer

@@ -18,10 +18,10 @@ from orbax.checkpoint import v1 as ocp
 from convert import mapping, native_io
 from tempo_jax import checkpoint, sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models import config as model_config
 from tempo_jax.training import checkpoints
-from tempo_jax.utils import digests
+from tempo_jax.utils import digests, stored_arrays
 from tempo_jax.utils.tree import flatten, nest
 from tests import tiny_checkpoints as tiny
 
@@ -64,6 +64,30 @@ def test_what_is_saved_loads(saved, params):
     loaded = checkpoint.load_params(saved)
     assert_equal(loaded, params)
     build.build(model.config, loaded)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [None, (2, 2, 2)])
+def test_arrays_are_what_orbax_loads_and_layers_are_not_copied(saved, monkeypatch, dtype, shape):
+    mesh = None if shape is None else sharding.make_mesh(*shape)
+    ours = checkpoint.load_params(saved, dtype=dtype, shardings=mesh)
+    separate = flatten(checkpoint.load_params(saved, dtype=dtype, shardings=mesh, per_layer=True))
+    monkeypatch.setattr(stored_arrays, "is_readable", lambda folder: False)
+    theirs = checkpoint.load_params(saved, dtype=dtype, shardings=mesh)
+    one, two = flatten(ours), flatten(theirs)
+    assert one.keys() == two.keys()
+    for path, x in one.items():
+        assert (x.sharding, x.dtype, x.committed) == (two[path].sharding, two[path].dtype, True)
+        np.testing.assert_array_equal(x, two[path])
+    unstacked = flatten(stacks.unstack_layers(theirs))
+    assert separate.keys() == unstacked.keys()
+    for path, x in separate.items():
+        assert (x.sharding, x.committed) == (unstacked[path].sharding, True)
+        np.testing.assert_array_equal(x, unstacked[path])
+    layers = [separate[f"llm/layers/{i}/mlp/up/kernel"] for i in (0, 1)]
+    if mesh is None:  # neighbors in the memory that they were read into
+        first, second = (x.unsafe_buffer_pointer() for x in layers)
+        assert second - first == layers[0].nbytes
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")

@@ -113,6 +113,19 @@ def test_a_full_disk_is_one_note_and_leaves_nothing(environment, tmp_path):
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+def test_what_was_not_used_for_longest_is_deleted_first(tmp_path):
+    from tempo_jax.utils import whole_entries
+
+    for number, name in enumerate(("a", "b", "c")):
+        (tmp_path / f"{name}-cache").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{name}-cache", (number, number))
+    (tmp_path / "other").write_bytes(bytes(1000))
+    whole_entries._mark_used(tmp_path / "a-cache")
+    whole_entries.trim(tmp_path, 200)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "c-cache", "other"]
+    whole_entries.trim(tmp_path / "missing", 0)
+
+
 def test_programs_are_for_one_kind_of_cpu(monkeypatch):
     """A home folder that hosts share."""
     from jax._src import cache_key

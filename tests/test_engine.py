@@ -76,6 +76,7 @@ def test_padding_does_not_change_numbers(tempo, frames, seen, monkeypatch):
     monkeypatch.setattr(buckets, "SEGMENT_BUCKETS", (24,))
     monkeypatch.setattr(buckets, "PREFILL_BUCKETS", (768,))
     monkeypatch.setattr("tempo_jax.tempo.layout.PROMPT_ALIGNMENT", 256)
+    monkeypatch.setattr(buckets, "QUESTION_ALIGNMENT", {"cpu": 192})
     same_numbers(tempo.inspect(frames, QUESTION, budget=40), seen)
 
 
@@ -323,12 +324,31 @@ def test_nothing_compiles_inside_a_bucket(tokenizer):
         question = " ".join(rng.choice(words, count))
         return clip.ask(question, budget=int(budget), max_new_tokens=2).usage["prompt_tokens"]
 
-    ask(clips[1], 12, 128)
+    # The corners: the longest question with the most memory tokens, and the shortest with the fewest.
+    for count, budget in ((12, 128), (12, 1), (1, 128), (1, 1)):
+        ask(clips[1], count, budget)
     before = len(compiled)
     assert before > 0
     lengths = {ask(clips[rng.randint(5)], rng.randint(1, 13), rng.randint(1, 129)) for _ in range(50)}
     assert len(lengths) > 10 and max(lengths) <= 256, sorted(lengths)
     assert len(compiled) == before
+
+
+def test_chunks_and_nearby_prompts_share_programs(tokenizer, frames):
+    """As of a loaded checkpoint: results are committed to a device if parameters are."""
+    tempo = tiny_tempo(tokenizer, chunk_segments=2)
+    tempo.model = jax.device_put(tempo.model, jax.devices()[0])
+    steps.compress_chunk.clear_cache()
+    generate.decode.clear_cache()
+    clip = tempo.open(frames)
+    lengths = set()
+    for budget in (4, 60):
+        clip.ask(QUESTION, budget=budget, max_new_tokens=2)
+        lengths.add(clip.last_answer.usage["prompt_tokens"])
+    assert len(clip.layout.chunks) > 2 and steps.compress_chunk._cache_size() == 1
+    prefilled = {buckets.pick_bucket(length, buckets.PREFILL_BUCKETS) for length in lengths}
+    decoded = {buckets.pick_bucket(length, buckets.CACHE_BUCKETS) for length in prefilled}
+    assert generate.decode._cache_size() == len(decoded)
 
 
 # Parts

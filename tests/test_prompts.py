@@ -2,12 +2,15 @@
 
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tempo_jax import prompts
 from tempo_jax.errors import TempoError
 from tempo_jax.models.config import PADDING_ID, QWEN_IDS
 from tempo_jax.prompts import (
@@ -70,8 +73,33 @@ def test_the_real_tokenizer_gives_the_recorded_ids_and_the_templates(qwen_tokeni
     )
     head, tail = rendered.split("<image>")
     ours = tokenizer.llm_suffix_ids(question)
-    assert tokenizer._full(tail)["input_ids"] == ours
-    assert tokenizer._full(head)["input_ids"] == tokenizer.llm_prefix_ids[-3:]
+    assert tokenizer._full.encode(tail).ids == ours
+    assert tokenizer._full.encode(head).ids == tokenizer.llm_prefix_ids[-3:]
+
+
+def test_tokenizer_json_alone_is_what_transformers_reads(tokenizer, request, tmp_path, monkeypatch):
+    """Without its import, unless tokenizer_config.json says more than tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    folder = request.getfixturevalue(f"{request.node.callspec.params['tokenizer']}_tokenizer_dir")
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for text in [*HOSTILE, "Größe , don't  stop", "<|vision_start|>x<tool_call>"]:
+        ids = theirs(text)["input_ids"]
+        assert tokenizer._full.encode(text).ids == ids
+        assert tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    monkeypatch.setattr(prompts, "_from_transformers", lambda folder: 1 / 0)
+    prompts._load.cache_clear()
+    Tokenizer(folder)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    values = json.loads((copy / "tokenizer_config.json").read_text())
+    for more in (
+        {"tokenizer_class": "LlamaTokenizer"},
+        {"added_tokens_decoder": {"1": {"content": "<new>"}}},
+    ):
+        prompts._load.cache_clear()
+        (copy / "tokenizer_config.json").write_text(json.dumps(values | more))
+        with pytest.raises(TempoError, match="no usable"):
+            Tokenizer(copy)
 
 
 @pytest.mark.parametrize("question", HOSTILE)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models.presets import XCOMP_2B, XCOMP_TINY
 from tempo_jax.xcomp import cost, token_compression
 from tempo_jax.xcomp.token_compression import VARIANTS, make_schedule
@@ -34,7 +34,7 @@ def test_the_compiler_counts_the_same():
     """Its ratio for an LLM of four layers, unrolled so that it counts every layer, is the analytic one."""
     llm = dataclasses.replace(XCOMP_TINY.llm, num_layers=4, vocab_size=64, hidden_size=128)
     config = dataclasses.replace(XCOMP_TINY, llm=llm)
-    decoder = build.build(llm, build.unstack_layers(build.parameters(build.init(llm))))
+    decoder = build.build(llm, stacks.unstack_layers(build.parameters(build.init(llm))))
     room = token_compression.RowCapacity(32, 8)
     x = jnp.zeros((1, room.length(16), 128))
     rows = token_compression.RowLengths(*(jnp.array([n]) for n in (14, 8, 18)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models.config import LPCompConfig
 from tempo_jax.models.decoder import Decoder
 from tempo_jax.models.kernels.attention import attention
@@ -124,7 +124,7 @@ SLOT = 4
 @functools.cache
 def small(stacked: bool = False) -> Decoder:
     params = build.parameters(build.init(SMALL, seed=1))
-    return build.build(SMALL, params if stacked else build.unstack_layers(params))
+    return build.build(SMALL, params if stacked else stacks.unstack_layers(params))
 
 
 def row(seed: int, length: int) -> np.ndarray:

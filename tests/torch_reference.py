@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert import mapping
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models.config import DecoderConfig, Qwen3VLConfig, VisionConfig
 from tempo_jax.utils.tree import nest
 
@@ -30,7 +30,7 @@ def native(kind: str, config, torch_model, *, stacked: bool = True):
         parts = [mapping.to_native(tensor.transform, state[name]) for name in tensor.hf]
         flat[tensor.native] = jnp.asarray(np.stack(parts) if tensor.stacked else parts[0])
     params = nest(flat)
-    return build.build(config, params if stacked else build.unstack_layers(params))
+    return build.build(config, params if stacked else stacks.unstack_layers(params))
 
 
 def randomise(model, seed: int) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert import mapping
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models.config import UMTConfig, XCompConfig
 from tempo_jax.models.presets import XCOMP_TINY
 from tempo_jax.utils.tree import nest
@@ -60,7 +60,7 @@ def parameters() -> dict[str, np.ndarray]:
 @functools.cache
 def model(stacked: bool = False):
     params = nest({path: jnp.asarray(x) for path, x in parameters().items()})
-    return build.build(XCOMP_TINY, params if stacked else build.unstack_layers(params))
+    return build.build(XCOMP_TINY, params if stacked else stacks.unstack_layers(params))
 
 
 def visual(seed: int, frames: int) -> np.ndarray:

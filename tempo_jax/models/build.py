@@ -1,21 +1,17 @@
 """Builds models from configs and parameter trees, and back."""
 
-import re
 from typing import Any
 
 import jax
 from flax import nnx
 
+from tempo_jax.models import stacks
 from tempo_jax.models.config import XCompConfig
 from tempo_jax.models.tempo import MODELS
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.utils.tree import flatten
 
 _MODELS = {**MODELS, XCompConfig: XComp}
-
-# Nodes whose leaves have a leading layer axis when layers are stacked.
-STACKS = ("layers", "blocks", "deepstack")
-_STACK = re.compile(r"(layers|blocks|deepstack)/(?!\d)")
 
 
 def init(config: Any, seed: int = 0, *, stacked: bool = True) -> nnx.Module:
@@ -39,8 +35,9 @@ def build(config: Any, params: dict) -> nnx.Module:
     Raises:
       ValueError: Paths or shapes of the tree differ from the config's; it names the first ones.
     """
-    stacked = not _is_unstacked(params)
-    model = nnx.eval_shape(lambda: init(config, stacked=stacked))
+    model = nnx.eval_shape(lambda: init(config))
+    if not stacks.has_stacks(flatten(params)):
+        _separate_layers(model)  # tracing one layer of each stack is enough
     graph, state = nnx.split(model)
     expected, actual = flatten(nnx.to_pure_dict(state)), flatten(params)
     paths = expected.keys() | actual.keys()
@@ -51,48 +48,21 @@ def build(config: Any, params: dict) -> nnx.Module:
     return nnx.merge(graph, state)
 
 
-def unstack_layers(params: dict) -> dict:
-    """Replaces leading layer axes by one node per layer, for inference.
-
-    It converts and frees one stacked array after the other, so that the extra memory is that of the largest
-    one. Empties `params`.
-    """
-    out: dict = {}
-    for key in list(params):
-        node = params.pop(key)
-        if key in STACKS and isinstance(node, dict) and not all(str(k).isdigit() for k in node):
-            out[key] = _unstack_stack(node)
-        else:
-            out[key] = unstack_layers(node) if isinstance(node, dict) else node
-    return out
+def _separate_layers(model: nnx.Module) -> None:
+    """Replaces the stacked layers of an abstract model by lists, as `init(stacked=False)` makes them."""
+    holders = [(module, name) for _, module in nnx.iter_modules(model) for name in stacks.STACKS]
+    for module, name in holders:
+        layers = getattr(module, name, None)
+        if layers is None or isinstance(layers, nnx.List | nnx.Dict):
+            continue
+        graph, state = nnx.split(layers)
+        count = jax.tree.leaves(state)[0].shape[0]
+        setattr(module, name, nnx.List([nnx.merge(graph, _without_layers(state)) for _ in range(count)]))
 
 
-def _unstack_stack(node: dict) -> dict:
-    layers: dict[int, dict] = {}
-    for path in list(flatten(node)):
-        *parents, leaf = path.split("/")
-        holder = node
-        for parent in parents:
-            holder = holder[parent]
-        for index, array in enumerate(_split_layers(holder.pop(leaf))):
-            target = layers.setdefault(index, {})
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[leaf] = array
-    return layers
-
-
-def _split_layers(stacked) -> list:
-    sharding = getattr(stacked, "sharding", None)
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        spec = jax.P(*sharding.spec[1:])
-        out = [jax.sharding.NamedSharding(sharding.mesh, spec)] * stacked.shape[0]
-        return jax.jit(lambda x: [x[i] for i in range(x.shape[0])], out_shardings=out)(stacked)
-    return [stacked[i] for i in range(stacked.shape[0])]
-
-
-def _is_unstacked(tree: dict) -> bool:
-    return not any(_STACK.search(path) for path in flatten(tree))
+def _without_layers(state: nnx.State) -> nnx.State:
+    """A state of its own for one layer."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state)
 
 
 def _shape(leaf):

@@ -12,9 +12,19 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import jax
+
 PROMPT_ALIGNMENT = 128  # compressor prompts and LLM text are padded to multiples of this
+# A question with its memory tokens, by platform where not the same: on CPUs time is in proportion to rows.
+QUESTION_ALIGNMENT = {"cpu": 64}
 SEGMENT_BUCKETS = (8, 16, 32, 64, 128, 256)  # segments of a video; beyond, multiples of the last
-PREFILL_BUCKETS = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384, 24576, 32768)
+# Steps of a quarter of an octave: at most a fourth of a prompt is padding.
+PREFILL_BUCKETS = (
+    256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 7168,
+    8192, 10240, 12288, 14336, 16384, 20480, 24576, 28672, 32768,
+)  # fmt: skip
+# Decoding costs little more with a longer cache, and answers are decoded together where caches are equal.
+CACHE_BUCKETS = (512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384, 24576, 32768)
 NEW_TOKEN_BUCKETS = (64, 256, 1024)
 TAG_TOKENS = 12  # a time tag: "<", digits, ".", digit, " seconds", ">"
 
@@ -27,6 +37,11 @@ def round_up_to(length: int, step: int) -> int:
 def pick_bucket(length: int, sizes: tuple[int, ...]) -> int:
     """The smallest of `sizes` that is at least `length`; beyond them, a multiple of the largest."""
     return next((size for size in sizes if size >= length), round_up_to(length, sizes[-1]))
+
+
+def question_alignment() -> int:
+    """What a question with its memory tokens is padded to multiples of."""
+    return QUESTION_ALIGNMENT.get(jax.default_backend(), PROMPT_ALIGNMENT)
 
 
 def next_power_of_two(length: int) -> int:

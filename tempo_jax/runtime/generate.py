@@ -30,15 +30,24 @@ class DecodeState(NamedTuple):
 
 
 def init_decode_state(
-    logits_BV, length_B, caches: list[KV], sampling: SamplingParams, *, capacity: int, greedy: bool, eos
+    logits_BV,
+    length_B,
+    caches: list[KV],
+    sampling: SamplingParams,
+    *,
+    capacity: int,
+    greedy: bool,
+    eos,
+    unused: int = 0,
 ) -> DecodeState:
     """The state after prefill: with the first token, and caches extended by `capacity` slots.
 
     caches: [B, S, kv_heads, head_dim]; the state has them head-major, as TPUs read them for one query.
+    unused: Further slots, by which caches of several prefill buckets have one length.
     """
     key, sample_key = jax.random.split(sampling.key)
     token_B = sample_token(logits_BV, sampling._replace(key=sample_key), greedy)
-    padding = ((0, 0), (0, 0), (0, capacity), (0, 0))
+    padding = ((0, 0), (0, 0), (0, capacity + unused), (0, 0))
     tokens = jnp.zeros((token_B.shape[0], capacity), jnp.int32).at[:, 0].set(token_B)
     return DecodeState(
         tokens_BN=tokens,

@@ -41,8 +41,17 @@ class Placement:
         return multihost_utils.process_allgather(x, tiled=True)
 
     def put(self, x: Any, axes: Any = None) -> Any:
-        """Puts a host array (or pytree of them) on the devices, axis 0 split over mesh `axes`."""
-        if self.mesh is None:
-            return jax.tree.map(jax.device_put, x)  # jnp.asarray would compile a program per shape
-        sharding = jax.sharding.NamedSharding(self.mesh, jax.P() if axes is None else jax.P(axes))
+        """Puts a host array (or pytree of them) on the devices, axis 0 split over mesh `axes`.
+
+        It is committed to them, as loaded parameters and so all results are: whether an argument is committed
+        is part of a program's key.
+        """
+        sharding = self.sharding(axes)
+        # jnp.asarray would compile a program per shape.
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), sharding), x)
+
+    def sharding(self, axes: Any = None) -> jax.sharding.Sharding:
+        """Where `put` puts an array."""
+        if self.mesh is None:
+            return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.sharding.NamedSharding(self.mesh, jax.P() if axes is None else jax.P(axes))

@@ -11,7 +11,7 @@ import numpy as np
 
 from tempo_jax import sharding
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build, quantized
+from tempo_jax.models import build, quantized, stacks
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
@@ -58,7 +58,7 @@ class Tempo:
         self.config = config
         self.tokenizer = tokenizer
         try:
-            self.model: Model = build.build(config, build.unstack_layers(params))
+            self.model: Model = build.build(config, stacks.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self.dtype = self.model.llm.embed.embedding.dtype
@@ -297,9 +297,9 @@ def load(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tokenizer = Tokenizer(files.tokenizer_path(checkpoint))
-    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify)
+    params = files.load_params(checkpoint, dtype=_dtype(dtype), shardings=mesh, verify=verify, per_layer=True)
     if quantized.is_quantized_dtype(dtype):
-        params = quantized.quantize(build.unstack_layers(params), dtype)
+        params = quantized.quantize(params, dtype)
     if info.kind == "xcomp":
         from tempo_jax.xcomp.engine import XComp
 

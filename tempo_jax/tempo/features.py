@@ -116,14 +116,12 @@ class VideoFeatures:
         if not SIZES.use(size) or place.mesh is not None:
             return
         with place():
-            frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8)
+            sharding = place.sharding()  # of arguments and results: part of a program's key
+            frames = jax.ShapeDtypeStruct((*shape, height, width, 3), np.uint8, sharding=sharding)
             steps.resize.lower(frames, steps=video_layout.steps, image=video_layout.is_image).compile()
             resized = frames.update(shape=(*shape, *video_layout.steps[-1], 3))
             steps.encode_frames.lower(compressor, resized).compile()
             if self.prefix_cache:
-                # Results are committed to a device if parameters are, which is part of a program's key.
-                parameter = jax.tree.leaves(compressor)[0]
-                sharding = parameter.sharding if parameter.committed else None
                 visual = jax.tree.map(
                     lambda x: x.update(sharding=sharding),
                     jax.eval_shape(steps.encode_frames, compressor, resized),

@@ -107,7 +107,7 @@ def chunk_frames(source: Any, layout: VideoLayout) -> Iterator[np.ndarray]:
 def pad_question(tokenizer: Tokenizer, question: str, memory_tokens: int) -> tuple[np.ndarray, int]:
     """Ids after the video, padded so that with the memory tokens they are aligned, and their real length."""
     ids = tokenizer.question_ids(question)
-    length = round_up_to(len(ids) + memory_tokens, PROMPT_ALIGNMENT) - memory_tokens
+    length = round_up_to(len(ids) + memory_tokens, buckets.question_alignment()) - memory_tokens
     return np.pad(np.asarray(ids, np.int32), (0, length - len(ids))), len(ids)
 
 

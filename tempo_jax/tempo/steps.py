@@ -16,7 +16,7 @@ from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo, pack, visual_length
-from tempo_jax.runtime import generate
+from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.compiling import Precompiled
 from tempo_jax.runtime.generate import SamplingParams
 from tempo_jax.sharding import ENCODER_RULES, constrain
@@ -192,6 +192,7 @@ def prefill(
     last = jax.lax.dynamic_index_in_dim(hidden, length - 1, axis=1, keepdims=False)
     logits = constrain(tempo.llm.logits(last))
     state = generate.init_decode_state(
-        logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos
-    )
+        logits, lengths, caches, sampling, capacity=capacity, greedy=greedy, eos=eos,
+        unused=buckets.pick_bucket(bucket, buckets.CACHE_BUCKETS) - bucket,
+    )  # fmt: skip
     return Prefilled(last, logits, jnp.sum(x, axis=-1), state)

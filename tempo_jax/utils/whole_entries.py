@@ -1,14 +1,16 @@
-"""Entries of XLA's compilation cache are written atomically, verified when read, and keyed by CPU type.
+"""Entries of XLA's compilation cache: written atomically, verified when read, bounded, and keyed by CPU type.
 
 jax writes an entry in place: a process that is killed meanwhile, or a full disk, leaves one cut off, which
 every later start warns of and none replaces. Its key has no CPU features, though programs for CPUs are
-machine code: a home folder may be shared by hosts of several kinds. No setting of jax changes either, so its
+machine code: a home folder may be shared by hosts of several kinds. Nor does it bound the folder, unless
+jax_compilation_cache_max_size is set, which locks it for every entry. No setting of jax changes these, so its
 own classes are extended, as far as they are there.
 """
 
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import threading
@@ -17,6 +19,9 @@ from pathlib import Path
 
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import gcs, paths
+
+MAX_BYTES = 4 << 30  # of a folder; the entries that were used last stay
+_TRIM_EVERY = 32  # new entries
 
 _once = threading.Lock()
 _installed = False
@@ -37,7 +42,7 @@ def install(say: Callable[[str], None]) -> None:
 
 
 def _whole(compilation_cache, say: Callable[[str], None]) -> type:
-    reported = threading.Event()
+    reported, written = threading.Event(), itertools.count()
 
     class WholeEntries(compilation_cache.LRUCache):
         """jax's cache of files."""
@@ -55,6 +60,7 @@ def _whole(compilation_cache, say: Callable[[str], None]) -> type:
                 with contextlib.suppress(OSError):
                     _file(self.path, key).unlink(missing_ok=True)
                 return None
+            _mark_used(_file(self.path, key))
             return value
 
         def put(self, key: str, value: bytes) -> None:
@@ -63,6 +69,8 @@ def _whole(compilation_cache, say: Callable[[str], None]) -> type:
                     super().put(key, value)
                 else:
                     _put(_file(self.path, key), value)
+                    if next(written) % _TRIM_EVERY == 0:
+                        trim(self.path)
             except (OSError, TempoError) as error:
                 if not reported.is_set():
                     reported.set()
@@ -76,6 +84,33 @@ def _file(folder: os.PathLike, key: str) -> paths.AnyPath:
     if paths.remote(folder):
         return paths.path("the folder of compiled programs", folder) / f"{key}-cache"
     return Path(os.fspath(folder), f"{key}-cache")
+
+
+def _mark_used(path: paths.AnyPath) -> None:
+    if not paths.remote(path):
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+
+
+def trim(folder: os.PathLike, limit: int = MAX_BYTES) -> None:
+    """Deletes a folder's least recently used entries until the others take `limit` bytes.
+
+    Other processes may do the same: an entry that is missing is compiled again.
+    """
+    if paths.remote(folder):
+        return
+    entries = []
+    for path in Path(os.fspath(folder)).glob("*-cache"):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            entries.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
 
 
 def _put(path: paths.AnyPath, value: bytes) -> None:

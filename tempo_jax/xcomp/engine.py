@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tempo_jax.errors import TempoError
-from tempo_jax.models import build
+from tempo_jax.models import build, stacks
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
 from tempo_jax.runtime.placement import Placement
@@ -51,7 +51,7 @@ class XComp:
         if layout.FRAME_GROUP % config.clip_frames:
             raise TempoError(f"clip_frames is {config.clip_frames} in model.json: it must be 1, 2, 4 or 8.")
         try:
-            self.model = build.build(config, build.unstack_layers(params))
+            self.model = build.build(config, stacks.unstack_layers(params))
         except ValueError as error:
             raise TempoError(f"The checkpoint does not fit its own model.json: {error}.") from error
         self._drop_schedule(config.compression)  # validates the settings before a video is decoded
