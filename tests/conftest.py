@@ -65,6 +65,7 @@ for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 # The slowest: left to `make test-all`, so that `make test` takes less than 10 minutes of two quiet cores.
 SLOW = {
+    "test_beside_original",
     "test_both_at_once",
     "test_compilation_cache",
     "test_convert_fields",
