@@ -74,6 +74,7 @@ SLOW = (
     "test_train_processes",
     "test_eval_end_to_end",
     "test_multiprocess",
+    "test_beside_original",
     "test_task_data",
     "test_xcomp_lp_comp",
     "test_decode_attention",

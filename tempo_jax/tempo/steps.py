@@ -16,9 +16,12 @@ from tempo_jax.models.compressor import Compressor
 from tempo_jax.models.qwen3_vl import PromptBatch, VisionOutput
 from tempo_jax.models.resize import resize_image, resize_video
 from tempo_jax.models.tempo import Tempo, pack, visual_length
+from tempo_jax.models.vision import grid_of
 from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.compiling import Precompiled
 from tempo_jax.runtime.generate import SamplingParams
+from tempo_jax.runtime.platform_jit import platform_jit
+from tempo_jax.runtime.row_groups import in_groups
 from tempo_jax.sharding import ENCODER_RULES, constrain
 from tempo_jax.tempo.options import MIN_TOKENS, PRUNE_STRATEGIES
 
@@ -58,21 +61,25 @@ def resize(frames, *, steps: tuple, image: bool):
     return constrain(jax.lax.map(resize_segment, frames), "batch", ENCODER_RULES)
 
 
-@jax.jit
+@platform_jit()
 def encode_frames(compressor: Compressor, frames) -> VisionOutput:
     """Visual tokens [C, V, D] of a chunk of resized frames, uint8 [C, F, h, w, 3]."""
-    return compressor.encode_frames(constrain(frames, "batch", ENCODER_RULES))
+    frames, vision = constrain(frames, "batch", ENCODER_RULES), compressor.config.vision
+    height, width = grid_of(*frames.shape[2:4], vision)
+    patches = frames.shape[1] // vision.temporal_patch_size * height * width
+    return in_groups(compressor.encode_frames, 0, VisionOutput(0, 1), rows=patches)(frames)
 
 
-@jax.jit
+@platform_jit()
 def prefill_video(compressor: Compressor, visual: VisionOutput, prompts: PromptBatch):
     """The compressor's keys and values of a chunk's system prompts and videos, per layer."""
-    prefix = compressor.prefill(visual, prompts)
+    in_axes, rows = (VisionOutput(0, 1), PromptBatch(0, 0, 1)), prompts.token_ids_SL.shape[1]
+    prefix = in_groups(compressor.prefill, in_axes, 0, rows=rows)(visual, prompts)
     return [tuple(constrain(x, "batch", ENCODER_RULES) for x in kv) for kv in prefix]
 
 
 @Precompiled
-@functools.partial(jax.jit, donate_argnames=("memory",))
+@platform_jit(donate_argnames=("memory",))
 def compress_chunk(
     compressor: Compressor,
     memory: SegmentMemory,
@@ -84,9 +91,13 @@ def compress_chunk(
     start,
 ):
     """Compresses a chunk for a question, and writes its memory tokens at segments start..start+C-1."""
-    tokens, relevance = compressor.compress(
-        prefix, prefix_length_C, next_position_C, question_ids_Q, question_length
-    )
+
+    def compress(prefix, prefix_length_C, next_position_C):
+        return compressor.compress(prefix, prefix_length_C, next_position_C, question_ids_Q, question_length)
+
+    rows = question_ids_Q.shape[0] + compressor.memory_tokens
+    compress = in_groups(compress, 0, 0, rows=rows)
+    tokens, relevance = compress(prefix, prefix_length_C, next_position_C)
     return SegmentMemory(
         jax.lax.dynamic_update_slice(memory.memory_SKD, constrain(tokens), (start, 0, 0)),
         jax.lax.dynamic_update_slice(memory.relevance_S, constrain(relevance), (start,)),
@@ -153,7 +164,7 @@ class Prefilled(NamedTuple):
 
 
 @Precompiled
-@functools.partial(jax.jit, static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
+@platform_jit(static_argnames=("bucket", "capacity", "greedy", "eos", "lp_comp"))
 @jax.named_scope("llm_prefill")
 def prefill(
     tempo: Tempo,

@@ -14,6 +14,8 @@ from tempo_jax.models.resize import resize_direct
 from tempo_jax.models.xcomp import XComp
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.compiling import Precompiled
+from tempo_jax.runtime.platform_jit import platform_jit
+from tempo_jax.runtime.row_groups import in_groups
 from tempo_jax.sharding import ENCODER_RULES, constrain
 from tempo_jax.xcomp import token_compression
 from tempo_jax.xcomp.frame_selection import Question, ScoringContext, ScoringWindows, layer_scores
@@ -39,10 +41,12 @@ def resize(frames, *, size: int):
 
 
 @Precompiled
-@functools.partial(jax.jit, donate_argnames=("buffer",))
+@platform_jit(donate_argnames=("buffer",))
 def encode_frames(model: XComp, buffer, frames, start):
     """Writes the visual tokens of C clips, uint8 [C, T, H, W, 3], to a buffer [M, D] from row `start` on."""
-    tokens = constrain(model.encode_clips(constrain(frames, "batch", ENCODER_RULES)))
+    rows = frames.shape[1] * model.config.vision.patches_per_side**2
+    encode = in_groups(model.encode_clips, 0, 0, rows=rows)
+    tokens = constrain(encode(constrain(frames, "batch", ENCODER_RULES)))
     return jax.lax.dynamic_update_slice(
         buffer, tokens.reshape(-1, tokens.shape[-1]).astype(buffer.dtype), (start, 0)
     )

@@ -114,6 +114,26 @@ def _per_example_cpu(q, k, v, causal: bool, kv_valid):
     return jax.lax.map(one_example, (q, k, v, valid))
 
 
+def _plain_cpu(q_BTNH, k_BSKH, v_BSKH, mask):
+    """Attention by plain matmuls, whose softmax is divided by its sum at the end: as fast as PyTorch's.
+
+    mask: bool [B or 1, 1, T or 1, S], or None.
+    """
+    (batch, queries, heads, head_dim), kv_heads = q_BTNH.shape, k_BSKH.shape[2]
+    q = (q_BTNH / head_dim**0.5).reshape(batch, queries, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
+    q_BKMH = q.reshape(batch, kv_heads, -1, head_dim)  # M: the queries of one head after those of another
+    k_BKHS, v_BKSH = k_BSKH.transpose(0, 2, 3, 1), v_BSKH.transpose(0, 2, 1, 3)
+    scores = jnp.matmul(q_BKMH, k_BKHS, preferred_element_type=jnp.float32)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], queries, mask.shape[3]))
+        scores = scores + jnp.tile(jnp.where(mask, 0.0, -1e30), (1, 1, heads // kv_heads, 1))
+    probs = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = probs.sum(-1, keepdims=True)
+    out = jnp.matmul(probs.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32) / total
+    out_BKGTH = out.reshape(batch, kv_heads, -1, queries, head_dim)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape).astype(q_BTNH.dtype)
+
+
 def _blockwise(q, k, v, causal: bool, kv_valid, segment_ids=None):
     """The XLA path, over blocks of queries so that memory stays linear in the sequence length."""
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
@@ -147,4 +167,6 @@ def _masked(q, k, v, last_key_T, kv_valid_BS, segment_ids_BT=None, segment_ids_B
     if segment_ids_BT is not None:
         same = (segment_ids_BT[:, :, None] == segment_ids_BS[:, None, :])[:, None]
         mask = same if mask is None else mask & same
+    if platform() == "cpu" and q.shape[1] > 1:
+        return _plain_cpu(q, k, v, mask)
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")

@@ -1,0 +1,60 @@
+"""`jax.jit` with compiler options that depend on the platform."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from tempo_jax.models.kernels.attention import platform
+
+# XLA multiplies matrices on a CPU by YNNPACK. Without it, by its own runtime, which calls oneDNN: a fifth
+# faster for the large matmuls of prefill and of the vision tower (docs/results/optimization-log.md).
+ONEDNN_MATMULS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+class PlatformJit:
+    """A jitted function that a CPU runs with compiler options of its own; its attributes are jax.jit's."""
+
+    def __init__(self, function: Callable, cpu_options: dict[str, Any], **kwargs: Any):
+        self._cpu_options, self._kwargs = cpu_options, kwargs
+        self._function = function
+        self._jitted = jax.jit(function, **kwargs)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._chosen(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chosen, name)
+
+    def clear_cache(self) -> None:
+        """Drops all compiled programs of the function."""
+        self._jitted.clear_cache()
+        self._on_cpu.clear_cache()
+
+    @property
+    def _chosen(self) -> Any:
+        """The jitted function of the platform that is traced for."""
+        return self._on_cpu if platform() == "cpu" else self._jitted
+
+    @functools.cached_property
+    def _on_cpu(self) -> Any:
+        if not _are_known(tuple(self._cpu_options.items())):
+            return self._jitted
+        return jax.jit(self._function, compiler_options=self._cpu_options, **self._kwargs)
+
+
+def platform_jit(*, cpu_options: dict[str, Any] = ONEDNN_MATMULS, **kwargs: Any) -> Callable:
+    """A decorator: `jax.jit` with these keyword arguments, and `cpu_options` as compiler options on a CPU."""
+    return lambda function: PlatformJit(function, cpu_options, **kwargs)
+
+
+@functools.cache
+def _are_known(options: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether this version of XLA has the options, which are experimental."""
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
