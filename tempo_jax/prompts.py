@@ -131,9 +131,9 @@ class Tokenizer:
     def _special_ids(self, folder) -> SpecialIds:
         """The ids of this vocabulary's tokens that structure prompts."""
         special = {token.content: i for i, token in self._full.get_added_tokens_decoder().items()}
-        special_ids = [special.get(f"<|{name}|>") for name in SPECIAL_TOKENS]
+        special_ids = [special[f"<|{name}|>"] for name in SPECIAL_TOKENS if f"<|{name}|>" in special]
         words = [self.encode(word) for word in ("Yes", "No", "\n")]
-        if None in special_ids or any(len(word) != 1 for word in words):
+        if len(special_ids) < len(SPECIAL_TOKENS) or any(len(word) != 1 for word in words):
             raise TempoError(
                 f"{folder} is no Qwen-style tokenizer: it needs <|{'|>, <|'.join(SPECIAL_TOKENS)}|>, and one "
                 "token each for Yes, No and the line break."
