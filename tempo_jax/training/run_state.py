@@ -272,7 +272,9 @@ def state_shardings(shapes: step.State, mesh) -> step.State:
 
 
 # XLA options by platform (gains: docs/results/optimization-log.md). The first raises a fusion's VMEM (KiB)
-# so that large matmuls get better tiles; the others overlap the all-gathers of the next weights with matmuls.
+# so that large matmuls get better tiles; the next overlap the all-gathers of the next weights with matmuls;
+# the last (a size in MiB that nothing reaches) turns collective matmul off, which cuts each product into
+# slices of few rows where weights are spread over 16 chips.
 # Inference, whose matmuls are smaller, gains nothing from the first; the others were not tried there.
 COMPILER_OPTIONS = {
     "tpu": {
@@ -282,6 +284,7 @@ COMPILER_OPTIONS = {
         "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
         "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
         "xla_tpu_overlap_compute_collective_tc": "true",
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
     }
 }
 
