@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests import benchmark_copies, storage, tiny_checkpoints, tiny_training
-from tests.storage_proxy import Fault, Proxy
-
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+from tests import benchmark_copies, storage, tiny_checkpoints, tiny_training  # noqa: E402
+from tests.storage_proxy import Fault, Proxy  # noqa: E402
+
 BUCKET = f"gs://{storage.BUCKET}"
 DEMO = REPO / "checkpoints" / "demo"
 LIMIT_SECONDS = 240

@@ -13,9 +13,11 @@ from tempo_jax.data import prepare as prepare_module
 from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
+from tempo_jax.evaluation import model
 from tempo_jax.utils import commit, folders, paths
 from tempo_jax.utils.commit import by_marker
-from tests import tiny_checkpoints, tiny_training
+from tests import benchmark_copies as copies
+from tests import eval_runs, tiny_checkpoints, tiny_training
 from tests.test_prepare_parts import REELS, content, jobs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -33,7 +35,8 @@ def no_folder_is_renamed(monkeypatch):
     def refused(rename):
         def checked(source, target, **options):
             if os.path.isdir(source):
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), os.fspath(source))
+                text = os.strerror(errno.EMFILE)
+                raise OSError(errno.EMFILE, text, os.fspath(source), None, os.fspath(target))
             return rename(source, target, **options)
 
         return checked
@@ -78,7 +81,7 @@ def test_mounts_of_buckets_are_known(path, expected, tmp_path, monkeypatch):
 
 
 def test_conversion_both_ways(hf, tmp_path, no_folder_is_renamed):
-    with pytest.raises(TempoError, match=r"does not rename folders .*: give --commit=marker") as caught:
+    with pytest.raises(TempoError, match="folders are not renamed there; give --commit=marker") as caught:
         from_hf.convert("qwen3", hf, tmp_path / "refused")
     assert "\n" not in str(caught.value)
     options = ["--commit=marker", f"--target={tmp_path / 'native'}"]
@@ -210,6 +213,17 @@ def test_the_command_takes_it(tmp_path, no_folder_is_renamed, capsys):
     assert prepare_module.main([*arguments, "--commit=marker"]) == 0
 
 
+def test_an_evaluation_renames_no_folder(tmp_path, demo_tokenizer_dir, monkeypatch, no_folder_is_renamed):
+    """In parts, killed and continued or not: rows are appended, and single files replaced."""
+    monkeypatch.setattr(model, "load", lambda config: eval_runs.FakeTempo())
+    copies.WRITERS["mlvu"](tmp_path / "copy")
+    folder = eval_runs.checkpoint(tmp_path / "checkpoint", demo_tokenizer_dir)
+    config = eval_runs.config_of("mlvu", tmp_path / "copy", folder)
+    assert "answers of the other 1 are missing" in eval_runs.evaluate(config, tmp_path / "eval", 0, 2)[0]
+    assert "The report" in eval_runs.evaluate(config, tmp_path / "eval", 1, 2)[-1]
+    assert not list((tmp_path / "eval").rglob("*.incomplete"))
+
+
 def test_training_from_start_to_model(tiny_model, tmp_path, no_folder_is_renamed):
     """A built-in tokenizer, frozen parameters, steps, a damaged one and the model."""
     changes = {"commit": "marker", "learning_rate.llm": 0.0}
@@ -220,8 +234,7 @@ def test_training_from_start_to_model(tiny_model, tmp_path, no_folder_is_renamed
     manifest = next((tmp_path / "run" / "checkpoints" / "6" / "state").glob("manifest*"))
     manifest.write_bytes(b"x")
     assert tiny_training.train(tiny_model, tmp_path / "run", **changes, steps=7) == "finished"
-    assert (tmp_path / "run" / "damaged" / "6").is_dir()
-    assert not (tmp_path / "run" / "checkpoints" / "6" / "commit_success.txt").exists()
+    assert next((tmp_path / "run" / "damaged" / "6" / "state").glob("manifest*")).read_bytes() == b"x"
     assert json.loads((tmp_path / "run" / "model" / "model.json").read_text())["origin"]["step"] == 7
 
 

@@ -125,6 +125,40 @@ def test_refusals_of_libraries_are_sentences(text, kind, words):
     assert type(found) is kind and words in str(found) and "\n" not in str(found)
 
 
+def test_a_bucket_that_vanished_is_a_sentence():
+    error = FileNotFoundError("https://storage.googleapis.com/upload/storage/v1/b/bucket/o")
+    assert "there is no such bucket" in str(gcs.user_error(error))
+    assert gcs.user_error(FileNotFoundError("notes.txt")) is None
+
+
+@pytest.mark.parametrize("failing", [None, ValueError("the first error")])
+def test_a_save_is_given_up_where_the_storage_refuses(failing, monkeypatch):
+    """Orbax itself waits for more than ten minutes; one refusal between others is none."""
+    from tempo_jax.training import checkpoints
+
+    refused = TempoError("the storage forbids it")
+    answers = iter([refused, None, refused, refused])
+    given_up = threading.Event()
+    reasons = []
+
+    def check(what, folder):
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    def give_up(prog, error):
+        reasons.append(error)
+        given_up.set()
+
+    monkeypatch.setattr(checkpoints, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(gcs, "check_writable", check)
+    monkeypatch.setattr(checkpoints.peers, "give_up", give_up)
+    manager = checkpoints.CheckpointManager.__new__(checkpoints.CheckpointManager)
+    manager.workdir, manager._saving = "gs://bucket/run", 3
+    with manager._watched_storage(failing):
+        assert given_up.wait(20)
+    assert reasons[0] is (failing or refused)
+
+
 def test_other_errors_are_no_refusals():
     assert gcs.user_error(ValueError("shape")) is None
     assert gcs.user_error(TempoError("a sentence already")) is None

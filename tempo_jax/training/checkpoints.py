@@ -41,6 +41,10 @@ from tempo_jax.utils.tree import flatten, nest
 STORED_NAMES = {"trainable": "learning", "optimizer": "optimiser"} | param_groups.STORED_NAMES
 FOLDER, DIGESTS = "checkpoints", "digests"
 COMMITTED = "commit_success.txt"  # Orbax's
+PROBE_SECONDS, REFUSALS = (
+    15.0,
+    2,
+)  # of the storage while a save is waited for, and in a row until it is given up
 
 
 class CheckpointManager:
@@ -132,7 +136,7 @@ class CheckpointManager:
     def _finish_save(self) -> None:
         """Waits for the save in progress and starts the thread that computes its digests."""
         step = self._saving
-        with self._report_save_failure(step):
+        with self._report_save_failure(step), self._watched_storage():
             self._steps.wait()
         self._saving = None
         if places.remote(self.workdir):
@@ -157,12 +161,42 @@ class CheckpointManager:
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            self._steps.close()
+            with self._watched_storage(error):
+                self._steps.close()
             if error is None:
                 self.wait()
         except Exception:  # the first error is the one to report
             if error is None:
                 raise
+
+    @contextlib.contextmanager
+    def _watched_storage(self, error: BaseException | None = None) -> Iterator[None]:
+        """Ends the process where gs:// refuses meanwhile, or soon where an error is on its way already.
+
+        Orbax waits ten minutes and more for signals of a save whose first request was refused.
+        """
+        if not places.remote(self.workdir):
+            yield
+            return
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(ended, error), name="storage", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _watch(self, ended: threading.Event, error: BaseException | None) -> None:
+        refusals = 0
+        while not ended.wait(PROBE_SECONDS):
+            if error is not None:
+                peers.give_up("train", error)
+            try:
+                gcs.check_writable(f"the checkpoint of step {self._saving}, in", self.workdir)
+                refusals = 0
+            except Exception as refused:
+                refusals += 1
+                if refusals == REFUSALS and not ended.is_set():
+                    peers.give_up("train", refused)
 
     @property
     def _latest_intact(self) -> str:

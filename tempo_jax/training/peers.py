@@ -171,7 +171,7 @@ def at_end(callback: Callable[[], None]) -> Iterator[None]:
         _endings.remove(callback)
 
 
-def give_up(prog: str, error: Exception) -> None:
+def give_up(prog: str, error: BaseException) -> None:
     """Ends this process and the others of the run, from any thread; does not return."""
     _fail(prog, error)
 

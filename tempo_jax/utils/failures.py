@@ -33,19 +33,27 @@ ADVICE = {
     errno.EISDIR: "a folder stands where a file is needed; choose another place",
     errno.ELOOP: "its symbolic links go in a circle",
 }
+# What mounts of object storage answer to the rename of a folder; gcsfuse: EMFILE.
+_NO_RENAMES = (errno.EMFILE, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _CODE = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]|\[OS error (\d+)")
 _WORDS = {os.strerror(code): code for code in ADVICE}
 _PATH = re.compile(r'"(/[^"]+)"')
 
 
 class Refusal(NamedTuple):
-    """`code`: the system's error number; `path`: what it is about, where that is known."""
+    """`code`: the system's error number; `path`: what it is about, where that is known.
+
+    `renaming`: whether a rename was refused.
+    """
 
     code: int
     path: str | None
+    renaming: bool = False
 
     def __str__(self) -> str:
         about = f" ({self.path})" if self.path else ""
+        if self.renaming and self.code in _NO_RENAMES:
+            return f"{os.strerror(self.code)}{about}: folders are not renamed there; give --commit=marker"
         advice = f": {ADVICE[self.code]}" if self.code in ADVICE else ""
         return f"{os.strerror(self.code)}{about}{advice}"
 
@@ -59,7 +67,7 @@ def refusal(error: BaseException | None) -> Refusal | None:
             return None  # reported as it is
         if isinstance(error, OSError):
             if error.errno and error.strerror:
-                return Refusal(error.errno, _shown(error.filename))
+                return Refusal(error.errno, _shown(error.filename), error.filename2 is not None)
         elif code := _mentioned(str(error)):
             found = _PATH.findall(str(error))
             return Refusal(code, found[-1] if found else None)

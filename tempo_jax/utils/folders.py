@@ -8,7 +8,6 @@ new one is written in its place.
 
 import argparse
 import contextlib
-import errno
 import fnmatch
 import json
 import os
@@ -37,8 +36,6 @@ EXPORTED = (
 )  # fmt: skip
 LAST = ("dataset_info.json", "config.json", "model.json")  # what makes a folder load
 INCOMPLETE = ".incomplete"  # what is being written, or was when a run was killed
-# What mounts of object storage answer to the rename of a folder; gcsfuse: EMFILE.
-_NO_RENAMES = (errno.EMFILE, errno.EXDEV, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _BEGUN = ("plan.json",)  # what a go has before it has anything
 _EMPTY = ("lost+found", ".incomplete")  # of a fresh file system; of a run that was killed
 
@@ -313,7 +310,7 @@ def _entries(folder: AnyPath) -> list[str]:
     if paths.remote(folder):
         names = {name.partition("/")[0] for name in paths.files(folder)}
         return [] if INCOMPLETE in names else sorted(names)
-    if (folder / INCOMPLETE).is_file():  # begun in place
+    if (folder / INCOMPLETE).is_file():  # an unfinished one in place
         return []
     return sorted(name for name in os.listdir(folder) if name not in _EMPTY)
 
@@ -425,9 +422,9 @@ def _take_place(fresh: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.replaced")
     if target.exists():
         _remove(old)
-        _rename(target, old)
+        target.rename(old)
     try:
-        _rename(fresh, target)
+        fresh.rename(target)
     except BaseException:
         if old.exists():
             old.rename(target)
@@ -442,11 +439,11 @@ def _move_up(fresh: Path, target: Path) -> None:
     if names := [name for name in _entries(target) if name != old.name]:
         old.mkdir()
         for name in sorted(names, key=lambda name: name not in LAST):
-            _rename(target / name, old / name)
+            (target / name).rename(old / name)
     try:
         moved = []
         for name in sorted(os.listdir(fresh), key=lambda name: name in LAST):
-            _rename(fresh / name, target / name)
+            (fresh / name).rename(target / name)
             moved.append(name)
     except BaseException:
         for name in moved:
@@ -455,19 +452,6 @@ def _move_up(fresh: Path, target: Path) -> None:
             (old / name).rename(target / name)
         raise
     _remove(old)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Renames a folder or file; TempoError where the file system does not do that."""
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno not in _NO_RENAMES:
-            raise
-        raise TempoError(
-            f"{target} is on a file system that does not rename folders ({error.strerror}): give "
-            "--commit=marker"
-        ) from error
 
 
 def _remove(path: Path) -> None:

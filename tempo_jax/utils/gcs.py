@@ -135,7 +135,8 @@ def user_error(error: BaseException | None, about: str = "") -> TempoError | Non
                 f"{where}the storage forbids it ({_line(error)}): ask for the roles "
                 "storage.objectUser and storage.bucketViewer on the bucket"
             )
-        if "HTTP response code: 404" in text and "bucket" in text:
+        gone = isinstance(error, FileNotFoundError) and "/upload/storage/v1/b/" in text  # of gcsfs
+        if gone or ("HTTP response code: 404" in text and "bucket" in text):
             return TempoError(f"{where}there is no such bucket ({_line(error)})")
         if _is_of_network(error):
             return TryAgain(
