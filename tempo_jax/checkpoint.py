@@ -230,7 +230,7 @@ def save(
       TempoError: The folder exists, or cannot be written.
     """
     with atomic_directory(directory, overwrite) as folder:
-        with saving_context(), quiet(), signals.held():
+        with saving_context(compress=False), quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
             write_metadata(folder, kind, config, tokenizer_dir, origin)

@@ -265,7 +265,7 @@ def save_frozen(workdir: Path, kind: str, config: Any, frozen: dict, tokenizer: 
     """Writes workdir/frozen: everything that the checkpoints of the steps leave out."""
     with atomic_directory(workdir / "frozen", FORCE) as folder:
         if frozen:
-            with checkpoint.saving_context(), checkpoint.quiet():
+            with checkpoint.saving_context(compress=False), checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
             checkpoint.write_metadata(folder, kind, config, tokenizer, origin)
