@@ -47,7 +47,8 @@ def load_hf(
     if model == "tempo-init":
         raise TempoError("tempo-init is not loaded directly: write it with python -m convert.from_hf first")
     folder = hub.locate("the source", source).folder
-    with Source(model, folder, hub.locate("the base", base).folder if base else None) as opened:
+    base_folder = hub.locate("the base", base).folder if base else None
+    with Source(model, folder, base_folder, mapped=True) as opened:
         wanted = from_hf.DTYPES[dtype]
         arrays: dict[str, jax.Array] = {}
         for part in opened.parts:

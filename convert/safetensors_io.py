@@ -1,13 +1,15 @@
 """Safetensors without torch: lazy slices in, shards streamed out.
 
 File format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
-then the tensors' bytes without gaps. Files are read with `pread`, never mapped, so that what is
-resident is what was asked for; and written at known offsets, so that tensors may come in any order.
+then the tensors' bytes without gaps. Files are read with `pread`, so that what is resident is what
+was asked for, unless they may be mapped, for a reader that copies at once; and written at known
+offsets, so that tensors may come in any order.
 """
 
 import dataclasses
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +43,7 @@ OTHERS = ("adapter_", "optimizer", "consolidated", "training_", "scheduler")  # 
 MAX_HEADER = 100_000_000
 # A column slice whose runs are shorter than a disk page costs the same bytes read as whole rows.
 MIN_RUN_BYTES = 4096
+MIN_MAPPED_BYTES = 1 << 20  # what is smaller is read: mapping has a cost of its own
 _READ_BYTES = 32 << 20  # rows read at a time for a column slice
 
 
@@ -65,8 +68,12 @@ class Info:
 class Reader:
     """The tensors of one file, or of a folder with one file or an index; nothing is read ahead."""
 
-    def __init__(self, source: str | os.PathLike, weights: str | None = None):
-        """`weights`: the file, or index, that config.json names as `transformers_weights`."""
+    def __init__(self, source: str | os.PathLike, weights: str | None = None, *, mapped: bool = False):
+        """`weights`: the file, or index, that config.json names as `transformers_weights`.
+
+        mapped: Large ranges are views of the mapped file, which spares a copy to whoever copies them.
+        """
+        self.mapped = mapped
         self.infos: dict[str, Info] = {}
         self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}
@@ -130,15 +137,29 @@ class Reader:
         descriptor = self._descriptors.get(info.file)
         if descriptor is None:
             descriptor = self._descriptors[info.file] = os.open(info.file, os.O_RDONLY)
+        begin, dtype = info.start + start, info.numpy_dtype
+        if self.mapped and stop - start >= MIN_MAPPED_BYTES and begin % dtype.itemsize == 0:
+            self.bytes_read += stop - start
+            return _mapped(descriptor, info.file, begin, stop - start).view(dtype)
         out = stored_arrays.empty((stop - start,), np.uint8)
         view, done = memoryview(out), 0
         while done < len(out):  # one call returns 2 GiB at most
-            count = os.preadv(descriptor, [view[done:]], info.start + start + done)
+            count = os.preadv(descriptor, [view[done:]], begin + done)
             if count == 0:
                 raise TempoError(f"{info.file} ended early while it was read: fetch it again")
             done += count
         self.bytes_read += done
-        return out.view(info.numpy_dtype)
+        return out.view(dtype)
+
+
+def _mapped(descriptor: int, file: Path, start: int, size: int) -> np.ndarray:
+    """Bytes of a file as a read-only view, which unmaps them when it goes."""
+    first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    try:
+        pages = mmap.mmap(descriptor, start + size - first, offset=first, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise TempoError(f"{file} ended early while it was read: fetch it again") from error
+    return np.frombuffer(pages, np.uint8, size, start - first)
 
 
 class Writer:

@@ -66,7 +66,7 @@ class SourceTensor:
         """`read(dtype)[index]`, touching little more of the files than that, one layer at a time."""
         if not self.tensor.stacked:
             part = self._layer(self.tensor.hf[0], index)
-            if part.dtype == dtype:
+            if part.dtype == dtype and not part.flags.c_contiguous:
                 return contiguous(part)
             out = stored_arrays.empty(part.shape, dtype)
             copy_into(out, part)
@@ -121,12 +121,16 @@ class Source:
         base: Path | None = None,
         memory_tokens: int = 128,
         adapter: Path | None = None,
+        *,
+        mapped: bool = False,
     ):
+        """`mapped`: as for Reader; for `read_slice`, which copies what it reads."""
         self.model, self.folder, self.base = model, Path(folder), base
         self.kind = "tempo" if model == "tempo-init" else model
         self.notes: list[str] = []
         self.heads: list[str] = []  # redundant copies of tied embeddings, to be written back
-        self.reader = _open("qwen3" if model == "tempo-init" else model, self.folder, adapter)
+        kind = "qwen3" if model == "tempo-init" else model
+        self.reader = _open(kind, self.folder, adapter, mapped=mapped)
         self.base_reader = _open("qwen3-vl", Path(base)) if base is not None else None
         if model == "tempo-init":
             self._open_init(memory_tokens)
@@ -227,17 +231,17 @@ def _within(native: str, kind: str, config: Any, reader: AnyReader) -> list[mapp
     return [dataclasses.replace(tensor, native=native + tensor.native) for tensor in tensors]
 
 
-def _open(kind: str, folder: Path, adapter: Path | None = None) -> AnyReader:
+def _open(kind: str, folder: Path, adapter: Path | None = None, *, mapped: bool = False) -> AnyReader:
     refusals.check_folder(folder)
     hf_config.check_model_type(kind, hf_config.read_json(folder), folder)
-    return open_folder(folder, adapter)
+    return open_folder(folder, adapter, mapped=mapped)
 
 
-def open_folder(folder: Path, adapter: Path | None = None) -> AnyReader:
+def open_folder(folder: Path, adapter: Path | None = None, *, mapped: bool = False) -> AnyReader:
     """A reader of a folder's tensors, dequantized and with an adapter merged in."""
     refusals.check_folder(folder)
     values = hf_config.read_json(folder)
-    reader: AnyReader = Reader(folder, values.get("transformers_weights"))
+    reader: AnyReader = Reader(folder, values.get("transformers_weights"), mapped=mapped)
     block = overlays.fp8_block(values)
     if block:
         reader = overlays.Fp8(reader, block)

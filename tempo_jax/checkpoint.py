@@ -232,7 +232,8 @@ def save(
       TempoError: The folder exists, or cannot be written.
     """
     with atomic_directory(directory, overwrite, commit=commit) as folder:
-        with saving_context(marker=by_marker(folder, commit)), quiet(), signals.held():
+        context = saving_context(compress=False, marker=by_marker(folder, commit))
+        with context, quiet(), signals.held():
             ocp.save(folder / "params", nest(flatten(params)))
         if jax.process_index() == 0:
             write_metadata(folder, kind, config, tokenizer_dir, origin)

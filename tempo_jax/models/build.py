@@ -26,7 +26,7 @@ def parameters(model: nnx.Module) -> dict:
 
 def shapes(config: Any, *, stacked: bool = True) -> dict:
     """Returns a model's nested dict of jax.ShapeDtypeStruct; nothing is allocated."""
-    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: init(config, stacked=stacked))))
+    return nnx.to_pure_dict(nnx.state(_abstract(config, stacked=stacked)))
 
 
 def build(config: Any, params: dict) -> nnx.Module:
@@ -35,10 +35,7 @@ def build(config: Any, params: dict) -> nnx.Module:
     Raises:
       ValueError: Paths or shapes of the tree differ from the config's; it names the first ones.
     """
-    model = nnx.eval_shape(lambda: init(config))
-    if not stacks.has_stacks(flatten(params)):
-        _separate_layers(model)  # tracing one layer of each stack is enough
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(_abstract(config, stacked=stacks.has_stacks(flatten(params))))
     expected, actual = flatten(nnx.to_pure_dict(state)), flatten(params)
     paths = expected.keys() | actual.keys()
     mismatched = [p for p in paths if _shape(expected.get(p)) != _shape(actual.get(p))]
@@ -46,6 +43,14 @@ def build(config: Any, params: dict) -> nnx.Module:
         raise ValueError(f"parameters do not fit the model: {', '.join(sorted(mismatched)[:5])}")
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
+
+
+def _abstract(config: Any, *, stacked: bool) -> nnx.Module:
+    """A model of shapes; one layer of each stack is traced, without random numbers."""
+    model = nnx.eval_shape(lambda: _MODELS[type(config)](config, rngs=None, stacked=True))
+    if not stacked:
+        _separate_layers(model)
+    return model
 
 
 def _separate_layers(model: nnx.Module) -> None:

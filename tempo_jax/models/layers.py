@@ -25,12 +25,22 @@ def initial_std(width: int) -> float:
     return width**-0.5
 
 
+def random_normal(rngs: nnx.Rngs | None, shape: tuple[int, int], width: int) -> jax.Array:
+    """Normal float32 numbers of standard deviation `initial_std(width)`.
+
+    Zeros where `rngs` is None, for a model of which only shapes are wanted: tracing random numbers takes most
+    of the time of building one.
+    """
+    if rngs is None:
+        return jnp.zeros(shape)
+    return nnx.initializers.normal(initial_std(width))(rngs.params(), shape, jnp.float32)
+
+
 class Linear(nnx.Module):
     """y = x @ kernel (+ bias); kernel [in, out], the transpose of PyTorch's weight, possibly quantized."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = False, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(initial_std(in_features))
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.kernel = nnx.Param(random_normal(rngs, (in_features, out_features), in_features))
         self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -104,8 +114,7 @@ class Embedding(nnx.Module):
     """A table of vectors [count, size]."""
 
     def __init__(self, count: int, size: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(initial_std(size))
-        self.embedding = nnx.Param(init(rngs.params(), (count, size), jnp.float32))
+        self.embedding = nnx.Param(random_normal(rngs, (count, size), size))
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         return self.embedding[...][ids]
@@ -143,12 +152,16 @@ def parse_remat_policies(remat: bool | str, num_stacks: int) -> list[bool | str]
     return names * num_stacks if len(names) == 1 else names
 
 
-def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs):
+def make_layers(
+    make: Callable[[nnx.Rngs | None], nnx.Module], count: int, *, stacked: bool, rngs: nnx.Rngs | None
+):
     """`count` equal layers: one module with a leading layer axis (training, checkpoints), or a list.
 
     Inference uses the list: with separate buffers per layer a KV cache stays out of `lax.scan`, which would
     hold it twice, and the loop copies no slices of weights.
     """
+    if rngs is None:  # see random_normal
+        return jax.vmap(lambda _: make(None))(jnp.arange(count))
     keys = jax.random.split(rngs.params(), count)
     if stacked:
         return jax.vmap(lambda key: make(nnx.Rngs(key)))(keys)

@@ -309,7 +309,8 @@ def save_frozen(
     """Writes workdir/frozen: everything that the checkpoints of the steps leave out."""
     with atomic_directory(workdir / "frozen", FORCE, commit=commit) as folder:
         if frozen:
-            with checkpoint.saving_context(marker=by_marker(folder, commit)), checkpoint.quiet():
+            context = checkpoint.saving_context(compress=False, marker=by_marker(folder, commit))
+            with context, checkpoint.quiet():
                 ocp.save(folder / "params", nest(frozen))
         if jax.process_index() == 0:
             checkpoint.write_metadata(folder, kind, config, tokenizer, origin)

@@ -6,13 +6,14 @@ enough to be computed as files are written and verified on every load; it does n
 """
 
 import concurrent.futures
+import contextlib
 import json
+import mmap
 import os
 import random
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tempo_jax.errors import TempoError
 from tempo_jax.utils import paths
@@ -125,9 +126,15 @@ def _drawn(blocks: list[tuple]) -> list[tuple]:
 
 
 def _crc32(path: Path, start: int, size: int) -> int:
+    if not paths.remote(path) and start % mmap.ALLOCATIONGRANULARITY == 0:
+        with (
+            path.open("rb") as file,
+            contextlib.suppress(ValueError),  # it has become shorter
+            mmap.mmap(file.fileno(), size, offset=start, access=mmap.ACCESS_READ) as pages,
+        ):
+            return zlib.crc32(pages)
     crc, buffer = 0, memoryview(bytearray(min(_READ_BYTES, size)))  # one, in the processor's cache
-    unbuffered: dict[str, Any] = {} if paths.remote(path) else {"buffering": 0}
-    with path.open("rb", **unbuffered) as file:
+    with path.open("rb") as file:
         file.seek(start)
         while size and (count := file.readinto(buffer[: min(len(buffer), size)])):
             crc = zlib.crc32(buffer[:count], crc)
