@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from convert import hf_config, mapping, overlays
 from convert.safetensors_io import Reader
-from tempo_jax.models import xcomp
+from tempo_jax.models import umt
 
 try:
     from transformers.initialization import no_init_weights
@@ -138,14 +138,14 @@ class XComp:
         x = F.conv2d(pixels, kernel[:, :, 0], get("patch_embed.proj.bias"), stride=kernel.shape[-1])
         side, width = x.shape[-1], x.shape[1]
         x = x.flatten(2).transpose(1, 2).reshape(1, -1, width)
-        x = x + torch.from_numpy(xcomp.positions(len(pixels), side, width))
+        x = x + torch.from_numpy(umt.positions(len(pixels), side, width))
         depth = len(
             [n for n in self.state if n.startswith(mapping.UMT_PREFIX) and n.endswith("norm1.weight")]
         )
         for index in range(depth):
             x = self._block(x, lambda name, i=index: get(f"blocks.{i}.{name}"), width // hf_config.UMT_HEAD)
         x = F.layer_norm(
-            x, (width,), get("vision_layernorm.weight"), get("vision_layernorm.bias"), xcomp.FINAL_EPS
+            x, (width,), get("vision_layernorm.weight"), get("vision_layernorm.bias"), umt.FINAL_EPS
         )
         for index in (0, 2):
             weight, bias = (self.state[f"{mapping.UMT_PROJECTOR}.{index}.{n}"] for n in ("weight", "bias"))

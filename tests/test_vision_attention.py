@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tempo_jax import sharding
-from tempo_jax.models import rope, vision, xcomp
+from tempo_jax.models import rope, umt, vision
 from tempo_jax.models.kernels import attention, vision_attention
 from tempo_jax.models.layers import REMAT_POLICIES
 from tempo_jax.models.presets import TINY
@@ -139,7 +139,7 @@ def on_a_tpu(monkeypatch):
     interpreted = functools.partial(vision_attention.attend, interpret=True)
     monkeypatch.setattr(vision_attention, "is_supported", lambda dtype, length, width, heads: True)
     monkeypatch.setattr(vision_attention, "attend", interpreted)
-    for module in (vision, xcomp):
+    for module in (vision, umt):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
 
 
@@ -155,8 +155,8 @@ def test_qwen3_vls_tower_is_the_same_with_the_kernel(request):
 
 def test_xcomps_tower_is_the_same_with_the_kernel(request):
     """Its keys have no bias."""
-    config = xcomp.UMTConfig(hidden_size=128, intermediate_size=128, depth=1, num_heads=2)
-    block = xcomp.UMTAttention(config, rngs=nnx.Rngs(0))
+    config = umt.UMTConfig(hidden_size=128, intermediate_size=128, depth=1, num_heads=2)
+    block = umt.UMTAttention(config, rngs=nnx.Rngs(0))
     block.q_bias[...], block.v_bias[...] = jax.random.normal(jax.random.key(3), (2, 128))
     x = jax.random.normal(jax.random.key(1), (2, 16, 128))
     wanted = block(x)

@@ -8,7 +8,7 @@ import pytest
 from convert import mapping
 from tempo_jax.models import build
 from tempo_jax.models.presets import XCOMP_TINY
-from tempo_jax.models.xcomp import normalize
+from tempo_jax.models.umt import normalize
 from tempo_jax.tasks import xcomp
 from tempo_jax.utils.tree import nest
 from tempo_jax.xcomp import layout, token_compression

@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempo_jax.models import rope, xcomp
+from tempo_jax.models import rope, umt
 from tempo_jax.models.resize import resize_direct
 from tests import xcomp_systems as tiny
 from tests.xcomp_systems import recorded
 
-_merge = jax.jit(xcomp.merge, static_argnums=(1, 2))
+_merge = jax.jit(umt.merge, static_argnums=(1, 2))
 
 
 def test_reductions_of_published_clips():
     """T7."""
-    assert xcomp.merge_counts(6272, 128) == [3136, 1568, 784, 392, 196, 68]
-    assert xcomp.merge_counts(3136, 64) == [1568, 784, 392, 196, 98, 34]
-    assert xcomp.merge_counts(784, 16) == [392, 196, 98, 49, 24, 9]
+    assert umt.merge_counts(6272, 128) == [3136, 1568, 784, 392, 196, 68]
+    assert umt.merge_counts(3136, 64) == [1568, 784, 392, 196, 98, 34]
+    assert umt.merge_counts(784, 16) == [392, 196, 98, 49, 24, 9]
     with pytest.raises(ValueError, match="cannot be merged"):
-        xcomp.merge_counts(8, 9)
+        umt.merge_counts(8, 9)
 
 
 @pytest.mark.parametrize("target,sizes", [(3, [1, 1, 2]), (2, [2, 2]), (1, [4])])
@@ -57,10 +57,10 @@ def test_recorded_merging(frames):
 
 def test_position_tables():
     run = recorded("vision_LF8")
-    table = xcomp.positions(8, 28, 128)
+    table = umt.positions(8, 28, 128)
     np.testing.assert_allclose(table[::7], run["pos_embed"], atol=2e-6)
     np.testing.assert_allclose(table.astype(np.float64).sum(0), run["pos_embed_sum"], atol=2e-3)
-    np.testing.assert_allclose(xcomp.positions(1, 28, 128), run["img_pos_embed"], atol=2e-6)
+    np.testing.assert_allclose(umt.positions(1, 28, 128), run["img_pos_embed"], atol=2e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 8])
@@ -69,7 +69,7 @@ def test_recorded_vision_tower(frames):
     name = f"T{frames}"
     pixels = tiny.pixels_f32(int(run[f"{name}_seed"]), frames)[None]
     tower = tiny.model().vision
-    embedded = tower.embed(pixels)[0] - xcomp.positions(frames, 28, 128)
+    embedded = tower.embed(pixels)[0] - umt.positions(frames, 28, 128)
     np.testing.assert_allclose(embedded[::56], run[f"{name}_patch_embed_every7"], atol=1e-4)
     features = jax.jit(lambda tower, x: tower(x))(tower, pixels)
     np.testing.assert_allclose(features[0, :: 49 if frames == 8 else 7], run[f"{name}_features"], atol=1e-4)
@@ -82,7 +82,7 @@ def test_recorded_vision_tower(frames):
 def test_recorded_preprocessing(name):
     run = recorded("preprocess")
     frames = tiny.frames_u8(int(run[f"seed_{name}"]), *run[f"shape_{name}"][:3])
-    pixels = xcomp.normalize(resize_direct(jnp.asarray(frames), (448, 448))).transpose(0, 3, 1, 2)
+    pixels = umt.normalize(resize_direct(jnp.asarray(frames), (448, 448))).transpose(0, 3, 1, 2)
     level = 1 / 255 / 0.224  # one level of a pixel is the rounding of another Pillow
     np.testing.assert_allclose(pixels[:, :, ::16, ::16], run[f"out_{name}"], atol=1.01 * level)
     np.testing.assert_allclose(pixels[0, :, 17], run[f"row_{name}"], atol=1.01 * level)

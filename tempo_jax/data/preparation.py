@@ -26,12 +26,15 @@ class Settings:
     """How samples are sampled, resized and stored.
 
     Attributes:
-      video: The model's limits on frame sizes. fps: Sampling rate, frames per second. min_frames: Minimum
-      number of sampled frames of a video. max_frames: Maximum number of sampled frames of a video. sampling:
-      A name in video.sources.SAMPLINGS. source_fps: Rate at which folders and lists of frames were recorded;
-      None: that of `fps`. encoding: Encoding of the stored frames. sizes: The only (height, width) of frames;
-      each sample uses the one of the nearest aspect ratio. Empty: each
-        sample keeps the size that the model would resize it to.
+      video: The model's limits on frame sizes.
+      fps: Sampling rate, frames per second.
+      min_frames: Minimum number of sampled frames of a video.
+      max_frames: Maximum number of sampled frames of a video.
+      sampling: A name in video.sources.SAMPLINGS.
+      source_fps: Rate at which folders and lists of frames were recorded; None: that of `fps`.
+      encoding: Encoding of the stored frames.
+      sizes: The only (height, width) of frames; each sample uses the one of the nearest aspect ratio. Empty:
+        each sample keeps the size that the model would resize it to.
     """
 
     video: VideoConfig = dataclasses.field(default_factory=VideoConfig)

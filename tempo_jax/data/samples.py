@@ -17,14 +17,15 @@ class Sample:
     """A conversation about frames that have the model's frame size.
 
     Attributes:
-      frames: uint8 [T, H, W, 3], or an object of that shape whose items are decoded on access. real_fps:
-      Sampling rate of the frames; None for an image, which has one frame. conversation: LLaVA turns {"from",
-      "value"}; the first one has <image> in front. start_seconds: Time of the first frame. seconds: float64
-      [T], times of frames that are not evenly spaced. pictures: Whether the frames are several images, which
-      stand in for a video. inference_prompt: Whether the compressor gets its inference prompt (the system
-      prompt that asks for Yes or
-        No, the bare question) and not that of training (docs/reference/tempo.md#compressor-prompts). A small
-        model trained from scratch knows only prompts that it was trained on.
+      frames: uint8 [T, H, W, 3], or an object of that shape whose items are decoded on access.
+      real_fps: Sampling rate of the frames; None for an image, which has one frame.
+      conversation: LLaVA turns {"from", "value"}; the first one has <image> in front.
+      start_seconds: Time of the first frame.
+      seconds: float64 [T], times of frames that are not evenly spaced.
+      pictures: Whether the frames are several images, which stand in for a video.
+      inference_prompt: Whether the compressor gets its inference prompt (the system prompt that asks for Yes
+        or No, the bare question) and not that of training (docs/reference/tempo.md#compressor-prompts). A
+        small model trained from scratch knows only prompts that it was trained on.
       compressor_query: The compressor's question, where it is not that of the conversation; with
         `inference_prompt` only.
     """

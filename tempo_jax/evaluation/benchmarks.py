@@ -18,20 +18,26 @@ class Benchmark:
     """How one benchmark is read, prompted and scored.
 
     Attributes:
-      name: Its name in `config.benchmark`. title: Its name in reports. annotations: Glob patterns below the
-      benchmark's folder; the first that matches is read. folders: Folders of videos below it; all others are
-      searched after them. columns: Field of a question -> names that its column may have; the first one
-      present counts. All columns
-        of "video" are names of the video.
+      name: Its name in `config.benchmark`.
+      title: Its name in reports.
+      annotations: Glob patterns below the benchmark's folder; the first that matches is read.
+      folders: Folders of videos below it; all others are searched after them.
+      columns: Field of a question -> names that its column may have; the first one present counts. All
+        columns of "video" are names of the video.
       groups: Heading -> names that its column may have; a list there puts a question into several groups.
-      parse: Parser of replies, see `parsing`. optional: As `columns`, for fields that may be missing. copy:
-      The data set to download, as Hugging Face names it; "" where there is none. prompt_prefix: The prompt is
-      prompt_prefix + question + options_prefix + a line per option + prompt_suffix. options_prefix: See
-      `prompt_prefix`. option: Format of the line of an option. prompt_suffix: See `prompt_prefix`. letters:
-      Letters of the options, in order. new_tokens: Maximum length of an answer. mean_of: The heading over
-      whose groups the score is an unweighted mean; "": over all questions. random_fallback: Whether an
-      unparseable reply is scored as a random option. split: Whether options in lines of the question, as "(A)
-      …", are split off.
+      parse: Parser of replies, see `parsing`.
+      optional: As `columns`, for fields that may be missing.
+      copy: The data set to download, as Hugging Face names it; "" where there is none.
+      prompt_prefix: The prompt is prompt_prefix + question + options_prefix + a line per option +
+        prompt_suffix.
+      options_prefix: See `prompt_prefix`.
+      option: Format of the line of an option.
+      prompt_suffix: See `prompt_prefix`.
+      letters: Letters of the options, in order.
+      new_tokens: Maximum length of an answer.
+      mean_of: The heading over whose groups the score is an unweighted mean; "": over all questions.
+      random_fallback: Whether an unparseable reply is scored as a random option.
+      split: Whether options in lines of the question, as "(A) …", are split off.
     """
 
     name: str

@@ -128,10 +128,11 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer, config: XCompConfig
     """Makes one batch of frames of one size.
 
     Args:
-      samples: Conversations about one video or image each. tokenizer: The model's tokenizer. config: The
-      model's config. shape: `segments` counts clips (0: images only), `compressor_length` a row's text
-      tokens, and `sequences`
-        rows of one conversation each, with as many images.
+      samples: Conversations about one video or image each.
+      tokenizer: The model's tokenizer.
+      config: The model's config.
+      shape: `segments` counts clips (0: images only), `compressor_length` a row's text tokens, and
+        `sequences` rows of one conversation each, with as many images.
 
     Raises:
       SampleTooLong: The samples do not fit `shape`.
