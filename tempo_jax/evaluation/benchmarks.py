@@ -1,7 +1,7 @@
 """The benchmarks, one row each, in the format in which their authors publish them.
 
 Prompts, parsers, groups and numbers of new tokens are those of the published evaluation
-(docs/reference/tempo.md docs/reference/tempo.md#evaluation-protocol), which published numbers depend on;
+(docs/reference/tempo.md#evaluation-protocol), which published numbers depend on;
 minireel is of this project.
 """
 
