@@ -83,4 +83,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    from tempo_jax.utils.command_line import leave
+
+    leave(main(sys.argv))

@@ -192,7 +192,8 @@ def parameters(folder: str) -> dict[str, np.ndarray]:
 def report(folder: str) -> dict[str, Any]:
     from tempo_jax.utils import paths
 
-    return json.loads((paths.path("the workdir", folder) / "report.json").read_text())["results"]
+    values = json.loads((paths.path("the workdir", folder) / "report.json").read_text())["results"]
+    return {name: value for name, value in values.items() if name != "code"}  # the commit
 
 
 def faults(folder: Path, proxy: Proxy, only: str, names: list[str]) -> dict[str, dict]:

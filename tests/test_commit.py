@@ -156,6 +156,15 @@ def test_two_runs_do_not_write_one_folder(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("how", commit.COMMITS)
+def test_the_plan_of_a_run_in_progress_stays(how, tmp_path):
+    with folders.put_together(tmp_path / "set", shared=False, commit=how) as (folder, _):
+        (folder / "plan.json").write_text('{"identity": "", "shards": 1}')
+        with pytest.raises(TempoError, match="another run is writing"):
+            prepare(jobs(), tmp_path / "set", commit=how)
+        assert (folder / "plan.json").is_file()
+
+
 def test_a_prepared_set(tmp_path, no_folder_is_renamed):
     options = {"commit": commit.MARKER}
     assert "the part of host 1" in prepare(jobs(), tmp_path / "set", host=1, hosts=2, **options)

@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +88,21 @@ def test_a_held_signal_comes_at_the_end_and_a_second_one_at_once():
     with pytest.raises(KeyboardInterrupt):
         interrupted(2, "after two")
     assert reached == ["after one"]
+
+
+LEAVING = (
+    "import atexit, sys, threading\n"
+    "from tempo_jax.utils.command_line import leave\n"
+    "atexit.register(lambda: print('cleaned'))\n"
+    "if sys.argv[2:]: threading.Thread(target=threading.Event().wait, args=(60,)).start()\n"
+    "leave(int(sys.argv[1]))\n"
+)
+
+
+@pytest.mark.parametrize("arguments", [("2", "with a thread"), ("143",), ("0",)])
+def test_a_failure_does_not_wait_for_threads(arguments):
+    """What removes temporary folders still runs."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, *arguments], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (int(arguments[0]), "cleaned\n", "")

@@ -298,4 +298,4 @@ if __name__ == "__main__":
         with joined:
             return STATUS[train(Path(model), Path(workdir), hook, **json.loads(changes))]
 
-    sys.exit(command_line.run("train", main))
+    command_line.leave(command_line.run("train", main))

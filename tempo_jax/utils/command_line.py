@@ -1,9 +1,12 @@
 """The parser, exit statuses and stderr lines of all command lines. Imports no slow module."""
 
 import argparse
+import atexit
+import contextlib
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -99,6 +102,21 @@ def run_on_cpu(prog: str, command: Callable[[], int], stopped_words: str = STOPP
     except signals.Stopped as stopped:
         say(f"{prog}: {stopped_words.format(signal=stopped)}")
         return stopped.status
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after a failure without waiting for other threads.
+
+    Those of Orbax wait for more than ten minutes for signals of a save whose first request was refused.
+    """
+    waiting = [thread for thread in threading.enumerate() if not thread.daemon]
+    if status and waiting != [threading.main_thread()]:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def say(line: str) -> None:

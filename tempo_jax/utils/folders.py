@@ -124,15 +124,16 @@ def put_together(
         made = _make_parents(fresh if marked else fresh.parent)
         fresh.mkdir(exist_ok=True)
         descriptor = os.open(fresh, os.O_RDONLY)
+    ours = _locked(descriptor, shared)
     try:
-        if not _locked(descriptor, shared):
+        if not ours:
             raise TempoError(f"another run is writing {target}: wait for it, or choose another folder")
         with failures.report_system_errors(target, fresh):
             take = (lambda *_: None) if marked else _move_up if inside else _take_place
             yield fresh, lambda: take(fresh, target)
     finally:
         os.close(descriptor)
-        if not any(path.is_file() for path in fresh.rglob("*") if path.name not in _BEGUN):
+        if ours and not any(path.is_file() for path in fresh.rglob("*") if path.name not in _BEGUN):
             for path in list(fresh.iterdir()) if marked else [fresh]:
                 _remove(path)
         _remove_empty(made)
