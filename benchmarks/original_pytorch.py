@@ -191,7 +191,7 @@ class Original:
             attention_mask=mask,
             visual_pos_masks=is_visual,
             deepstack_visual_embeds=deepstack,
-            use_cache=True,  # as the released code, which has no use for it
+            use_cache=True,  # as in the reference implementation, which has no use for it
         ).last_hidden_state
         memory = torch.stack([hidden[row, first : first + count] for row, first in enumerate(firsts)])
         last = torch.stack([hidden[row, first - 1] for row, first in enumerate(firsts)]).float()

@@ -29,7 +29,7 @@ def test_a_cpu_multiplies_without_ynnpack():
 
 def test_options_that_this_xla_does_not_have_are_left_out():
     decorate = platform_jit.platform_jit(cpu_options={"xla_cpu_of_another_version": True})
-    assert decorate(lambda x: x + 1)(1) == 2
+    assert decorate(lambda x: x + 1)(jnp.float32(1)) == 2
 
 
 def test_another_platform_gets_no_options(monkeypatch):

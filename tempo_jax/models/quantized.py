@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tempo_jax.models import cpu_workarounds
+
 # dtype argument of `load` -> dtype that matrices are stored in.
 STORAGE_DTYPES: dict[str, Any] = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}
 COMPUTE_DTYPE = jnp.bfloat16
@@ -56,7 +58,7 @@ _quantize_matrix = jax.jit(quantize_matrix, static_argnames="kind")
 def matmul(x, kernel) -> jax.Array:
     """x @ kernel, for an array or a quantized matrix."""
     if isinstance(kernel, jax.Array):
-        return x @ kernel
+        return cpu_workarounds.matmul(x, kernel)
     import qwix
 
     return qwix.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))

@@ -46,7 +46,10 @@ class VisionAttention(nnx.Module):
         else:
             q, k, v = (self.qkv.project_heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
         q, k = (rope.rotate(x, angles_1NR) for x in (q, k))
-        return self.proj.merge_heads(attention(q, k, v, rules=ENCODER_RULES))
+        out_BNHR = attention(q, k, v, rules=ENCODER_RULES)
+        if platform() == "cpu":
+            return self.proj(out_BNHR.reshape(x_BND.shape))
+        return self.proj.merge_heads(out_BNHR)
 
 
 class VisionMLP(nnx.Module):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from tempo_jax.models.kernels.attention import platform
 
@@ -14,7 +15,10 @@ ONEDNN_MATMULS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class PlatformJit:
-    """A jitted function that a CPU runs with compiler options of its own; its attributes are jax.jit's."""
+    """A jitted function that a CPU runs with compiler options of its own where its arguments are float32.
+
+    YNNPACK has kernels for bfloat16, which XLA's runtime has not. Other attributes are jax.jit's.
+    """
 
     def __init__(self, function: Callable, cpu_options: dict[str, Any], **kwargs: Any):
         self._cpu_options, self._kwargs = cpu_options, kwargs
@@ -23,20 +27,29 @@ class PlatformJit:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._chosen(*args, **kwargs)
+        return self._chosen(args)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._chosen, name)
+        return getattr(self._jitted, name)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of jax.jit."""
+        return self._chosen(args).lower(*args, **kwargs)
 
     def clear_cache(self) -> None:
         """Drops all compiled programs of the function."""
         self._jitted.clear_cache()
         self._on_cpu.clear_cache()
 
-    @property
-    def _chosen(self) -> Any:
-        """The jitted function of the platform that is traced for."""
-        return self._on_cpu if platform() == "cpu" else self._jitted
+    def _cache_size(self) -> int:
+        sizes = [self._jitted._cache_size()]
+        return sum(sizes if self._on_cpu is self._jitted else [*sizes, self._on_cpu._cache_size()])
+
+    def _chosen(self, args: tuple) -> Any:
+        """The jitted function for the platform that is traced for, and the arguments' dtype."""
+        if platform() != "cpu" or any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(args[:1])):
+            return self._jitted
+        return self._on_cpu
 
     @functools.cached_property
     def _on_cpu(self) -> Any:

@@ -14,8 +14,8 @@ GROUP_ROWS = 2048  # rows that keep a CPU's matmuls efficient; more of them leav
 def in_groups(function: Callable, in_axes: Any, out_axes: Any, *, rows: int) -> Callable:
     """`function` of a batch, computed on a CPU (without a mesh) for a few examples at a time.
 
-    What passes between layers then stays in the cache, and memory is that of one group: the vision tower of
-    64 frames takes a quarter less time (docs/results/optimization-log.md).
+    What passes between layers then stays in the cache, and memory is that of one group
+    (docs/results/optimization-log.md).
 
     Args:
       function: Of arrays with a batch axis; the results of each example depend on its own inputs alone.
