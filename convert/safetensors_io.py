@@ -71,7 +71,7 @@ class Reader:
     def __init__(self, source: str | os.PathLike, weights: str | None = None, *, mapped: bool = False):
         """`weights`: the file, or index, that config.json names as `transformers_weights`.
 
-        mapped: Large ranges are views of the mapped file, which spares a copy to whoever copies them.
+        mapped: Large ranges are views of the mapped file, which spares a copy where the caller copies them.
         """
         self.mapped = mapped
         self.infos: dict[str, Info] = {}
