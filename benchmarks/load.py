@@ -2,7 +2,7 @@
 
     python benchmarks/load.py [--size 1.0] [--dtype float32] [--rounds 5] [--folder DIR] [--out FILE]
 
-Writes a random Tempo in the published layout (0.63 B parameters times --size, of which 0.27 B are embeddings) and
+Writes a random Tempo in the published layout (0.63 B parameters, of which 0.27 B are embeddings) and
 converts it, then, round by round, in a child process each: reading the files' bytes into memory, safetensors'
 own loader, and every way to load the model: `tempo_jax.load` of the native checkpoint, of Hugging Face's
 files (`convert.direct.load_hf`), the parameters of a training run, and `eval.py`'s. Prints the medians of CPU
