@@ -2,7 +2,7 @@
 
     python benchmarks/load.py [--size 1.0] [--dtype float32] [--rounds 5] [--folder DIR] [--out FILE]
 
-Writes a random Tempo in the published layout (0.57 B parameters times --size, half of them embeddings) and
+Writes a random Tempo in the published layout (0.63 B parameters, of which 0.27 B are embeddings) and
 converts it, then, round by round, in a child process each: reading the files' bytes into memory, safetensors'
 own loader, and every way to load the model: `tempo_jax.load` of the native checkpoint, of Hugging Face's
 files (`convert.direct.load_hf`), the parameters of a training run, and `eval.py`'s. Prints the medians of CPU
@@ -226,7 +226,7 @@ def run(name: str, folder: Path) -> dict:
 
 
 def architecture(size: float):
-    """A Tempo of 0.57 B parameters times `size`, by its layers; the vocabulary is Qwen's."""
+    """A Tempo of 0.63 B parameters times `size`, by its layers; the vocabulary is Qwen's."""
     from tempo_jax.models import presets
 
     def layers(count: int) -> int:
