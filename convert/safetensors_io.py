@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import stored_arrays
+from tempo_jax.utils import mounts, stored_arrays
 from tempo_jax.utils.folders import WRITER
 
 INDEX = "model.safetensors.index.json"
@@ -71,9 +71,10 @@ class Reader:
     def __init__(self, source: str | os.PathLike, weights: str | None = None, *, mapped: bool = False):
         """`weights`: the file, or index, that config.json names as `transformers_weights`.
 
-        mapped: Large ranges are views of the mapped file, which spares a copy where the caller copies them.
+        mapped: Large ranges are views of the mapped file, where it is on a disk, which spares a copy where
+          the caller copies them.
         """
-        self.mapped = mapped
+        self.mapped = mapped and mounts.may_map(source)
         self.infos: dict[str, Info] = {}
         self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}

@@ -21,7 +21,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build, stacks
 from tempo_jax.models import config as model_config
 from tempo_jax.training import checkpoints
-from tempo_jax.utils import digests, stored_arrays
+from tempo_jax.utils import digests, mounts, stored_arrays
 from tempo_jax.utils.tree import flatten, nest
 from tests import tiny_checkpoints as tiny
 
@@ -55,6 +55,14 @@ def assert_equal(tree, other):
     assert one.keys() == two.keys()
     for path in one:
         np.testing.assert_array_equal(one[path], two[path], err_msg=path)
+
+
+def test_over_a_network_files_are_read_and_not_mapped(saved, monkeypatch):
+    """A mapped page whose network fails ends the process (SIGBUS), where a read is an error."""
+    mapped = flatten(checkpoint.load_params(saved, verify=True))
+    monkeypatch.setattr(mounts, "file_system", lambda path: "fuse.gcsfuse")
+    read = flatten(checkpoint.load_params(saved, verify=True))
+    assert mapped.keys() == read.keys() and all(np.array_equal(mapped[path], read[path]) for path in read)
 
 
 def test_what_is_saved_loads(saved, params):

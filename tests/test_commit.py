@@ -14,7 +14,7 @@ from tempo_jax.data.prepare import prepare
 from tempo_jax.data.records import open_prepared
 from tempo_jax.errors import TempoError
 from tempo_jax.evaluation import model
-from tempo_jax.utils import commit, folders, paths
+from tempo_jax.utils import commit, folders, mounts, paths
 from tempo_jax.utils.commit import by_marker
 from tests import benchmark_copies as copies
 from tests import eval_runs, tiny_checkpoints, tiny_training
@@ -75,9 +75,11 @@ def assert_same_model(one, other) -> None:
     ],
 )
 def test_mounts_of_buckets_are_known(path, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(commit, "_MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(mounts, "_MOUNTS", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").write_text(MOUNTS)
     assert by_marker(path) == expected and by_marker(path, commit.MARKER)
+    if not path.startswith("gs://"):
+        assert mounts.may_map(path) == (not expected and "nfs" not in path)
 
 
 def test_conversion_both_ways(hf, tmp_path, no_folder_is_renamed):

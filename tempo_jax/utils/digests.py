@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import paths
+from tempo_jax.utils import mounts, paths
 
 FILE = "digests.json"
 BLOCK_BYTES = 16 << 20
@@ -126,7 +126,7 @@ def _drawn(blocks: list[tuple]) -> list[tuple]:
 
 
 def _crc32(path: Path, start: int, size: int) -> int:
-    if not paths.remote(path) and start % mmap.ALLOCATIONGRANULARITY == 0:
+    if not paths.remote(path) and start % mmap.ALLOCATIONGRANULARITY == 0 and mounts.may_map(path):
         with (
             path.open("rb") as file,
             contextlib.suppress(ValueError),  # it has become shorter

@@ -1,7 +1,8 @@
 """The arrays of an Orbax tree on a disk, read to where they stay.
 
-Tensorstore maps the files into memory, so that each byte is copied once. Arrays begin at multiples of 64
-bytes, where JAX uses host memory on CPUs without another copy, and numpy asks for huge pages for large ones.
+Tensorstore maps the files of a disk into memory, so that each byte is copied once. Arrays begin at multiples
+of 64 bytes, where JAX uses host memory on CPUs without another copy, and numpy asks for huge pages for large
+ones.
 """
 
 import json
@@ -13,11 +14,12 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from tempo_jax.utils import paths
+from tempo_jax.utils import mounts, paths
 
 ALIGNMENT = 64  # bytes; XLA's for buffers on CPUs
 _METADATA = "zarr.json"
-_CONTEXT = {"file_io_mode": {"mode": "memmap"}, "cache_pool": {"total_bytes_limit": 0}}
+_CONTEXT = {"cache_pool": {"total_bytes_limit": 0}}
+_MAPPED = {"file_io_mode": {"mode": "memmap"}}
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -37,7 +39,7 @@ class StoredArrays:
 
     def __init__(self, folder: Path):
         """folder: of an OCDBT store of Zarr 3 arrays; see `is_readable`."""
-        context = ts.Context(_CONTEXT)
+        context = ts.Context(_CONTEXT | (_MAPPED if mounts.may_map(folder) else {}))
         base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
         names = ts.KvStore.open(base, context=context).result().list().result()
         opened = {}
