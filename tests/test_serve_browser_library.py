@@ -166,8 +166,19 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         page.locator("#question").wait_for()
         page.locator("#all-videos").click()
         visitor.wait_for("document.querySelector('#videos img')?.naturalWidth > 0")
+        # A list from before the deletion that arrives after it changes nothing.
+        held = []
+        page.route("**/api/videos?*", lambda route: held.append((route, route.fetch())), times=1)
+        with page.expect_request("**/api/videos?*"):
+            page.evaluate("dispatchEvent(new HashChangeEvent('hashchange'))")
         page.get_by_role("button", name="Delete v1.mp4").click()
         page.get_by_text("There is nothing here yet").wait_for()
+        ((route, late),) = held
+        assert late.json()["total"] == 1
+        with page.expect_response("**/api/videos?*"):
+            route.fulfill(response=late)
+        page.get_by_text("There is nothing here yet").wait_for()
+        assert not page.locator("#videos li").count()
 
 
 def test_a_file_may_be_dropped_anywhere(browser, shared):

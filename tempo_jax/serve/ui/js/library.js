@@ -11,7 +11,7 @@ const TYPING_MS = 200;
 export class Library {
   // open(video); removed(video): after an upload has been deleted.
   constructor(info, { open, removed }) {
-    Object.assign(this, { info, open, removed, videos: [], total: 0, query: "", pending: [] });
+    Object.assign(this, { info, open, removed, videos: [], total: 0, query: "", loads: 0, pending: [] });
     const chooser = byId("file");
     chooser.accept = info.accept.join(",");
     byId("choose").addEventListener("click", () => chooser.click());
@@ -38,13 +38,14 @@ export class Library {
 
   async #load(offset) {
     const { query } = this;
+    const load = ++this.loads;
     let found;
     try {
       found = await api.videos({ query, offset });
     } catch (error) {
-      return this.#empty(error.message);
+      return load === this.loads && this.#empty(error.message);
     }
-    if (query !== this.query) return; // something else has been typed meanwhile
+    if (load !== this.loads) return; // a later one knows more: something was typed, uploaded or deleted
     this.videos = offset ? [...this.videos, ...found.videos] : found.videos;
     this.total = found.total;
     if (!query) byId("filter").hidden = found.total < FILTER_FROM;
