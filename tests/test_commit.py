@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,12 +30,12 @@ MOUNTS = (
 
 
 @pytest.fixture
-def no_folder_is_renamed(monkeypatch):
-    """As on a mount of a bucket without folders: each rename of one is refused."""
+def no_folder_is_renamed(monkeypatch, tmp_path):
+    """As if `tmp_path` were on a mount of a bucket without folders: each rename of one is refused."""
 
     def refused(rename):
         def checked(source, target, **options):
-            if os.path.isdir(source):
+            if os.path.isdir(source) and Path(source).is_relative_to(tmp_path):
                 text = os.strerror(errno.EMFILE)
                 raise OSError(errno.EMFILE, text, os.fspath(source), None, os.fspath(target))
             return rename(source, target, **options)

@@ -43,7 +43,7 @@ def test_conversations_are_those_of_the_template(tokenizer, name):
         )
     head, tail = (text + "<|im_start|>assistant\n").split("<video>")
     prefix, suffix = tokenizer.chat_ids(QUESTION, conversation)
-    assert tokenizer._full(head)["input_ids"] == prefix and tokenizer._full(tail)["input_ids"] == suffix
+    assert tokenizer._full.encode(head).ids == prefix and tokenizer._full.encode(tail).ids == suffix
 
 
 def test_what_is_said_cannot_change_the_structure(tokenizer):

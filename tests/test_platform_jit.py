@@ -1,5 +1,7 @@
 """Programs of a CPU: compiler options of its own, and groups of examples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,13 @@ def test_a_cpu_multiplies_without_ynnpack():
 def test_options_that_this_xla_does_not_have_are_left_out():
     decorate = platform_jit.platform_jit(cpu_options={"xla_cpu_of_another_version": True})
     assert decorate(lambda x: x + 1)(jnp.float32(1)) == 2
+
+
+def test_inside_another_traced_function_it_has_no_options_of_its_own():
+    program = platform_jit.platform_jit(static_argnames="twice")(matmul)
+    x = jnp.ones((512, 256))
+    assert jax.eval_shape(functools.partial(program, twice=False), x, x.T).shape == (512, 512)
+    np.testing.assert_array_equal(jax.jit(lambda x: program(x, x.T, twice=True))(x), 512.0)
 
 
 def test_another_platform_gets_no_options(monkeypatch):

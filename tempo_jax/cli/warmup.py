@@ -85,7 +85,10 @@ def run_warmup(args: argparse.Namespace) -> int:
 
 
 def _default() -> str:
-    """The default cache folder, with ~ for the home folder."""
+    """The default cache folder, with ~ for the home folder; one in a bucket is not asked for here."""
+    named = os.environ.get(compilation_cache.FOLDER, "")
+    if paths.url(named):
+        return named
     home, path = Path.home(), compilation_cache.folder()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 

@@ -46,8 +46,13 @@ class PlatformJit:
         return sum(sizes if self._on_cpu is self._jitted else [*sizes, self._on_cpu._cache_size()])
 
     def _chosen(self, args: tuple) -> Any:
-        """The jitted function for the platform that is traced for, and the arguments' dtype."""
-        if platform() != "cpu" or any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(args[:1])):
+        """The jitted function for the platform that is traced for, and the arguments' dtype.
+
+        Inside another traced function the options are that one's: JAX takes them at the top level only.
+        """
+        if platform() != "cpu" or any(map(_is_traced, jax.tree.leaves(args))):
+            return self._jitted
+        if any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(args[:1])):
             return self._jitted
         return self._on_cpu
 
@@ -61,6 +66,10 @@ class PlatformJit:
 def platform_jit(*, cpu_options: dict[str, Any] = ONEDNN_MATMULS, **kwargs: Any) -> Callable:
     """A decorator: `jax.jit` with these keyword arguments, and `cpu_options` as compiler options on a CPU."""
     return lambda function: PlatformJit(function, cpu_options, **kwargs)
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
 
 
 @functools.cache
