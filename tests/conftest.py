@@ -72,6 +72,7 @@ SLOW = (
     "test_convert_safety",
     "test_storage_runs",
     "test_train_processes",
+    "test_training_step",
     "test_eval_end_to_end",
     "test_multiprocess",
     "test_beside_original",
@@ -79,7 +80,6 @@ SLOW = (
     "test_xcomp_lp_comp",
     "test_decode_attention",
     "test_vision_attention",
-    "test_training_step",
     "test_both_at_once",
     "test_compilation_cache",
     "test_media_damage",
@@ -87,6 +87,14 @@ SLOW = (
     "test_serve_xcomp",
     "test_warmup",
     "test_xcomp_golden",
+    "test_parity_torch",
+    "test_head_layout",
+    "test_eval_model",
+    "test_training",
+    "test_xcomp_training",
+    "test_align",
+    "test_train_restore",
+    "test_train_validation",
 )
 
 
