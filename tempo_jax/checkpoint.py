@@ -186,7 +186,8 @@ def _read(stored: StoredArrays, abstract: dict, per_layer: bool) -> dict[str, ja
     for path, leaf in abstract.items():
         placed = stacks.place(path, leaf, functools.partial(stored.read, path), per_layer=per_layer)
         jax.block_until_ready(last)  # so that the host holds two of them at most
-        flat, last = flat | placed, placed
+        flat.update(placed)
+        last = placed
     return flat
 
 

@@ -1,5 +1,4 @@
-"""Building blocks of both systems: affine maps, norms, embeddings of ids, patches and visual tokens, and
-stacks of equal layers.
+"""Building blocks of both systems: affine maps, norms, embeddings, and stacks of equal layers.
 
 Parameters carry their own dtype and computation follows it; norms compute in float32.
 """
@@ -160,7 +159,7 @@ def make_layers(
     Inference uses the list: with separate buffers per layer a KV cache stays out of `lax.scan`, which would
     hold it twice, and the loop copies no slices of weights.
     """
-    if rngs is None:  # see random_normal
+    if rngs is None:  # of a model of shapes, whose layers are stacked: see random_normal
         return jax.vmap(lambda _: make(None))(jnp.arange(count))
     keys = jax.random.split(rngs.params(), count)
     if stacked:
@@ -216,7 +215,7 @@ def patch_embed(frames_BTHWC, kernel, bias, patch: int) -> jax.Array:
     kernel: [C*T*patch*patch, D], a patch's values by channel, frame and row
     (docs/reference/tempo.md#frame-sizes). A patch on its own would have rows of 16 pixels, which a TPU moves
     slowly: a matmul per pixel column over all patches takes a sixth of the time
-      (docs/results/optimization-log.md).
+    (docs/results/optimization-log.md).
     """
     batch, count, height, width, channels = frames_BTHWC.shape
     x = frames_BTHWC.astype(kernel.dtype).reshape(batch, count, -1, patch, width, channels)

@@ -40,16 +40,9 @@ class VisionAttention(nnx.Module):
             if vision_attention.is_supported(x_BND.dtype, *x_BND.shape[1:], self.num_heads):
                 qkv, bias = self.qkv.split_outputs(x_BND, 3), self.qkv.bias[...].reshape(3, -1)
                 return self.proj(vision_attention.attend(qkv, bias, self.num_heads, angles_1NR[0]))
-        if platform() == "cpu":
-            qkv_BN3HR = self.qkv(x_BND).reshape(*x_BND.shape[:2], 3, self.num_heads, -1)
-            q, k, v = (qkv_BN3HR[:, :, part] for part in range(3))
-        else:
-            q, k, v = (self.qkv.project_heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
+        q, k, v = (self.qkv.project_heads(x_BND, self.num_heads, part=part, parts=3) for part in range(3))
         q, k = (rope.rotate(x, angles_1NR) for x in (q, k))
-        out_BNHR = attention(q, k, v, rules=ENCODER_RULES)
-        if platform() == "cpu":
-            return self.proj(out_BNHR.reshape(x_BND.shape))
-        return self.proj.merge_heads(out_BNHR)
+        return self.proj.merge_heads(attention(q, k, v, rules=ENCODER_RULES))
 
 
 class VisionMLP(nnx.Module):

@@ -41,10 +41,8 @@ from tempo_jax.utils.tree import flatten, nest
 STORED_NAMES = {"trainable": "learning", "optimizer": "optimiser"} | param_groups.STORED_NAMES
 FOLDER, DIGESTS = "checkpoints", "digests"
 COMMITTED = "commit_success.txt"  # Orbax's
-PROBE_SECONDS, REFUSALS = (
-    15.0,
-    2,
-)  # of the storage while a save is waited for, and in a row until it is given up
+PROBE_SECONDS = 15.0  # between probes of the storage while a save is waited for
+REFUSALS = 2  # of the storage in a row until the save is given up
 
 
 class CheckpointManager:

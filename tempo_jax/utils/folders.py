@@ -11,14 +11,13 @@ import contextlib
 import fnmatch
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tempo_jax.errors import TempoError
-from tempo_jax.utils import failures, paths, signals
+from tempo_jax.utils import failures, mounts, paths, signals
 from tempo_jax.utils.commit import AUTO, by_marker
 from tempo_jax.utils.paths import AnyPath
 
@@ -351,16 +350,7 @@ def _start(file: Path) -> bytes:
 
 def _in_place(target: Path) -> bool:
     """Whether the target itself has to stay: an empty folder, or a mount point."""
-    return target.is_dir() and (not _entries(target) or _is_mount_point(target))
-
-
-def _is_mount_point(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():  # has bind mounts too
-            mount_point = line.split(" ")[4]
-            if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount_point) == str(folder):
-                return True
-    return os.path.ismount(folder)
+    return target.is_dir() and (not _entries(target) or mounts.is_mount_point(target))
 
 
 def _make_parents(folder: Path) -> list[Path]:
