@@ -85,7 +85,7 @@ def run_warmup(args: argparse.Namespace) -> int:
 
 
 def _default() -> str:
-    """The default cache folder, with ~ for the home folder; one in a bucket is not asked for here."""
+    """The default cache folder, with ~ for the home folder; help texts contact no bucket."""
     named = os.environ.get(compilation_cache.FOLDER, "")
     if paths.url(named):
         return named
