@@ -1,5 +1,6 @@
 """What attacks on a server showed, as requests to `tempo serve`: refused, nothing read, nothing left."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -475,6 +476,36 @@ def test_servers_that_start_and_end_at_once_do_not_meet(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(start_and_end, range(4)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_an_upload_whose_sender_left_at_its_last_byte_is_not_kept(tmp_path, monkeypatch, stays):
+    from starlette.requests import ClientDisconnect, Request
+
+    from tempo_jax.serve import uploads
+    from tempo_jax.serve.bodies import receive_upload
+    from tempo_jax.serve.limits import Limits
+    from tempo_jax.serve.sessions import Identity, Owner
+
+    monkeypatch.setattr(uploads.tempfile, "tempdir", str(tmp_path))
+    made = uploads.Uploads(Limits())
+    who = Identity("session", False, "here")
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\nvideo\r\n--x--\r\n'
+    messages = [{"type": "http.request", "body": form}]
+    messages += [] if stays else [{"type": "http.disconnect"}]
+
+    async def receive():
+        if not messages:
+            await asyncio.sleep(60)
+        return messages.pop(0)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with contextlib.nullcontext() if stays else pytest.raises(ClientDisconnect):
+        asyncio.run(receive_upload(request, made, Owner.of(who)))
+    assert [item.name for item in made.items(who)] == ["a.mp4"] * stays
+    assert len(list(made.folder.glob("*.mp4"))) == stays
+    made.close()
 
 
 STUCK = """

@@ -149,6 +149,7 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         network = visitor.context.new_cdp_session(page)
         slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 10_000}
         network.send("Network.enable")
+        # It stays: chromium sends all of a canceled request when its limit goes at that moment.
         network.send("Network.emulateNetworkConditions", slow)
         page.locator("#file").set_input_files([big])
         visitor.wait_for("document.querySelector('.upload progress').value > 1000")
@@ -156,7 +157,6 @@ def test_uploads_can_be_canceled_refused_and_deleted(browser, folder):
         visitor.check()
         page.get_by_role("button", name="Cancel the upload of big.mp4").click()
         page.locator(".upload").wait_for(state="detached")
-        network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
         page.locator("#file").set_input_files([huge, empty])
         page.get_by_text("cut it or scale it down").wait_for()
         page.get_by_text("This file is empty").wait_for()

@@ -21,7 +21,7 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tempo_jax.serve.errors import ApiError
 from tempo_jax.serve.limits import MIB, Limits
@@ -366,6 +366,8 @@ async def receive_upload(request: Request, uploads: Uploads, owner: Owner) -> Up
                 piece.clear()
         await run_in_threadpool(parser.write, bytes(piece))
         parser.finalize()
+        if await request.is_disconnected():  # canceled when all of it was on its way: nobody learns its id
+            raise ClientDisconnect
         return form.done()
     except FormParserError as error:
         raise ApiError(400, BAD_FORM, "bad_form") from error
