@@ -89,7 +89,7 @@ def ours(args) -> dict:
             def given(rest=tuple(rest), decodes=decodes):
                 """Anew for every run, as programs may consume what they are given."""
                 made = jax.tree.map(fill, rest)
-                return (made[0], jnp.int32(args.new_tokens), *made[2:]) if decodes else made
+                return (made[0], jnp.full(1, args.new_tokens, jnp.int32), *made[2:]) if decodes else made
 
             def run(*made, program=program, model=model):
                 return program.function(model, *made, **program.kwargs)
@@ -98,7 +98,7 @@ def ours(args) -> dict:
             took = runs * median(run, jax.block_until_ready, args.rounds, given)
             seconds[stage] = seconds.get(stage, 0) + took
             if decodes:
-                made = int(run(*given()).count)
+                made = int(run(*given()).count_B[0])
                 assert made == args.new_tokens, f"an answer of {made} tokens: its weights end it too early"
             flops[stage] = flops.get(stage, 0) + program.runs * program.flops
         side = args.product

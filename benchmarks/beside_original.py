@@ -205,7 +205,7 @@ class Ours:
         lap("prefill", request.prefilled)
         with place():
             state = generate.decode(
-                tempo.model.llm, request.prefilled.state, new_tokens, request.sampling, greedy=True,
+                tempo.model.llm, request.prefilled.state, np.full(1, new_tokens, np.int32), greedy=True,
                 eos=tempo.config.eos_ids,
             )  # fmt: skip
         np.asarray(state.tokens_BN)

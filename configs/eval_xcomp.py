@@ -28,7 +28,6 @@ def get_config(benchmark: str = "lvbench") -> ConfigDict:
     config.max_frames = (1024,)
     config.budget = (8192,)  # 512 frames of 16 tokens
     config.strategy = ("local",)
-    config.decode_batch = 1  # XComp decodes unbatched
     config.context_length = 65_536
     config.xcomp.update(
         {"causal_scoring": False, "query_skip": 27, "repetition_penalty": 1.1, "repeat_short": True}

@@ -38,7 +38,6 @@ class FakeModel:
     frames = FrameSampling()
     strategies = ("head", "tail")
     eos_ids = (2,)
-    together = True
 
     def __init__(self, held_bytes=1000, seconds=0.0):
         self.go, self.reached = threading.Event(), threading.Event()

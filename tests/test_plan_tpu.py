@@ -214,11 +214,13 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
     number = jax.ShapeDtypeStruct((1,), jnp.int32)
     state = generate.DecodeState(
         tokens_BN=jax.ShapeDtypeStruct((1, 64), jnp.int32),
-        count=jax.ShapeDtypeStruct((), jnp.int32),
+        count_B=number,
         length_B=number,
         done_B=jax.ShapeDtypeStruct((1,), jnp.bool_),
         cache=[(cache, cache)] * 2,
-        key=jax.eval_shape(lambda: jax.random.key(0)),
+        sampling=jax.eval_shape(
+            lambda: generate.SamplingParams(jnp.zeros(1), jnp.ones(1), jax.random.key(0)[None])
+        ),
     )
     texts = {}
     with jax.set_mesh(mesh):

@@ -58,7 +58,7 @@ def read(llm, x, rows, *, room, variant, capacity):
     start = generate.init_decode_state(
         llm.logits(last), lengths, caches, sampling, capacity=capacity, greedy=True, eos=(0,)
     )
-    return {i: states[i] for i in STATES}, hidden[0], caches, llm.logits(last)[0], start, sampling
+    return {i: states[i] for i in STATES}, hidden[0], caches, llm.logits(last)[0], start
 
 
 def test_recorded_prefill_and_decode():
@@ -67,9 +67,7 @@ def test_recorded_prefill_and_decode():
     visual = tiny.visual(int(run["vis_seed"]), int(run["F"]))
     np.testing.assert_allclose(visual[0], run["vis_row0"], rtol=1e-6)
     x, rows, room = inputs(llm, run["ids"], visual, PADDING)
-    states, hidden, caches, logits, state, sampling = read(
-        llm, x, rows, room=room, variant="released", capacity=16
-    )
+    states, hidden, caches, logits, state = read(llm, x, rows, room=room, variant="released", capacity=16)
     np.testing.assert_array_equal(state.length_B[:, 0], run["lens"])
     for index in STATES:
         length = int(run["lens"][index])
@@ -83,10 +81,9 @@ def test_recorded_prefill_and_decode():
     for token, positions in enumerate(run["decode_pos"]):
         np.testing.assert_array_equal(state.length_B[:, 0] + token, positions)
     for penalty, name in ((1.0, "gen_ids"), (1.1, "gen_ids_rep1p1")):
-        found = generate.decode(
-            llm, jax.tree.map(jnp.copy, state), 16, sampling, greedy=True, eos=(0,),
-            repetition_penalty=jnp.float32(penalty),
-        )  # fmt: skip
+        penalized = state.sampling._replace(repetition_penalty=jnp.full(1, penalty))
+        start = jax.tree.map(jnp.copy, state._replace(sampling=penalized))
+        found = generate.decode(llm, start, np.full(1, 16), greedy=True, eos=(0,))
         np.testing.assert_array_equal(found.tokens_BN[0, :16], run[name])
 
 

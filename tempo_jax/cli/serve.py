@@ -30,7 +30,11 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Option -> field of Limits, factor from the option's unit to the field's, help.
 LIMITS = {
     "queue": ("waiting", 1, "maximum queued requests; further requests get HTTP 429"),
-    "batch": ("batch", 1, "maximum questions about one video that are decoded in a batch"),
+    "batch": (
+        "batch",
+        1,
+        "maximum questions about one video that are read in a row; twice as many are decoded together",
+    ),
     "cached-videos": ("open_videos", 1, "maximum videos whose features stay in device memory"),
     "cache-mib": ("open_bytes", MIB, "device memory of cached videos, in MiB"),
     "upload-mib": ("upload_bytes", MIB, "maximum size of an uploaded file, in MiB"),

@@ -64,7 +64,7 @@ def default() -> ConfigDict:
 
     config.context_length = 32_768
     config.dtype = ""  # empty: as stored; int8, fp8: bfloat16, matrices in 8 bits
-    config.decode_batch = 4  # questions about one video that are decoded as a batch
+    config.decode_batch = 4  # answers, about one video or several, that are decoded together
     config.video_cache = "vision"  # or prefix: what is cached of a video for its next questions
     config.chunk_segments = 8  # segments at a time, per device
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # over the devices of one process

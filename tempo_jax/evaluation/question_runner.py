@@ -1,7 +1,8 @@
 """Answers questions about videos with the model, one decode pass per video and frame sampling.
 
-The last bits of logits depend on what else is in a batch, so the order and the batches of a run must not
-depend on what is already answered: `schedule` makes them of all items, and whole batches are repeated.
+Answers are decoded together, those about one video with those about the next. The last bits of logits depend
+on what else is decoded together, so the order and the groups of a run must not depend on what is already
+answered: `schedule` makes them of all items, and whole groups are repeated.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from tempo_jax.evaluation.rows import Row
 from tempo_jax.evaluation.settings import Setting
 from tempo_jax.evaluation.systems import SYSTEMS
 from tempo_jax.evaluation.videos import Videos
+from tempo_jax.runtime.batching import ActiveRequest
 from tempo_jax.runtime.session import GenerationRequest
 
 Key = tuple[str, str]  # (question, setting), as rows.key
@@ -41,7 +43,14 @@ class EvalItem(NamedTuple):
         return self.question.id, self.setting.name
 
 
-Batch = list[EvalItem]  # answered together
+class Batch(NamedTuple):
+    """Items of one video and setting, which are prefilled one after the other.
+
+    group: Number of the group that is decoded together.
+    """
+
+    items: list[EvalItem]
+    group: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,25 +67,31 @@ def schedule(items: Iterable[EvalItem], batch_size: int) -> list[DecodeJob]:
 
     Args:
       items: Every question under every setting, in any order.
-      batch_size: Number of questions that are answered together.
+      batch_size: Number of answers that are decoded together.
 
     Returns:
       Decode passes in order of video and number of frames. Within one, `batch_size` questions come under one
-      setting and then under the next, so that only the first setting runs the compressor.
+      setting and then under the next, so that only the first setting runs the compressor. Consecutive
+      batches, also of several decode passes, are one group as long as it has at most `batch_size` items.
     """
 
     def decode_key(item: EvalItem) -> tuple[str, int]:
         return item.question.video, item.setting.max_frames
 
     ordered = sorted(items, key=lambda item: (*decode_key(item), item.question.id))
-    jobs = []
-    for (_, max_frames), group in groupby(ordered, key=decode_key):
-        batches = _batches(list(group), batch_size)
-        jobs.append(DecodeJob(batches[0][0].question, max_frames, tuple(batches)))
+    jobs, group, grouped = [], 0, 0
+    for (_, max_frames), of_video in groupby(ordered, key=decode_key):
+        batches = []
+        for one in _batches(list(of_video), batch_size):
+            if grouped + len(one) > batch_size:
+                group, grouped = group + 1, 0
+            grouped += len(one)
+            batches.append(Batch(one, group))
+        jobs.append(DecodeJob(batches[0].items[0].question, max_frames, tuple(batches)))
     return jobs
 
 
-def _batches(items: list[EvalItem], size: int) -> list[Batch]:
+def _batches(items: list[EvalItem], size: int) -> list[list[EvalItem]]:
     """Splits the items of one decode pass into batches of one setting each."""
     ids = sorted({item.question.id for item in items})
     batch_of = {question: number // size for number, question in enumerate(ids)}
@@ -92,27 +107,44 @@ def pending(items: Iterable[EvalItem], done: Container[Key]) -> list[EvalItem]:
     return [item for item in items if item.key not in done]
 
 
+@dataclasses.dataclass
+class _Prefilled:
+    """A batch whose answers are being decoded; seconds: of each of its rows so far."""
+
+    batch: Batch
+    clip: Any
+    requests: list[GenerationRequest]
+    joined: list[ActiveRequest]
+    seconds: dict[str, float]
+    damage: str
+
+
 class QuestionRunner:
     """Runs the model over questions; loads it when it is first needed."""
 
     def __init__(self, config: ConfigDict, benchmark: Benchmark, videos: Videos):
         self.config, self.benchmark, self.videos = config, benchmark, videos
+        self._group: list[_Prefilled] = []  # of one group
 
     def rows(self, items: Sequence[EvalItem], done: Container[Key] = ()) -> Iterator[Row]:
-        """Yields a row for every item that is not done, decode pass by decode pass.
+        """Yields a row for every item that is not done, group by group.
 
-        A batch of which some items are done is repeated as a whole: that gives the same answers.
+        A group of which some items are done is repeated as a whole: that gives the same answers.
 
         Args:
           items: All items of their videos, done or not.
           done: Keys of the items that have a row.
         """
+        schedule_of_all = schedule(items, self.config.decode_batch)
+        needed = {
+            batch.group for job in schedule_of_all for batch in job.batches if pending(batch.items, done)
+        }
         jobs: list[tuple[Path, DecodeJob]] = []
-        for job in schedule(items, self.config.decode_batch):
-            batches = tuple(batch for batch in job.batches if pending(batch, done))
+        for job in schedule_of_all:
+            batches = tuple(batch for batch in job.batches if batch.group in needed)
             if not batches:
                 continue
-            job = dataclasses.replace(job, question=batches[0][0].question, batches=batches)
+            job = dataclasses.replace(job, question=batches[0].items[0].question, batches=batches)
             try:
                 jobs.append((self.videos.find(job.question.video, *job.question.also), job))
             except TempoError as error:
@@ -125,8 +157,10 @@ class QuestionRunner:
             self.config.decode_workers,
             self.config.prefetch_mib << 20,
         )
+        self._group = []
         for (path, job), video in zip(jobs, videos, strict=True):
             yield from self._decode_pass(path, video, job.batches, done)
+        yield from self._finish_group(done)
 
     def _decode_pass(
         self,
@@ -135,7 +169,7 @@ class QuestionRunner:
         batches: Sequence[Batch],
         done: Container[Key],
     ) -> Iterator[Row]:
-        """Yields the rows of one decode pass."""
+        """Prefills the batches of one decode pass; yields the rows of the groups that are complete."""
         error = video.error or next((w for w in getattr(video.source, "warnings", ()) if TRUNCATED in w), "")
         clip, started = None, time.perf_counter()
         try:
@@ -154,30 +188,45 @@ class QuestionRunner:
             "wait": wait,
             "vision": max(0.0, time.perf_counter() - started - wait),
         }
-        num_answers = sum(map(len, batches))
+        num_answers = sum(len(batch.items) for batch in batches)
         shared = {stage: value / num_answers for stage, value in seconds.items()}
         damage = next((w for w in video.source.warnings if DAMAGED in w), "")
         for batch in batches:
-            for row in self._batch(clip, batch):
-                row["damage"] = damage
-                row["seconds"] = shared | row["seconds"]
+            if self._group and self._group[0].batch.group != batch.group:
+                yield from self._finish_group(done)
+            self._group.append(self._prefill(clip, batch, shared, damage))
+        clip.release()  # answers of it may still be decoded, for which it needs no features
+
+    def _prefill(self, clip: Any, batch: Batch, seconds: dict[str, float], damage: str) -> _Prefilled:
+        started = time.perf_counter()
+        new_tokens = self.benchmark.new_tokens
+        requests = [
+            GenerationRequest(question.prompt, self.system.options(setting, new_tokens))
+            for question, setting in batch.items
+        ]
+        joined = clip.system.decode_batch.join(clip, requests)
+        share = (time.perf_counter() - started) / len(requests)
+        return _Prefilled(batch, clip, requests, joined, seconds | {"answer": share}, damage)
+
+    def _finish_group(self, done: Container[Key]) -> Iterator[Row]:
+        """Decodes the answers of a group, and yields their rows."""
+        started, group = time.perf_counter(), self._group
+        self._group = []
+        joined = [active for one in group for active in one.joined]
+        if joined:
+            joined[0].session.system.decode_batch.finish(joined)
+        share = (time.perf_counter() - started) / max(1, len(joined))
+        for one in group:
+            for (question, setting), request in zip(one.batch.items, one.requests, strict=True):
+                row = self._answered(question, setting, request)
+                compress = request.answer.timings["compress"] if request.answer else 0.0
+                answer = max(0.0, one.seconds["answer"] + share - compress)
+                row["damage"] = one.damage
+                row["seconds"] = one.seconds | {"compress": compress, "answer": answer}
                 if rows.key(row) not in done:
                     yield row
 
-    def _batch(self, clip: Any, batch: Batch) -> list[Row]:
-        """Answers one batch: sequential prefill, batched decoding."""
-        started = time.perf_counter()
-        new_tokens = self.benchmark.new_tokens
-        turns = [
-            GenerationRequest(question.prompt, self.system.options(setting, new_tokens))
-            for question, setting in batch
-        ]
-        clip.answer(turns)
-        compressed = sum(turn.answer.timings["compress"] for turn in turns if turn.answer)
-        share = max(0.0, time.perf_counter() - started - compressed) / len(turns)
-        return [self._answered(*item, turn, share) for item, turn in zip(batch, turns, strict=True)]
-
-    def _answered(self, question: Question, setting: Setting, turn: GenerationRequest, seconds: float) -> Row:
+    def _answered(self, question: Question, setting: Setting, turn: GenerationRequest) -> Row:
         if isinstance(turn.error, TempoError):
             return self._failed(question, setting, str(turn.error), rows.REFUSED)
         if turn.error:
@@ -196,7 +245,6 @@ class QuestionRunner:
             "allocation": _allocation(answer),
             "auc": scoring.relevance_auc(answer.segments, question.spans),
             "warnings": list(answer.warnings),
-            "seconds": {"compress": answer.timings["compress"], "answer": seconds},
         }
 
     def _row(self, question: Question, setting: Setting) -> Row:
@@ -222,7 +270,7 @@ class QuestionRunner:
     def _failures(
         self, batches: Iterable[Batch], done: Container[Key], message: str, reason: str, file: Any = None
     ) -> Iterator[Row]:
-        items = (item for batch in batches for item in pending(batch, done))
+        items = (item for batch in batches for item in pending(batch.items, done))
         return (self._failed(*item, message, reason, file) for item in items)
 
     def _failed(

@@ -99,9 +99,10 @@ def decode_state(mesh, state: generate.DecodeState, llm: DecoderConfig) -> gener
     return jax.tree.map(lambda x: on_mesh(mesh, x), state)._replace(cache=cache)
 
 
-def sampling_params(mesh) -> generate.SamplingParams:
+def sampling_params(mesh, *, repetition_penalty: bool = False) -> generate.SamplingParams:
     scalar, key = array(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
-    return generate.SamplingParams(scalar, scalar, on_mesh(mesh, key))
+    penalty = scalar if repetition_penalty else None
+    return generate.SamplingParams(scalar, scalar, on_mesh(mesh, key), penalty)
 
 
 def extend_flops(config: DecoderConfig, batch: int, prefix: int, length: int) -> float:
@@ -123,7 +124,7 @@ def decode_step(
     state = decode_state(mesh, state, config)
     min_hbm_bytes = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
     step_flops = extend_flops(config, 1, prompt_tokens, 1) + 2.0 * config.hidden_size * config.vocab_size
-    args = (llm, state, array(mesh, (), "int32"), sampling_params(mesh))
+    args = (llm, state, array(mesh, state.count_B.shape, "int32"))
     return Program(
         "decode step", generate.decode, args, options, step_flops, 1, runs, min_hbm_bytes=min_hbm_bytes
     )

@@ -106,14 +106,13 @@ def _llm(config, preset: XCompConfig, model, mesh, prompt: steps.Prompt, kept: i
     capacity = buckets.pick_bucket(config.ask.new_tokens, buckets.NEW_TOKEN_BUCKETS)
     sizes = options | {"row_capacity": row_capacity, "schedule": schedule, "capacity": capacity}
     buffer = _visual_tokens(preset, model, mesh, kept)
-    args = (model, buffer, scalar, prompt, abstract.sampling_params(mesh))
+    args = (model, buffer, scalar, prompt, abstract.sampling_params(mesh, repetition_penalty=True))
     flops = cost.prefill_flops(preset, text_tokens, row_capacity.frames)
     tokens = row_capacity.length(preset.frame_tokens)
     yield Program("prefill", steps.prefill, args, sizes, flops, tokens, 1)
 
     prefilled = jax.eval_shape(functools.partial(steps.prefill, **sizes), *args)
     prompt_tokens = int(np.mean([row_capacity.length(count) for count in schedule.layer_tokens]))
-    penalty = {"repetition_penalty": abstract.array(mesh, (), jnp.float32)}
     yield abstract.decode_step(
-        mesh, model.llm, prefilled.state, prompt_tokens, config.ask.new_tokens, **options, **penalty
+        mesh, model.llm, prefilled.state, prompt_tokens, config.ask.new_tokens, **options
     )

@@ -1,11 +1,16 @@
-"""Several questions about one open video: prefilled one by one, decoded as a batch.
+"""Answers decoded together, about any videos: a decode step reads all weights once, however many rows it has.
 
-A decode step reads all weights once, however many sequences it decodes.
+Requests are prefilled one by one and join the batch, each as a row of its own length, sampled by its own
+parameters and key; a row leaves when its answer ends. Any thread that waits for an answer may run the next
+steps, which decode for all.
 """
 
+import contextlib
 import dataclasses
+import functools
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,124 +18,248 @@ import numpy as np
 
 from tempo_jax.runtime import generate
 from tempo_jax.runtime.buckets import next_power_of_two
+from tempo_jax.runtime.prefetch import while_waiting
 from tempo_jax.runtime.session import (
     STREAM_TOKENS,
     GenerationRequest,
     PrefilledRequest,
+    System,
     TextStream,
     VideoSession,
 )
 
 
-@dataclasses.dataclass
-class _ActiveRequest:
-    """A request whose answer is being decoded."""
+@dataclasses.dataclass(eq=False)
+class ActiveRequest:
+    """A request whose answer is being decoded.
 
+    Attributes:
+      session: Of its video.
+      request: The request.
+      prefilled_request: Without its state, whose caches are large.
+      text: What has been sent of it.
+      shapes: Of its state's leaves.
+      ids: The new tokens so far.
+      first_token_time: time.perf_counter() at the first token.
+      is_open: Whether its answer has not ended.
+    """
+
+    session: VideoSession
     request: GenerationRequest
-    prefilled_request: PrefilledRequest  # without its state, whose caches are large
+    prefilled_request: PrefilledRequest
     text: TextStream
-    state: generate.DecodeState | None  # None once it is part of a batch
-    first_token_time: float = 0.0
+    shapes: tuple[tuple[int, ...], ...]
+    ids: np.ndarray
+    first_token_time: float
     is_open: bool = True
 
+    @property
+    def limit(self) -> int:
+        return self.request.options.max_new_tokens
 
-def generate_batch(session: VideoSession, requests: Sequence[GenerationRequest]) -> None:
-    """Answers the requests, each as `VideoSession.ask` would up to rounding, and sets their results.
 
-    Greedy requests whose states have equal shapes share a decode loop. Sampled ones do not: their random
-    numbers must not depend on the rest of the batch.
-    """
-    groups: dict[tuple, list[_ActiveRequest]] = {}
-    for index, request in enumerate(requests):
-        if request.is_cancelled():
-            continue
+class DecodeBatch:
+    """The answers that a system decodes. All methods may be called from any thread."""
+
+    def __init__(self, system: System):
+        self._system = system
+        self._lock = threading.Lock()  # held while the state changes
+        self._rows: list[ActiveRequest | None] = []  # of the state; None where it pads to a power of two
+        self._state: generate.DecodeState | None = None
+        self._joining: list[tuple[ActiveRequest, generate.DecodeState]] = []  # at the next step
+
+    def join(self, session: VideoSession, requests: Sequence[GenerationRequest]) -> list[ActiveRequest]:
+        """Prefills the requests one by one; they are decoded by `finish`, of any thread.
+
+        A request that fails has its error set, and one that is cancelled is left out.
+        """
+        joined = []
         try:
-            active = _prefill(session, request)
-        except Exception as error:  # of this request only
-            request.error = error
-            continue
-        group = 0 if request.options.greedy else index + 1
-        shapes = tuple(x.shape for x in jax.tree.leaves(active.state))
-        groups.setdefault((shapes, group), []).append(active)
-    for group in groups.values():
-        _decode_group(session, group)
+            for request in requests:
+                if request.is_cancelled():
+                    continue
+                try:
+                    joined.append(self._prefill(session, request))
+                except Exception as error:  # of this request only
+                    request.error = error
+        except BaseException:
+            self._leave(joined)
+            raise
+        return joined
+
+    def finish(self, joined: Sequence[ActiveRequest]) -> None:
+        """Decodes until these answers have ended; those of others are decoded meanwhile."""
+        try:
+            while open_requests := [active for active in joined if active.is_open]:
+                self._step()
+                for active in open_requests:
+                    if active.request.progress:
+                        active.request.progress("generating", len(active.ids), active.limit)
+        finally:
+            self._leave(joined)
+
+    def _prefill(self, session: VideoSession, request: GenerationRequest) -> ActiveRequest:
+        prefilled_request = session.prefill(
+            request.question, request.options, request.progress, request.conversation
+        )
+        state = prefilled_request.prefilled.state
+        active = ActiveRequest(
+            session,
+            request,
+            dataclasses.replace(prefilled_request, prefilled=None),
+            TextStream(self._system.tokenizer, self._system.config.eos_ids, request.stop),
+            tuple(x.shape for x in jax.tree.leaves(state)),
+            np.asarray(state.tokens_BN)[0, :1],
+            time.perf_counter(),
+        )
+        self._emit(active, active.ids, done=bool(state.done_B[0]))
+        if active.is_open:
+            with self._exclusive():
+                self._joining.append((active, state))
+        return active
+
+    def _leave(self, requests: Sequence[ActiveRequest]) -> None:
+        """Ends requests; the next step frees their rows, and the last one to leave frees all."""
+        for active in requests:
+            active.is_open = False
+        with self._exclusive():
+            rows = (*self._rows, *(active for active, _ in self._joining))
+            if not any(active and active.is_open for active in rows):
+                self._rows, self._state, self._joining = [], None, []
+
+    def _step(self) -> None:
+        """Decodes some tokens of every answer.
+
+        An error that leaves the state as it was, as where compiling fails or this thread's requests are
+        cancelled meanwhile, is raised: it is of those that this thread answers. Others end all answers.
+        """
+        with self._exclusive(), self._system.place():
+            try:
+                self._update_rows()
+                if self._state is not None:
+                    self._decode()
+            except Exception as error:
+                if self._state is not None and not self._state.done_B.is_deleted():
+                    raise
+                for active in (*filter(None, self._rows), *(active for active, _ in self._joining)):
+                    active.request.error, active.is_open = error, False
+                self._rows, self._state, self._joining = [], None, []
+
+    def _decode(self) -> None:
+        limits = [
+            min(active.limit, len(active.ids) + STREAM_TOKENS) if active else 0 for active in self._rows
+        ]
+        self._state = generate.decode(
+            self._system.model.llm,
+            self._state,
+            np.asarray(limits, np.int32),
+            greedy=all(active.request.options.greedy for active in self._rows if active),
+            eos=self._system.config.eos_ids,
+        )
+        tokens_BN, counts, done = jax.device_get(
+            (self._state.tokens_BN, self._state.count_B, self._state.done_B)
+        )
+        for row, active in enumerate(self._rows):
+            if active and active.is_open:
+                try:
+                    self._emit(active, tokens_BN[row, : counts[row]], done=bool(done[row]))
+                except Exception as error:  # of this request only
+                    active.request.error, active.is_open = error, False
+
+    def _emit(self, active: ActiveRequest, ids_N: np.ndarray, *, done: bool) -> None:
+        """Passes a request's new text on, and its answer at the end."""
+        request, active.ids = active.request, ids_N
+        if request.is_cancelled():
+            active.is_open = False
+            return
+        last = done or len(ids_N) >= active.limit
+        if delta := active.text.push(ids_N, last=last):
+            request.on_text(delta)
+        if last or active.text.stopped:
+            answer = active.session.result(active.prefilled_request, ids_N, active.first_token_time)
+            request.finish(answer, active.text)
+            active.is_open = False
+
+    def _update_rows(self) -> None:
+        """Takes up those that join; drops the rows of those that have left where that halves the batch."""
+        joining = [(active, state) for active, state in self._joining if active.is_open]
+        staying = [row for row, active in enumerate(self._rows) if active and active.is_open]
+        self._joining = []
+        size = len(staying) + len(joining)
+        if not size:
+            self._rows, self._state = [], None
+            return
+        if not joining and next_power_of_two(size) == len(self._rows):
+            return
+        states = [self._state] if staying else []
+        rows = [self._rows[row] for row in staying] + [active for active, _ in joining]
+        index = staying + [len(self._rows) * bool(staying) + number for number in range(len(joining))]
+        states += [state for _, state in joining]
+        joining.clear()
+        self._state = None
+        padding = next_power_of_two(size) - size
+        self._state = _gather_rows(states, index + index[:1] * padding, size, [a.shapes for a in rows])
+        self._rows = rows + [None] * padding
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """While no other thread is within; the device is lent to others during the wait."""
+        if not self._lock.acquire(blocking=False):
+            with contextlib.ExitStack() as lent:
+                lent.enter_context(while_waiting.get()())
+                self._lock.acquire()
+                try:
+                    lent.close()  # waits for the device
+                except BaseException:
+                    self._lock.release()
+                    raise
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
-def _prefill(session: VideoSession, request: GenerationRequest) -> _ActiveRequest:
-    prefilled_request = session.prefill(
-        request.question, request.options, request.progress, request.conversation
-    )
-    text = TextStream(session.system.tokenizer, session.system.config.eos_ids, request.stop)
-    without_state = dataclasses.replace(prefilled_request, prefilled=None)
-    return _ActiveRequest(request, without_state, text, prefilled_request.prefilled.state)
+def _gather_rows(
+    states: list[generate.DecodeState], index: Sequence[int], size: int, shapes: Sequence[tuple]
+) -> generate.DecodeState:
+    """A state of some rows of others, which it empties leaf by leaf: a second copy is held of one at a time.
+
+    Args:
+      states: States with the same parameters of sampling and leaves of any capacity.
+      index: Row of each new row in the concatenation of all states.
+      size: New rows that are in use.
+      shapes: Of the leaves that the rows in use had when they were alone.
+    """
+    trees = [jax.tree.flatten(state) for state in states]
+    states.clear()
+    lists, structure = [leaves for leaves, _ in trees], trees[0][1]
+    is_length = structure.unflatten([False] * structure.num_leaves)._replace(length_B=True)
+    leaves = []
+    for number, by_layer in enumerate(jax.tree.leaves(is_length)):
+        axis = -1 if by_layer else 0
+        shape = np.max([one[number] for one in shapes], axis=0)
+        shape[axis] = len(index)
+        leaves.append(
+            _gather_leaf(
+                [x[number] for x in lists], np.asarray(index), axis=axis, shape=tuple(shape.tolist())
+            )
+        )
+        for x in lists:
+            x[number] = None
+    state = structure.unflatten(leaves)
+    return state._replace(done_B=state.done_B | (np.arange(len(index)) >= size))
 
 
-def _decode_group(session: VideoSession, group: list[_ActiveRequest]) -> None:
-    """The decode loop of requests whose states have equal shapes."""
-    system, eos = session.system, session.system.config.eos_ids
-    max_count, limit = 1, max(active.request.options.max_new_tokens for active in group)
-    sampling = group[0].prefilled_request.sampling
-    greedy = group[0].prefilled_request.options.greedy
-    with system.place():
-        state = _batch_states([active.state for active in group])
-        for active in group:
-            active.state = None
-        while any(active.is_open for active in group):
-            state = generate.decode(system.model.llm, state, max_count, sampling, greedy=greedy, eos=eos)
-            tokens_BN, count = np.asarray(state.tokens_BN), int(state.count)
-            closed = [
-                not _emit(session, active, tokens, count, eos) for active, tokens in zip(group, tokens_BN)
-            ]
-            done = np.pad(closed, (0, len(tokens_BN) - len(group)), constant_values=True)
-            state = state._replace(done_B=state.done_B | jnp.asarray(done))
-            max_count = min(limit, max_count + STREAM_TOKENS)
+@functools.partial(jax.jit, static_argnames=("axis", "shape"))
+def _gather_leaf(leaves: list, index, *, axis: int, shape: tuple[int, ...]):
+    """Rows along `axis` of the leaves' concatenation, cut or padded to `shape`."""
 
+    def resize(x):
+        for dimension, size in enumerate(shape):
+            if dimension != axis % x.ndim and x.shape[dimension] != size:
+                x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[dimension]), axis=dimension)
+                width = [(0, size - x.shape[dimension] if d == dimension else 0) for d in range(x.ndim)]
+                x = jnp.pad(x, width)
+        return x
 
-def _emit(
-    session: VideoSession, active: _ActiveRequest, tokens_N: np.ndarray, count: int, eos: Sequence[int]
-) -> bool:
-    """Passes a request's new text on; returns whether decoding continues for it."""
-    request = active.request
-    if not active.is_open:
-        return False
-    active.first_token_time = active.first_token_time or time.perf_counter()
-    limit = request.options.max_new_tokens
-    ids = tokens_N[: min(count, limit)]
-    ends = np.flatnonzero(np.isin(ids, eos))
-    if len(ends):
-        ids = ids[: ends[0] + 1]
-    last = bool(len(ends)) or len(ids) >= limit
-    active.is_open = not last and not request.is_cancelled()
-    if request.is_cancelled():
-        return False
-    if delta := active.text.push(ids, last=last):
-        request.on_text(delta)
-    last = last or active.text.stopped
-    active.is_open = not last
-    if request.progress:
-        request.progress("generating", len(ids), limit)
-    if last:
-        answer = session.result(active.prefilled_request, ids, active.first_token_time)
-        request.finish(answer, active.text)
-    return active.is_open
-
-
-def _batch_states(states: list[generate.DecodeState]) -> generate.DecodeState:
-    """Concatenates states, padded to a power of two (few shapes to compile) with finished ones."""
-    if len(states) == 1:
-        return states[0]
-    missing = next_power_of_two(len(states)) - len(states)
-    states = states + [s._replace(done_B=jnp.ones_like(s.done_B)) for s in states[:1] * missing]
-
-    def concatenate(*leaves: jax.Array) -> jax.Array:
-        return jnp.concatenate(leaves)
-
-    first = states[0]
-    return generate.DecodeState(
-        tokens_BN=concatenate(*(s.tokens_BN for s in states)),
-        count=first.count,
-        length_B=jnp.concatenate([s.length_B for s in states], axis=-1),
-        done_B=concatenate(*(s.done_B for s in states)),
-        cache=jax.tree.map(concatenate, *(s.cache for s in states)),
-        key=first.key,
-    )
+    return jnp.take(jnp.concatenate([resize(x) for x in leaves], axis), index, axis=axis)

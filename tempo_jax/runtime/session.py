@@ -95,6 +95,11 @@ class GenerationRequest:
     error: Exception | None = None
     stopped: bool = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is an answer or an error."""
+        return self.answer is not None or self.error is not None
+
     def finish(self, answer: Answer, text: TextStream) -> None:
         """Sets the answer, cut before the stop sequence that was met, if any."""
         self.stopped = text.stopped
@@ -115,7 +120,6 @@ class PrefilledRequest:
 
     Attributes:
       options: Options of the system.
-      sampling: Of the new tokens.
       prefilled: The LLM after the prompt; None once a batch owns its state.
       budget: Maximum number of visual tokens.
       prompt_tokens: Length of the LLM's prompt.
@@ -125,7 +129,6 @@ class PrefilledRequest:
     """
 
     options: Any
-    sampling: generate.SamplingParams
     prefilled: Prefilled | None
     budget: int
     prompt_tokens: int
@@ -142,10 +145,11 @@ class System(Protocol):
     model: Any
     dtype: Any
     place: Placement
+    decode_batch: Any  # batching.DecodeBatch, which imports this module
 
 
 class VideoSession:
-    """An open video. A system's clip defines `options`, `prefill`, `result` and `inspect`.
+    """An open video. A system's clip defines `options`, `prefill`, `result`, `inspect` and `release`.
 
     Attributes:
       last_answer: The Answer of the latest question, also after `stream`.
@@ -175,9 +179,9 @@ class VideoSession:
         """Returns the intermediate values between video and answer."""
         raise NotImplementedError
 
-    def decode_kwargs(self, options: Any) -> dict:
-        """Arguments of generate.decode that only this system has."""
-        return {}
+    def release(self) -> None:
+        """Drops what is cached of the video; a further question decodes it again."""
+        raise NotImplementedError
 
     def ask(self, question: str, *, progress: Progress = None, **options: Any) -> Answer:
         """Answers a question about the video.
@@ -201,21 +205,12 @@ class VideoSession:
         return self._answer(request, stream_every=STREAM_TOKENS)
 
     def answer(self, requests: Sequence[GenerationRequest]) -> None:
-        """Answers the requests, each as `ask` would up to floating-point rounding, and sets their results."""
-        for request in requests:
-            try:
-                self._answer_request(request)
-            except Exception as error:  # of this request only
-                request.error = error
+        """Answers the requests, each as `ask` would up to floating-point rounding, and sets their results.
 
-    def _answer_request(self, request: GenerationRequest) -> None:
-        if request.is_cancelled():
-            return
-        for delta in self._answer(request, stream_every=STREAM_TOKENS):
-            request.on_text(delta)
-            if request.is_cancelled():
-                request.answer = None
-                return
+        They are decoded together, and with those that other threads answer meanwhile, about any video.
+        """
+        batch = self.system.decode_batch
+        batch.finish(batch.join(self, requests))
 
     def _answer(self, request: GenerationRequest, stream_every: int | None) -> Iterator[str]:
         """Yields a text delta every `stream_every` new tokens (None: once, at the end); sets the answer."""
@@ -230,13 +225,11 @@ class VideoSession:
                 state = generate.decode(
                     system.model.llm,
                     state,
-                    max_count,
-                    prefilled_request.sampling,
+                    np.full(1, max_count, np.int32),
                     greedy=options.greedy,
                     eos=eos,
-                    **self.decode_kwargs(options),
                 )
-            ids = np.asarray(state.tokens_BN)[0, : int(state.count)]
+            ids = np.asarray(state.tokens_BN)[0, : int(state.count_B[0])]
             first_token_time = first_token_time or time.perf_counter()
             last = bool(np.asarray(state.done_B)[0]) or len(ids) >= options.max_new_tokens
             delta = text.push(ids, last=last)

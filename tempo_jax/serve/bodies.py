@@ -366,7 +366,7 @@ async def receive_upload(request: Request, uploads: Uploads, owner: Owner) -> Up
                 piece.clear()
         await run_in_threadpool(parser.write, bytes(piece))
         parser.finalize()
-        if await request.is_disconnected():  # canceled when all of it was on its way: nobody learns its id
+        if await request.is_disconnected():  # canceled when all of it was sent: no client learns its id
             raise ClientDisconnect
         return form.done()
     except FormParserError as error:

@@ -72,8 +72,8 @@ class Turn:
         """The lowest of a kind comes next."""
         return (self.slices,)
 
-    def take(self, check: Callable[[], None]) -> None:
-        """Waits for the next slice."""
+    def take(self, check: Callable[[], None], is_over: Callable[[], bool] = lambda: False) -> None:
+        """Waits for the next slice; for none once `is_over`: others have computed what it was for."""
         device = self._device
         with device._changed:
             if self.slices is None:
@@ -85,6 +85,8 @@ class Turn:
                     device._changed.wait(POLL_SECONDS)
                     if self.cancelled():
                         check()
+                    if is_over():
+                        return
                 device._taken = self._held = True
                 self.slices += 1
             finally:

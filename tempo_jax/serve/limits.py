@@ -26,7 +26,7 @@ class Limits:
       openings: videos that are being opened.
       open_videos: cached videos.
       open_bytes: device memory of cached videos.
-      batch: questions about one video that are decoded in a batch.
+      batch: questions about one video that are read in a row; twice as many answers are decoded together.
       stored_bytes: disk space of uploads.
     """
 
@@ -50,5 +50,5 @@ class Limits:
 
     @property
     def answers(self) -> int:
-        """Concurrent questions: two batches, so that a short one need not wait for a long one."""
+        """Concurrent questions, of any videos."""
         return 2 * self.batch

@@ -24,7 +24,6 @@ class Model(Protocol):
     frames: FrameSampling  # the default sampling
     strategies: tuple[str, ...]
     eos_ids: Sequence[int]
-    together: bool  # whether questions about one video are decoded in a batch
 
     def options(self, **values: Any) -> Any:
         """The validated options of a question, with the model's defaults; raises a TempoError."""
@@ -45,7 +44,6 @@ class TempoModel:
     sampler = None
     frames = FrameSampling()
     strategies = (*KEEP_STRATEGIES, "uniform")
-    together = True
 
     def __init__(self, tempo: Any, name: str):
         self.tempo, self.name = tempo, name
@@ -79,9 +77,7 @@ def prefix_bytes(clip: Any) -> int:
 
 
 class XCompModel:
-    """`xcomp.engine.XComp` for the service: one question after the other."""
-
-    together = False
+    """`xcomp.engine.XComp` for the service."""
 
     def __init__(self, xcomp: Any, name: str):
         from tempo_jax.xcomp import layout, options

@@ -1,6 +1,7 @@
 """The service: a bounded queue of questions, a few threads that answer them, a few that open videos.
 
-Questions that wait for the same video are answered together. All threads compute by turns (`device`): answers
+Questions that wait for the same video are answered together, and the answers of all are decoded together
+(`runtime.batching`). All threads compute by turns (`device`): answers
 a slice of some tokens at a time, so that a short one need not wait for the end of a long one, and videos that
 are not open yet are opened chunk by chunk between them. A job's `on_event` is called
 with events (`events`), called on the service's threads: the last one is Completed, Ready (of a job without a
@@ -70,11 +71,13 @@ class Group:
     """Jobs that are answered together.
 
     reading: until their answers are being written; only one group at a time reads an open video.
+    requests: what the jobs ask of the clip, once they do.
     """
 
     jobs: list[Job]
     turn: Answering
     reading: bool = True
+    requests: Sequence[GenerationRequest] = ()
 
     @property
     def opened(self) -> CachedVideo:
@@ -82,6 +85,10 @@ class Group:
 
     def cancelled(self) -> bool:
         return all(job.cancelled.is_set() for job in self.jobs)
+
+    def is_over(self) -> bool:
+        """Whether all answers are complete, the last steps maybe by the threads of other groups."""
+        return all(request.has_ended or request.is_cancelled() for request in self.requests)
 
     def check(self) -> None:
         if self.cancelled():
@@ -293,7 +300,7 @@ class Service:
         """
         under_way = Counter(job.client for job in self._running())
         room, together = self.limits.answers - under_way.total(), []
-        most = min(room, self.limits.batch if self.model.together else 1)
+        most = min(room, self.limits.batch)
         reading = [group.opened for group in self._groups if group.reading]
         for job in sorted(self._waiting, key=self._order):
             if len(together) >= most:
@@ -358,7 +365,7 @@ class Service:
             if job.reused:
                 self._emit(job, Started(True))
                 self._emit(job, Ready(opened, True))
-        turns = [self._turn(group, job) for job in jobs]
+        group.requests = turns = [self._turn(group, job) for job in jobs]
         if not all(turn.is_cancelled() for turn in turns):
             opened.clip.answer(turns)
         for job, turn in zip(jobs, turns, strict=True):
@@ -391,7 +398,7 @@ class Service:
                 group.reading = False
                 self._update()
         if group.turn.give():
-            group.turn.take(group.check)
+            group.turn.take(group.check, group.is_over)
 
     # Telling
 

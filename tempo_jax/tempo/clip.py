@@ -11,10 +11,9 @@ import numpy as np
 
 from tempo_jax.hybrid import lp_comp_for_tempo
 from tempo_jax.prompts import Message
-from tempo_jax.runtime import batching, buckets, generate
+from tempo_jax.runtime import buckets, generate
 from tempo_jax.runtime.results import Answer, Inspection, Segment
 from tempo_jax.runtime.session import (
-    GenerationRequest,
     PrefilledRequest,
     Progress,
     System,
@@ -91,13 +90,14 @@ class Clip(VideoSession):
         with self.tempo.place():
             self._features.encode(progress, synchronous=synchronous)
 
+    def release(self) -> None:
+        """Drops what is cached of the video; a further question decodes it again."""
+        self._features.clear()
+        self._memory_cache.clear()
+
     def compile(self) -> None:
         """Compiles the programs that encode the video, so that the device does not wait for them later."""
         self._features.compile()
-
-    def answer(self, requests: Sequence[GenerationRequest]) -> None:
-        """As VideoSession.answer; greedy answers are decoded as a batch."""
-        batching.generate_batch(self, requests)
 
     def inspect(self, question: str, **options: Any) -> Inspection:
         """Returns the intermediate values between video and answer; options as in `Tempo.ask`."""
@@ -137,7 +137,7 @@ class Clip(VideoSession):
         warnings += [lowered] if lowered else []
         keep_key, key = jax.random.split(jax.random.key(options.seed))
         sampling = generate.SamplingParams(
-            jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p), key
+            jnp.float32(0 if options.greedy else options.temperature), jnp.float32(options.top_p), key
         )
         with tempo.place():
             prompt = tempo.place.put(prompt)
@@ -170,7 +170,6 @@ class Clip(VideoSession):
             )
         return TempoRequest(
             options=options,
-            sampling=sampling,
             prefilled=prefilled,
             budget=budget,
             prompt_tokens=prompt_tokens,

@@ -14,6 +14,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build, quantized, stacks
 from tempo_jax.models.config import TempoConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.batching import DecodeBatch
 from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.tempo.clip import Clip
@@ -33,6 +34,7 @@ class Tempo:
       config: The architecture.
       tokenizer: The model's tokenizer.
       dtype: The parameters' dtype.
+      decode_batch: The answers that `Clip.answer` decodes together, of all open videos.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Tempo:
         self.dtype = self.model.llm.embed.embedding.dtype
         self.place = Placement(mesh, exact=self.dtype == jnp.float32)
         self.chunk_segments = chunk_segments * self.place.segment_shards
+        self.decode_batch = DecodeBatch(self)
 
     def open(
         self,

@@ -69,6 +69,10 @@ class VideoFeatures:
         """Device memory of the cached chunks."""
         return sum(x.nbytes for x in jax.tree.leaves(self._cached_chunks))
 
+    def clear(self) -> None:
+        """Drops the cached chunks."""
+        self._cached_chunks = []
+
     def encode(self, progress: Progress = None, *, synchronous: bool = False) -> None:
         """Decodes and encodes the video unless it is cached.
 

@@ -83,6 +83,11 @@ class Clip(VideoSession):
         with self.system.place():
             jax.block_until_ready(self.frames.visual_tokens(0, progress))
 
+    def release(self) -> None:
+        """Drops what is cached of the video; a further question decodes it again."""
+        self.frames.clear()
+        self._scored = None
+
     def compile(self) -> None:
         """Compiles what depends on the size of the video's frames."""
         self.frames.compile()
@@ -126,9 +131,10 @@ class Clip(VideoSession):
         max_frames, lowered = self._fit_frames_to_context(options, text_tokens)
         warnings += [lowered] if lowered else []
         sampling = generate.SamplingParams(
-            jnp.float32(options.temperature or 1.0),
+            jnp.float32(0 if options.greedy else options.temperature),
             jnp.float32(options.top_p),
             jax.random.key(options.seed),
+            jnp.float32(options.repetition_penalty),
         )
         prompt = _padded_prompt(text)
         with system.place():
@@ -159,7 +165,6 @@ class Clip(VideoSession):
             self.frames.clear()
         return XCompRequest(
             options=options,
-            sampling=sampling,
             prefilled=prefilled,
             budget=int(budget),
             prompt_tokens=text_tokens + len(selected) * config.frame_tokens,
@@ -240,10 +245,6 @@ class Clip(VideoSession):
         if scores is None:  # evenly spaced
             return np.arange(max_frames) * count // max_frames
         return frame_selection.top_frames(scores, max_frames)
-
-    def decode_kwargs(self, options: Options) -> dict:
-        """The repetition penalty; it is traced, so that another value compiles nothing."""
-        return {"repetition_penalty": jnp.float32(options.repetition_penalty)}
 
     def result(self, request: XCompRequest, ids: np.ndarray, first_token_time: float) -> Answer:
         system, tokens = self.system, self.system.config.frame_tokens

@@ -10,6 +10,7 @@ from tempo_jax.errors import TempoError
 from tempo_jax.models import build, stacks
 from tempo_jax.models.config import LPCompConfig, XCompConfig
 from tempo_jax.prompts import Tokenizer
+from tempo_jax.runtime.batching import DecodeBatch
 from tempo_jax.runtime.placement import Placement
 from tempo_jax.runtime.results import Answer, Inspection
 from tempo_jax.video import Reading, open_video
@@ -27,6 +28,7 @@ class XComp:
       config: The architecture.
       tokenizer: The model's tokenizer.
       dtype: The parameters' dtype.
+      decode_batch: The answers that `Clip.answer` decodes together, of all open videos.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class XComp:
         self.chunk_clips = (
             chunk_clips * (layout.FRAME_GROUP // config.clip_frames) * self.place.segment_shards
         )
+        self.decode_batch = DecodeBatch(self)
 
     def drop_schedule(self, options: Options) -> token_compression.DropSchedule:
         """Which tokens of a frame each layer processes."""
