@@ -3,6 +3,7 @@
 python -m tests.eval_runs COPY WORKDIR ROWS        killed in the middle of the line after ROWS rows
 """
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -26,24 +27,19 @@ class FakeClip:
     decode_wait_seconds = 0.25
 
     def __init__(self, tempo, source):
-        self.tempo, self.name = tempo, source.name
+        self.system, self.name = tempo, source.name
         self.frames = sum(len(chunk) for chunk in source.chunks(5))
         assert self.frames == source.num_frames
 
-    def answer(self, turns):
-        self.tempo.together.append([(self.name, turn.question) for turn in turns])
-        for turn in turns:
-            try:
-                turn.answer = self._one(turn.question, turn.options)
-            except TempoError as error:
-                turn.error = error
+    def release(self):
+        """It caches nothing."""
 
-    def _one(self, question, options):
-        self.tempo.asked.append((self.name, question, options))
+    def answer(self, question, options):
+        self.system.asked.append((self.name, question, options))
         budget = (options.budget if options.uses_budget else 4096) if options.compress else 8192
         if budget == 13:
             raise TempoError("The question does not fit a budget of 13.")
-        reply = self.tempo.reply(self.name, question, options)
+        reply = self.system.reply(self.name, question, options)
         segments = [Segment(i, 2.0 * i, 2.0 * i + 2, 0.5 + 0.1 * i, budget // 2) for i in range(2)]
         usage = {
             "frames": self.frames, "segments": 2, "budget": budget, "visual_tokens": budget,
@@ -51,6 +47,34 @@ class FakeClip:
         }  # fmt: skip
         warnings = ["The budget is lowered."] if budget == 77 else []
         return Answer(reply, [1, 2], segments, usage, {"compress": 0.5, "answer": 0.125}, warnings)
+
+
+@dataclasses.dataclass
+class Joined:
+    """A request that has been prefilled."""
+
+    session: FakeClip
+    request: Any
+
+
+class FakeBatch:
+    """Answers when a request joins; notes what is decoded together."""
+
+    def __init__(self, tempo):
+        self.tempo = tempo
+
+    def join(self, clip, requests):
+        joined = []
+        for request in requests:
+            try:
+                request.answer = clip.answer(request.question, request.options)
+                joined.append(Joined(clip, request))
+            except TempoError as error:
+                request.error = error
+        return joined
+
+    def finish(self, joined):
+        self.tempo.together.append([(one.session.name, one.request.question) for one in joined])
 
 
 def some_letter(video, question, options):
@@ -67,6 +91,7 @@ class FakeTempo:
     def __init__(self, reply=some_letter):
         self.reply = reply
         self.asked, self.opened, self.together = [], [], []
+        self.decode_batch = FakeBatch(self)
 
     def open(self, source, *, keep, prefix_cache, questions):
         assert keep

@@ -119,6 +119,7 @@ def test_killed_and_continued_with_late_and_broken_videos(system, checkpoints, f
     """As on a machine: a process killed after its first answer, and the same command again and again."""
     folder = shutil.copytree(folders / "lvbench", tmp_path / "lvbench")
     given = arguments(system, "lvbench", checkpoints, folder, tmp_path / "work")
+    given.append("--config.decode_batch=2")
     status, _, err = run(*given)
     assert status == 2 and "1 of 5 videos are missing" in err
     given.append("--config.allow_missing=True")

@@ -97,12 +97,17 @@ def test_a_video_is_opened_once_for_all_its_questions(root, tmp_path, fake):
     assert [len(batch[0]) for batch in batches] == [2, 2]  # both questions of a video together
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_batches_are_of_one_video_and_as_large_as_asked_for(batch, root, tmp_path, fake):
+@pytest.mark.parametrize("batch, sizes", [(1, [1] * 8), (3, [2] * 4), (4, [2] * 4)])
+def test_settings_are_decoded_apart_and_as_many_answers_as_asked_for(batch, sizes, root, tmp_path, fake):
     run(root, tmp_path, batch=batch, strategy=("head", "tail"))
-    sizes = [len(some) for some in fake[0].together]
-    assert sizes == ([1] * 8 if batch == 1 else [2] * 4)
+    assert [len(some) for some in fake[0].together] == sizes
     assert all(len({video for video, _ in some}) == 1 for some in fake[0].together)
+
+
+@pytest.mark.parametrize("batch, sizes", [(1, [1] * 4), (3, [2, 2]), (4, [4])])
+def test_answers_about_several_videos_are_decoded_together(batch, sizes, root, tmp_path, fake):
+    run(root, tmp_path, batch=batch)
+    assert [len(some) for some in fake[0].together] == sizes
 
 
 def test_settings_reach_the_model(root, tmp_path, fake):

@@ -72,19 +72,20 @@ def schedule(items: Iterable[EvalItem], batch_size: int) -> list[DecodeJob]:
     Returns:
       Decode passes in order of video and number of frames. Within one, `batch_size` questions come under one
       setting and then under the next, so that only the first setting runs the compressor. Consecutive
-      batches, also of several decode passes, are one group as long as it has at most `batch_size` items.
+      batches of one setting, so of several videos where there is only one, are one group as long as it has at
+      most `batch_size` items: what a further setting adds are groups of its own.
     """
 
     def decode_key(item: EvalItem) -> tuple[str, int]:
         return item.question.video, item.setting.max_frames
 
     ordered = sorted(items, key=lambda item: (*decode_key(item), item.question.id))
-    jobs, group, grouped = [], 0, 0
+    jobs, group, grouped, setting = [], -1, 0, None
     for (_, max_frames), of_video in groupby(ordered, key=decode_key):
         batches = []
         for one in _batches(list(of_video), batch_size):
-            if grouped + len(one) > batch_size:
-                group, grouped = group + 1, 0
+            if one[0].setting != setting or grouped + len(one) > batch_size:
+                group, grouped, setting = group + 1, 0, one[0].setting
             grouped += len(one)
             batches.append(Batch(one, group))
         jobs.append(DecodeJob(batches[0].items[0].question, max_frames, tuple(batches)))
