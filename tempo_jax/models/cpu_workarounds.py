@@ -23,3 +23,25 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = jnp.broadcast_to(x.reshape(1, -1), (2, x.shape[-1])) if is_row else x
     y = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
     return y[:1].reshape(*x.shape[:-1], -1) if is_row else y
+
+
+MAX_ROWS = 16  # of answers that are decoded together
+
+
+def logits(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel in float32, [..., in] times [in, vocab]; on a CPU, few rows of bfloat16 one by one.
+
+    Problem: for two rows and more XLA:CPU first makes a float32 copy of a transposed bfloat16 matrix, as tied
+      embeddings are; for one row it converts while it multiplies.
+    Evidence: 7 ms for one row, 213 for two and 224 for eight, of 2560 x 38000.
+    Remove when: `tests/test_cpu_workarounds.py::test_xla_still_copies_embeddings_for_rows` fails with a newer
+      jaxlib.
+    """
+
+    def product(x):
+        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+    rows = math.prod(x.shape[:-1])
+    if platform() != "cpu" or x.dtype != jnp.bfloat16 or not 1 < rows <= MAX_ROWS:
+        return product(x)
+    return jax.lax.map(product, x.reshape(rows, 1, -1)).reshape(*x.shape[:-1], -1)

@@ -1,5 +1,6 @@
 """One decoder for Qwen2.5, Qwen3 and the text half of Qwen3-VL (docs/reference/tempo.md#global-llm)."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tempo_jax.models import rope
+from tempo_jax.models import cpu_workarounds, rope
 from tempo_jax.models.config import DecoderConfig
-from tempo_jax.models.kernels.attention import attention, platform
+from tempo_jax.models.kernels.attention import attend_to_cache, attention, platform
 from tempo_jax.models.layers import (
     Embedding,
     Linear,
@@ -85,8 +86,7 @@ class Attention(nnx.Module):
         q, k, v, scale = self.qkv(x_B1D, angles_B1R)
         cache_with_token = write(k[:, 0], v[:, 0])
         valid = jnp.arange(cache_with_token[0].shape[2]) <= position_B[:, None]
-        k, v = (x.swapaxes(1, 2) for x in cache_with_token)
-        out = attention(q, k, v, scale=scale, kv_valid_BS=valid, rules=self.rules)
+        out = attend_to_cache(q, *cache_with_token, valid, scale, self.rules)
         return self.output_projection(out), cache_with_token
 
     @jax.named_scope("output_projection")
@@ -267,7 +267,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden) -> jax.Array:
         """Next-token logits, float32 [..., vocab]."""
         kernel = self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
-        return matvec_as_matmul(lambda x: jnp.matmul(x, kernel, preferred_element_type=jnp.float32), hidden)
+        return matvec_as_matmul(functools.partial(cpu_workarounds.logits, kernel=kernel), hidden)
 
     def _unrolled(self, x, positions, run: Callable, deepstack=None):
         """Runs run(layer, x, angles, index) layer by layer. positions: of all layers, or a list of each's."""

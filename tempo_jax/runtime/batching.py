@@ -198,7 +198,7 @@ class DecodeBatch:
         joining.clear()
         self._state = None
         padding = next_power_of_two(size) - size
-        self._state = _gather_rows(states, index + index[:1] * padding, size, [a.shapes for a in rows])
+        self._state = gather_rows(states, index + index[:1] * padding, size, [a.shapes for a in rows])
         self._rows = rows + [None] * padding
 
     @contextlib.contextmanager
@@ -219,7 +219,7 @@ class DecodeBatch:
             self._lock.release()
 
 
-def _gather_rows(
+def gather_rows(
     states: list[generate.DecodeState], index: Sequence[int], size: int, shapes: Sequence[tuple]
 ) -> generate.DecodeState:
     """A state of some rows of others, which it empties leaf by leaf: a second copy is held of one at a time.

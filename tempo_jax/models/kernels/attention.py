@@ -73,6 +73,27 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+@jax.named_scope("attention")
+def attend_to_cache(
+    q_B1NH, k_BKSH, v_BKSH, valid_BS, scale: float, rules: ShardingRules = DEFAULT_RULES
+) -> jax.Array:
+    """Attention of one query per sequence to head-major caches, [B, 1, N, H] in q's dtype.
+
+    On a CPU, products that read the caches as they lie: 4 times faster than `attention` for one sequence of
+    1,600 tokens, and 13 times for eight, whose keys XLA turns around at every step.
+    """
+    if platform() != "cpu":
+        k_BSKH, v_BSKH = k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2)
+        return attention(q_B1NH, k_BSKH, v_BSKH, scale=scale, kv_valid_BS=valid_BS, rules=rules)
+    batch, kv_heads, _, head_dim = k_BKSH.shape
+    q_BKGH = (q_B1NH * scale).reshape(batch, kv_heads, -1, head_dim)
+    scores = jnp.einsum("bksh,bkgh->bkgs", k_BKSH, q_BKGH, preferred_element_type=jnp.float32)
+    scores = jnp.where(valid_BS[:, None, None], scores, -1e30)
+    probs = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
+    out = jnp.einsum("bkgs,bksh->bkgh", probs, v_BKSH, preferred_element_type=jnp.float32)
+    return out.astype(q_B1NH.dtype).reshape(q_B1NH.shape)
+
+
 def _causal_cpu(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
     """Causal self-attention on a CPU: blocks of queries, each with the keys up to its end only.
 
