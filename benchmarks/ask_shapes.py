@@ -89,7 +89,11 @@ def ours(args) -> dict:
             def given(rest=tuple(rest), decodes=decodes):
                 """Anew for every run, as programs may consume what they are given."""
                 made = jax.tree.map(fill, rest)
-                return (made[0], jnp.full(1, args.new_tokens, jnp.int32), *made[2:]) if decodes else made
+                return (
+                    (made[0], jnp.full(made[0].count_B.shape, args.new_tokens, jnp.int32))
+                    if decodes
+                    else made
+                )
 
             def run(*made, program=program, model=model):
                 return program.function(model, *made, **program.kwargs)

@@ -22,5 +22,6 @@ def get_config(model: str = "tempo-6b") -> ConfigDict:
     config.ask.size = (256, 512)  # (height, width) at the model
     config.ask.budget = 8192  # visual tokens
     config.ask.new_tokens = 64
+    config.ask.answers = 1  # decoded together, each with a cache of its own
     config.ask.chunk_segments = 8  # per device that segments spread over, as tempo_jax.load has it
     return config

@@ -22,5 +22,6 @@ def get_config(model: str = "xcomp-2b") -> ConfigDict:
     config.ask.budget = 8192  # visual tokens, 16 a frame
     config.ask.repeats = 2  # rounds of scoring
     config.ask.new_tokens = 64
+    config.ask.answers = 1  # decoded together, each with a cache of its own
     config.ask.chunk_segments = 8  # per device that clips spread over, two of Tempo's segments a clip
     return config

@@ -225,7 +225,7 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
     texts = {}
     with jax.set_mesh(mesh):
         llm = abstract.model(config, "bfloat16", mesh)
-        step = abstract.decode_step(mesh, llm, state, 10240, 64, greedy=True, eos=(1,))
+        step = abstract.decode_step(mesh, llm, state, 10240, 64, 1, greedy=True, eos=(1,))
         found = compile.compile_program(step, mesh, where.chip, texts.__setitem__)
     assert not re.search(r"bf16\[1,2,10304,128\][^ ]* copy\(", texts["decode step"])
     assert {one.kind for one in found.cost.collectives} == {"all-reduce"}

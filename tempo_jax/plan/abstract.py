@@ -99,6 +99,12 @@ def decode_state(mesh, state: generate.DecodeState, llm: DecoderConfig) -> gener
     return jax.tree.map(lambda x: on_mesh(mesh, x), state)._replace(cache=cache)
 
 
+def _repeat_rows(state: generate.DecodeState, rows: int) -> generate.DecodeState:
+    """The state of so many rows like the only one of `state`."""
+    by_rows = jax.tree.map(lambda x: x.update(shape=(rows, *x.shape[1:])), state)
+    return by_rows._replace(length_B=state.length_B.update(shape=(*state.length_B.shape[:-1], rows)))
+
+
 def sampling_params(mesh, *, repetition_penalty: bool = False) -> generate.SamplingParams:
     scalar, key = array(mesh, (), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
     penalty = scalar if repetition_penalty else None
@@ -113,18 +119,19 @@ def extend_flops(config: DecoderConfig, batch: int, prefix: int, length: int) ->
 
 
 def decode_step(
-    mesh, llm: Decoder, state: generate.DecodeState, prompt_tokens: int, runs: int, **options
+    mesh, llm: Decoder, state: generate.DecodeState, prompt_tokens: int, runs: int, rows: int, **options
 ) -> Program:
-    """One decode step after a prefill that returned `state`.
+    """One decode step of answers that are decoded together, each after a prefill that returned `state`.
 
     prompt_tokens: tokens of the prompt that a layer processes, mean over layers. The minimum of bytes is what
       a token cannot be decoded without: weights and caches.
     """
     config = llm.config
-    state = decode_state(mesh, state, config)
+    state = decode_state(mesh, _repeat_rows(state, rows), config)
     min_hbm_bytes = sum(map(shard_bytes, jax.tree.leaves((llm, state.cache))))
-    step_flops = extend_flops(config, 1, prompt_tokens, 1) + 2.0 * config.hidden_size * config.vocab_size
+    step_flops = extend_flops(config, rows, prompt_tokens, 1)
+    step_flops += 2.0 * rows * config.hidden_size * config.vocab_size
     args = (llm, state, array(mesh, state.count_B.shape, "int32"))
     return Program(
-        "decode step", generate.decode, args, options, step_flops, 1, runs, min_hbm_bytes=min_hbm_bytes
+        "decode step", generate.decode, args, options, step_flops, rows, runs, min_hbm_bytes=min_hbm_bytes
     )

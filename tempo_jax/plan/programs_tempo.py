@@ -103,7 +103,9 @@ def _llm(config, preset: TempoConfig, model, mesh, memory: steps.SegmentMemory) 
     yield Program("prefill", steps.prefill, args, sizes, prefill_flops, bucket, 1)
 
     prefilled = jax.eval_shape(functools.partial(steps.prefill, **sizes), *args)
-    yield abstract.decode_step(mesh, model.llm, prefilled.state, bucket, ask.new_tokens, **options)
+    yield abstract.decode_step(
+        mesh, model.llm, prefilled.state, bucket, ask.new_tokens, ask.answers, **options
+    )
 
 
 def _sharded_by_segment(mesh, visual: VisionOutput) -> VisionOutput:

@@ -114,5 +114,5 @@ def _llm(config, preset: XCompConfig, model, mesh, prompt: steps.Prompt, kept: i
     prefilled = jax.eval_shape(functools.partial(steps.prefill, **sizes), *args)
     prompt_tokens = int(np.mean([row_capacity.length(count) for count in schedule.layer_tokens]))
     yield abstract.decode_step(
-        mesh, model.llm, prefilled.state, prompt_tokens, config.ask.new_tokens, **options
+        mesh, model.llm, prefilled.state, prompt_tokens, config.ask.new_tokens, config.ask.answers, **options
     )
