@@ -205,8 +205,9 @@ def test_one_row_is_multiplied_in_the_matrix_unit():
     assert 3 * twice < seconds(jnp.matmul)
 
 
-def test_a_step_of_decoding_leaves_caches_where_they_lie():
-    """No cache is turned around before the loop or gathered in it: Tempo-6B's LLM, two layers of it."""
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_of_decoding_leaves_caches_where_they_lie(rows):
+    """No cache is turned around before the loop, copied or gathered in it: two layers of Tempo-6B's LLM."""
     where = topology.parse("v6e:2x2")
     mesh = sharding.make_mesh(1, 1, 4, topology.devices(where))
     config = dataclasses.replace(TEMPO_6B.llm, num_layers=2, vocab_size=1024)
@@ -225,9 +226,11 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie():
     texts = {}
     with jax.set_mesh(mesh):
         llm = abstract.model(config, "bfloat16", mesh)
-        step = abstract.decode_step(mesh, llm, state, 10240, 64, 1, greedy=True, eos=(1,))
+        step = abstract.decode_step(mesh, llm, state, 10240, 64, rows, greedy=True, eos=(1,))
         found = compile.compile_program(step, mesh, where.chip, texts.__setitem__)
-    assert not re.search(r"bf16\[1,2,10304,128\][^ ]* copy\(", texts["decode step"])
+    cache_shape = rf"bf16\[{rows},2,10304,128\]"
+    assert re.search(cache_shape, texts["decode step"])
+    assert not re.search(rf"{cache_shape}[^ ]* (copy|scatter)\(", texts["decode step"])
     assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
     assert found.cost.kernels == 2, "a layer's attention to one token is a kernel"
     assert all(one.bytes / one.count < 2**20 for one in found.cost.collectives)

@@ -69,19 +69,18 @@ class Attention(nnx.Module):
 
         cache: [B, kv_heads, S, H]. Returns the block's output [B, 1, D] and the cache with the new token.
         """
-        batch = jnp.arange(x_B1D.shape[0])
 
         def write(k_BKH, v_BKH) -> KV:
             new = zip(cache, (k_BKH, v_BKH), strict=True)
             return tuple(
-                constrain_cache_layout(old.at[batch, :, position_B].set(x), self.rules) for old, x in new
+                constrain_cache_layout(_write_token(old, x, position_B), self.rules) for old, x in new
             )
 
         if kernel := _decode_kernel(x_B1D.dtype, self.head_dim):
             projected = tuple(projection(x_B1D) for projection in (self.q, self.k, self.v))
             norms = None if self.q_norm is None else (self.q_norm, self.k_norm)
             y, k = kernel.attend(projected, cache, position_B, angles_B1R, norms=norms, rules=self.rules)
-            k, v = (x.reshape(len(batch), -1, self.head_dim) for x in (k, projected[2]))
+            k, v = (x.reshape(len(x), -1, self.head_dim) for x in (k, projected[2]))
             return self.o(y), write(k, v)
         q, k, v, scale = self.qkv(x_B1D, angles_B1R)
         cache_with_token = write(k[:, 0], v[:, 0])
@@ -103,6 +102,17 @@ class Attention(nnx.Module):
 
         supported = qk_norm_rope.is_supported(x_BL.dtype, x_BL.shape[1], self.head_dim)
         return qk_norm_rope if supported else None
+
+
+def _write_token(cache_BKSH, x_BKH, position_B):
+    """Writes each sequence's token to its slot, in place.
+
+    Row by row: as one scatter, XLA:TPU copies the whole cache twice a layer (docs/results/optimization-log.md).
+    """
+    for row, x_KH in enumerate(x_BKH):
+        start = (row, 0, position_B[row], 0)
+        cache_BKSH = jax.lax.dynamic_update_slice(cache_BKSH, x_KH[None, :, None], start)
+    return cache_BKSH
 
 
 def _decode_kernel(dtype, head_dim: int):
