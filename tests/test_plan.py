@@ -201,6 +201,35 @@ def test_slices_talk_through_their_hosts():
     assert sent.seconds == pytest.approx(sent.bytes / V5E.dcn_bandwidth, rel=2e-2)
 
 
+OFFLOADED = """\
+%write (p: bf16[4,8,64], u: bf16[1,8,64]) -> bf16[4,8,64] {
+  ROOT %d = bf16[4,8,64]{2,1,0:T(8,128)S(5)} dynamic-update-slice(%p, %u)
+}
+
+%read (p: bf16[4,8,64]) -> bf16[1,8,64] {
+  ROOT %e = bf16[1,8,64]{2,1,0} dynamic-slice(%p)
+}
+
+ENTRY %main (a: bf16[1,8,64]) -> bf16[1,8,64] {
+  %h = bf16[4,8,64]{2,1,0:T(8,128)S(5)} custom-call(), custom_call_target="AllocateBuffer"
+  %s = ((bf16[4,8,64]{2,1,0:T(8,128)S(5)}, bf16[1,8,64]{2,1,0}, s32[]), bf16[4,8,64]{2,1,0:T(8,128)S(5)}, \
+u32[]{:S(2)}) async-start(%h, %a), calls=%write
+  %w = bf16[4,8,64]{2,1,0:T(8,128)S(5)} async-done(%s)
+  %r = ((bf16[4,8,64]{2,1,0:T(8,128)S(5)}, s32[]), bf16[1,8,64]{2,1,0}, u32[]{:S(2)}) async-start(%w), calls=%read
+  ROOT %x = bf16[1,8,64]{2,1,0} async-done(%r)
+}
+"""
+
+
+def test_what_is_offloaded_crosses_to_the_host_and_back():
+    """Of an array of four layers on the host, a layer is written and one is read."""
+    written, read = cost.estimate_cost(hlo.parse(OFFLOADED), Devices, V5E).collectives
+    for transfer in (written, read):
+        assert transfer.kind == "host transfer" and transfer.axes == () and transfer.asynchronous
+        assert transfer.bytes == 8 * 64 * 2
+        assert transfer.seconds == pytest.approx(transfer.bytes / V5E.host_bandwidth)
+
+
 @pytest.mark.parametrize(
     ("text", "group"),
     [

@@ -120,15 +120,24 @@ class Embedding(nnx.Module):
 
 
 _ATTENTION = jax.checkpoint_policies.save_only_these_names("attention")
+_OFFLOADED_DOTS = jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+
+
+def _offload(primitive, *args, **params):
+    """Attention outputs stay on the device, outputs of matmuls with weights wait in the host's memory."""
+    return _ATTENTION(primitive, *args, **params) or _OFFLOADED_DOTS(primitive, *args, **params)
+
+
 # What the backward pass of scanned layers recomputes: everything ("full"), everything but the outputs of
 # splash attention ("attention"; the same as "full" without that kernel), everything but those and the outputs
-# of matmuls with weights ("dots"), or nothing ("none").
+# of matmuls with weights ("dots"; "offload" keeps the latter in the host's memory), or nothing ("none").
 REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
     ),
+    "offload": _offload,
     "none": None,
 }
 

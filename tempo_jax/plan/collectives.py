@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tempo_jax.plan.hlo import Instruction, nbytes, shapes
+from tempo_jax.plan.hlo import Instruction, array_bytes, nbytes, shapes
 from tempo_jax.plan.topology import Chip
 
 # Collective -> bytes through a chip, from bytes of its result and group size, with a ring algorithm; a
@@ -23,14 +23,15 @@ TRAFFIC = {
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
 )
+_HOST_MEMORY = "S(5)"
 # From chip to chip, however small the message: about that, says the scaling book.
 HOP_LATENCY_SECONDS = 1e-6
 
 
 class Collective(NamedTuple):
-    """A collective of a program."""
+    """A collective of a program, or a transfer between a device and its host."""
 
-    kind: str  # a key of TRAFFIC
+    kind: str  # a key of TRAFFIC, or "host transfer"
     axes: tuple[str, ...]  # of the mesh
     bytes: float  # through one chip, in all executions
     seconds: float
@@ -74,6 +75,19 @@ def estimate_collective(
         trips,
         instruction.op_name,
     )
+
+
+def estimate_host_transfer(instruction: Instruction, chip: Chip, trips: float) -> Collective | None:
+    """A copy between a device and its host's memory; None for any other instruction.
+
+    It is the start of a copy, or of a slice that is read from or written to a larger array on the host, whose
+    printed layout has memory space 5.
+    """
+    if instruction.op not in ("copy-start", "async-start") or _HOST_MEMORY not in instruction.shape:
+        return None
+    moved = min(array_bytes(dtype, size) for dtype, size in shapes(instruction.shape) if size)
+    seconds = trips * moved / chip.host_bandwidth
+    return Collective("host transfer", (), trips * moved, seconds, True, trips, instruction.op_name)
 
 
 def _result(instruction: Instruction) -> float:

@@ -208,6 +208,8 @@ def _total(runs: list[_Run], module: hlo.Module, mesh, chip: Chip) -> Cost:
             found_collectives.append(
                 collectives.estimate_collective(instruction, mesh, chip, trips, run.context.asynchronous)
             )
+        elif transfer := collectives.estimate_host_transfer(instruction, chip, trips):
+            found_collectives.append(transfer)
         elif instruction.op == "custom-call" and "tpu_custom_call" in instruction.rest:
             seconds = trips * _kernel_seconds(kernel_cost(instruction, module[run.computation]), chip)
             kernels += 1

@@ -35,6 +35,7 @@ class Chip:
       ici_bandwidth: Bytes/s of an inter-chip link, in one direction.
       wraparound_min: Minimum chips of an axis that closes to a ring.
       dcn_bandwidth: Bytes/s between slices, per device: a host's network is shared by its devices.
+      host_bandwidth: Bytes/s between a device and its host's memory (PCIe), in one direction; on v7x assumed.
       per_chip: JAX devices of a chip.
       options: Options of the topology.
     """
@@ -51,6 +52,7 @@ class Chip:
     ici_bandwidth: float
     wraparound_min: int
     dcn_bandwidth: float
+    host_bandwidth: float
     per_chip: int = 1
     options: tuple[tuple[str, str], ...] = ()
 
@@ -67,12 +69,15 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         Chip("v4", "v4", 3, 275e12, 1.05e9, 243_057, 128, 30.75 * GIB, 1228 * GB, 45 * GB, 4, 6.25 * GB,
-             options=(("chip_config_name", "megacore"),)),
-        Chip("v5e", "v5e", 2, 197e12, 1.5e9, 115_044, 128, 15.75 * GIB, 819 * GB, 50 * GB, 16, 3.125 * GB),
-        Chip("v5p", "v5", 3, 459e12, 1.75e9, 236_349, 128, 95.74 * GIB, 2765 * GB, 100 * GB, 4, 6.25 * GB),
-        Chip("v6e", "v6e", 2, 918e12, 1.75e9, 369_231, 256, 31.25 * GIB, 1638 * GB, 100 * GB, 16, 3.125 * GB),
+             15 * GB, options=(("chip_config_name", "megacore"),)),
+        Chip("v5e", "v5e", 2, 197e12, 1.5e9, 115_044, 128, 15.75 * GIB, 819 * GB, 50 * GB, 16, 3.125 * GB,
+             15 * GB),
+        Chip("v5p", "v5", 3, 459e12, 1.75e9, 236_349, 128, 95.74 * GIB, 2765 * GB, 100 * GB, 4, 6.25 * GB,
+             15 * GB),
+        Chip("v6e", "v6e", 2, 918e12, 1.75e9, 369_231, 256, 31.25 * GIB, 1638 * GB, 100 * GB, 16, 3.125 * GB,
+             32 * GB),
         Chip("v7x", "tpu7x", 3, 1153.5e12, 2.2e9, 422_142, 256, 94.75 * GIB, 3690 * GB, 100 * GB, 4,
-             6.25 * GB, per_chip=2),
+             6.25 * GB, 32 * GB, per_chip=2),
     )
 }  # fmt: skip
 
