@@ -107,7 +107,7 @@ class Attention(nnx.Module):
 def _write_token(cache_BKSH, x_BKH, position_B):
     """Writes each sequence's token to its slot, in place.
 
-    Row by row: as one scatter, XLA:TPU copies the whole cache twice a layer (docs/results/optimization-log.md).
+    Row by row: with a scatter, XLA:TPU copies each whole cache twice (docs/results/optimization-log.md).
     """
     for row, x_KH in enumerate(x_BKH):
         start = (row, 0, position_B[row], 0)
