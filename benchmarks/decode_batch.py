@@ -56,7 +56,7 @@ def decode(llm, prompts: list[int], args) -> tuple[float, float]:
     jax.block_until_ready(states)
     cpu, wall = time.process_time(), time.perf_counter()
     if len(states) > 1:
-        shapes = [tuple(x.shape for x in jax.tree.leaves(state)) for state in states]
+        shapes = [tuple(x.shape for x in jax.tree.leaves(s._replace(length_B=None))) for s in states]
         size = buckets.next_power_of_two(len(states))
         index = [*range(len(states)), *[0] * (size - len(states))]
         state = batching.gather_rows(states, index, len(prompts), shapes)

@@ -105,14 +105,21 @@ def test_a_failing_listener_and_a_cancelled_request_leave_the_others(clips):
     assert last.answer.token_ids == alone
 
 
-def test_an_error_of_a_step_ends_every_answer(clips, monkeypatch):
-    from tempo_jax.runtime import generate
+@pytest.mark.parametrize("where", ["while rows are gathered", "while tokens are decoded"])
+def test_an_error_of_a_step_ends_every_answer(clips, monkeypatch, where):
+    from tempo_jax.runtime import batching, generate
 
-    def fails(llm, state, *args, **kwargs):
+    def decode_fails(llm, state, *args, **kwargs):
         state.done_B.delete()  # donated
         raise RuntimeError("RESOURCE_EXHAUSTED")
 
-    monkeypatch.setattr(generate, "decode", fails)
+    def gather_fails(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    if where == "while rows are gathered":
+        monkeypatch.setattr(batching, "gather_rows", gather_fails)
+    else:
+        monkeypatch.setattr(generate, "decode", decode_fails)
     requests = [GenerationRequest("Who?", clip.options(max_new_tokens=30)) for clip in clips]
     batch = clips[0].system.decode_batch
     joined = [

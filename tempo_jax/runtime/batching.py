@@ -38,7 +38,7 @@ class ActiveRequest:
       request: The request.
       prefilled_request: Without its state, whose caches are large.
       text: What has been sent of it.
-      shapes: Of its state's leaves.
+      shapes: Of its state's leaves, without `length_B`.
       ids: The new tokens so far.
       first_token_time: time.perf_counter() at the first token.
       is_open: Whether its answer has not ended.
@@ -108,7 +108,7 @@ class DecodeBatch:
             request,
             dataclasses.replace(prefilled_request, prefilled=None),
             TextStream(self._system.tokenizer, self._system.config.eos_ids, request.stop),
-            tuple(x.shape for x in jax.tree.leaves(state)),
+            tuple(x.shape for x in jax.tree.leaves(state._replace(length_B=None))),
             np.asarray(state.tokens_BN)[0, :1],
             time.perf_counter(),
         )
@@ -138,12 +138,14 @@ class DecodeBatch:
                 self._update_rows()
                 if self._state is not None:
                     self._decode()
-            except Exception as error:
+            except BaseException as error:
                 if self._state is not None and not self._state.done_B.is_deleted():
                     raise
                 for active in (*filter(None, self._rows), *(active for active, _ in self._joining)):
                     active.request.error, active.is_open = error, False
                 self._rows, self._state, self._joining = [], None, []
+                if not isinstance(error, Exception):
+                    raise
 
     def _decode(self) -> None:
         limits = [
@@ -182,9 +184,8 @@ class DecodeBatch:
 
     def _update_rows(self) -> None:
         """Takes up those that join; drops the rows of those that have left where that halves the batch."""
-        joining = [(active, state) for active, state in self._joining if active.is_open]
+        self._joining = joining = [(active, state) for active, state in self._joining if active.is_open]
         staying = [row for row, active in enumerate(self._rows) if active and active.is_open]
-        self._joining = []
         size = len(staying) + len(joining)
         if not size:
             self._rows, self._state = [], None
@@ -195,11 +196,10 @@ class DecodeBatch:
         rows = [self._rows[row] for row in staying] + [active for active, _ in joining]
         index = staying + [len(self._rows) * bool(staying) + number for number in range(len(joining))]
         states += [state for _, state in joining]
-        joining.clear()
-        self._state = None
         padding = next_power_of_two(size) - size
+        joining.clear()  # gather_rows alone is to hold the states
+        self._rows, self._state = rows + [None] * padding, None
         self._state = gather_rows(states, index + index[:1] * padding, size, [a.shapes for a in rows])
-        self._rows = rows + [None] * padding
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -228,38 +228,40 @@ def gather_rows(
       states: States with the same parameters of sampling and leaves of any capacity.
       index: Row of each new row in the concatenation of all states.
       size: New rows that are in use.
-      shapes: Of the leaves that the rows in use had when they were alone.
+      shapes: Of the leaves, without `length_B`, that the rows in use had when they were alone.
     """
-    trees = [jax.tree.flatten(state) for state in states]
+    length_B = _gather_lengths([state.length_B for state in states], index)
+    trees = [jax.tree.flatten(state._replace(length_B=None)) for state in states]
     states.clear()
     lists, structure = [leaves for leaves, _ in trees], trees[0][1]
-    is_length = structure.unflatten([False] * structure.num_leaves)._replace(length_B=True)
     leaves = []
-    for number, by_layer in enumerate(jax.tree.leaves(is_length)):
-        axis = -1 if by_layer else 0
-        shape = np.max([one[number] for one in shapes], axis=0)
-        shape[axis] = len(index)
-        leaves.append(
-            _gather_leaf(
-                [x[number] for x in lists], np.asarray(index), axis=axis, shape=tuple(shape.tolist())
-            )
-        )
+    for number in range(structure.num_leaves):
+        shape = (len(index), *np.max([one[number][1:] for one in shapes], axis=0).tolist())
+        leaves.append(_gather_leaf([x[number] for x in lists], np.asarray(index), shape=shape))
         for x in lists:
             x[number] = None
     state = structure.unflatten(leaves)
-    return state._replace(done_B=state.done_B | (np.arange(len(index)) >= size))
+    return state._replace(length_B=length_B, done_B=state.done_B | (np.arange(len(index)) >= size))
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "shape"))
-def _gather_leaf(leaves: list, index, *, axis: int, shape: tuple[int, ...]):
-    """Rows along `axis` of the leaves' concatenation, cut or padded to `shape`."""
+def _gather_lengths(lengths: list[jax.Array], index: Sequence[int]) -> jax.Array:
+    """Rows of `DecodeState.length_B`; by layer, [layers, rows], where that of one state is (LP-Comp)."""
+    layers = max((x.shape[0] for x in lengths if x.ndim == 2), default=None)
+    if layers is not None:
+        lengths = [jnp.broadcast_to(x, (layers, x.shape[-1])) for x in lengths]
+    return jnp.concatenate(lengths, axis=-1)[..., np.asarray(index)]
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _gather_leaf(leaves: list, index, *, shape: tuple[int, ...]):
+    """Rows of the leaves' concatenation; other dimensions are cut or padded to those of `shape`."""
 
     def resize(x):
-        for dimension, size in enumerate(shape):
-            if dimension != axis % x.ndim and x.shape[dimension] != size:
+        for dimension, size in enumerate(shape[1:], 1):
+            if x.shape[dimension] != size:
                 x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[dimension]), axis=dimension)
                 width = [(0, size - x.shape[dimension] if d == dimension else 0) for d in range(x.ndim)]
                 x = jnp.pad(x, width)
         return x
 
-    return jnp.take(jnp.concatenate([resize(x) for x in leaves], axis), index, axis=axis)
+    return jnp.concatenate([resize(x) for x in leaves])[index]
