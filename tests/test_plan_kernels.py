@@ -49,8 +49,13 @@ def test_blocks_that_a_causal_kernel_computes(queries, keys, backward, share):
 @pytest.mark.parametrize(
     ("name", "products", "share"),
     [
-        ("splash_mha_fwd_residuals_block_kv_2048_block_kv_dkv_1024_block_q_2048_block_q_dkv_1024.1", 2, 3 / 4),
+        (
+            "splash_mha_fwd_residuals_block_kv_2048_block_kv_dkv_1024_block_q_2048_block_q_dkv_1024.1",
+            2,
+            3 / 4,
+        ),
         ("splash_mha_dkv_block_kv_dkv_1024_block_kv_dkv_compute_1024_block_q_dkv_1024.7", 5, 10 / 16),
+        ("splash_mha_dq_block_kv_dq_512_block_q_dq_512_k_layout_1.6", 2, 36 / 64),
     ],
 )
 def test_kernels_whose_names_have_the_lengths_of_blocks(name, products, share):

@@ -144,7 +144,8 @@ def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArr
     """Queries [B, N, T, H] and keys [B, K, S, H]: 2 matmuls of T x S x H per head forward, 5 backward (dkv).
 
     A causal kernel has the queries' positions, s32[T, 128], as an operand and skips the blocks that are
-    masked away entirely. In jax 0.6 the name ends in the lengths of its blocks.
+    masked away entirely. In jax 0.6 the name ends in the lengths of its blocks. Where the backward pass is
+    two kernels, their 7 matmuls are counted as 5 (dkv) and 2 (dq).
     """
     shapes = [x.shape for x in operands if x.dtype in ("bf16", "f32") and len(x.shape) >= 3]
     shapes = [shape for shape in shapes if shape[-1] in SUPPORTED_HEAD_DIMS]
@@ -153,16 +154,17 @@ def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArr
     (*batch, queries, head_dim), keys = shapes[0], shapes[1][-2]
     causal = any(x.dtype == "s32" and len(x.shape) == 2 for x in operands)
     backward = "dkv" in name.partition("block_")[0]
-    fraction = causal_block_fraction(queries, keys, backward, _named_blocks(name, backward)) if causal else 1.0
+    fraction = causal_block_fraction(queries, keys, backward, _named_blocks(name)) if causal else 1.0
     matmuls = 5 if backward else 2
     return KernelCost(matmuls * fraction * 2.0 * math.prod(batch) * queries * keys * head_dim, head_dim)
 
 
-def _named_blocks(name: str, backward: bool) -> tuple[int, int] | None:
+def _named_blocks(name: str) -> tuple[int, int] | None:
     """The lengths of a block's queries and keys where a kernel's name has them."""
-    suffix = "_dkv" if backward else ""
+    backward = re.search("_(dkv|dq)", name.partition("block_")[0])
+    suffix = backward[0] if backward else ""
     found = [re.search(rf"block_{of}{suffix}[_=](\d+)", name) for of in ("q", "kv")]
-    return (int(found[0][1]), int(found[1][1])) if all(found) else None
+    return (int(found[0][1]), int(found[1][1])) if found[0] and found[1] else None
 
 
 def causal_block_fraction(
