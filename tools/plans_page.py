@@ -294,6 +294,8 @@ def _calibrated(row: Row, seconds: float) -> str:
     found = calibration.correction(row.topology.partition(":")[0])
     if found is None:
         return "not calibrated"
+    if found.programs == 1:
+        return f"{seconds * found.ratio:.2f} s (one program)"
     lowest, highest = seconds * found.lowest, seconds * found.highest
     return f"{seconds * found.ratio:.2f} s ({lowest:.2f} to {highest:.2f})"
 
