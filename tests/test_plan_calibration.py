@@ -72,7 +72,8 @@ def test_a_training_plan_shows_its_calibrated_step_time(monkeypatch):
 def test_one_program_has_no_spread(monkeypatch):
     monkeypatch.setattr(calibration, "COMPARISONS", (_comparison("v5p:4x4x4", 3.0, 4.0),))
     assert report.to_text(_plan("v5p:2x2x1")).splitlines()[-1] == (
-        "Step time calibrated 1.5 s (ratio 0.75, of the published time of one program on v5p to its prediction)"
+        "Step time calibrated 1.5 s (ratio 0.75, of the published time of one program on v5p to its "
+        "prediction)"
     )
 
 

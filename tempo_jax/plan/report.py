@@ -98,15 +98,15 @@ def _calibrated_line(plan: Plan) -> str:
     if found is None:
         return f"Not calibrated: no program with a published time on {chip} was compared"
     if found["programs"] == 1:
-        spread = (
-            f"ratio {found['ratio']:.2f}, of the published time of one program on {chip} to its prediction"
+        return (
+            f"Step time calibrated {_time(found['seconds'])} (ratio {found['ratio']:.2f}, of the published "
+            f"time of one program on {chip} to its prediction)"
         )
-        return f"Step time calibrated {_time(found['seconds'])} ({spread})"
     return (
         f"Step time calibrated {_time(found['seconds'])} ({_time(found['lowest_seconds'])} to "
         f"{_time(found['highest_seconds'])}: ratio {found['ratio']:.2f}, {found['lowest_ratio']:.2f} to "
-        f"{found['highest_ratio']:.2f}, of published times of {found['programs']} programs on {chip} to their "
-        "predictions)"
+        f"{found['highest_ratio']:.2f}, of published times of {found['programs']} programs on {chip} to "
+        "their predictions)"
     )
 
 
