@@ -69,8 +69,16 @@ COMPARISONS = (
         _TRILLIUM.format("Llama3.1-8B-MaxText/v6e-16"), "2025-07-17", 1.717, 0.894, 1.838, 0.000,
     ),
     Comparison(
+        "Llama 3.1 70B, 2 x 8192 tokens", "v6e:8x8", 18.688, "18.688 s",
+        _TRILLIUM.format("Llama3.1-70B-MaxText/v6e-64"), "2025-07-17", 10.647, 2.599, 6.126, 1.460,
+    ),
+    Comparison(
         "Llama 2 70B, 4 x 4096 tokens", "v5p:4x8x8", 23.68, "692 tokens/s/device",
         _TIERING, "2025-10-29", 21.726, 0.853, 2.632, 0.471,
+    ),
+    Comparison(
+        "32B, 8 x 2048 tokens", "v5p:4x4x4", 9.916, "328 TFLOP/s",
+        _V5P, "2023-12-15", 9.421, 1.232, 0.585, 0.595,
     ),
     Comparison(
         "16B, 6 x 2048 tokens", "v5e:16x16", 10.66, "120 TFLOP/s",
