@@ -90,10 +90,11 @@ CALIBRATION_REMARKS = """
   are not calibrated, and neither are v4 and v7x. The spread of so few programs is no confidence interval, and
   what was compared are decoders of 8B and more on whole batches of 2048 to 8192 tokens.
 * **Kernels keep their assumed rate.** A published time is one number for a whole step: it says what attention
-  takes only if everything else is as estimated. Then attention on v6e takes 0.43 of its modeled time in Llama
-  3.1 8B, and 0.65 in 70B; fitted with a factor for matmuls and fusions beside it, its time becomes zero. No
-  one rate fits both, except that the assumed one is too low. On v5e and v5p kernels are a tenth of the step or
-  less, and a published time says little of them. A profile of the kernels on a TPU would settle it.
+  takes only if everything else is as estimated. Then attention on v6e takes 0.43 of its modeled time in
+  Llama 3.1 8B, and 0.65 in 70B; fitted with a factor for matmuls and fusions beside it, its time becomes
+  zero. No one rate fits both, except that the assumed one is too low. On v5e and v5p kernels are a tenth of
+  the step or less, and a published time says little of them. A profile of the kernels on a TPU would settle
+  it.
 * **Where the reader disagreed with XLA.** Options for pipelined all-gathers make XLA peel the first layer off
   the loop, so `while.9` of Llama 3.1 8B counts from 1 to 32: its 31 iterations were read as 32. And jax 0.6
   names a forward attention kernel after the blocks of the backward kernel too
