@@ -77,7 +77,7 @@ COMPARISONS = (
         _TIERING, "2025-10-29", 21.726, 0.853, 2.632, 0.471,
     ),
     Comparison(
-        "32B, 8 x 2048 tokens", "v5p:4x4x4", 9.916, "328 TFLOP/s",
+        "32B, 8 x 2048 tokens, tensor 4", "v5p:4x4x4", 9.916, "328 TFLOP/s",
         _V5P, "2023-12-15", 9.421, 1.232, 0.585, 0.595,
     ),
     Comparison(
@@ -87,6 +87,10 @@ COMPARISONS = (
     Comparison(
         "32B, 4 x 2048 tokens", "v5e:16x16", 12.52, "132 TFLOP/s",
         _V5E, "2023-11-01", 12.105, 0.746, 0.701, 0.662,
+    ),
+    Comparison(
+        "128B, 1 x 2048 tokens, tensor 16", "v5e:16x16", 14.91, "110 TFLOP/s",
+        _V5E, "2023-11-01", 18.503, 5.988, 0.701, 0.132,
     ),
 )  # fmt: skip
 
