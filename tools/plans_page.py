@@ -104,12 +104,12 @@ CALIBRATION_REMARKS = """
   and waits for them except where SparseCores run them (Llama 3.1 8B). Exposed communication is all of that; a
   compiler that scattered the sums, as that of a published run may have, would halve it.
 * **Tensor parallelism** is predicted worst. XLA cuts the matmuls of the 128B model and of the 32B model on v5p
-  into slices (collective matmul, in v5p in loops of 8 iterations such as `while.66`), each of which it
-  estimates far below the rate of a whole matmul: 114 TFLOP/s of 197 in the 128B model, more time than the
-  whole step took. Our training programs have collective matmul turned off.
+  into slices (collective matmul; on v5p in loops of 8 iterations such as `while.66`), which it estimates far
+  below the rate of whole matmuls: at 114 of 197 TFLOP/s in the 128B model, more time than the whole step
+  took. Our training programs have collective matmul turned off.
 * **Not modeled.** Copies of activations to the host (Llama 3.1) are taken to overlap with computation.
 * **Not the same.** The models named by their size alone were measured in 2023 with an attention kernel that
-  jax has since replaced; here it is 5 to 9 % of their predicted time on v5e. If their published TFLOP/s
+  jax has since replaced; here it is 3 to 9 % of their predicted time. If their published TFLOP/s
   counted attention the other way (whole or causal), their times would differ by 2 to 3 %. The Llama 2 70B
   time is of "512 chips", taken to be a v5p-512 (256 chips).
 * **Our own decoder.** The shape of Llama 3.1 8B through our training step (task `llm`, 3 sequences of 8192
