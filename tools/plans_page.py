@@ -103,9 +103,9 @@ CALIBRATION_REMARKS = """
   which each chip keeps a slice (`all-reduce.89` of Llama 3.1 70B, which `convert_bitcast_fusion.16` slices),
   and waits for them except where SparseCores run them (Llama 3.1 8B). Exposed communication is all of that; a
   compiler that scattered the sums, as that of a published run may have, would halve it.
-* **Tensor parallelism** is predicted worst. XLA cuts the matmuls of the 128B model and of the 32B model on v5p
-  into slices (collective matmul; on v5p in loops of 8 iterations such as `while.66`), which it estimates far
-  below the rate of whole matmuls: at 114 of 197 TFLOP/s in the 128B model, more time than the whole step
+* **Tensor parallelism** is predicted worst. XLA cuts the matmuls of the 128B model and of the 32B model on
+  v5p into slices (collective matmul; on v5p in loops of 8 iterations such as `while.66`), which it estimates
+  far below the rate of whole matmuls: at 114 of 197 TFLOP/s in the 128B model, more time than the whole step
   took. Our training programs have collective matmul turned off.
 * **Not modeled.** Copies of activations to the host (Llama 3.1) are taken to overlap with computation.
 * **Not the same.** The models named by their size alone were measured in 2023 with an attention kernel that
