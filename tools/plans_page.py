@@ -83,9 +83,10 @@ line of each plan, are the predicted time with all three.
 """
 
 CALIBRATION_REMARKS = """
-* **Which way.** Published times are {least:.0%} to {most:.0%} of the predictions. All but one are shorter: cycle
-  estimates of XLA seem high for these large matmuls, and the rate that is assumed for attention is low. Small
-  programs may err the other way, since launches, the host and input pipelines are not in a plan.
+* **Which way.** Published times are {least:.0%} to {most:.0%} of the predictions. All but one are
+  shorter: cycle estimates of XLA seem high for these large matmuls, and the rate that is assumed for
+  attention is low. Small programs may err the other way, since launches, the host and input pipelines are not
+  in a plan.
 * **Training only.** No answering program with a published time was compared, so TTFT, TPOT and latency above
   are not calibrated, and neither are v4 and v7x. The spread of so few programs is no confidence interval, and
   what was compared are decoders of 8B and more on whole batches of 2048 to 8192 tokens.
