@@ -97,6 +97,13 @@ def test_loops_and_branches_are_counted_as_often_as_they_run():
     assert found.dynamic_loops == 0
 
 
+def test_a_loop_whose_first_iteration_is_peeled_off_counts_from_one():
+    """XLA does that to pipeline all-gathers: the counter starts at 1, and the condition stays."""
+    peeled = HLO.replace("%zero = s32[] constant(0)", "%one = s32[] constant(1)\n  %zero = s32[] copy(%one)")
+    found = cost.estimate_cost(hlo.parse(peeled), Devices, V5E)
+    assert found.matmul_seconds == pytest.approx(23 * 1000 / V5E.clock)
+
+
 def test_a_loop_of_unknown_length_is_counted_once_and_said():
     text = HLO.replace("s32[]{:T(128)} constant(24)", "s32[]{:T(128)} get-tuple-element(%state), index=0")
     found = cost.estimate_cost(hlo.parse(text), Devices, V5E)

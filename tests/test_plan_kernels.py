@@ -46,6 +46,27 @@ def test_blocks_that_a_causal_kernel_computes(queries, keys, backward, share):
     assert splash.causal_block_fraction(queries, keys, backward) == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("name", "products", "share"),
+    [
+        (
+            "splash_mha_fwd_residuals_block_kv_2048_block_kv_dkv_1024_block_q_2048_block_q_dkv_1024.1",
+            2,
+            3 / 4,
+        ),
+        ("splash_mha_dkv_block_kv_dkv_1024_block_kv_dkv_compute_1024_block_q_dkv_1024.7", 5, 10 / 16),
+        ("splash_mha_dq_block_kv_dq_512_block_q_dq_512_k_layout_1.6", 2, 36 / 64),
+    ],
+)
+def test_kernels_whose_names_have_the_lengths_of_blocks(name, products, share):
+    """As jax 0.6 names them: the forward kernel's name has those of the backward kernel too."""
+    heads = hlo.Instruction("q", "bf16[4,2,4096,128]{3,2,1,0}", "fusion", "")
+    positions = hlo.Instruction("iota.1", "s32[4096,128]{1,0:T(8,128)}", "iota", "")
+    call = hlo.Instruction(name, "f32[4096,128]{1,0}", "custom-call", "%q, %q, %iota.1), custom_call_target=")
+    flops, *_ = cost.kernel_cost(call, [heads, positions])
+    assert flops == pytest.approx(products * 2 * 4 * 2 * 4096**2 * 128 * share)
+
+
 def test_kernels_that_move_are_costed_by_their_bytes():
     x = hlo.Instruction("x", "bf16[4,256,1024]{2,1,0}", "fusion", "")
     call = hlo.Instruction(

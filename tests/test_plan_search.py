@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tempo_jax.errors import TempoError
-from tempo_jax.plan import compile, programs, search, topology
+from tempo_jax.plan import calibration, compile, programs, search, topology
 
 MEMORY = {
     "dots": 60,
@@ -30,7 +30,13 @@ def answers(hbm, best_fsdp=32, best_tensor=1):
         finding = SimpleNamespace(
             name="train step", mfu=0.5, hbm_bytes=used, chip=SimpleNamespace(hbm=hbm), oom=refusal
         )
-        return SimpleNamespace(fits=refusal is None, seconds=far + again - rows / 1000, reports=(finding,))
+        return SimpleNamespace(
+            topology=where,
+            training="ask" not in config,
+            fits=refusal is None,
+            seconds=far + again - rows / 1000,
+            reports=(finding,),
+        )
 
     return plan
 
@@ -77,6 +83,14 @@ def test_what_does_not_fit_comes_last(monkeypatch):
     works = [trial.works for trial in trials]
     assert works == sorted(works, reverse=True) and not works[-1]
     assert search.format_trials(trials, where).startswith(f"v5p:4x4x4: {sum(works)} of {len(works)} fit")
+
+
+def test_trials_show_the_calibrated_step_time_too(monkeypatch):
+    where = topology.parse("v5p:4x4x4")
+    trials = searched(monkeypatch, stage(3), where, answers(1000))
+    ratio = calibration.correction("v5p").ratio
+    first = trials[0].plan.seconds
+    assert f": {first:.3g} s (calibrated {first * ratio:.3g} s), MFU 50.0%" in search.format_trial(trials[0])
 
 
 def test_rows_are_halved_where_nothing_else_fits(monkeypatch):

@@ -130,7 +130,7 @@ class _Visitor:
             started = instruction.op.endswith("-start") or "async_collective" in instruction.rest
             yield _Run(instruction, computation, context.nested(asynchronous=started))
             if instruction.op == "while":
-                yield from self._loop(instruction, context)
+                yield from self._loop(instruction, computation, context)
             elif instruction.op == "conditional":
                 yield from self._conditional(instruction, context)
             elif instruction.op in ("fusion", "custom-call"):
@@ -141,9 +141,9 @@ class _Visitor:
                 for called in instruction.calls:
                     yield from self.visit(called, context.nested(asynchronous=asynchronous))
 
-    def _loop(self, instruction: hlo.Instruction, context: _Context) -> Iterator[_Run]:
-        trips = self.module.trips(instruction)
-        body = context.nested(trips=trips or 1, in_dynamic_loop=trips is None)
+    def _loop(self, instruction: hlo.Instruction, computation: str, context: _Context) -> Iterator[_Run]:
+        trips = self.module.trips(instruction, computation)
+        body = context.nested(trips=1 if trips is None else trips, in_dynamic_loop=trips is None)
         yield from self.visit(instruction.attribute("body"), body)
 
     def _conditional(self, instruction: hlo.Instruction, context: _Context) -> Iterator[_Run]:

@@ -19,6 +19,7 @@ _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLS = re.compile(r"\b(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _CONSTANT = re.compile(r"[su]32\[\](?:\{[^}]*\})? constant\((\d+)\)")
+_COUNTER = re.compile(r"[su]32\[\](?:\{[^}]*\})? get-tuple-element\(.*\bindex=(\d+)")
 NO_ESTIMATE = 2**63 - 1
 
 
@@ -76,15 +77,32 @@ class Module:
     def __getitem__(self, name: str) -> list[Instruction]:
         return self.computations[name]
 
-    def trips(self, loop: Instruction) -> int | None:
-        """How often a while loop's body runs: the constant that its condition compares with; None without
-        one.
+    def trips(self, loop: Instruction, computation: str | None = None) -> int | None:
+        """How often a while loop's body runs: up to the constant that its condition compares with; None
+        without one.
 
-        Loops of JAX and of XLA count from 0 by 1.
+        Loops of JAX and of XLA count by 1, from 0, or from 1 where XLA has peeled the first iteration off:
+        the start is found where the loop's computation is given.
         """
-        texts = self._texts(loop.attribute("condition"))
+        texts = list(self._texts(loop.attribute("condition")))
         constants = [int(x) for text in texts for x in _CONSTANT.findall(text)]
-        return max(constants) if constants else None
+        if not constants:
+            return None
+        start = self._start(loop, computation, texts) if computation else 0
+        return max(max(constants) - start, 0)
+
+    def _start(self, loop: Instruction, computation: str, condition: list[str]) -> int:
+        """The constant that the loop's counter starts at; 0 where it is none."""
+        by_name = {instruction.name: instruction for instruction in self[computation]}
+        counters = {match[1] for text in condition if (match := _COUNTER.match(text))}
+        state = by_name.get(next(iter(loop.operands), ""))
+        if len(counters) != 1 or state is None or state.op != "tuple":
+            return 0
+        value = by_name.get(state.operands[int(counters.pop())])
+        while value is not None and value.op in ("copy", "bitcast"):
+            value = by_name.get(next(iter(value.operands), ""))
+        found = value and _CONSTANT.match(f"{value.shape} {value.op}({value.rest}")
+        return int(found[1]) if found else 0
 
     def _texts(self, name: str) -> Iterator[str]:
         for instruction in self[name]:

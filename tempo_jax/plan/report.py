@@ -3,6 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
+from tempo_jax.plan import calibration
 from tempo_jax.plan.compile import Plan, ProgramReport
 from tempo_jax.plan.topology import GIB
 
@@ -81,8 +82,51 @@ def _summary(plan: Plan) -> str:
     if not plan.fits:
         return "does not fit: take more chips, a smaller batch.segments, or remat=full"
     if plan.training:
-        return f"Step time {_time(plan.seconds)} (without data input and checkpoints)"
-    return f"End-to-end latency of a video and a question: {_time(plan.seconds)} (excluding video decoding)"
+        said = f"Step time {_time(plan.seconds)} (without data input and checkpoints)"
+    else:
+        said = (
+            f"End-to-end latency of a video and a question: {_time(plan.seconds)} (excluding video decoding)"
+        )
+    return f"{said}\n{_calibrated_line(plan)}"
+
+
+def _calibrated_line(plan: Plan) -> str:
+    chip = plan.topology.chip.name
+    if not plan.training:
+        return "Not calibrated: every program with a published time that was compared is a training step"
+    found = calibrated(plan)
+    if found is None:
+        return f"Not calibrated: no program with a published time on {chip} was compared"
+    if found["programs"] == 1:
+        return (
+            f"Step time calibrated {_time(found['seconds'])} (ratio {found['ratio']:.2f}, of the published "
+            f"time of one program on {chip} to its prediction)"
+        )
+    return (
+        f"Step time calibrated {_time(found['seconds'])} ({_time(found['lowest_seconds'])} to "
+        f"{_time(found['highest_seconds'])}: ratio {found['ratio']:.2f}, {found['lowest_ratio']:.2f} to "
+        f"{found['highest_ratio']:.2f}, of published times of {found['programs']} programs on {chip} to "
+        "their predictions)"
+    )
+
+
+def calibrated(plan: Plan) -> dict[str, float] | None:
+    """The step time that published times of others suggest, with its spread.
+
+    None for programs that answer, for a generation without a published time, and for what does not fit.
+    """
+    found = calibration.correction(plan.topology.chip.name)
+    if found is None or not plan.training or not plan.fits:
+        return None
+    return {
+        "seconds": plan.seconds * found.ratio,
+        "lowest_seconds": plan.seconds * found.lowest,
+        "highest_seconds": plan.seconds * found.highest,
+        "ratio": found.ratio,
+        "lowest_ratio": found.lowest,
+        "highest_ratio": found.highest,
+        "programs": found.programs,
+    }
 
 
 def _time(seconds: float) -> str:
@@ -100,6 +144,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "mesh": plan.mesh,
         "fits": plan.fits,
         "seconds": plan.seconds if plan.fits else None,
+        "calibrated": calibrated(plan),
         "programs": [_program_json(report) for report in plan.reports],
     }
 

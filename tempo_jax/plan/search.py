@@ -206,7 +206,9 @@ def format_trial(trial: Trial) -> str:
         refused = next(program for program in trial.plan.reports if program.oom)
         return f"{overrides}: {refused.name} {refused.oom}"
     hbm = max(program.hbm_bytes / program.chip.hbm for program in trial.plan.reports)
-    return f"{overrides}: {trial.plan.seconds:.3g} s, MFU {trial.mfu:.1%}, {hbm:.0%} of HBM"
+    found = report.calibrated(trial.plan)
+    calibrated = f" (calibrated {found['seconds']:.3g} s)" if found else ""
+    return f"{overrides}: {trial.plan.seconds:.3g} s{calibrated}, MFU {trial.mfu:.1%}, {hbm:.0%} of HBM"
 
 
 def format_trials(trials: list[Trial], topology: Topology) -> str:

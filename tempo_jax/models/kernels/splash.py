@@ -7,6 +7,7 @@ mesh.
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 
 import jax
@@ -143,7 +144,8 @@ def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArr
     """Queries [B, N, T, H] and keys [B, K, S, H]: 2 matmuls of T x S x H per head forward, 5 backward (dkv).
 
     A causal kernel has the queries' positions, s32[T, 128], as an operand and skips the blocks that are
-    masked away entirely.
+    masked away entirely. In jax 0.6 the name ends in the lengths of its blocks. Where the backward pass is
+    two kernels, their 7 matmuls are counted as 5 (dkv) and 2 (dq).
     """
     shapes = [x.shape for x in operands if x.dtype in ("bf16", "f32") and len(x.shape) >= 3]
     shapes = [shape for shape in shapes if shape[-1] in SUPPORTED_HEAD_DIMS]
@@ -151,15 +153,29 @@ def cost(name: str, operands: Sequence[KernelArray], results: Sequence[KernelArr
         return None
     (*batch, queries, head_dim), keys = shapes[0], shapes[1][-2]
     causal = any(x.dtype == "s32" and len(x.shape) == 2 for x in operands)
-    backward = "dkv" in name
-    fraction = causal_block_fraction(queries, keys, backward) if causal else 1.0
+    backward = "dkv" in name.partition("block_")[0]
+    fraction = causal_block_fraction(queries, keys, backward, _named_blocks(name)) if causal else 1.0
     matmuls = 5 if backward else 2
     return KernelCost(matmuls * fraction * 2.0 * math.prod(batch) * queries * keys * head_dim, head_dim)
 
 
-def causal_block_fraction(queries: int, keys: int, backward: bool) -> float:
-    """Fraction of a causal kernel's blocks that it computes; the queries are the last of the keys."""
+def _named_blocks(name: str) -> tuple[int, int] | None:
+    """The lengths of a block's queries and keys where a kernel's name has them."""
+    backward = re.search("_(dkv|dq)", name.partition("block_")[0])
+    suffix = backward[0] if backward else ""
+    found = [re.search(rf"block_{of}{suffix}[_=](\d+)", name) for of in ("q", "kv")]
+    return (int(found[0][1]), int(found[1][1])) if found[0] and found[1] else None
+
+
+def causal_block_fraction(
+    queries: int, keys: int, backward: bool, blocks: tuple[int, int] | None = None
+) -> float:
+    """Fraction of a causal kernel's blocks that it computes; the queries are the last of the keys.
+
+    blocks: the lengths of a block's queries and keys; those of `block_sizes` by default.
+    """
     sizes = block_sizes(queries, keys, causal=True)
     q, kv = (sizes.block_q_dkv, sizes.block_kv_dkv) if backward else (sizes.block_q, sizes.block_kv)
+    q, kv = blocks or (q, kv)
     ends = range(q + keys - queries, keys + 1, q)
     return sum(-(-end // kv) for end in ends) / (len(ends) * (keys // kv))
