@@ -231,7 +231,8 @@ def test_a_step_of_decoding_leaves_caches_where_they_lie(rows):
     cache_shape = rf"bf16\[{rows},2,10304,128\]"
     assert re.search(cache_shape, texts["decode step"])
     assert not re.search(rf"{cache_shape}[^ ]* (copy|scatter)\(", texts["decode step"])
-    assert {one.kind for one in found.cost.collectives} == {"all-reduce"}
+    large = [one for one in found.cost.collectives if one.bytes / one.count > 1024]
+    assert {one.kind for one in large} == {"all-reduce"}, "the likeliest token of each row is gathered"
     assert found.cost.kernels == 2, "a layer's attention to one token is a kernel"
     assert all(one.bytes / one.count < 2**20 for one in found.cost.collectives)
     assert found.cost.dynamic_loops == 1 and found.cost.overhead_seconds < found.seconds
