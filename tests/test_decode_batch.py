@@ -35,7 +35,7 @@ def clips(request, tmp_path_factory):
     if request.param == "tempo":
         system = systems.tiny_tempo(tokenizer)
         frames = [
-            systems.recorded_frames(seed, length, 64, 128) for seed, length in ((1, 20), (2, 9), (3, 40))
+            systems.recorded_frames(seed, length, 64, 128) for seed, length in ((1, 20), (2, 9), (3, 17))
         ]
     else:
         system = xcomp_systems.micro(tokenizer)
