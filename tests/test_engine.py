@@ -18,6 +18,8 @@ from tempo_jax.tempo import steps
 from tests import systems
 from tests.systems import recorded_frames, relative
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 QUESTION = "What colour is the ball?"
 
 
