@@ -101,7 +101,8 @@ def test_every_stack_of_layers_may_have_a_rematerialisation_of_its_own():
     assert parse_remat_policies("full,attention,dots", 3) == ["full", "attention", "dots"]
     assert parse_remat_policies(True, 2) == [True, True]
     for wrong, count in (("full,dots", 3), ("most", 1), ("full,most,dots", 3), ("full,dots", 1)):
-        with pytest.raises(TempoError, match=r"config\.remat is .*use one of full, attention, dots, offload, none"):
+        choices = r"config\.remat is .*use one of full, attention, dots, offload, none"
+        with pytest.raises(TempoError, match=choices):
             parse_remat_policies(wrong, count)
 
 
